@@ -1,0 +1,2 @@
+//! reshard
+fn main() {}

@@ -1,0 +1,1 @@
+//! Real MongoDB clusters for tests.
