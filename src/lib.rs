@@ -16,5 +16,6 @@
 //! ```
 pub mod clock;
 pub mod cluster;
+pub mod migration;
 pub mod shutdown;
 pub mod wire;

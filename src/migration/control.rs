@@ -1,0 +1,373 @@
+//! What an operator can ask of a migration, and what the answers look like.
+//!
+//! The admin API, the CLI and the console all speak in these words; the engine implements [`Control`].
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Who asked for a change, for the audit.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
+pub struct Actor(pub String);
+
+/// A migration to be created.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMigration {
+    /// Name, unique among migrations: letters, digits, `-` and `_`, at most 64.
+    pub name: String,
+    /// What moves; all of it together.
+    pub namespaces: Vec<NamespaceSpec>,
+}
+
+/// One collection that moves.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct NamespaceSpec {
+    /// `database.collection`.
+    pub namespace: String,
+}
+
+/// Where a migration is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Known by name; nothing has been done.
+    Created,
+    /// Collections and indexes are being made on new, streams opened.
+    Preparing,
+    /// Every write goes to both clusters; history is being copied.
+    Copying,
+    /// The copy is there; changes made meanwhile are being followed.
+    CatchingUp,
+    /// New follows old closely: reads and writes can move.
+    Synced,
+    /// Over: new serves, old is no longer followed.
+    Completed,
+    /// Over: old serves, as before.
+    Aborted,
+    /// Stopped by something that needs an operator; old or new serves as the percentages say.
+    Failed,
+}
+
+/// A migration as listed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct MigrationView {
+    /// Its name.
+    pub name: String,
+    /// What moves.
+    pub namespaces: Vec<NamespaceSpec>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Copying and following are halted by an operator.
+    pub paused: bool,
+    /// Share of reads served by new.
+    pub reads_percent: u8,
+    /// Share of documents whose authority is new.
+    pub writes_percent: u8,
+    /// Version of its routing; also the ETag.
+    pub epoch: u64,
+    /// Unix milliseconds.
+    pub created_at: i64,
+    /// Why it failed, when it did.
+    pub failure: Option<String>,
+}
+
+/// What a look before the start found.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct PreflightReport {
+    /// Nothing below refuses the start.
+    pub ok: bool,
+    /// What was looked at, one line each.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that preflight found.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Stable code, for scripts.
+    pub code: String,
+    /// `database.collection`, or empty for a whole cluster.
+    pub namespace: String,
+    /// What is the matter.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Good to know.
+    Info,
+    /// Writes move in one step, or another limit that the operator should know.
+    Limits,
+    /// The migration cannot start.
+    Refused,
+}
+
+/// The answer to a change of percentage: it is in force everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Ramp {
+    /// The percentage now in force.
+    pub percent: u8,
+    /// The epoch that brought it.
+    pub epoch: u64,
+    /// How long writes were held, in milliseconds (the successful attempt).
+    pub pause_ms: u64,
+    /// How many times a fence was tried.
+    pub attempts: u32,
+}
+
+/// How fast the copy may go; `None` is unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Throttle {
+    /// Documents each second.
+    #[serde(default)]
+    pub documents_per_second: Option<f64>,
+    /// Megabytes (10^6) each second.
+    #[serde(default)]
+    pub megabytes_per_second: Option<f64>,
+}
+
+/// How far one direction is behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Lag {
+    /// Seconds behind for changes made on old; null while unknown.
+    pub old_to_new: Option<f64>,
+    /// Seconds behind for changes made on new; null while unknown.
+    pub new_to_old: Option<f64>,
+}
+
+/// How a migration is going.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Halted by an operator.
+    pub paused: bool,
+    /// Share of reads served by new.
+    pub reads_percent: u8,
+    /// Share of documents whose authority is new.
+    pub writes_percent: u8,
+    /// The routing epoch.
+    pub epoch: u64,
+    /// Documents of history copied so far.
+    pub copied_documents: u64,
+    /// Documents of history there are, by the servers' counts.
+    pub total_documents: u64,
+    /// Bytes copied so far.
+    pub copied_bytes: u64,
+    /// Bytes there are, by the servers' counts.
+    pub total_bytes: u64,
+    /// Documents each second over the last seconds.
+    pub documents_per_second: f64,
+    /// Bytes each second over the last seconds.
+    pub bytes_per_second: f64,
+    /// Since the start; null before it.
+    pub elapsed_seconds: Option<f64>,
+    /// Until the copy ends at the present rate; null while unknown or done.
+    pub remaining_seconds: Option<f64>,
+    /// In words, when following is slower than the changes: both rates.
+    pub remaining_note: Option<String>,
+    /// The worse direction; null while unknown.
+    pub lag_seconds: Option<f64>,
+    /// Each direction.
+    pub lag: Lag,
+    /// Documents made equal by the streams.
+    pub converged: u64,
+    /// Documents that a verification found different and made equal.
+    pub repaired: u64,
+    /// Inline mirror writes that failed or were late; the streams made up for them.
+    pub mirror_failures: u64,
+    /// Keys that cannot be made equal now.
+    pub conflicts: u64,
+    /// How far back old's oplog reaches; null while unknown.
+    pub oplog_window_seconds: Option<f64>,
+    /// Every gate for moving writes is measured and passed.
+    pub can_cut_over: bool,
+    /// Why not, in words.
+    pub blocked_by: Vec<String>,
+    /// The last full verification, if one ran.
+    pub verification: Option<Verification>,
+}
+
+/// A comparison of both sides.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Verification {
+    /// It is still running.
+    pub running: bool,
+    /// Documents compared.
+    pub compared_documents: u64,
+    /// Documents there are, by the servers' counts.
+    pub total_documents: u64,
+    /// Real differences found.
+    pub mismatches: u64,
+    /// Of those, made equal.
+    pub repaired: u64,
+    /// Unix milliseconds when it ended.
+    pub finished_at: Option<i64>,
+    /// Why it stopped early, if it did.
+    pub failure: Option<String>,
+}
+
+/// A key that cannot be made equal now.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Conflict {
+    /// `database.collection`.
+    pub namespace: String,
+    /// The `_id` as extended JSON.
+    pub key: String,
+    /// What stands in the way.
+    pub error: String,
+    /// Unix milliseconds.
+    pub since: i64,
+    /// How often it was tried.
+    pub tries: u64,
+}
+
+/// A real difference that a verification found.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Mismatch {
+    /// `database.collection`.
+    pub namespace: String,
+    /// The `_id` as extended JSON.
+    pub key: String,
+    /// `missing_on_mirror`, `extra_on_mirror` or `content`.
+    pub kind: String,
+    /// It has been made equal since.
+    pub repaired: bool,
+    /// Unix milliseconds.
+    pub at: i64,
+}
+
+/// One line of the audit.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AuditEvent {
+    /// Unix milliseconds.
+    pub at: i64,
+    /// Who asked.
+    pub who: String,
+    /// What was asked.
+    pub what: String,
+    /// State before.
+    pub from: String,
+    /// State after.
+    pub to: String,
+    /// How it ended.
+    pub result: String,
+}
+
+/// What `complete` needs before the hold period is over.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Complete {
+    /// Do it although the hold period is not over.
+    #[serde(default)]
+    pub force: bool,
+    /// Why; needed with `force`.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Why something was not done. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct ControlError {
+    /// What kind of refusal.
+    pub kind: Refusal,
+    /// Stable code, for scripts: lower case with `-`.
+    pub code: &'static str,
+    /// One sentence: what is the matter and the way out.
+    pub detail: String,
+    /// Each reason by itself, where there are several.
+    pub reasons: Vec<String>,
+}
+
+/// Kinds of refusal, each with its HTTP status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request makes no sense (400).
+    Invalid,
+    /// No such migration (404).
+    NotFound,
+    /// Does not fit the present state (409).
+    Conflict,
+    /// A cluster or a proxy does not answer (503).
+    Unavailable,
+}
+
+impl ControlError {
+    /// A refusal with one reason.
+    #[must_use]
+    pub fn new(kind: Refusal, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { kind, code, detail: detail.into(), reasons: Vec::new() }
+    }
+
+    /// With each reason by itself.
+    #[must_use]
+    pub fn because(mut self, reasons: Vec<String>) -> Self {
+        self.reasons = reasons;
+        self
+    }
+}
+
+/// Everything an operator can do. Repeating a call is harmless.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Makes a migration known; changes nothing else.
+    async fn create(&self, who: &Actor, new: NewMigration) -> Result<MigrationView, ControlError>;
+    /// All migrations, oldest first.
+    async fn list(&self) -> Result<Vec<MigrationView>, ControlError>;
+    /// One migration.
+    async fn get(&self, name: &str) -> Result<MigrationView, ControlError>;
+    /// Looks whether it could start; changes nothing.
+    async fn preflight(&self, name: &str) -> Result<PreflightReport, ControlError>;
+    /// Starts: prepare, dual write, copy. Answers once dual writing has begun; the copy goes on behind.
+    async fn start(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    /// Halts copying and following; application traffic goes on.
+    async fn pause(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    /// Ends a pause.
+    async fn resume(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    /// Starts a full verification in the background.
+    async fn verify(&self, who: &Actor, name: &str) -> Result<Verification, ControlError>;
+    /// Moves reads; answers when in force.
+    async fn set_reads(&self, who: &Actor, name: &str, percent: u8) -> Result<Ramp, ControlError>;
+    /// Moves authority; answers when in force. `max_pause_ms` defaults to 500.
+    async fn set_writes(
+        &self,
+        who: &Actor,
+        name: &str,
+        percent: u8,
+        max_pause_ms: Option<u64>,
+    ) -> Result<Ramp, ControlError>;
+    /// Returns all writes, then all reads, to old.
+    async fn rollback(&self, who: &Actor, name: &str) -> Result<Ramp, ControlError>;
+    /// Ends it with new serving.
+    async fn complete(&self, who: &Actor, name: &str, how: Complete) -> Result<MigrationView, ControlError>;
+    /// Ends it with old serving; cleans up in the background.
+    async fn abort(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    /// Drops the old copies of a completed migration.
+    async fn drop_old(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    /// Sets how fast the copy may go.
+    async fn set_throttle(
+        &self,
+        who: &Actor,
+        name: &str,
+        throttle: Throttle,
+    ) -> Result<Throttle, ControlError>;
+    /// How it is going.
+    async fn progress(&self, name: &str) -> Result<Progress, ControlError>;
+    /// Keys that cannot be made equal now.
+    async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>, ControlError>;
+    /// Differences that verifications found, newest first, at most 1,000.
+    async fn mismatches(&self, name: &str) -> Result<Vec<Mismatch>, ControlError>;
+    /// The audit, newest first, at most 1,000.
+    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError>;
+    /// Why the process is not ready to serve; empty when it is.
+    async fn not_ready(&self) -> Vec<String>;
+}

@@ -1,0 +1,2 @@
+//! The control plane: everything that moves a migration forward or back.
+pub mod control;
