@@ -17,5 +17,8 @@
 pub mod clock;
 pub mod cluster;
 pub mod migration;
+pub mod model;
+pub mod policy;
 pub mod shutdown;
+pub mod state;
 pub mod wire;

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::model::phase::Phase;
+
 /// Who asked for a change, for the audit.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
 pub struct Actor(pub String);
@@ -26,28 +28,6 @@ pub struct NewMigration {
 pub struct NamespaceSpec {
     /// `database.collection`.
     pub namespace: String,
-}
-
-/// Where a migration is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Known by name; nothing has been done.
-    Created,
-    /// Collections and indexes are being made on new, streams opened.
-    Preparing,
-    /// Every write goes to both clusters; history is being copied.
-    Copying,
-    /// The copy is there; changes made meanwhile are being followed.
-    CatchingUp,
-    /// New follows old closely: reads and writes can move.
-    Synced,
-    /// Over: new serves, old is no longer followed.
-    Completed,
-    /// Over: old serves, as before.
-    Aborted,
-    /// Stopped by something that needs an operator; old or new serves as the percentages say.
-    Failed,
 }
 
 /// A migration as listed.

@@ -1,0 +1,167 @@
+//! Slots: the unit in which authority and reads move.
+
+/// How many slots there are. Part of the stored format.
+pub const SLOTS: u16 = 1024;
+const WORDS: usize = SLOTS as usize / 64;
+
+/// One of the [`SLOTS`] slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// The slot of a hash.
+    #[must_use]
+    pub fn of_hash(hash: u64) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "below SLOTS")]
+        Self((hash % u64::from(SLOTS)) as u16)
+    }
+
+    /// Its number, from 0.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The slot with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Option<Self> {
+        if number < SLOTS { Some(Self(number)) } else { None }
+    }
+}
+
+/// A set of slots.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct SlotSet([u64; WORDS]);
+
+impl SlotSet {
+    /// No slot.
+    pub const EMPTY: Self = Self([0; WORDS]);
+    /// Every slot.
+    pub const ALL: Self = Self([u64::MAX; WORDS]);
+
+    /// The first `percent` of all slots, rounded down; 100 is all.
+    /// Raising the percentage only adds slots.
+    #[must_use]
+    pub fn percent(percent: u8) -> Self {
+        let count = u32::from(percent.min(100)) * u32::from(SLOTS) / 100;
+        (0..SLOTS).filter(|number| u32::from(*number) < count).map(Slot).collect()
+    }
+
+    /// Whether `slot` is in it.
+    #[must_use]
+    pub const fn contains(&self, slot: Slot) -> bool {
+        self.0[slot.0 as usize / 64] & (1 << (slot.0 % 64)) != 0
+    }
+
+    /// Adds `slot`.
+    pub const fn insert(&mut self, slot: Slot) {
+        self.0[slot.0 as usize / 64] |= 1 << (slot.0 % 64);
+    }
+
+    /// How many slots are in it.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::EMPTY
+    }
+
+    /// Those in both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        self.zip(other, |a, b| a & b)
+    }
+
+    /// Those in either.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        self.zip(other, |a, b| a | b)
+    }
+
+    /// Those here that are not in `other`.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        self.zip(other, |a, b| a & !b)
+    }
+
+    /// Whether any slot is in both.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        !self.and(other).is_empty()
+    }
+
+    fn zip(&self, other: &Self, op: impl Fn(u64, u64) -> u64) -> Self {
+        Self(std::array::from_fn(|word| op(self.0[word], other.0[word])))
+    }
+
+    /// The smallest whole percentage that holds as many slots.
+    #[must_use]
+    pub fn as_percent(&self) -> u8 {
+        let percent = (self.len() * 100).div_ceil(u32::from(SLOTS));
+        u8::try_from(percent).unwrap_or(100)
+    }
+
+    /// The stored form: 128 bytes, little-endian words.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// From the stored form; `None` when it is not 128 bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != WORDS * 8 {
+            return None;
+        }
+        let mut set = Self::EMPTY;
+        for (word, chunk) in set.0.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(chunk.try_into().ok()?);
+        }
+        Some(set)
+    }
+}
+
+impl FromIterator<Slot> for SlotSet {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        let mut set = Self::EMPTY;
+        for slot in slots {
+            set.insert(slot);
+        }
+        set
+    }
+}
+
+impl std::fmt::Debug for SlotSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} slots", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn percentages_only_add_slots_and_read_back() {
+        for percent in 0..100 {
+            let (lower, upper) = (SlotSet::percent(percent), SlotSet::percent(percent + 1));
+            assert!(lower.minus(&upper).is_empty());
+            assert_eq!(lower.as_percent(), percent);
+        }
+        assert_eq!(SlotSet::percent(100), SlotSet::ALL);
+    }
+
+    proptest! {
+        #[test]
+        fn stored_form_round_trips(numbers in proptest::collection::vec(0..SLOTS, 0..200)) {
+            let set: SlotSet = numbers.iter().map(|n| Slot(*n)).collect();
+            prop_assert_eq!(SlotSet::from_bytes(&set.to_bytes()), Some(set));
+            prop_assert!(numbers.iter().all(|n| set.contains(Slot(*n))));
+        }
+    }
+}

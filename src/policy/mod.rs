@@ -1,0 +1,2 @@
+//! Decisions without IO, clock, randomness or logs: what makes the product right or wrong.
+pub mod canonical;

@@ -1,0 +1,68 @@
+//! How far a change stream has been worked off.
+
+use std::time::Duration;
+
+use bson::Timestamp;
+use tokio::sync::watch;
+
+use crate::clock::{Clock, timeout};
+
+/// Where a stream stands; all times are on the time line of the stream's own cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Every event at or below this is done or durably parked.
+    pub done: Timestamp,
+    /// The cluster's own time when last heard of.
+    pub heard: Timestamp,
+}
+
+/// The frontier of one stream.
+#[derive(Debug)]
+pub struct Frontier(watch::Sender<Option<Position>>);
+
+impl Default for Frontier {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl Frontier {
+    /// Moves it forward.
+    pub fn advance(&self, done: Timestamp, heard: Timestamp) {
+        self.0.send_modify(|position| {
+            let before = position.map_or(done, |before| before.done);
+            *position = Some(Position { done: done.max(before), heard: heard.max(done) });
+        });
+    }
+
+    /// It is not known any more (its tailer has stopped).
+    pub fn forget(&self) {
+        self.0.send_replace(None);
+    }
+
+    /// Where it stands; `None` while unknown.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        *self.0.borrow()
+    }
+
+    /// Seconds behind its cluster; `None` while unknown.
+    #[must_use]
+    pub fn lag_seconds(&self) -> Option<f64> {
+        let position = self.position()?;
+        Some(f64::from(position.heard.time.saturating_sub(position.done.time)))
+    }
+
+    /// Whether everything at or below `time` is done.
+    #[must_use]
+    pub fn has_passed(&self, time: Timestamp) -> bool {
+        self.position().is_some_and(|position| position.done >= time)
+    }
+
+    /// Waits until everything at or below `time` is done; `false` when `limit` passed first.
+    pub async fn wait_past(&self, time: Timestamp, clock: &dyn Clock, limit: Duration) -> bool {
+        let mut positions = self.0.subscribe();
+        let passed = positions.wait_for(|position| position.is_some_and(|position| position.done >= time));
+        matches!(timeout(clock, limit, passed).await, Ok(Ok(_)))
+    }
+}

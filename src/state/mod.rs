@@ -1,0 +1,8 @@
+//! What the data plane and the control plane share.
+pub mod frontier;
+pub mod inflight;
+pub mod lease;
+pub mod recent;
+pub mod record;
+pub mod records;
+pub mod table;

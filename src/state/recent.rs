@@ -1,0 +1,178 @@
+//! Keys that the streams have seen change lately, for the backfill's sake.
+//!
+//! A batch of the backfill holds documents as they were when it read them. A change whose event was worked
+//! off between that read and the insert's arrival would be lost under a late insert: after its inserts are
+//! acknowledged the backfill asks here for such keys and converges them. And the mirror's stream asks here
+//! whether an insert it sees is one of the backfill's own, already accounted for.
+
+use std::collections::HashMap;
+
+use bson::Timestamp;
+use parking_lot::Mutex;
+
+/// What happened to keys lately. Bounded; see [`Recent::changed_since`] for what it does when full.
+#[derive(Debug)]
+pub struct Recent {
+    state: Mutex<State>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    changed: HashMap<u128, Timestamp>,
+    /// Everything at or below this may have been forgotten.
+    forgotten: Option<Timestamp>,
+    /// The backfill's inserts: `None` until acknowledged, then the mirror's time at that moment.
+    copied: HashMap<u128, Option<Timestamp>>,
+    reading: HashMap<u64, Timestamp>,
+    next: u64,
+}
+
+/// A range that the backfill is reading; changes since its start are remembered until it is dropped.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    recent: &'a Recent,
+    id: u64,
+    since: Timestamp,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let mut state = self.recent.state.lock();
+        state.reading.remove(&self.id);
+        let oldest = state.reading.values().min().copied();
+        match oldest {
+            None => state.changed.clear(),
+            Some(oldest) => state.changed.retain(|_, time| *time > oldest),
+        }
+    }
+}
+
+impl Recent {
+    /// At most `limit` keys of each kind, 48 bytes each.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { state: Mutex::default(), limit }
+    }
+
+    /// Begins to remember changes after `since`, a time that the authority had reached before the reads.
+    pub fn reading(&self, since: Timestamp) -> Reading<'_> {
+        let mut state = self.state.lock();
+        state.next += 1;
+        let id = state.next;
+        state.reading.insert(id, since);
+        Reading { recent: self, id, since }
+    }
+
+    /// The authority's stream has seen a change of a key; to be called before the key is converged.
+    pub fn note_change(&self, fingerprint: u128, time: Timestamp) {
+        let mut state = self.state.lock();
+        if state.reading.is_empty() {
+            return;
+        }
+        if state.changed.len() >= self.limit {
+            state.changed.clear();
+            state.forgotten = state.forgotten.max(Some(time));
+        }
+        let entry = state.changed.entry(fingerprint).or_insert(time);
+        *entry = (*entry).max(time);
+    }
+
+    /// How many more copied keys can be remembered.
+    #[must_use]
+    pub fn room_for_copied(&self) -> usize {
+        self.limit.saturating_sub(self.state.lock().copied.len())
+    }
+
+    /// The backfill is about to insert these keys.
+    pub fn note_copying(&self, fingerprints: impl Iterator<Item = u128>) {
+        self.state.lock().copied.extend(fingerprints.map(|fingerprint| (fingerprint, None)));
+    }
+
+    /// The insert of this key is acknowledged; the mirror's time is now `time`.
+    pub fn note_copied(&self, fingerprint: u128, time: Timestamp) {
+        if let Some(acknowledged) = self.state.lock().copied.get_mut(&fingerprint) {
+            *acknowledged = Some(time);
+        }
+    }
+
+    /// The insert of this key failed or its outcome is unknown. `false`: an event has been taken for it, so
+    /// that the key must be converged.
+    #[must_use]
+    pub fn forget_copying(&self, fingerprint: u128) -> bool {
+        self.state.lock().copied.remove(&fingerprint).is_some()
+    }
+
+    /// Whether an insert that the mirror's stream shows is the backfill's own; says yes once for each.
+    pub fn take_copied(&self, fingerprint: u128, time: Timestamp) -> bool {
+        let mut state = self.state.lock();
+        match state.copied.get(&fingerprint) {
+            Some(acknowledged) if acknowledged.is_none_or(|acknowledged| time <= acknowledged) => {
+                state.copied.remove(&fingerprint).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Everything that the mirror's stream had to show up to `time` has been seen: forgets what was
+    /// copied before.
+    pub fn mirror_passed(&self, time: Timestamp) {
+        self.state.lock().copied.retain(|_, acknowledged| acknowledged.is_none_or(|at| at > time));
+    }
+}
+
+impl Reading<'_> {
+    /// Which of these keys changed since the reading began. Says yes to all of them when too many changes
+    /// came in to remember them one by one.
+    #[must_use]
+    pub fn changed(&self, fingerprint: u128) -> bool {
+        let state = self.recent.state.lock();
+        state.forgotten.is_some_and(|forgotten| forgotten > self.since)
+            || state.changed.get(&fingerprint).is_some_and(|time| *time > self.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(increment: u32) -> Timestamp {
+        Timestamp { time: 1, increment }
+    }
+
+    #[test]
+    fn changes_during_a_reading_are_known_to_it() {
+        let recent = Recent::new(10);
+        recent.note_change(1, at(4));
+        let reading = recent.reading(at(5));
+        recent.note_change(2, at(5));
+        recent.note_change(3, at(6));
+        assert!(!reading.changed(1) && !reading.changed(2) && reading.changed(3));
+    }
+
+    #[test]
+    fn when_full_every_key_counts_as_changed() {
+        let recent = Recent::new(2);
+        let reading = recent.reading(at(1));
+        for key in 0..3 {
+            recent.note_change(key, at(9));
+        }
+        assert!(reading.changed(77));
+        assert!(!recent.reading(at(9)).changed(77));
+    }
+
+    #[test]
+    fn an_insert_of_the_backfill_is_taken_once() {
+        let recent = Recent::new(10);
+        recent.note_copying([1, 2, 3].into_iter());
+        recent.note_copied(1, at(5));
+        recent.note_copied(2, at(5));
+        assert!(recent.take_copied(3, at(9)));
+        assert!(!recent.forget_copying(3));
+        assert!(recent.take_copied(1, at(4)));
+        assert!(!recent.take_copied(1, at(5)));
+        assert!(!recent.take_copied(2, at(6)));
+        recent.mirror_passed(at(5));
+        assert_eq!(recent.room_for_copied(), 10);
+    }
+}

@@ -1,0 +1,262 @@
+//! What each cluster stores about the slots it owns.
+//!
+//! One document for each migration on each cluster. Everything that must change together (the slots, the
+//! epoch, the fence, the holders) is in this one document, so that every step of the protocol is one
+//! compare-and-set with majority. A cluster's record is the truth about the slots it owns: it is the first to
+//! record their loss and the last to record their gain.
+
+use std::collections::BTreeMap;
+
+use bson::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::table::{MigrationRoute, Move};
+use crate::model::phase::Phase;
+use crate::model::side::Side;
+use crate::model::slots::SlotSet;
+
+/// Version of the stored format; a process refuses records of a version it does not know.
+pub const SCHEMA: i32 = 1;
+/// The database that holds the product's records on either cluster.
+pub const DATABASE: &str = "reshard";
+/// Collection of [`AuthorityRecord`]s.
+pub const AUTHORITY: &str = "authority";
+/// Collection that streams are pushed with.
+pub const MARKERS: &str = "markers";
+
+/// One cluster's record of one migration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuthorityRecord {
+    /// The migration's name.
+    #[serde(rename = "_id")]
+    pub name: String,
+    /// [`SCHEMA`].
+    pub schema: i32,
+    /// Which cluster this record is about; a swapped URI shows here.
+    pub side: Side,
+    /// What the migration moves, for a process that cannot reach the other cluster.
+    pub namespaces: Vec<String>,
+    /// Version of the routing.
+    #[serde(with = "as_i64")]
+    pub epoch: u64,
+    /// Where the migration is in its life.
+    pub phase: Phase,
+    /// Slots that this cluster owns.
+    #[serde(with = "slot_bytes")]
+    pub owned: SlotSet,
+    /// Slots whose reads new serves.
+    #[serde(with = "slot_bytes")]
+    pub reads_on_new: SlotSet,
+    /// The fence under which slots of this cluster move, or moved last.
+    pub fence: Option<Fence>,
+    /// Every process that may write for this migration, by id.
+    pub holders: BTreeMap<String, Holder>,
+    /// Past moves of slots from or to this cluster.
+    pub moves: Vec<StoredMove>,
+}
+
+/// The short hold of writes to some slots while their authority changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fence {
+    /// Unique.
+    pub id: String,
+    /// What moves away from this cluster.
+    #[serde(with = "slot_bytes")]
+    pub slots: SlotSet,
+    /// Where to.
+    pub to: Side,
+    /// The epoch that it was opened at.
+    #[serde(with = "as_i64")]
+    pub epoch: u64,
+    /// Whether it has been decided.
+    pub state: FenceState,
+    /// The holder that coordinates it.
+    pub coordinator: String,
+    /// Holders that have finished what they began before.
+    pub drained: Vec<String>,
+    /// The marker on this cluster, once decided.
+    pub marker_from: Option<Timestamp>,
+    /// The marker on the other, once decided.
+    pub marker_to: Option<Timestamp>,
+    /// Unix milliseconds when it was decided.
+    pub decided_at: Option<i64>,
+}
+
+/// Whether a fence has been decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FenceState {
+    /// Writes to the slots wait.
+    Open,
+    /// The slots belong to the other cluster.
+    Committed,
+    /// Nothing has changed.
+    Aborted,
+}
+
+/// A process that may write for a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The epoch it last confirmed.
+    #[serde(with = "as_i64")]
+    pub epoch: u64,
+    /// Rises with every grant; whoever sees it rise knows that the process lives.
+    pub beat: i64,
+    /// How many mirror sessions it may use; their ids follow from its own.
+    pub sessions: i32,
+    /// It never gets a grant again.
+    pub expelled: bool,
+}
+
+/// A past move, as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredMove {
+    /// What moved.
+    #[serde(with = "slot_bytes")]
+    pub slots: SlotSet,
+    /// Who had it before.
+    pub former: Side,
+    /// The epoch that the move brought.
+    #[serde(with = "as_i64")]
+    pub epoch: u64,
+    /// Unix milliseconds.
+    pub at: i64,
+}
+
+impl AuthorityRecord {
+    /// The record that `side` begins a migration with: old owns everything.
+    #[must_use]
+    pub fn begin(name: &str, side: Side, namespaces: Vec<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            schema: SCHEMA,
+            side,
+            namespaces,
+            epoch: 1,
+            phase: Phase::Preparing,
+            owned: if side == Side::Old { SlotSet::ALL } else { SlotSet::EMPTY },
+            reads_on_new: SlotSet::EMPTY,
+            fence: None,
+            holders: BTreeMap::new(),
+            moves: Vec::new(),
+        }
+    }
+
+    /// The slots that an open fence holds.
+    #[must_use]
+    pub fn fenced(&self) -> SlotSet {
+        match &self.fence {
+            Some(fence) if fence.state == FenceState::Open => fence.slots,
+            _ => SlotSet::EMPTY,
+        }
+    }
+}
+
+/// What the records of both clusters together say about routing. A cluster that cannot be read owns what the
+/// other has not got: nobody may write there without its lease anyway.
+#[must_use]
+pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Option<MigrationRoute> {
+    let newest = match (old, new) {
+        (Some(old), Some(new)) => {
+            if new.epoch > old.epoch {
+                new
+            } else {
+                old
+            }
+        }
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => return None,
+    };
+    let owned = |record: Option<&AuthorityRecord>| record.map_or(SlotSet::EMPTY, |record| record.owned);
+    let mut held = SlotSet::EMPTY;
+    let mut moves: Vec<Move> = Vec::new();
+    for record in [old, new].into_iter().flatten() {
+        held = held.or(&record.fenced());
+        for stored in &record.moves {
+            let known =
+                Move { slots: stored.slots, former: stored.former, epoch: stored.epoch, at: stored.at };
+            if !moves.contains(&known) {
+                moves.push(known);
+            }
+        }
+    }
+    moves.sort_by_key(|past| past.epoch);
+    let mixed_or_read = !owned(new).is_empty() || !newest.reads_on_new.is_empty();
+    Some(MigrationRoute {
+        name: newest.name.as_str().into(),
+        epoch: newest.epoch,
+        phase: newest.phase,
+        owned_by_old: owned(old),
+        owned_by_new: owned(new),
+        reads_on_new: newest.reads_on_new,
+        held,
+        sealed: SlotSet::EMPTY,
+        moves,
+        ack_both: mixed_or_read,
+    })
+}
+
+mod slot_bytes {
+    use super::SlotSet;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(slots: &SlotSet, serializer: S) -> Result<S::Ok, S::Error> {
+        bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: slots.to_bytes() }
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SlotSet, D::Error> {
+        let binary = bson::Binary::deserialize(deserializer)?;
+        SlotSet::from_bytes(&binary.bytes).ok_or_else(|| D::Error::custom("a slot set has 128 bytes"))
+    }
+}
+
+mod as_i64 {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(i64::try_from(*value).map_err(ser::Error::custom)?)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        u64::try_from(i64::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_form_reads_back() {
+        let mut record = AuthorityRecord::begin("orders", Side::New, vec!["shop.orders".into()]);
+        record.owned = SlotSet::percent(25);
+        record.fence = Some(Fence {
+            id: "f".into(),
+            slots: SlotSet::percent(5),
+            to: Side::Old,
+            epoch: 3,
+            state: FenceState::Open,
+            coordinator: "p".into(),
+            drained: vec![],
+            marker_from: None,
+            marker_to: Some(Timestamp { time: 1, increment: 2 }),
+            decided_at: None,
+        });
+        let document = bson::serialize_to_document(&record).unwrap();
+        assert_eq!(bson::deserialize_from_document::<AuthorityRecord>(document).unwrap(), record);
+    }
+
+    #[test]
+    fn slots_that_neither_owns_have_no_authority() {
+        let mut old = AuthorityRecord::begin("m", Side::Old, vec![]);
+        let new = AuthorityRecord::begin("m", Side::New, vec![]);
+        let moved = SlotSet::percent(10);
+        old.owned = SlotSet::ALL.minus(&moved);
+        let routes = route(Some(&old), Some(&new)).unwrap();
+        let slot = crate::model::slots::Slot::from_number(0).unwrap();
+        assert_eq!(routes.authority(slot), None);
+        assert_eq!(routes.sole_authority(), None);
+    }
+}

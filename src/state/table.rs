@@ -1,0 +1,162 @@
+//! The routing table: one immutable snapshot, read with one atomic load.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::model::namespace::Namespace;
+use crate::model::phase::Phase;
+use crate::model::side::Side;
+use crate::model::slots::{Slot, SlotSet};
+
+/// How one migration routes its namespaces.
+#[derive(Debug, Clone)]
+pub struct MigrationRoute {
+    /// The migration's name.
+    pub name: Arc<str>,
+    /// Version of everything below as stored with the clusters.
+    pub epoch: u64,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Slots that old owns, by its own record.
+    pub owned_by_old: SlotSet,
+    /// Slots that new owns, by its own record.
+    pub owned_by_new: SlotSet,
+    /// Slots whose reads new serves.
+    pub reads_on_new: SlotSet,
+    /// A fence is open on these: writes to them wait.
+    pub held: SlotSet,
+    /// A fence is about to commit on these: converging them waits too.
+    pub sealed: SlotSet,
+    /// Moves that a retried write may have been caught by, oldest first.
+    pub moves: Vec<Move>,
+    /// Replies wait for the mirror (a read can meet it).
+    pub ack_both: bool,
+}
+
+/// One past move of authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// What moved.
+    pub slots: SlotSet,
+    /// Who had it before.
+    pub former: Side,
+    /// The epoch that the move brought.
+    pub epoch: u64,
+    /// Unix milliseconds, to forget it one day.
+    pub at: i64,
+}
+
+impl MigrationRoute {
+    /// The cluster that owns `slot`; `None` while the clusters' records disagree.
+    #[must_use]
+    pub fn authority(&self, slot: Slot) -> Option<Side> {
+        match (self.owned_by_old.contains(slot), self.owned_by_new.contains(slot)) {
+            (true, false) => Some(Side::Old),
+            (false, true) => Some(Side::New),
+            _ => None,
+        }
+    }
+
+    /// The cluster that owns every slot; `None` while authority is mixed or in doubt.
+    #[must_use]
+    pub fn sole_authority(&self) -> Option<Side> {
+        match (self.owned_by_old == SlotSet::ALL, self.owned_by_new == SlotSet::ALL) {
+            (true, _) if self.owned_by_new.is_empty() => Some(Side::Old),
+            (_, true) if self.owned_by_old.is_empty() => Some(Side::New),
+            _ => None,
+        }
+    }
+
+    /// Slots of `side`.
+    #[must_use]
+    pub const fn owned_by(&self, side: Side) -> &SlotSet {
+        match side {
+            Side::Old => &self.owned_by_old,
+            Side::New => &self.owned_by_new,
+        }
+    }
+
+    /// Writes go to both clusters.
+    #[must_use]
+    pub const fn mirrors(&self) -> bool {
+        self.phase.mirrors()
+    }
+}
+
+/// All migrations by namespace.
+#[derive(Debug, Clone, Default)]
+pub struct RoutingTable {
+    /// Rises with every publication in this process.
+    pub version: u64,
+    /// The migration of each namespace that has one.
+    pub routes: HashMap<Namespace, Arc<MigrationRoute>>,
+}
+
+impl RoutingTable {
+    /// The migration that moves `namespace` (`database.collection`), if one does.
+    #[must_use]
+    pub fn route(&self, namespace: &str) -> Option<&Arc<MigrationRoute>> {
+        self.routes.get(namespace)
+    }
+}
+
+/// Publishes routing tables to everybody in the process.
+#[derive(Debug)]
+pub struct Routing {
+    table: ArcSwap<RoutingTable>,
+    version: watch::Sender<u64>,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self { table: ArcSwap::default(), version: watch::Sender::new(0) }
+    }
+}
+
+impl Routing {
+    /// The table now.
+    #[must_use]
+    pub fn load(&self) -> Arc<RoutingTable> {
+        self.table.load_full()
+    }
+
+    /// The table now, for a look that ends at once.
+    pub fn peek(&self) -> arc_swap::Guard<Arc<RoutingTable>> {
+        self.table.load()
+    }
+
+    /// Replaces the routes by what `change` makes of them; returns the new version.
+    pub fn publish(&self, change: impl FnOnce(&mut HashMap<Namespace, Arc<MigrationRoute>>)) -> u64 {
+        let mut published = 0;
+        // The watch's lock makes publications one at a time.
+        self.version.send_modify(|version| {
+            let mut table = RoutingTable::clone(&self.table.load());
+            change(&mut table.routes);
+            table.version = *version + 1;
+            published = table.version;
+            self.table.store(Arc::new(table));
+            *version = published;
+        });
+        published
+    }
+
+    /// Replaces the route of every namespace in `namespaces`.
+    pub fn publish_route(&self, namespaces: &[Namespace], route: &MigrationRoute) -> u64 {
+        let route = Arc::new(route.clone());
+        self.publish(|routes| {
+            for namespace in namespaces {
+                routes.insert(namespace.clone(), Arc::clone(&route));
+            }
+        })
+    }
+
+    /// Waits until a table newer than `version` is there.
+    pub async fn changed_since(&self, version: u64) {
+        let mut versions = self.version.subscribe();
+        // The sender lives in self, so that waiting cannot fail.
+        let _newer = versions.wait_for(|now| *now > version).await;
+    }
+}
