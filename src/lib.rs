@@ -16,6 +16,7 @@
 //! ```
 pub mod clock;
 pub mod cluster;
+pub mod converge;
 pub mod migration;
 pub mod model;
 pub mod policy;

@@ -1,2 +1,4 @@
 //! Decisions without IO, clock, randomness or logs: what makes the product right or wrong.
 pub mod canonical;
+pub mod converge;
+pub mod safeguards;

@@ -73,6 +73,12 @@ pub struct Oldest {
 }
 
 impl Inflight {
+    /// The tables that work goes by.
+    #[must_use]
+    pub const fn routing(&self) -> &Arc<Routing> {
+        &self.routing
+    }
+
     /// An empty register for the tables of `routing`.
     #[must_use]
     pub fn new(routing: Arc<Routing>, clock: SharedClock) -> Arc<Self> {
@@ -167,7 +173,8 @@ mod tests {
         let before = register.enter(&name, SlotSet::ALL, Work::Write, &what);
         let version = routing.publish(|_| ());
         let after = register.enter(&name, SlotSet::ALL, Work::Write, &what);
-        let mut drained = Box::pin(register.drained("m", &SlotSet::percent(10), version, &[Work::Write]));
+        let slots = SlotSet::percent(10);
+        let mut drained = Box::pin(register.drained("m", &slots, version, &[Work::Write]));
         assert!(drained.as_mut().now_or_never().is_none());
         assert_eq!(after.table.version, version);
         drop(before);

@@ -1,0 +1,259 @@
+//! Guarded writes to the mirror.
+//!
+//! A replacement is a pipeline update with the new document as a literal: it keeps `Timestamp(0, 0)`,
+//! `$`-named and duplicate fields, which a plain replacement refuses or changes. The guard compares the whole
+//! document, under simple collation. Validation is bypassed: documents may be older than their validator.
+
+use bson::raw::{RawDocumentBuf, cstr};
+use bson::{RawDocument, rawdoc};
+
+use super::read::ask;
+use super::sessions::Sessions;
+use crate::cluster::command::{Commands, Request};
+use crate::model::key::Key;
+use crate::model::namespace::Namespace;
+use crate::policy::converge::{Action, Failure, failure};
+use crate::state::records::{first_batch, write_concern_problem};
+
+/// A command's statements stay below this many bytes.
+const COMMAND_BYTES: usize = 32 * 1024 * 1024;
+
+/// What became of a key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Written {
+    /// The mirror has it now.
+    Done,
+    /// Not known, or not yet: both sides must be read again.
+    Again,
+    /// The mirror did not take it.
+    Failed(Failure),
+}
+
+/// How mirror writes are made.
+pub struct Mirror<'a> {
+    /// The mirror.
+    pub cluster: &'a dyn Commands,
+    /// This process's sessions there.
+    pub sessions: &'a Sessions,
+    /// The collection.
+    pub namespace: &'a Namespace,
+    /// The `writeConcern`.
+    pub concern: &'a RawDocument,
+    /// Compare before setting.
+    pub guard: bool,
+}
+
+#[derive(Default)]
+struct Bulk {
+    keys: Vec<Key>,
+    statements: Vec<u8>,
+}
+
+impl Bulk {
+    fn push(&mut self, key: &Key, statement: &RawDocument) {
+        self.keys.push(key.clone());
+        self.statements.extend_from_slice(statement.as_bytes());
+    }
+}
+
+impl Mirror<'_> {
+    /// Runs the actions; each answer belongs to the key at the same place in the returned list.
+    ///
+    /// # Errors
+    /// In words, when an outcome is not known. The sessions remember that something may still arrive.
+    pub async fn apply(&self, actions: &[(Key, Action<'_>)]) -> Result<Vec<(Key, Written)>, String> {
+        let (mut inserts, mut updates, mut deletes) = (Bulk::default(), Bulk::default(), Bulk::default());
+        let mut results = Vec::with_capacity(actions.len());
+        for (key, action) in actions {
+            match action {
+                Action::Nothing => results.push((key.clone(), Written::Done)),
+                Action::Insert(document) => inserts.push(key, document),
+                Action::InsertStub(document) => inserts.push(key, &stub(document)),
+                Action::Replace { seen, want } => updates.push(key, &self.replacement(key, seen, want)),
+                Action::Delete { seen } => deletes.push(key, &self.deletion(key, seen)),
+                Action::ReplaceLarge { seen, want } => {
+                    results.push((key.clone(), self.replace_in_transaction(key, seen, want).await?));
+                }
+            }
+            for (bulk, command, identifier) in [
+                (&mut inserts, "insert", "documents"),
+                (&mut updates, "update", "updates"),
+                (&mut deletes, "delete", "deletes"),
+            ] {
+                if bulk.statements.len() > COMMAND_BYTES {
+                    results.extend(self.run(command, identifier, std::mem::take(bulk)).await?);
+                }
+            }
+        }
+        let (inserted, updated, deleted) = futures::join!(
+            self.run("insert", "documents", inserts),
+            self.run("update", "updates", updates),
+            self.run("delete", "deletes", deletes),
+        );
+        results.extend(inserted?);
+        results.extend(updated?);
+        results.extend(deleted?);
+        for (key, written) in &mut results {
+            // The stub is only half of it, and a deletion may make room for a document.
+            let half = |action: &Action<'_>| matches!(action, Action::InsertStub(_) | Action::Delete { .. });
+            if *written == Written::Done && actions.iter().any(|(of, action)| of == key && half(action)) {
+                *written = Written::Again;
+            }
+        }
+        Ok(results)
+    }
+
+    fn filter(&self, key: &Key, seen: &RawDocument) -> RawDocumentBuf {
+        let mut equal = RawDocumentBuf::new();
+        equal.append(cstr!("$eq"), key.value());
+        let mut filter = rawdoc! { "_id": equal };
+        if self.guard {
+            filter.append(cstr!("$expr"), rawdoc! { "$eq": ["$$ROOT", { "$literal": seen.to_owned() }] });
+        }
+        filter
+    }
+
+    fn replacement(&self, key: &Key, seen: &RawDocument, want: &RawDocument) -> RawDocumentBuf {
+        rawdoc! {
+            "q": self.filter(key, seen),
+            "u": [{ "$replaceWith": { "$literal": want.to_owned() } }],
+            "collation": { "locale": "simple" },
+        }
+    }
+
+    fn deletion(&self, key: &Key, seen: &RawDocument) -> RawDocumentBuf {
+        rawdoc! { "q": self.filter(key, seen), "limit": 1, "collation": { "locale": "simple" } }
+    }
+
+    async fn run(
+        &self,
+        command: &str,
+        identifier: &'static str,
+        bulk: Bulk,
+    ) -> Result<Vec<(Key, Written)>, String> {
+        if bulk.keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut body = RawDocumentBuf::new();
+        body.append(
+            bson::raw::CString::try_from(command).map_err(|error| error.to_string())?,
+            self.namespace.collection(),
+        );
+        body.append(cstr!("ordered"), false);
+        if command != "delete" {
+            body.append(cstr!("bypassDocumentValidation"), true);
+        }
+        body.append(cstr!("writeConcern"), self.concern.to_owned());
+        let mut session = self.sessions.borrow().await?;
+        session.stamp(&mut body);
+        let request = Request::new(self.namespace.database(), body).sequence(identifier, bulk.statements);
+        let reply = ask(self.cluster, request).await?;
+        session.settled();
+        if let Some(problem) = write_concern_problem(&reply.body) {
+            return Err(problem);
+        }
+        Ok(outcomes(bulk.keys, &reply.body))
+    }
+
+    /// Compares and sets in a transaction: only one of the two documents travels in each command.
+    async fn replace_in_transaction(
+        &self,
+        key: &Key,
+        seen: &RawDocument,
+        want: &RawDocument,
+    ) -> Result<Written, String> {
+        let mut session = self.sessions.borrow().await?;
+        let mut start = RawDocumentBuf::new();
+        session.stamp(&mut start);
+        let mut equal = RawDocumentBuf::new();
+        equal.append(cstr!("$eq"), key.value());
+        let filter = rawdoc! { "_id": equal };
+        let find = rawdoc! { "find": self.namespace.collection(), "filter": filter.clone(), "startTransaction": true };
+        let now = self.in_transaction(find, &start).await?;
+        let same = first_batch(&now)?.first().is_some_and(|now| now.as_bytes() == seen.as_bytes());
+        if same {
+            let update = rawdoc! {
+                "update": self.namespace.collection(), "bypassDocumentValidation": true,
+                "updates": [{ "q": filter, "u": [{ "$replaceWith": { "$literal": want.to_owned() } }] }],
+            };
+            self.in_transaction(update, &start).await?;
+        }
+        let mut end = if same {
+            rawdoc! { "commitTransaction": 1 }
+        } else {
+            rawdoc! { "abortTransaction": 1 }
+        };
+        end.append(cstr!("writeConcern"), rawdoc! { "w": "majority" });
+        append_all(&mut end, &start)?;
+        end.append(cstr!("autocommit"), false);
+        ask(self.cluster, Request::new("admin", end)).await?;
+        session.settled();
+        Ok(if same { Written::Done } else { Written::Again })
+    }
+
+    async fn in_transaction(
+        &self,
+        mut body: RawDocumentBuf,
+        session: &RawDocument,
+    ) -> Result<RawDocumentBuf, String> {
+        append_all(&mut body, session)?;
+        body.append(cstr!("autocommit"), false);
+        Ok(ask(self.cluster, Request::new(self.namespace.database(), body)).await?.body)
+    }
+
+    /// Removes a document that holds a unique value in the way, if it is still what `seen` says.
+    ///
+    /// # Errors
+    /// In words, when the outcome is not known.
+    pub async fn remove(&self, key: &Key, seen: &RawDocument) -> Result<(), String> {
+        let mut bulk = Bulk::default();
+        bulk.push(key, &self.deletion(key, seen));
+        self.run("delete", "deletes", bulk).await.map(|_| ())
+    }
+
+    /// The sessions, to wait on their clock.
+    #[must_use]
+    pub const fn sessions(&self) -> &Sessions {
+        self.sessions
+    }
+}
+
+fn append_all(body: &mut RawDocumentBuf, fields: &RawDocument) -> Result<(), String> {
+    for field in fields {
+        let (name, value) = field.map_err(|error| error.to_string())?;
+        body.append(name, value);
+    }
+    Ok(())
+}
+
+fn stub(document: &RawDocument) -> RawDocumentBuf {
+    let mut stub = RawDocumentBuf::new();
+    if let Ok(Some(id)) = document.get("_id") {
+        stub.append(cstr!("_id"), id);
+    }
+    stub
+}
+
+/// Which statements did what, from one reply for all of them.
+fn outcomes(keys: Vec<Key>, body: &RawDocument) -> Vec<(Key, Written)> {
+    let mut failures = std::collections::HashMap::new();
+    if let Ok(errors) = body.get_array("writeErrors") {
+        for error in errors.into_iter().flatten().filter_map(|error| error.as_document()) {
+            if let Ok(index) = error.get_i32("index") {
+                failures.insert(usize::try_from(index).unwrap_or(usize::MAX), failure(error));
+            }
+        }
+    }
+    let matched = crate::cluster::command::number(body, "n").unwrap_or(0.0);
+    #[expect(clippy::cast_precision_loss, reason = "at most 100,000 statements")]
+    let all = matched == (keys.len() - failures.len()) as f64;
+    let rest = if all { Written::Done } else { Written::Again };
+    keys.into_iter()
+        .enumerate()
+        .map(|(index, key)| match failures.remove(&index) {
+            Some(Failure::Guard) => (key, Written::Again),
+            Some(failure) => (key, Written::Failed(failure)),
+            None => (key, rest.clone()),
+        })
+        .collect()
+}

@@ -1,0 +1,194 @@
+//! Sessions that mirror writes carry, so that late ones can be barred.
+//!
+//! Every mirror write carries an lsid of its process's own and a rising txnNumber. A real write with a higher
+//! number on the same session is a barrier: the server lets the one that is executing finish, and refuses
+//! every later arrival with code 225. The ids follow from the holder's id, so that a successor can bar the
+//! sessions of a process that died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::{RawDocumentBuf, cstr};
+use bson::rawdoc;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use uuid::Uuid;
+
+use crate::clock::SharedClock;
+use crate::cluster::command::{Request, SharedCluster};
+use crate::model::side::Side;
+use crate::state::record::DATABASE;
+use crate::state::records::{lsid, write_concern_problem};
+
+/// Mirror sessions of one process on one cluster; also the bound on its concurrent mirror writes there.
+pub const SESSIONS: i32 = 64;
+/// Collection that barriers write to.
+pub const BARRIERS: &str = "barriers";
+
+const NAMES: Uuid = Uuid::from_u128(0x8f1c_5a0e_9d24_4a77_b1d3_6a5b_7e90_2f41);
+
+/// The id of one mirror session; part of the stored protocol.
+#[must_use]
+pub fn session_id(holder: &str, side: Side, index: i32) -> Uuid {
+    Uuid::new_v5(&NAMES, format!("{holder}/{side}/{index}").as_bytes())
+}
+
+#[derive(Debug)]
+struct Session {
+    id: Uuid,
+    number: i64,
+    /// A write of this session may still arrive.
+    tainted: bool,
+}
+
+/// The mirror sessions of this process on one cluster.
+pub struct Sessions {
+    cluster: SharedCluster,
+    clock: SharedClock,
+    free: Mutex<Vec<Session>>,
+    permits: Arc<Semaphore>,
+}
+
+/// The use of one session for one write.
+pub struct Borrowed<'a> {
+    sessions: &'a Sessions,
+    session: Option<Session>,
+    settled: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Sessions {
+    /// The sessions of `holder` on `cluster`, which is `side`.
+    #[must_use]
+    pub fn new(holder: &str, side: Side, cluster: SharedCluster, clock: SharedClock) -> Self {
+        let session = |index| Session { id: session_id(holder, side, index), number: 0, tainted: false };
+        let free: Vec<_> = (0..SESSIONS).map(session).collect();
+        let permits = Arc::new(Semaphore::new(free.len()));
+        Self { cluster, clock, free: Mutex::new(free), permits }
+    }
+
+    /// A session for one write. One whose last write may still arrive is barred first.
+    ///
+    /// # Errors
+    /// What went wrong with the barrier; the session stays tainted.
+    pub async fn borrow(&self) -> Result<Borrowed<'_>, String> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|closed| closed.to_string())?;
+        let session = self.pick(false);
+        let mut borrowed = Borrowed { sessions: self, session, settled: true, _permit: permit };
+        borrowed.bar_if_tainted().await?;
+        Ok(borrowed)
+    }
+
+    /// The least tainted session, or with `tainted` one that is tainted.
+    fn pick(&self, tainted: bool) -> Option<Session> {
+        let mut free = self.free.lock();
+        let position = free.iter().rposition(|session| session.tainted == tainted);
+        match position {
+            Some(at) => Some(free.swap_remove(at)),
+            None if tainted => None,
+            None => free.pop(),
+        }
+    }
+
+    /// Bars every session whose last write may still arrive. Afterwards, as long as nothing is borrowed, no
+    /// mirror write of this process is under way.
+    ///
+    /// # Errors
+    /// What went wrong; some sessions stay tainted.
+    pub async fn settle(&self) -> Result<(), String> {
+        loop {
+            let permit =
+                Arc::clone(&self.permits).acquire_owned().await.map_err(|closed| closed.to_string())?;
+            let Some(session) = self.pick(true) else { return Ok(()) };
+            let mut borrowed =
+                Borrowed { sessions: self, session: Some(session), settled: true, _permit: permit };
+            borrowed.bar_if_tainted().await?;
+        }
+    }
+
+    /// Whether any session's last write may still arrive.
+    #[must_use]
+    pub fn any_tainted(&self) -> bool {
+        self.free.lock().iter().any(|session| session.tainted)
+    }
+}
+
+impl Borrowed<'_> {
+    async fn bar_if_tainted(&mut self) -> Result<(), String> {
+        let Some(session) = self.session.as_mut().filter(|session| session.tainted) else { return Ok(()) };
+        session.number += 1;
+        bar(&self.sessions.cluster, session.id, session.number).await?;
+        session.tainted = false;
+        Ok(())
+    }
+
+    /// Adds this session and its next number to a write command. From here until [`Borrowed::settled`] the
+    /// write counts as possibly under way.
+    pub fn stamp(&mut self, command: &mut RawDocumentBuf) {
+        if let Some(session) = self.session.as_mut() {
+            session.number += 1;
+            command.append(cstr!("lsid"), lsid(session.id));
+            command.append(cstr!("txnNumber"), session.number);
+            self.settled = false;
+        }
+    }
+
+    /// The write's answer is there: nothing of it can arrive any more.
+    pub const fn settled(&mut self) {
+        self.settled = true;
+    }
+
+    /// The clock of the sessions, for those who wait with one borrowed.
+    #[must_use]
+    pub fn clock(&self) -> &SharedClock {
+        &self.sessions.clock
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        if let Some(mut session) = self.session.take() {
+            session.tainted |= !self.settled;
+            self.sessions.free.lock().push(session);
+        }
+    }
+}
+
+/// Bars everything with a lower number on session `id`.
+///
+/// # Errors
+/// Why it is not known to be in force.
+pub async fn bar(cluster: &SharedCluster, id: Uuid, number: i64) -> Result<(), String> {
+    // The document must change, or the write is not durable and bars nothing.
+    let body = rawdoc! {
+        "update": BARRIERS,
+        "updates": [{ "q": { "_id": id.to_string() }, "u": { "$inc": { "n": 1_i64 } }, "upsert": true }],
+        "lsid": lsid(id),
+        "txnNumber": number,
+        "writeConcern": { "w": "majority" },
+    };
+    let request = Request::new(DATABASE, body).within(Duration::from_secs(10));
+    let reply = cluster.run(request).await.map_err(|error| error.to_string())?;
+    if let Some(error) = reply.error() {
+        // A higher number is there already: all the better.
+        return if error.code == 225 { Ok(()) } else { Err(error.to_string()) };
+    }
+    if let Some(problem) = write_concern_problem(&reply.body) {
+        return Err(problem);
+    }
+    if reply.body.get_array("writeErrors").is_ok() {
+        return Err(format!("the barrier was refused: {:?}", reply.body));
+    }
+    Ok(())
+}
+
+/// Bars every mirror session of a process that died.
+///
+/// # Errors
+/// Why it is not known to be in force.
+pub async fn bar_all(cluster: &SharedCluster, holder: &str, side: Side, sessions: i32) -> Result<(), String> {
+    for index in 0..sessions {
+        bar(cluster, session_id(holder, side, index), i64::MAX).await?;
+    }
+    Ok(())
+}

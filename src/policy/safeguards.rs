@@ -1,0 +1,49 @@
+//! Safeguards that the simulator switches off one by one to see that each is missed.
+
+/// Which safeguards are on. Production runs with all of them; there is no way to configure this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Safeguards {
+    /// The mirror's change stream is followed too.
+    pub mirror_stream: bool,
+    /// Mirror sessions of the dead, and those with an unknown outcome, are barred before a move.
+    pub barrier: bool,
+    /// Converge reads the mirror before the authority.
+    pub mirror_read_first: bool,
+    /// Mirror writes compare before they set.
+    pub guard: bool,
+    /// A reply is forwarded only under the lease that its write began under.
+    pub reply_check: bool,
+    /// A fence waits for the streams to pass its markers.
+    pub markers: bool,
+    /// Work under an older table is waited for.
+    pub epoch_guard: bool,
+    /// Tailers and repair obey fences too.
+    pub workers_fenced: bool,
+    /// A retry after a move asks the former authority first.
+    pub probe: bool,
+    /// The streams read with majority.
+    pub majority_reads: bool,
+    /// Checkpoints follow what is done.
+    pub checkpoint_after_done: bool,
+    /// The backfill converges keys that changed while it copied them.
+    pub backfill_second_look: bool,
+}
+
+impl Default for Safeguards {
+    fn default() -> Self {
+        Self {
+            mirror_stream: true,
+            barrier: true,
+            mirror_read_first: true,
+            guard: true,
+            reply_check: true,
+            markers: true,
+            epoch_guard: true,
+            workers_fenced: true,
+            probe: true,
+            majority_reads: true,
+            checkpoint_after_done: true,
+            backfill_second_look: true,
+        }
+    }
+}
