@@ -1,7 +1,10 @@
 //! What the data plane and the control plane share.
+pub mod authority;
+pub mod checkpoint;
 pub mod frontier;
 pub mod inflight;
 pub mod lease;
+pub mod parking;
 pub mod recent;
 pub mod record;
 pub mod records;

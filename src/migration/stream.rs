@@ -1,0 +1,225 @@
+//! A change stream on one cluster, reduced to what converging needs.
+
+use std::time::Duration;
+
+use bson::raw::{RawDocumentBuf, cstr};
+use bson::{RawDocument, Timestamp, rawdoc};
+
+use crate::cluster::command::{Reply, Request, SendError, ServerId, SharedCluster, Target};
+use crate::converge::read::cursor_id;
+use crate::model::key::Key;
+use crate::model::namespace::Namespace;
+use crate::policy::canonical::key_of;
+use crate::state::record::{DATABASE, MARKERS};
+use crate::state::records::batch;
+
+/// One event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A document changed.
+    Change {
+        /// Where.
+        namespace: Namespace,
+        /// Which.
+        key: Key,
+        /// It was not there before.
+        insert: bool,
+        /// When, on the cluster's time line.
+        time: Timestamp,
+    },
+    /// Somebody pushed the stream.
+    Marker,
+    /// A collection was dropped, renamed or the like.
+    Structural {
+        /// The `operationType`.
+        kind: String,
+        /// Where.
+        namespace: String,
+    },
+    /// A change whose key cannot be told.
+    Unreadable(String),
+}
+
+/// Events up to a position.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// In order.
+    pub events: Vec<Event>,
+    /// Resuming here repeats none of `events` and skips nothing.
+    pub token: RawDocumentBuf,
+    /// The time of `token`: every event at or below it has been shown.
+    pub position: Timestamp,
+    /// The cluster's time when it answered.
+    pub heard: Timestamp,
+}
+
+/// Why a stream ended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StreamError {
+    /// The oplog no longer reaches back to the token: nothing can be resumed.
+    #[error("the oplog does not reach back to where the stream stopped: {0}")]
+    Lost(String),
+    /// Worth another try.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// An open change stream.
+pub struct ChangeStream {
+    cluster: SharedCluster,
+    server: ServerId,
+    cursor: i64,
+    token: RawDocumentBuf,
+}
+
+const CODES_LOST: [i32; 3] = [286, 280, 260];
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+impl ChangeStream {
+    /// Opens a stream over `namespaces` and the markers, after `token` or from now on.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn open(
+        cluster: &SharedCluster,
+        namespaces: &[Namespace],
+        token: Option<&RawDocument>,
+    ) -> Result<(Self, Batch), StreamError> {
+        let mut options = rawdoc! { "allChangesForCluster": true };
+        if let Some(token) = token {
+            options.append(cstr!("resumeAfter"), token.to_owned());
+        }
+        let body = rawdoc! {
+            "aggregate": 1,
+            "pipeline": [
+                { "$changeStream": options },
+                { "$match": { "$or": interesting(namespaces) } },
+                { "$project": { "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1 } },
+            ],
+            "cursor": {},
+            "readConcern": { "level": "majority" },
+        };
+        let reply = ask(cluster, Request::new("admin", body).within(ANSWER_LIMIT)).await?;
+        let batch = read_batch(&reply, "firstBatch")?;
+        let stream = Self {
+            cluster: cluster.clone(),
+            server: reply.server.clone(),
+            cursor: cursor_id(&reply.body),
+            token: batch.token.clone(),
+        };
+        Ok((stream, batch))
+    }
+
+    /// The next events; waits up to `patience` for one.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn next(&mut self, patience: Duration) -> Result<Batch, StreamError> {
+        if self.cursor == 0 {
+            return Err(StreamError::Broken("the server closed the stream".into()));
+        }
+        let body = rawdoc! {
+            "getMore": self.cursor, "collection": "$cmd.aggregate", "batchSize": 2000,
+            "maxTimeMS": i64::try_from(patience.as_millis()).unwrap_or(1000),
+        };
+        let request = Request::new("admin", body)
+            .to(Target::Server(self.server.clone()))
+            .within(patience + ANSWER_LIMIT);
+        let reply = ask(&self.cluster, request).await?;
+        self.cursor = cursor_id(&reply.body);
+        let batch = read_batch(&reply, "nextBatch")?;
+        self.token.clone_from(&batch.token);
+        Ok(batch)
+    }
+
+    /// Ends it on the server; failing to is harmless.
+    pub async fn close(self) {
+        if self.cursor != 0 {
+            let body = rawdoc! { "killCursors": "$cmd.aggregate", "cursors": [self.cursor] };
+            let request = Request::new("admin", body).to(Target::Server(self.server.clone()));
+            let _closed = self.cluster.run(request.within(Duration::from_secs(2))).await;
+        }
+    }
+}
+
+fn interesting(namespaces: &[Namespace]) -> bson::raw::RawArrayBuf {
+    let mut either = bson::raw::RawArrayBuf::new();
+    let markers = Namespace::new(DATABASE, MARKERS);
+    for namespace in namespaces.iter().chain([&markers]) {
+        either.push(rawdoc! { "ns.db": namespace.database(), "ns.coll": namespace.collection() });
+    }
+    for namespace in namespaces {
+        either.push(rawdoc! { "to.db": namespace.database(), "to.coll": namespace.collection() });
+        either.push(rawdoc! { "ns.db": namespace.database(), "operationType": "dropDatabase" });
+    }
+    either
+}
+
+async fn ask(cluster: &SharedCluster, request: Request) -> Result<Reply, StreamError> {
+    let reply = cluster.run(request).await.map_err(|error| match error {
+        SendError::NotSent(why) | SendError::Unknown(why) => StreamError::Broken(why),
+    })?;
+    match reply.error() {
+        None => Ok(reply),
+        Some(error) if CODES_LOST.contains(&error.code) => Err(StreamError::Lost(error.to_string())),
+        Some(error) => Err(StreamError::Broken(error.to_string())),
+    }
+}
+
+fn read_batch(reply: &Reply, field: &str) -> Result<Batch, StreamError> {
+    let malformed = |what: &str| StreamError::Broken(format!("a change stream without {what}"));
+    let cursor = reply.body.get_document("cursor").map_err(|_| malformed("cursor"))?;
+    let token = cursor.get_document("postBatchResumeToken").map_err(|_| malformed("postBatchResumeToken"))?;
+    let position = token_time(token).ok_or_else(|| malformed("a readable token"))?;
+    let events = batch(&reply.body, field).map_err(StreamError::Broken)?;
+    Ok(Batch {
+        events: events.iter().map(|event| read_event(event)).collect(),
+        token: token.to_owned(),
+        position,
+        heard: reply.operation_time.unwrap_or(position),
+    })
+}
+
+fn read_event(event: &RawDocument) -> Event {
+    let part = |name: &str| event.get_document("ns").ok().and_then(|ns| ns.get_str(name).ok()).unwrap_or("");
+    let (database, collection) = (part("db"), part("coll"));
+    let kind = event.get_str("operationType").unwrap_or("unknown");
+    if database == DATABASE && collection == MARKERS {
+        return Event::Marker;
+    }
+    if !matches!(kind, "insert" | "update" | "replace" | "delete") {
+        return Event::Structural { kind: kind.to_owned(), namespace: format!("{database}.{collection}") };
+    }
+    let key = event.get_document("documentKey").ok().and_then(|key| key_of(key.get("_id").ok().flatten()?));
+    match (key, event.get_timestamp("clusterTime")) {
+        (Some(key), Ok(time)) => Event::Change {
+            namespace: Namespace::new(database, collection),
+            key,
+            insert: kind == "insert",
+            time,
+        },
+        _ => Event::Unreadable(format!("{kind} in {database}.{collection}")),
+    }
+}
+
+/// The cluster time that a resume token stands for: its key string begins with the type byte of a timestamp
+/// and eight big-endian bytes.
+#[must_use]
+pub fn token_time(token: &RawDocument) -> Option<Timestamp> {
+    let data = token.get_str("_data").ok()?;
+    let number = |from: usize| u32::from_str_radix(data.get(from..from + 8)?, 16).ok();
+    (data.get(..2)? == "82").then_some(())?;
+    Some(Timestamp { time: number(2)?, increment: number(10)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_token() {
+        let token = rawdoc! { "_data": "8263F4A1C2000000052B0229296E04" };
+        assert_eq!(token_time(&token), Some(Timestamp { time: 0x63F4_A1C2, increment: 5 }));
+        assert_eq!(token_time(&rawdoc! { "_data": "82zz" }), None);
+    }
+}

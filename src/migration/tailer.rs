@@ -1,0 +1,239 @@
+//! Following one cluster's change stream: every key it names is converged.
+//!
+//! Two tailers run from the first mirror write to completion, one for each cluster. The authority's events are
+//! the guarantee that every acknowledged write reaches the mirror; the mirror's catch whatever lands there
+//! late or past the proxy.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::Timestamp;
+use bson::raw::RawDocumentBuf;
+use futures::stream::{self, TryStreamExt};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::stream::{Batch, ChangeStream, Event, StreamError};
+use crate::clock::SharedClock;
+use crate::cluster::command::SharedCluster;
+use crate::converge::converger::{BATCH, Converger, Order, Stuck};
+use crate::model::key::Key;
+use crate::model::namespace::Namespace;
+use crate::model::side::{PerSide, Side};
+use crate::state::checkpoint;
+use crate::state::frontier::Frontier;
+use crate::state::parking::{MOST, Parked, Parking};
+use crate::state::recent::Recent;
+use crate::state::records::Records;
+
+/// Batches of keys converged at once.
+const PARALLEL: usize = 4;
+/// How long a quiet stream waits for an event; also how often its position is refreshed.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How often a checkpoint is stored.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What a tailer tells about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Not started.
+    #[default]
+    Idle,
+    /// Following.
+    Following,
+    /// A cluster does not answer; it goes on trying.
+    Waiting(String),
+    /// It cannot go on without an operator.
+    Failed(String),
+}
+
+/// Follows the stream of one cluster for one migration.
+pub struct Tailer {
+    /// Whose stream.
+    pub side: Side,
+    /// That cluster.
+    pub cluster: SharedCluster,
+    /// What the migration moves.
+    pub namespaces: Vec<Namespace>,
+    /// The primitive.
+    pub converger: Arc<Converger>,
+    /// Where to tell how far it is.
+    pub frontier: Arc<Frontier>,
+    /// What the backfill needs to know.
+    pub recent: Arc<Recent>,
+    /// Where keys go that cannot be made equal.
+    pub parking: Arc<Parking>,
+    /// Where checkpoints are stored.
+    pub records: Arc<Records>,
+    /// The clock.
+    pub clock: SharedClock,
+    /// Halted by an operator while true.
+    pub paused: watch::Receiver<bool>,
+    /// What it tells about itself.
+    pub health: Arc<Mutex<Health>>,
+}
+
+impl Tailer {
+    /// Follows from the stored checkpoint until something needs an operator.
+    pub async fn run(mut self) {
+        loop {
+            // A sender that is gone ends the migration's tasks anyway.
+            drop(self.paused.wait_for(|paused| !paused).await);
+            match self.follow().await {
+                Ok(()) => self.frontier.forget(),
+                Err(StreamError::Broken(why)) => {
+                    self.say(Health::Waiting(why));
+                    self.clock.sleep(RETRY).await;
+                }
+                Err(StreamError::Lost(why)) => {
+                    self.frontier.forget();
+                    return self.say(Health::Failed(why));
+                }
+            }
+        }
+    }
+
+    fn say(&self, health: Health) {
+        let mut said = self.health.lock();
+        if *said != health {
+            tracing::info!(side = %self.side, ?health, "stream");
+            *said = health;
+        }
+    }
+
+    /// Follows until paused.
+    async fn follow(&self) -> Result<(), StreamError> {
+        let broken = |error: crate::state::records::RecordError| StreamError::Broken(error.to_string());
+        let migration = &self.converger.migration;
+        let token = checkpoint::load(&self.records, migration, self.side).await.map_err(broken)?;
+        let token = token.ok_or_else(|| StreamError::Lost("no checkpoint was stored".into()))?;
+        let (mut stream, mut batch) =
+            ChangeStream::open(&self.cluster, &self.namespaces, Some(&token)).await?;
+        let mut stored_at = self.clock.now();
+        let mut stored = token;
+        loop {
+            if !self.converger.safeguards.checkpoint_after_done {
+                self.store(&batch.token).await;
+            }
+            self.work_off(&batch).await?;
+            self.say(Health::Following);
+            self.frontier.advance(batch.position, batch.heard);
+            if self.side == Side::New {
+                self.recent.mirror_passed(batch.position);
+            }
+            if self.clock.now() - stored_at >= CHECKPOINT_EVERY && stored != batch.token {
+                self.store(&batch.token).await;
+                stored_at = self.clock.now();
+                stored.clone_from(&batch.token);
+            }
+            if *self.paused.borrow() {
+                stream.close().await;
+                return Ok(());
+            }
+            batch = stream.next(PATIENCE).await?;
+        }
+    }
+
+    async fn store(&self, token: &RawDocumentBuf) {
+        let (migration, at) = (&self.converger.migration, self.clock.wall_millis());
+        if let Err(error) = checkpoint::store(&self.records, migration, self.side, token, at).await {
+            // A restart repeats more than it had to; nothing is skipped.
+            tracing::warn!(side = %self.side, %error, "a checkpoint could not be stored");
+        }
+    }
+
+    /// Makes every key that the batch names equal, or parks it.
+    async fn work_off(&self, batch: &Batch) -> Result<(), StreamError> {
+        let mut keys: BTreeMap<Namespace, HashSet<Key>> = BTreeMap::new();
+        let mut newest = Timestamp { time: 0, increment: 0 };
+        for event in &batch.events {
+            match event {
+                Event::Marker => {}
+                Event::Structural { kind, namespace } => {
+                    return Err(StreamError::Lost(format!("{kind} of {namespace} on {}", self.side)));
+                }
+                Event::Unreadable(what) => {
+                    return Err(StreamError::Lost(format!("an event without a readable key: {what}")));
+                }
+                Event::Change { namespace, key, insert, time } => {
+                    newest = newest.max(*time);
+                    if !self.is_accounted_for(key, *insert, *time) {
+                        keys.entry(namespace.clone()).or_default().insert(key.clone());
+                    }
+                }
+            }
+        }
+        let mut not_before = PerSide::default();
+        *not_before.get_mut(self.side) = Some(newest);
+        let order = Order::durable(not_before);
+        let chunks = keys.into_iter().flat_map(|(namespace, keys)| {
+            let keys: Vec<Key> = keys.into_iter().collect();
+            let chunks: Vec<_> = keys.chunks(BATCH).map(<[Key]>::to_vec).collect();
+            chunks.into_iter().map(move |chunk| (namespace.clone(), chunk))
+        });
+        stream::iter(chunks.map(Ok::<_, StreamError>))
+            .try_for_each_concurrent(PARALLEL, |(namespace, keys)| self.equalise(namespace, keys, &order))
+            .await
+    }
+
+    /// Whether the backfill takes care of an event; tells it of changes that it must know of.
+    fn is_accounted_for(&self, key: &Key, insert: bool, time: Timestamp) -> bool {
+        match self.side {
+            Side::Old => {
+                self.recent.note_change(key.fingerprint(), time);
+                false
+            }
+            Side::New if !self.converger.safeguards.mirror_stream => true,
+            Side::New => insert && self.recent.take_copied(key.fingerprint(), time),
+        }
+    }
+
+    /// Converges until both clusters have answered.
+    async fn equalise(&self, namespace: Namespace, keys: Vec<Key>, order: &Order) -> Result<(), StreamError> {
+        let report = loop {
+            match self.converger.converge(&namespace, keys.clone(), order).await {
+                Ok(report) => break report,
+                Err(unavailable) => {
+                    self.say(Health::Waiting(unavailable.to_string()));
+                    self.clock.sleep(RETRY).await;
+                    if *self.paused.borrow() {
+                        return Err(StreamError::Broken("paused".into()));
+                    }
+                }
+            }
+        };
+        let stuck: HashSet<&Key> = report.stuck.iter().map(|stuck| &stuck.key).collect();
+        for key in keys.iter().filter(|key| !stuck.contains(key)) {
+            let unparked = self.parking.unpark(&self.records, &namespace, key).await;
+            unparked.map_err(|error| StreamError::Broken(error.to_string()))?;
+        }
+        park(&self.parking, &self.records, &namespace, report.stuck, &*self.clock)
+            .await
+            .map_err(StreamError::Broken)?;
+        if self.parking.len() > MOST {
+            return Err(StreamError::Lost(format!("more than {MOST} keys cannot be made equal")));
+        }
+        Ok(())
+    }
+}
+
+/// Parks what is stuck, durably.
+///
+/// # Errors
+/// In words, why it is not parked.
+pub async fn park(
+    parking: &Parking,
+    records: &Records,
+    namespace: &Namespace,
+    stuck: Vec<Stuck>,
+    clock: &dyn crate::clock::Clock,
+) -> Result<(), String> {
+    for Stuck { key, why } in stuck {
+        let since = clock.wall_millis();
+        let parked = Parked { namespace: namespace.clone(), key, why, since, tries: 0 };
+        parking.park(records, parked).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
