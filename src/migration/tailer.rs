@@ -31,6 +31,8 @@ use crate::state::records::Records;
 const PARALLEL: usize = 4;
 /// How long a quiet stream waits for an event; also how often its position is refreshed.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// The same while somebody waits for the position.
+const IMPATIENCE: Duration = Duration::from_millis(5);
 /// How often a checkpoint is stored.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
@@ -132,7 +134,8 @@ impl Tailer {
                 stream.close().await;
                 return Ok(());
             }
-            batch = stream.next(PATIENCE).await?;
+            let patience = if self.frontier.is_awaited() { IMPATIENCE } else { PATIENCE };
+            batch = stream.next(patience).await?;
         }
     }
 

@@ -1,5 +1,6 @@
 //! How far a change stream has been worked off.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bson::Timestamp;
@@ -18,18 +19,21 @@ pub struct Position {
 
 /// The frontier of one stream.
 #[derive(Debug)]
-pub struct Frontier(watch::Sender<Option<Position>>);
+pub struct Frontier {
+    position: watch::Sender<Option<Position>>,
+    waiting: AtomicUsize,
+}
 
 impl Default for Frontier {
     fn default() -> Self {
-        Self(watch::Sender::new(None))
+        Self { position: watch::Sender::new(None), waiting: AtomicUsize::new(0) }
     }
 }
 
 impl Frontier {
     /// Moves it forward.
     pub fn advance(&self, done: Timestamp, heard: Timestamp) {
-        self.0.send_modify(|position| {
+        self.position.send_modify(|position| {
             let before = position.map_or(done, |before| before.done);
             *position = Some(Position { done: done.max(before), heard: heard.max(done) });
         });
@@ -37,13 +41,13 @@ impl Frontier {
 
     /// It is not known any more (its tailer has stopped).
     pub fn forget(&self) {
-        self.0.send_replace(None);
+        self.position.send_replace(None);
     }
 
     /// Where it stands; `None` while unknown.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
-        *self.0.borrow()
+        *self.position.borrow()
     }
 
     /// Seconds behind its cluster; `None` while unknown.
@@ -51,6 +55,12 @@ impl Frontier {
     pub fn lag_seconds(&self) -> Option<f64> {
         let position = self.position()?;
         Some(f64::from(position.heard.time.saturating_sub(position.done.time)))
+    }
+
+    /// Whether somebody waits for it: then the tailer asks for positions more often.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Whether everything at or below `time` is done.
@@ -61,8 +71,18 @@ impl Frontier {
 
     /// Waits until everything at or below `time` is done; `false` when `limit` passed first.
     pub async fn wait_past(&self, time: Timestamp, clock: &dyn Clock, limit: Duration) -> bool {
-        let mut positions = self.0.subscribe();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _until_then = Waiting(&self.waiting);
+        let mut positions = self.position.subscribe();
         let passed = positions.wait_for(|position| position.is_some_and(|position| position.done >= time));
         matches!(timeout(clock, limit, passed).await, Ok(Ok(_)))
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

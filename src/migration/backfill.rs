@@ -1,0 +1,268 @@
+//! Copying what was there before the streams began.
+//!
+//! Insert-only, by majority reads after the streams' start. A document may change between the read and the
+//! insert: keys whose change event was worked off in between are converged once the insert is acknowledged
+//! (see `state::recent`); changes whose events come later are converged by the tailer anyway. So nothing is
+//! read twice that did not change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf, cstr};
+use bson::{RawDocument, Timestamp, rawdoc};
+use futures::stream::{self, StreamExt};
+use tokio::sync::watch;
+
+use super::ranges::{self, Range};
+use super::tailer::park;
+use super::throttle::Limiter;
+use crate::clock::SharedClock;
+use crate::cluster::command::{Reply, Request, SharedCluster, Target, number};
+use crate::converge::converger::{BATCH, Converger, Order};
+use crate::converge::read::{ask, cursor_id, id_of, time_now};
+use crate::model::key::Key;
+use crate::model::side::PerSide;
+use crate::policy::converge::{Failure, failure, insert_would_change};
+use crate::state::parking::Parking;
+use crate::state::recent::{Reading, Recent};
+use crate::state::records::{Records, write_concern_problem};
+
+const RETRY: Duration = Duration::from_millis(300);
+const STORE_EVERY: Duration = Duration::from_secs(2);
+const BATCH_DOCUMENTS: i32 = 10_000;
+
+/// How much has been copied.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// Documents.
+    pub documents: AtomicU64,
+    /// Bytes.
+    pub bytes: AtomicU64,
+}
+
+/// Copies the ranges of one migration.
+pub struct Backfill {
+    /// Connections of its own to both clusters, so that it can be shown that none is left.
+    pub clusters: PerSide<SharedCluster>,
+    /// The primitive, for what an insert cannot do.
+    pub converger: Arc<Converger>,
+    /// What the streams have seen change.
+    pub recent: Arc<Recent>,
+    /// Where keys go that cannot be made equal.
+    pub parking: Arc<Parking>,
+    /// Where progress is stored.
+    pub records: Arc<Records>,
+    /// The clock.
+    pub clock: SharedClock,
+    /// How fast it may go.
+    pub limiter: Arc<Limiter>,
+    /// How much has been copied.
+    pub copied: Arc<Copied>,
+    /// Halted by an operator while true.
+    pub paused: watch::Receiver<bool>,
+    /// Ranges copied at once.
+    pub parallel: usize,
+    /// The start of the streams: reads are not older.
+    pub start: Timestamp,
+}
+
+/// One batch as read from the authority.
+#[derive(Default)]
+struct Cargo {
+    keys: Vec<Key>,
+    documents: Vec<u8>,
+    /// Keys of documents that an insert would change.
+    special: Vec<Key>,
+    last: Option<RawBson>,
+}
+
+impl Backfill {
+    /// Copies every range that is not done. Goes on until all are; trouble with a cluster is waited out.
+    pub async fn run(&self, ranges: Vec<Range>) {
+        let todo = ranges.into_iter().filter(|range| !range.done);
+        stream::iter(todo).for_each_concurrent(self.parallel, |range| self.copy(range)).await;
+    }
+
+    async fn copy(&self, mut range: Range) {
+        loop {
+            drop(self.paused.clone().wait_for(|paused| !paused).await);
+            match self.copy_from_next(&mut range).await {
+                Ok(()) if range.done => return,
+                Ok(()) => {}
+                Err(why) => {
+                    tracing::warn!(namespace = %range.namespace, range = range.number, why, "the copy waits");
+                    self.clock.sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Copies from where the range stands until it is done or paused.
+    async fn copy_from_next(&self, range: &mut Range) -> Result<(), String> {
+        let source = &self.clusters.old;
+        let since = time_now(&**source).await?;
+        let reading = self.recent.reading(since);
+        let mut reply = ask(&**source, self.find(range)).await?;
+        let mut field = "firstBatch";
+        let mut stored_at = self.clock.now();
+        loop {
+            let cargo = unload(&reply.body, field)?;
+            let more = cursor_id(&reply.body);
+            // The next batch is read while this one is written.
+            let (next, landed) =
+                futures::join!(self.get_more(range, more, &reply), self.land(range, &cargo, &reading));
+            landed?;
+            range.next = cargo.last.or(range.next.take());
+            range.done = more == 0;
+            if range.done || self.clock.now() - stored_at >= STORE_EVERY {
+                self.store(range).await?;
+                stored_at = self.clock.now();
+            }
+            if range.done {
+                return Ok(());
+            }
+            if *self.paused.borrow() {
+                return self.store(range).await;
+            }
+            reply = next?.ok_or("the copy's cursor is gone")?;
+            field = "nextBatch";
+        }
+    }
+
+    async fn store(&self, range: &Range) -> Result<(), String> {
+        let stored = ranges::store(&self.records, &self.converger.migration, range).await;
+        stored.map_err(|error| error.to_string())
+    }
+
+    fn find(&self, range: &Range) -> Request {
+        let mut body = rawdoc! {
+            "find": range.namespace.collection(), "hint": { "_id": 1 }, "batchSize": BATCH_DOCUMENTS,
+            "readConcern": { "level": "majority", "afterClusterTime": self.start },
+        };
+        // From the last key copied, again: it is there already then.
+        for (name, bound) in
+            [(cstr!("min"), range.next.as_ref().or(range.low.as_ref())), (cstr!("max"), range.high.as_ref())]
+        {
+            if let Some(id) = bound {
+                let mut document = RawDocumentBuf::new();
+                document.append(cstr!("_id"), id.as_raw_bson_ref());
+                body.append(name, document);
+            }
+        }
+        Request::new(range.namespace.database(), body)
+    }
+
+    async fn get_more(&self, range: &Range, cursor: i64, after: &Reply) -> Result<Option<Reply>, String> {
+        if cursor == 0 {
+            return Ok(None);
+        }
+        let body = rawdoc! {
+            "getMore": cursor, "collection": range.namespace.collection(), "batchSize": BATCH_DOCUMENTS,
+        };
+        let request = Request::new(range.namespace.database(), body).to(Target::Server(after.server.clone()));
+        ask(&*self.clusters.old, request).await.map(Some)
+    }
+
+    /// Inserts a batch, and converges what an insert does not settle.
+    async fn land(&self, range: &Range, cargo: &Cargo, reading: &Reading<'_>) -> Result<(), String> {
+        let bytes = cargo.documents.len() as u64;
+        self.limiter.pass(cargo.keys.len() as u64, bytes).await;
+        while self.recent.room_for_copied() < cargo.keys.len() {
+            // The mirror's tailer is behind; its progress is what this waits for.
+            self.clock.sleep(RETRY).await;
+        }
+        let mut converge = cargo.special.clone();
+        if !cargo.keys.is_empty() {
+            converge.extend(self.insert(range, cargo).await?);
+        }
+        if self.converger.safeguards.backfill_second_look {
+            converge.extend(cargo.keys.iter().filter(|key| reading.changed(key.fingerprint())).cloned());
+        }
+        let order = Order::durable(PerSide::default());
+        for keys in converge.chunks(BATCH) {
+            let report = self.converger.converge(&range.namespace, keys.to_vec(), &order).await;
+            let stuck = report.map_err(|error| error.to_string())?.stuck;
+            park(&self.parking, &self.records, &range.namespace, stuck, &*self.clock).await?;
+        }
+        self.copied.documents.fetch_add((cargo.keys.len() + cargo.special.len()) as u64, Ordering::Relaxed);
+        self.copied.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Inserts what is not there yet; returns the keys that this did not settle.
+    async fn insert(&self, range: &Range, cargo: &Cargo) -> Result<Vec<Key>, String> {
+        self.recent.note_copying(cargo.keys.iter().map(Key::fingerprint));
+        let body = rawdoc! {
+            "insert": range.namespace.collection(), "ordered": false, "bypassDocumentValidation": true,
+            "writeConcern": { "w": "majority" },
+        };
+        let request =
+            Request::new(range.namespace.database(), body).sequence("documents", cargo.documents.clone());
+        let answer = match ask(&*self.clusters.new, request).await {
+            Ok(reply) => match write_concern_problem(&reply.body) {
+                None => Ok(reply),
+                Some(problem) => Err(problem),
+            },
+            Err(problem) => Err(problem),
+        };
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(problem) => {
+                // Unknown outcome: their events, whenever they come, are converged like anybody's.
+                for key in &cargo.keys {
+                    let _taken_before = self.recent.forget_copying(key.fingerprint());
+                }
+                return Err(problem);
+            }
+        };
+        Ok(self.unsettled(cargo, &reply))
+    }
+
+    /// Goes through an insert's answer. A duplicate on `_id` means that the document is there already; on any
+    /// other index it is missing.
+    fn unsettled(&self, cargo: &Cargo, reply: &Reply) -> Vec<Key> {
+        let mut failures = std::collections::HashMap::new();
+        if let Ok(errors) = reply.body.get_array("writeErrors") {
+            for error in errors.into_iter().flatten().filter_map(|error| error.as_document()) {
+                if let Some(index) = number(error, "index") {
+                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+                    failures.insert(index as usize, failure(error));
+                }
+            }
+        }
+        let at = reply.operation_time.unwrap_or(Timestamp { time: u32::MAX, increment: 0 });
+        let mut converge = Vec::new();
+        for (index, key) in cargo.keys.iter().enumerate() {
+            match failures.remove(&index) {
+                None => self.recent.note_copied(key.fingerprint(), at),
+                Some(failure) => {
+                    let untaken = self.recent.forget_copying(key.fingerprint());
+                    if !untaken || failure != Failure::Guard {
+                        converge.push(key.clone());
+                    }
+                }
+            }
+        }
+        converge
+    }
+}
+
+/// Lays the documents of a reply back to back, without parsing more than their `_id`s.
+fn unload(body: &RawDocument, field: &str) -> Result<Cargo, String> {
+    let cursor = body.get_document("cursor").map_err(|error| error.to_string())?;
+    let batch = cursor.get_array(field).map_err(|error| error.to_string())?;
+    let mut cargo = Cargo { documents: Vec::with_capacity(batch.as_bytes().len()), ..Cargo::default() };
+    for item in batch {
+        let Ok(RawBsonRef::Document(document)) = item else { return Err("a batch without documents".into()) };
+        let key = id_of(document).ok_or("a document without a readable _id")?;
+        cargo.last = Some(RawBson::from(key.value()));
+        if insert_would_change(document) {
+            cargo.special.push(key);
+        } else {
+            cargo.documents.extend_from_slice(document.as_bytes());
+            cargo.keys.push(key);
+        }
+    }
+    Ok(cargo)
+}

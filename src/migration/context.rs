@@ -1,0 +1,93 @@
+//! What every part of one migration's control plane works with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{Timestamp, rawdoc};
+
+use crate::clock::SharedClock;
+use crate::cluster::command::{Request, SharedCluster};
+use crate::converge::converger::Converger;
+use crate::converge::read::ask;
+use crate::converge::sessions::Sessions;
+use crate::model::namespace::Namespace;
+use crate::model::side::{PerSide, Side};
+use crate::policy::safeguards::Safeguards;
+use crate::state::authority::Authority;
+use crate::state::frontier::Frontier;
+use crate::state::inflight::Inflight;
+use crate::state::parking::Parking;
+use crate::state::record::{DATABASE, MARKERS, route};
+use crate::state::records::{Records, write_concern_problem};
+use crate::state::table::{MigrationRoute, Routing};
+
+/// One migration, as this process works on it.
+pub struct Context {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it moves.
+    pub namespaces: Vec<Namespace>,
+    /// Both clusters.
+    pub clusters: PerSide<SharedCluster>,
+    /// This process's hold on each cluster's record.
+    pub authorities: PerSide<Arc<Authority>>,
+    /// This process's mirror sessions on each.
+    pub sessions: PerSide<Arc<Sessions>>,
+    /// Where routes are published.
+    pub routing: Arc<Routing>,
+    /// The register of work under way.
+    pub inflight: Arc<Inflight>,
+    /// The primitive.
+    pub converger: Arc<Converger>,
+    /// How far each cluster's stream is worked off.
+    pub frontiers: PerSide<Arc<Frontier>>,
+    /// Keys that cannot be made equal now.
+    pub parking: Arc<Parking>,
+    /// Where checkpoints, parked keys and the like are stored.
+    pub records: Arc<Records>,
+    /// The clock.
+    pub clock: SharedClock,
+    /// All on, but in the simulator.
+    pub safeguards: Safeguards,
+}
+
+impl Context {
+    /// What the records last seen say about routing; `None` while none has been seen.
+    #[must_use]
+    pub fn route(&self) -> Option<MigrationRoute> {
+        let known = PerSide::from_fn(|side| self.authorities.get(side).known());
+        route(known.old.as_ref(), known.new.as_ref())
+    }
+
+    /// Publishes what the records last seen say, adjusted; returns the version, `None` while none was seen.
+    pub fn publish(&self, adjust: impl FnOnce(&mut MigrationRoute)) -> Option<u64> {
+        let mut route = self.route()?;
+        adjust(&mut route);
+        Some(self.routing.publish_route(&self.namespaces, &route))
+    }
+
+    /// The epoch as last seen on either side.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.route().map_or(0, |route| route.epoch)
+    }
+
+    /// Writes a marker to `side`'s stream; everything acknowledged there before has a time at or below the
+    /// one returned, and the majority has it.
+    ///
+    /// # Errors
+    /// In words, why it is not there.
+    pub async fn mark(&self, side: Side, limit: Duration) -> Result<Timestamp, String> {
+        let body = rawdoc! {
+            "update": MARKERS,
+            "updates": [{ "q": { "_id": &*self.name }, "u": { "$inc": { "n": 1_i64 } }, "upsert": true }],
+            "writeConcern": { "w": "majority" },
+        };
+        let request = Request::new(DATABASE, body).within(limit);
+        let reply = ask(&**self.clusters.get(side), request).await?;
+        if let Some(problem) = write_concern_problem(&reply.body) {
+            return Err(problem);
+        }
+        reply.operation_time.ok_or_else(|| "a server without operationTime".to_owned())
+    }
+}

@@ -1,0 +1,184 @@
+//! Being a holder: asking for leases again and again, and seeing to holders that died.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::RawBsonRef;
+use bson::{RawDocument, rawdoc};
+use parking_lot::Mutex;
+
+use super::context::Context;
+use crate::cluster::command::Request;
+use crate::converge::read::ask;
+use crate::converge::sessions::bar_all;
+use crate::model::side::{PerSide, Side};
+use crate::state::record::AuthorityRecord;
+use crate::state::records::first_batch;
+
+/// The name under which a process's connections show at the servers.
+#[must_use]
+pub fn app_name(holder: &str) -> String {
+    format!("reshard/{holder}")
+}
+
+/// The name of the connections that a process's backfill uses.
+#[must_use]
+pub fn backfill_app_name(holder: &str) -> String {
+    format!("reshard/{holder}/backfill")
+}
+
+/// What is known of other holders: the beat last seen, and since when.
+#[derive(Default)]
+pub struct Watch {
+    seen: Mutex<HashMap<(Side, String), (i64, Duration)>>,
+    problems: Mutex<HashMap<String, String>>,
+}
+
+impl Watch {
+    /// Holders that are not done with, each with the reason; they stand in the way of moves.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.lock().iter().map(|(holder, why)| format!("process {holder}: {why}")).collect()
+    }
+}
+
+impl Context {
+    /// Asks `side` for its lease every `every`; for as long as the process lives.
+    pub async fn keep_lease(self: Arc<Self>, side: Side, every: Duration) {
+        loop {
+            let before = self.authorities.get(side).known();
+            match self.authorities.get(side).beat().await {
+                Ok(true) => {
+                    let now = self.authorities.get(side).known();
+                    let visible = |record: &AuthorityRecord| (record.epoch, record.fence.clone());
+                    if before.as_ref().map(visible) != now.as_ref().map(visible) && before.is_none() {
+                        // First contact since the start: what this side owns is known now.
+                        self.publish(|_| ());
+                    }
+                }
+                Ok(false) => tracing::error!(%side, "this process may not write to the cluster any more"),
+                Err(error) => tracing::debug!(%side, %error, "no lease yet"),
+            }
+            self.clock.sleep(every).await;
+        }
+    }
+
+    /// Looks after holders that stopped beating: expels them, bars what they may have sent, and forgets them
+    /// once nothing of theirs can arrive any more.
+    pub async fn watch_holders(self: Arc<Self>, watch: Arc<Watch>, lease: Duration) {
+        loop {
+            for side in Side::BOTH {
+                if let Some(record) = self.authorities.get(side).known() {
+                    self.look_after(side, &record, &watch, lease).await;
+                }
+            }
+            self.clock.sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn look_after(&self, side: Side, record: &AuthorityRecord, watch: &Watch, lease: Duration) {
+        let me = self.authorities.get(side).holder().to_owned();
+        let mut problems = HashMap::new();
+        for (holder, state) in record.holders.iter().filter(|(holder, _)| **holder != me) {
+            let now = self.clock.now();
+            let since = {
+                let mut seen = watch.seen.lock();
+                let entry = seen.entry((side, holder.clone())).or_insert((state.beat, now));
+                if entry.0 != state.beat {
+                    *entry = (state.beat, now);
+                }
+                entry.1
+            };
+            // One lease and some more, on this process's clock, since its last sign of life.
+            if now - since < lease + lease / 8 {
+                problems
+                    .insert(format!("{holder} on {side}"), "has not been silent for a lease yet".to_owned());
+                continue;
+            }
+            if let Err(why) = self.put_out(side, holder, state.beat, state.sessions).await {
+                problems.insert(format!("{holder} on {side}"), why);
+            }
+        }
+        let mut known = watch.problems.lock();
+        known.retain(|holder, _| !holder.ends_with(&format!(" on {side}")));
+        known.extend(problems);
+    }
+
+    /// Makes sure that nothing of `holder` can arrive at `side` any more, then forgets it.
+    async fn put_out(&self, side: Side, holder: &str, beat: i64, sessions: i32) -> Result<(), String> {
+        let authority = self.authorities.get(side);
+        if !authority.expel(holder, beat).await.map_err(|error| error.to_string())? {
+            return Err("it is alive after all".into());
+        }
+        if self.safeguards.barrier {
+            bar_all(self.clusters.get(side), holder, side, sessions).await?;
+        }
+        for name in [app_name(holder), backfill_app_name(holder)] {
+            self.connections_gone(side, &name).await?;
+        }
+        authority.forget(holder).await.map_err(|error| error.to_string())
+    }
+
+    /// Checks that the server has no connection of that name: bytes on a connection that is gone cannot
+    /// arrive. Its running operations are killed.
+    ///
+    /// # Errors
+    /// In words, what is left.
+    pub async fn connections_gone(&self, side: Side, app_name: &str) -> Result<(), String> {
+        let cluster = &**self.clusters.get(side);
+        let body = rawdoc! {
+            "aggregate": 1,
+            "pipeline": [
+                { "$currentOp": { "allUsers": true, "idleConnections": true } },
+                { "$match": { "$or": [
+                    { "appName": app_name }, { "clientMetadata.application.name": app_name },
+                ] } },
+                { "$project": { "opid": 1, "active": 1 } },
+            ],
+            "cursor": {},
+        };
+        let reply = ask(cluster, Request::new("admin", body)).await?;
+        let left = first_batch(&reply.body)?;
+        for operation in &left {
+            self.kill(side, operation).await;
+        }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} of its connections are still open", left.len()))
+        }
+    }
+
+    async fn kill(&self, side: Side, operation: &RawDocument) {
+        let Ok(Some(opid)) = operation.get("opid") else { return };
+        let opid = match opid {
+            RawBsonRef::Int32(id) => bson::raw::RawBson::Int32(id),
+            RawBsonRef::String(id) => bson::raw::RawBson::String(id.to_owned()),
+            _ => return,
+        };
+        let request = Request::new("admin", rawdoc! { "killOp": 1, "op": opid });
+        // It may have ended by itself; the list says so next time.
+        let _asked = self.clusters.get(side).run(request).await;
+    }
+
+    /// Finishes or gives up a fence that a process left open when it died.
+    pub async fn adopt_fences(&self) {
+        for side in Side::BOTH {
+            let Some(record) = self.authorities.get(side).known() else { continue };
+            let Some(fence) = record.fence.clone() else { continue };
+            match fence.state {
+                crate::state::record::FenceState::Open => self.decide_aborted(side, &fence).await,
+                crate::state::record::FenceState::Committed => self.finish_gain(&fence).await,
+                crate::state::record::FenceState::Aborted => {}
+            }
+        }
+        self.publish(|_| ());
+    }
+
+    /// Whether both leases are held, for messages.
+    #[must_use]
+    pub fn leases(&self) -> PerSide<bool> {
+        PerSide::from_fn(|side| self.authorities.get(side).lease.begin().is_some())
+    }
+}

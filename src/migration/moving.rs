@@ -1,0 +1,263 @@
+//! Moving the authority of slots from one cluster to the other: the fence.
+//!
+//! 1. A fence document is opened on the cluster that gives the slots away. New writes to them wait.
+//! 2. What was under way finishes; mirror sessions with an unknown outcome are barred.
+//! 3. A marker on each cluster; both streams must pass them.
+//! 4. Converging is sealed off too, and drained.
+//! 5. One compare-and-set decides: `open` → `committed`, or at the deadline `open` → `aborted`.
+//!
+//! Nobody ends a fence by a clock of his own: the document decides, and while its state is not known the
+//! writes go on waiting.
+
+use std::time::Duration;
+
+use super::context::Context;
+use crate::clock::timeout;
+use crate::model::side::Side;
+use crate::model::slots::SlotSet;
+use crate::state::inflight::Work;
+use crate::state::record::{Fence, FenceState};
+
+/// Slots that are to change hands.
+#[derive(Debug, Clone, Copy)]
+pub struct Transfer {
+    /// Who gives them away.
+    pub from: Side,
+    /// Which.
+    pub slots: SlotSet,
+    /// How long writes may be held in one attempt.
+    pub max_pause: Duration,
+}
+
+/// Authority has moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// How long writes were held.
+    pub pause: Duration,
+    /// How many attempts it took.
+    pub attempts: u32,
+}
+
+/// Why an attempt came to nothing.
+enum GaveUp {
+    /// Worth another attempt.
+    Again(String),
+    /// The clusters' records do not allow it.
+    Refused(String),
+}
+
+const MOST_ATTEMPTS: u32 = 8;
+const SOFT_DRAIN: Duration = Duration::from_secs(10);
+const WRITERS: [Work; 2] = [Work::Write, Work::Transaction];
+
+impl Context {
+    /// Moves `transfer.slots`; on failure nothing has changed.
+    ///
+    /// # Errors
+    /// Each attempt's reason, in words.
+    pub async fn transfer(&self, transfer: Transfer) -> Result<Moved, Vec<String>> {
+        let mut reasons = Vec::new();
+        for attempt in 1..=MOST_ATTEMPTS {
+            match self.attempt(&transfer).await {
+                Ok(pause) => return Ok(Moved { pause, attempts: attempt }),
+                Err(GaveUp::Refused(why)) => {
+                    reasons.push(why);
+                    return Err(reasons);
+                }
+                Err(GaveUp::Again(why)) => {
+                    tracing::info!(attempt, why, "the fence was given up");
+                    reasons.push(format!("attempt {attempt}: {why}"));
+                    self.clock.sleep(Duration::from_millis(100 << attempt.min(5))).await;
+                }
+            }
+        }
+        Err(reasons)
+    }
+
+    async fn attempt(&self, transfer: &Transfer) -> Result<Duration, GaveUp> {
+        self.soft_drain(transfer).await?;
+        let fence = self.new_fence(transfer)?;
+        let giver = self.authorities.get(transfer.from);
+        let opened = giver.open_fence(&fence).await;
+        if !matches!(opened, Ok(true)) {
+            let why =
+                opened.err().map_or("the record is at another epoch".to_owned(), |error| error.to_string());
+            // It may be open after all.
+            self.decide_aborted(transfer.from, &fence).await;
+            return Err(GaveUp::Again(why));
+        }
+        let held_at = self.clock.now();
+        let deadline = held_at + transfer.max_pause;
+        let ready = timeout(&*self.clock, transfer.max_pause, self.make_equal(transfer, fence)).await;
+        let ready = ready.unwrap_or_else(|_| Err(self.what_stands_in_the_way(transfer)));
+        match ready {
+            Ok(fence) if self.clock.now() < deadline => self.decide_committed(transfer, fence).await?,
+            Ok(fence) => {
+                self.decide_aborted(transfer.from, &fence).await;
+                return Err(GaveUp::Again("the deadline passed".into()));
+            }
+            Err(why) => {
+                let id = self.authorities.get(transfer.from).known().and_then(|record| record.fence);
+                if let Some(fence) = id {
+                    self.decide_aborted(transfer.from, &fence).await;
+                }
+                return Err(GaveUp::Again(why));
+            }
+        }
+        Ok(self.clock.now() - held_at)
+    }
+
+    fn new_fence(&self, transfer: &Transfer) -> Result<Fence, GaveUp> {
+        let giver = self.authorities.get(transfer.from);
+        let record = giver.known().ok_or_else(|| GaveUp::Again("its record is not known".into()))?;
+        if !transfer.slots.minus(&record.owned).is_empty() {
+            return Err(GaveUp::Refused(format!("{} does not own all of these slots", transfer.from)));
+        }
+        Ok(Fence {
+            id: uuid::Uuid::new_v4().simple().to_string(),
+            slots: transfer.slots,
+            to: transfer.from.other(),
+            epoch: record.epoch,
+            state: FenceState::Open,
+            coordinator: giver.holder().to_owned(),
+            drained: Vec::new(),
+            marker_from: None,
+            marker_to: None,
+            decided_at: None,
+        })
+    }
+
+    /// Waits until nothing old is under way, before anybody is held up.
+    async fn soft_drain(&self, transfer: &Transfer) -> Result<(), GaveUp> {
+        let give_up = self.clock.now() + SOFT_DRAIN;
+        loop {
+            let oldest = self.inflight.oldest(&self.name, &transfer.slots, u64::MAX, &WRITERS);
+            match oldest {
+                Some(oldest) if oldest.age > transfer.max_pause / 2 => {
+                    if self.clock.now() >= give_up {
+                        let (what, age) = (oldest.what, oldest.age);
+                        return Err(GaveUp::Again(format!("{what} has been under way for {age:.1?}")));
+                    }
+                }
+                _ => return Ok(()),
+            }
+            self.clock.sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn what_stands_in_the_way(&self, transfer: &Transfer) -> String {
+        let kinds = [Work::Write, Work::Transaction, Work::Converge];
+        match self.inflight.oldest(&self.name, &transfer.slots, u64::MAX, &kinds) {
+            Some(oldest) => format!("{} did not end within {:?}", oldest.what, transfer.max_pause),
+            None => format!("the streams did not catch up within {:?}", transfer.max_pause),
+        }
+    }
+
+    /// Brings both sides to equality on the slots, with nothing under way.
+    async fn make_equal(&self, transfer: &Transfer, mut fence: Fence) -> Result<Fence, String> {
+        let slots = transfer.slots;
+        let held = self.publish(|_| ()).ok_or("its records are not known")?;
+        if self.safeguards.epoch_guard {
+            self.inflight.drained(&self.name, &slots, held, &WRITERS).await;
+        }
+        self.settle_sessions().await?;
+        let from = self.mark(transfer.from, transfer.max_pause).await?;
+        let to = self.mark(transfer.from.other(), transfer.max_pause).await?;
+        if self.safeguards.markers {
+            self.frontiers.get(transfer.from).wait_past(from, &*self.clock, transfer.max_pause).await;
+            let passed = self.frontiers.get(transfer.from).has_passed(from);
+            let mirror = self.frontiers.get(transfer.from.other());
+            let mirror_passed = !self.safeguards.mirror_stream
+                || mirror.wait_past(to, &*self.clock, transfer.max_pause).await;
+            if !passed || !mirror_passed {
+                return Err("the streams did not pass the markers".into());
+            }
+        }
+        let sealed = self.publish(|route| route.sealed = slots).ok_or("its records are not known")?;
+        if self.safeguards.workers_fenced {
+            self.inflight.drained(&self.name, &slots, sealed, &[Work::Converge]).await;
+        }
+        self.settle_sessions().await?;
+        if self.parking.any_in(&slots) {
+            return Err("keys that cannot be made equal lie in these slots".into());
+        }
+        fence.marker_from = Some(from);
+        fence.marker_to = Some(to);
+        Ok(fence)
+    }
+
+    async fn settle_sessions(&self) -> Result<(), String> {
+        if !self.safeguards.barrier {
+            return Ok(());
+        }
+        for side in Side::BOTH {
+            if self.sessions.get(side).any_tainted() {
+                self.sessions.get(side).settle().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides for the move. From the moment the command is sent only the document says what holds.
+    async fn decide_committed(&self, transfer: &Transfer, fence: Fence) -> Result<(), GaveUp> {
+        let giver = self.authorities.get(transfer.from);
+        let owned = giver.known().map_or(SlotSet::EMPTY, |record| record.owned).minus(&fence.slots);
+        loop {
+            let committed = giver.commit_fence(&fence, owned).await;
+            match committed {
+                Ok(true) => break,
+                Ok(false) => match self.state_of(transfer.from, &fence).await {
+                    FenceState::Committed => break,
+                    FenceState::Aborted | FenceState::Open => {
+                        self.publish(|_| ());
+                        return Err(GaveUp::Again("somebody else gave the fence up".into()));
+                    }
+                },
+                Err(error) => tracing::warn!(%error, "whether the move is decided is not known yet"),
+            }
+            self.clock.sleep(Duration::from_millis(50)).await;
+        }
+        self.finish_gain(&fence).await;
+        self.publish(|_| ());
+        Ok(())
+    }
+
+    /// Records the gain; until that is done nobody owns the slots, and writes to them wait.
+    pub(super) async fn finish_gain(&self, fence: &Fence) {
+        while let Err(error) = self.authorities.get(fence.to).gain(fence).await {
+            tracing::warn!(%error, "a gain is not recorded yet");
+            self.clock.sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn state_of(&self, side: Side, fence: &Fence) -> FenceState {
+        loop {
+            if let Ok(Some(record)) = self.authorities.get(side).refresh().await {
+                return match record.fence {
+                    Some(now) if now.id == fence.id => now.state,
+                    _ => FenceState::Aborted,
+                };
+            }
+            self.clock.sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Decides against the move, and lets the held writes go on where they would have gone.
+    pub(super) async fn decide_aborted(&self, side: Side, fence: &Fence) {
+        let giver = self.authorities.get(side);
+        loop {
+            match giver.abort_fence(&fence.id).await {
+                Ok(true) => break,
+                Ok(false) => {
+                    if self.state_of(side, fence).await == FenceState::Committed {
+                        self.finish_gain(fence).await;
+                    }
+                    break;
+                }
+                Err(error) => tracing::warn!(%error, "whether the fence is given up is not known yet"),
+            }
+            self.clock.sleep(Duration::from_millis(50)).await;
+        }
+        self.publish(|_| ());
+    }
+}

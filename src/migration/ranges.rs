@@ -1,0 +1,169 @@
+//! The ranges of `_id` that the backfill copies, and how far each is, as stored.
+
+use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf};
+use bson::{Bson, RawDocument, doc, rawdoc};
+
+use crate::cluster::command::{Commands, Request, number};
+use crate::converge::read::ask;
+use crate::model::namespace::Namespace;
+use crate::state::record::DATABASE;
+use crate::state::records::{RecordError, Records, first_batch};
+
+/// Collection of ranges.
+pub const RANGES: &str = "ranges";
+/// Bytes that a range should hold.
+const RANGE_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
+/// Ranges of one collection at most.
+const MOST_RANGES: f64 = 2000.0;
+const SAMPLES_PER_RANGE: i64 = 10;
+
+/// One range of `_id`, from `low` (inclusive) to `high` (exclusive); `None` is open.
+///
+/// Bounds go with `min` and `max` on the index, not with a filter: a filter only meets its own BSON type.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// Which of the namespace's ranges.
+    pub number: i64,
+    /// The collection.
+    pub namespace: Namespace,
+    /// First `_id`.
+    pub low: Option<RawBson>,
+    /// First `_id` beyond.
+    pub high: Option<RawBson>,
+    /// Everything below this is copied.
+    pub next: Option<RawBson>,
+    /// All of it is copied.
+    pub done: bool,
+}
+
+/// How large a collection is, by the server's count.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Size {
+    /// Documents.
+    pub documents: u64,
+    /// Bytes, uncompressed.
+    pub bytes: u64,
+}
+
+/// Asks for the size of a collection; an absent one has none.
+///
+/// # Errors
+/// In words, why there is no answer.
+pub async fn size_of(cluster: &dyn Commands, namespace: &Namespace) -> Result<Size, String> {
+    let request = Request::new(namespace.database(), rawdoc! { "collStats": namespace.collection() });
+    let reply = cluster.run(request).await.map_err(|error| error.to_string())?;
+    if reply.error().is_some_and(|error| error.code == 26) {
+        return Ok(Size::default());
+    }
+    if let Some(error) = reply.error() {
+        return Err(error.to_string());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts")]
+    let count = |field| number(&reply.body, field).unwrap_or(0.0).max(0.0) as u64;
+    Ok(Size { documents: count("count"), bytes: count("size") })
+}
+
+/// Cuts a collection into ranges of about equal size, at keys sampled from it.
+///
+/// # Errors
+/// In words, why there is no answer.
+pub async fn split(
+    cluster: &dyn Commands,
+    namespace: &Namespace,
+    size: Size,
+    parallel: usize,
+) -> Result<Vec<Range>, String> {
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "at most MOST_RANGES")]
+    let wanted = (size.bytes as f64 / RANGE_BYTES).ceil().max(parallel as f64).min(MOST_RANGES) as i64;
+    let mut cuts: Vec<RawBson> = Vec::new();
+    if size.documents > 1000 {
+        let body = rawdoc! {
+            "aggregate": namespace.collection(),
+            "pipeline": [
+                { "$sample": { "size": wanted * SAMPLES_PER_RANGE } },
+                { "$project": { "_id": 1 } },
+                { "$sort": { "_id": 1 } },
+            ],
+            "cursor": { "batchSize": 1_000_000 },
+            "allowDiskUse": true,
+        };
+        let reply = ask(cluster, Request::new(namespace.database(), body)).await?;
+        let samples = first_batch(&reply.body)?;
+        let step = usize::try_from(SAMPLES_PER_RANGE).unwrap_or(1);
+        cuts.extend(samples.iter().skip(step).step_by(step).filter_map(|sample| id(sample)));
+    }
+    cuts.dedup_by(|a, b| a == b);
+    let lows = std::iter::once(None).chain(cuts.iter().cloned().map(Some));
+    let highs = cuts.iter().cloned().map(Some).chain(std::iter::once(None));
+    Ok((0..)
+        .zip(lows.zip(highs))
+        .map(|(number, (low, high))| Range {
+            number,
+            namespace: namespace.clone(),
+            low,
+            high,
+            next: None,
+            done: false,
+        })
+        .collect())
+}
+
+fn id(document: &RawDocument) -> Option<RawBson> {
+    document.get("_id").ok().flatten().map(RawBson::from)
+}
+
+fn stored_id(migration: &str, range: &Range) -> String {
+    format!("{migration}/{}/{:06}", range.namespace, range.number)
+}
+
+/// Stores where a range stands.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn store(records: &Records, migration: &str, range: &Range) -> Result<(), RecordError> {
+    let bound = |bound: &Option<RawBson>| match bound {
+        // Wrapped, so that an open bound and an `_id` of null differ.
+        Some(id) => Bson::try_from(id.clone())
+            .map(|id| Bson::Array(vec![id]))
+            .map_err(|error| RecordError::Malformed(error.to_string())),
+        None => Ok(Bson::Array(vec![])),
+    };
+    let update = doc! { "$set": {
+        "migration": migration, "namespace": range.namespace.as_str(), "number": range.number,
+        "low": bound(&range.low)?, "high": bound(&range.high)?, "next": bound(&range.next)?, "done": range.done,
+    } };
+    records
+        .change(DATABASE, RANGES, doc! { "_id": stored_id(migration, range) }, update, true)
+        .await
+        .map(|_| ())
+}
+
+/// The ranges stored for a migration.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn load(records: &Records, migration: &str) -> Result<Vec<Range>, RecordError> {
+    let stored = records.find(DATABASE, RANGES, rawdoc! { "migration": migration }, 100_000).await?;
+    stored.iter().map(read).collect()
+}
+
+fn read(document: &RawDocumentBuf) -> Result<Range, RecordError> {
+    let malformed = || RecordError::Malformed(format!("a range does not read: {document:?}"));
+    let bound = |field: &str| -> Result<Option<RawBson>, RecordError> {
+        let array = document.get_array(field).map_err(|_| malformed())?;
+        Ok(array.get(0).ok().flatten().map(RawBson::from))
+    };
+    let number = match document.get("number") {
+        Ok(Some(RawBsonRef::Int64(number))) => number,
+        Ok(Some(RawBsonRef::Int32(number))) => i64::from(number),
+        _ => return Err(malformed()),
+    };
+    Ok(Range {
+        number,
+        namespace: document.get_str("namespace").ok().and_then(Namespace::parse).ok_or_else(malformed)?,
+        low: bound("low")?,
+        high: bound("high")?,
+        next: bound("next")?,
+        done: document.get_bool("done").map_err(|_| malformed())?,
+    })
+}
