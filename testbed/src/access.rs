@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 use bson::Document;
 use mongodb::Client;
-use mongodb::options::{ClientOptions, Tls, TlsOptions};
+use mongodb::options::ClientOptions;
 
 use crate::tls::TlsFiles;
+use crate::wire;
 
 /// How long clients look for a server that fits before they give up.
 pub(crate) const SELECTION: Duration = Duration::from_secs(20);
@@ -43,15 +44,15 @@ impl Access {
         uri
     }
 
-    /// A client of this one server that does not log in: all that `hello` and the first user need.
-    pub(crate) async fn anonymous(&self, address: &str) -> Result<Client> {
-        let mut options = ClientOptions::parse(format!("mongodb://{address}/?directConnection=true")).await?;
-        options.server_selection_timeout = Some(Duration::from_secs(2));
-        options.connect_timeout = Some(Duration::from_secs(2));
-        if let Some(tls) = &self.tls {
-            options.tls = Some(Tls::Enabled(TlsOptions::builder().ca_file_path(tls.ca.clone()).build()));
+    /// One command to one server. The driver does it where it takes a login or TLS.
+    pub(crate) async fn run(&self, address: &str, database: &str, command: Document) -> Result<Document> {
+        if self.user.is_none() && self.tls.is_none() {
+            return wire::command(address, database, command).await;
         }
-        Ok(Client::with_options(options)?)
+        let client = connect(&self.uri(address, "directConnection=true")).await?;
+        let answer = client.database(database).run_command(command).await;
+        client.shutdown().immediate(true).await;
+        Ok(answer?)
     }
 }
 
@@ -60,11 +61,6 @@ pub(crate) async fn connect(uri: &str) -> Result<Client> {
     let mut options = ClientOptions::parse(uri).await?;
     options.server_selection_timeout = Some(SELECTION);
     Ok(Client::with_options(options)?)
-}
-
-/// Runs a command on `admin`.
-pub(crate) async fn admin(client: &Client, command: Document) -> mongodb::error::Result<Document> {
-    client.database("admin").run_command(command).await
 }
 
 /// Percent-encodes all but the characters that never need it.

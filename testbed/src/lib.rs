@@ -29,6 +29,7 @@ mod spawner;
 mod standalone;
 mod tls;
 mod wait;
+mod wire;
 
 pub use binary::{Mongod, Version};
 pub use builder::ReplicaSetBuilder;

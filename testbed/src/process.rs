@@ -126,28 +126,28 @@ impl Node {
         access::connect(&self.uri()).await
     }
 
-    /// Runs a command on this server's `admin` database.
+    /// Runs a command on this server's `admin` database, logged in if the cluster has a user.
     pub async fn admin(&self, command: Document) -> Result<Document> {
+        self.run("admin", command).await
+    }
+
+    /// Runs a command on a database of this server, logged in if the cluster has a user. This works with
+    /// 4.2 too, which the driver refuses, unless there is a user or TLS.
+    pub async fn run(&self, database: &str, command: Document) -> Result<Document> {
         let name = command.keys().next().cloned().unwrap_or_default();
-        let client = self.client().await?;
-        access::admin(&client, command)
-            .await
-            .with_context(|| format!("{name} on {} ({})", self.name, self.address))
-    }
-
-    /// A client that does not log in.
-    pub(crate) async fn anonymous(&self) -> Result<Client> {
         let access = self.access.read().clone();
-        access.anonymous(&self.address).await
+        let answer = access.run(&self.address, database, command).await;
+        answer.with_context(|| format!("{name} on {} ({})", self.name, self.address))
     }
 
-    /// The server's answer to `isMaster` (the form of `hello` that all versions know). An error if there
-    /// is none within two seconds.
+    /// The server's answer to `isMaster` (the form of `hello` that all versions know), without login. An
+    /// error if there is none within two seconds.
     pub async fn hello(&self) -> Result<Document> {
         let ask = async {
             // Asked first since it fails at once where the driver would look again and again.
             TcpStream::connect(&self.address).await?;
-            Ok(access::admin(&self.anonymous().await?, doc! {"isMaster": 1}).await?)
+            let access = Access { user: None, ..self.access.read().clone() };
+            access.run(&self.address, "admin", doc! {"isMaster": 1}).await
         };
         let answer: Result<Document> = tokio::time::timeout(ANSWER_LIMIT, ask)
             .await

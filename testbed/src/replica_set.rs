@@ -8,7 +8,6 @@ use bson::oid::ObjectId;
 use bson::{Bson, Document, doc};
 use futures::future::{join_all, try_join_all};
 use mongodb::Client;
-use mongodb::error::ErrorKind;
 use parking_lot::RwLock;
 
 use crate::access::{self, Access, User};
@@ -50,16 +49,12 @@ impl ReplicaSet {
         let settings = doc! {"electionTimeoutMillis": election_timeout_ms, "heartbeatIntervalMillis": 500};
         let config = doc! {"_id": &self.name, "members": members, "settings": settings};
         let first = self.nodes.first().ok_or_else(|| anyhow!("no nodes"))?;
-        access::admin(&first.anonymous().await?, doc! {"replSetInitiate": config})
-            .await
-            .with_context(|| first.log_tail())?;
+        first.admin(doc! {"replSetInitiate": config}).await.with_context(|| first.log_tail())?;
         let primary = self.primary().await?;
         if let Some(user) = user {
             // Allowed without login, from this machine, as long as there is no user at all.
             let create = doc! {"createUser": &user.name, "pwd": &user.password, "roles": ["root"]};
-            access::admin(&self.nodes[primary].anonymous().await?, create)
-                .await
-                .context("creating the user")?;
+            self.nodes[primary].admin(create).await.context("creating the user")?;
             self.access.write().user = Some(user);
         }
         self.all_members_ready().await
@@ -164,22 +159,13 @@ impl ReplicaSet {
             "secondaryCatchUpPeriodSecs": 5,
             "force": true,
         };
-        let client = self.nodes[old].client().await?;
-        match access::admin(&client, command).await {
-            Ok(_) => {}
-            // Connections may be closed over a change of role.
-            Err(error) if matches!(*error.kind, ErrorKind::Io(_)) => {}
-            Err(error) => return Err(error).context("replSetStepDown"),
-        }
+        self.nodes[old].admin(command).await?;
         if self.nodes.len() > 1 {
             self.primary_other_than(Some(old)).await?;
         }
         // Eligible again at once, so that the next change of primary does not have to wait.
-        match access::admin(&client, doc! {"replSetFreeze": 0}).await {
-            Ok(_) => {}
-            Err(_) if self.nodes.len() > 1 => {}
-            Err(error) => return Err(error).context("replSetFreeze"),
-        }
+        // A set of one may have elected itself already, and a primary cannot be frozen or thawed.
+        let _ = self.nodes[old].admin(doc! {"replSetFreeze": 0}).await;
         if self.nodes.len() == 1 {
             self.primary().await?;
         }
