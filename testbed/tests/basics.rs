@@ -3,17 +3,18 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use bson::{Document, doc};
 use reshard_testbed::{ReplicaSet, Standalone, Version, wait_for};
 
-async fn count(set: &ReplicaSet) -> u64 {
-    let client = set.client().await.unwrap();
-    client.database("shop").collection::<Document>("orders").count_documents(doc! {}).await.unwrap()
+async fn count(set: &ReplicaSet) -> Result<u64> {
+    let orders = set.client().await?.database("shop").collection::<Document>("orders");
+    Ok(orders.count_documents(doc! {}).await?)
 }
 
-async fn insert(set: &ReplicaSet, id: i32) {
-    let client = set.client().await.unwrap();
-    client.database("shop").collection("orders").insert_one(doc! {"_id": id}).await.unwrap();
+async fn insert(set: &ReplicaSet, id: i32) -> Result<()> {
+    set.client().await?.database("shop").collection("orders").insert_one(doc! {"_id": id}).await?;
+    Ok(())
 }
 
 fn alive(pid: u32) -> bool {
@@ -25,8 +26,8 @@ async fn one_node_writes_and_reads() {
     let begin = Instant::now();
     let set = ReplicaSet::builder("one").start().await.unwrap();
     eprintln!("one node up in {:?}", begin.elapsed());
-    insert(&set, 1).await;
-    assert_eq!(count(&set).await, 1);
+    insert(&set, 1).await.unwrap();
+    assert_eq!(count(&set).await.unwrap(), 1);
     assert!(set.uri().starts_with("mongodb://127.0.0.1:") && set.uri().ends_with("/?replicaSet=one"));
     assert!(set.node(0).rss_bytes().unwrap() > 10_000_000);
     assert!(set.node(0).cpu_seconds().unwrap() > 0.0);
@@ -37,7 +38,7 @@ async fn three_nodes_replicate() {
     let begin = Instant::now();
     let set = ReplicaSet::builder("three").nodes(3).start().await.unwrap();
     eprintln!("three nodes up in {:?}", begin.elapsed());
-    insert(&set, 1).await;
+    insert(&set, 1).await.unwrap();
     for index in 0..3 {
         let client = set.node(index).client().await.unwrap();
         wait_for("the document on each node", Duration::from_secs(20), || async {
@@ -54,17 +55,17 @@ async fn three_nodes_replicate() {
 async fn data_outlives_kill9_and_stop() {
     let set = ReplicaSet::builder("crash").start().await.unwrap();
     let (uri, pid) = (set.uri(), set.node(0).pid().unwrap());
-    insert(&set, 1).await;
+    insert(&set, 1).await.unwrap();
     set.kill9_all().await.unwrap();
     assert!(set.node(0).pid().is_none() && !alive(pid));
     assert!(set.node(0).hello().await.is_err());
     set.start_all().await.unwrap();
-    assert_eq!(count(&set).await, 1);
+    assert_eq!(count(&set).await.unwrap(), 1);
     let begin = Instant::now();
     set.stop_all().await.unwrap();
     eprintln!("orderly stop in {:?}", begin.elapsed());
     set.start_all().await.unwrap();
-    assert_eq!(count(&set).await, 1);
+    assert_eq!(count(&set).await.unwrap(), 1);
     assert_eq!(set.uri(), uri);
 }
 
@@ -105,26 +106,27 @@ async fn a_failed_start_shows_the_log() {
     assert!(text.contains("noSuchParameter") && text.contains("end of "), "{text}");
 }
 
-async fn runs(version: Version, series: &str) {
-    let set = ReplicaSet::builder("older").version(version).start().await.unwrap();
+async fn runs(version: Version, series: &str) -> Result<()> {
+    let set = ReplicaSet::builder("older").version(version).start().await?;
     assert!(set.node(0).mongod().version().starts_with(series));
-    insert(&set, 1).await;
-    assert_eq!(count(&set).await, 1);
+    insert(&set, 1).await?;
+    assert_eq!(count(&set).await?, 1);
+    Ok(())
 }
 
 #[tokio::test]
 async fn version_6_0_runs() {
-    runs(Version::V6_0, "6.0.").await;
+    runs(Version::V6_0, "6.0.").await.unwrap();
 }
 
 #[tokio::test]
 async fn version_5_0_runs() {
-    runs(Version::V5_0, "5.0.").await;
+    runs(Version::V5_0, "5.0.").await.unwrap();
 }
 
 #[tokio::test]
 async fn version_4_4_runs() {
-    runs(Version::V4_4, "4.4.").await;
+    runs(Version::V4_4, "4.4.").await.unwrap();
 }
 
 /// The driver refuses 4.2, so this one is asked by plain commands.

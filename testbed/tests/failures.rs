@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use bson::{Document, doc};
 use mongodb::{Client, Collection};
 use reshard_testbed::{ReplicaSet, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-async fn orders(set: &ReplicaSet) -> Collection<Document> {
-    set.client().await.unwrap().database("shop").collection("orders")
+async fn orders(set: &ReplicaSet) -> Result<Collection<Document>> {
+    Ok(set.client().await?.database("shop").collection("orders"))
 }
 
 #[tokio::test]
@@ -23,7 +24,7 @@ async fn stepdown_changes_the_primary() {
         let new = set.primary().await.unwrap();
         eprintln!("stepdown {id} in {:?}: {old} -> {new}", begin.elapsed());
         assert_ne!(new, old);
-        orders(&set).await.insert_one(doc! {"_id": id}).await.unwrap();
+        orders(&set).await.unwrap().insert_one(doc! {"_id": id}).await.unwrap();
         old = new;
     }
 }
@@ -36,7 +37,7 @@ async fn stepdown_of_a_single_node_ends_with_a_primary() {
     set.stepdown().await.unwrap();
     let after = term(&set.node(0).admin(doc! {"replSetGetStatus": 1}).await.unwrap());
     assert!(after > before);
-    orders(&set).await.insert_one(doc! {"_id": 1}).await.unwrap();
+    orders(&set).await.unwrap().insert_one(doc! {"_id": 1}).await.unwrap();
 }
 
 #[tokio::test]
@@ -48,7 +49,7 @@ async fn another_node_takes_over_from_a_killed_primary() {
     let new = set.primary().await.unwrap();
     eprintln!("failover in {:?}", begin.elapsed());
     assert_ne!(new, old);
-    orders(&set).await.insert_one(doc! {"_id": 1}).await.unwrap();
+    orders(&set).await.unwrap().insert_one(doc! {"_id": 1}).await.unwrap();
     set.node(old).start().await.unwrap();
     set.all_members_ready().await.unwrap();
 }
@@ -56,13 +57,13 @@ async fn another_node_takes_over_from_a_killed_primary() {
 #[tokio::test]
 async fn a_paused_node_does_not_answer_until_it_is_resumed() {
     let set = ReplicaSet::builder("pause").start().await.unwrap();
-    orders(&set).await.insert_one(doc! {"_id": 1}).await.unwrap();
+    orders(&set).await.unwrap().insert_one(doc! {"_id": 1}).await.unwrap();
     set.pause_all().await.unwrap();
     assert!(set.node(0).pid().is_some());
     assert!(set.node(0).hello().await.is_err());
     set.resume_all().await.unwrap();
     wait_for("an answer", PATIENCE, || async { set.node(0).hello().await.map(|_| true) }).await.unwrap();
-    assert_eq!(orders(&set).await.count_documents(doc! {}).await.unwrap(), 1);
+    assert_eq!(orders(&set).await.unwrap().count_documents(doc! {}).await.unwrap(), 1);
     // A paused one can be stopped and killed all the same.
     set.pause_all().await.unwrap();
     set.stop_all().await.unwrap();
@@ -85,7 +86,7 @@ async fn another_node_takes_over_from_a_paused_primary() {
 async fn auth_wants_the_password() {
     let set = ReplicaSet::builder("auth").nodes(3).auth("ann", "p@ss/word").start().await.unwrap();
     assert!(set.uri().contains("&authSource=admin"));
-    orders(&set).await.insert_one(doc! {"_id": 1}).await.unwrap();
+    orders(&set).await.unwrap().insert_one(doc! {"_id": 1}).await.unwrap();
     let stranger = Client::with_uri_str(set.uri().replace("ann:p%40ss%2Fword@", "")).await.unwrap();
     let refused =
         stranger.database("shop").collection::<Document>("orders").find_one(doc! {}).await.unwrap_err();
@@ -93,14 +94,14 @@ async fn auth_wants_the_password() {
     // The user is still there after a restart.
     set.kill9_all().await.unwrap();
     set.start_all().await.unwrap();
-    assert_eq!(orders(&set).await.count_documents(doc! {}).await.unwrap(), 1);
+    assert_eq!(orders(&set).await.unwrap().count_documents(doc! {}).await.unwrap(), 1);
     set.stepdown().await.unwrap();
 }
 
 #[tokio::test]
 async fn tls_is_required() {
     let set = ReplicaSet::builder("tls").nodes(3).auth("ann", "secret").tls(true).start().await.unwrap();
-    orders(&set).await.insert_one(doc! {"_id": 1}).await.unwrap();
+    orders(&set).await.unwrap().insert_one(doc! {"_id": 1}).await.unwrap();
     let direct = Client::with_uri_str(set.direct_uri(0)).await.unwrap();
     direct.database("admin").run_command(doc! {"ping": 1}).await.unwrap();
     let plain =
@@ -116,7 +117,7 @@ async fn fail_point_on_the_primary() {
     set.fail_point(doc! {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
         .await
         .unwrap();
-    let orders = orders(&set).await;
+    let orders = orders(&set).await.unwrap();
     let error = orders.insert_one(doc! {"_id": 1}).await.unwrap_err();
     assert!(error.to_string().contains("42"), "{error}");
     orders.insert_one(doc! {"_id": 1}).await.unwrap();
