@@ -74,6 +74,9 @@ pub struct ReplicaSetBuilder {
 
 impl ReplicaSetBuilder {
     pub(crate) fn new(name: &str) -> Self {
+        let mut server = ServerOptions::default();
+        // Else the time of an idle cluster moves on every 10 s only, and tests that wait for it with it.
+        server.params.insert(String::from("periodicNoopIntervalSecs"), String::from("1"));
         Self {
             name: name.to_owned(),
             nodes: 1,
@@ -82,7 +85,7 @@ impl ReplicaSetBuilder {
             tls: false,
             oplog_mb: 200,
             election_timeout_ms: 2000,
-            server: ServerOptions::default(),
+            server,
         }
     }
 

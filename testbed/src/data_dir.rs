@@ -1,6 +1,7 @@
 //! Where the data of a cluster lies, and how it goes away.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::cache;
 
-const PREFIX: &str = "reshard-testbed-";
+const PREFIX: &str = "reshard-testbed-data-";
 const OWNER: &str = "owner.lock";
 const MEMORY: &str = "/dev/shm";
 const ROOM_WANTED: u64 = 2 << 30;
@@ -60,7 +61,11 @@ fn remove_orphans(root: &Path) {
         if !ours {
             continue;
         }
-        let orphan = File::open(path.join(OWNER)).is_ok_and(|owner| owner.try_lock().is_ok());
+        // Without the file somebody began to remove the folder and did not get to the end.
+        let orphan = match File::open(path.join(OWNER)) {
+            Ok(owner) => owner.try_lock().is_ok(),
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        };
         if orphan {
             let _ = fs::remove_dir_all(&path);
         }
@@ -76,13 +81,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let orphan = root.path().join(format!("{PREFIX}dead-1"));
         let owned = root.path().join(format!("{PREFIX}alive-1"));
+        let half_removed = root.path().join(format!("{PREFIX}dead-2"));
         let other = root.path().join("something-else");
-        for folder in [&orphan, &owned, &other] {
+        for folder in [&orphan, &owned, &half_removed, &other] {
             fs::create_dir(folder).unwrap();
             fs::write(folder.join(OWNER), "").unwrap();
         }
+        fs::remove_file(half_removed.join(OWNER)).unwrap();
         let _lock = cache::lock(&owned.join(OWNER)).unwrap();
         remove_orphans(root.path());
-        assert!(!orphan.exists() && owned.exists() && other.exists());
+        assert!(!orphan.exists() && !half_removed.exists() && owned.exists() && other.exists());
     }
 }

@@ -139,3 +139,15 @@ async fn version_4_2_runs() {
     let found = node.run("shop", doc! {"count": "orders"}).await.unwrap();
     assert_eq!(found.get_i32("n").unwrap(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_share_a_set() {
+    let set = std::sync::Arc::new(ReplicaSet::builder("shared").start().await.unwrap());
+    let shared = set.clone();
+    let restart = tokio::spawn(async move {
+        shared.kill9_all().await?;
+        shared.start_all().await
+    });
+    restart.await.unwrap().unwrap();
+    insert(&set, 1).await.unwrap();
+}
