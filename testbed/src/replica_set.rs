@@ -156,7 +156,8 @@ impl ReplicaSet {
         let old = self.primary().await?;
         let command = doc! {
             "replSetStepDown": STEP_DOWN_SECONDS,
-            "secondaryCatchUpPeriodSecs": 5,
+            // A set of one would wait all that time for others.
+            "secondaryCatchUpPeriodSecs": if self.nodes.len() > 1 { 5 } else { 0 },
             "force": true,
         };
         self.nodes[old].admin(command).await?;
