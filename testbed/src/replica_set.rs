@@ -50,6 +50,9 @@ impl ReplicaSet {
         let config = doc! {"_id": &self.name, "members": members, "settings": settings};
         let first = self.nodes.first().ok_or_else(|| anyhow!("no nodes"))?;
         first.admin(doc! {"replSetInitiate": config}).await.with_context(|| first.log_tail())?;
+        if self.nodes.len() > 1 {
+            self.first_election(first).await?;
+        }
         let primary = self.primary().await?;
         if let Some(user) = user {
             // Allowed without login, from this machine, as long as there is no user at all.
@@ -58,6 +61,22 @@ impl ReplicaSet {
             self.access.write().user = Some(user);
         }
         self.all_members_ready().await
+    }
+
+    /// Asks the first member to stand for election until there is a primary: by itself it would do so only
+    /// after the election timeout. It is refused until the others have heard of the set.
+    async fn first_election(&self, first: &Node) -> Result<()> {
+        let elected = || async {
+            if self.current_primary().await?.is_some() {
+                return Ok(true);
+            }
+            // With access control this is refused too, since there is no user yet.
+            let _ = first.admin(doc! {"replSetStepUp": 1, "skipDryRun": true}).await;
+            Ok(false)
+        };
+        wait_for(&format!("a first primary of {}", self.name), LIMIT, elected)
+            .await
+            .with_context(|| self.log_tails())
     }
 
     /// Waits until every running member is primary or secondary.

@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// Pause between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What a condition may answer: `bool`, or a `Result<bool>` whose error counts as "not yet".
+/// What a condition may answer: `bool`, or an [`anyhow::Result<bool>`] whose error counts as "not yet".
+/// There is no form for other errors, so that `?` in a condition needs no type annotation.
 pub trait Condition {
     /// `Ok(true)` when the condition holds; an error says what was seen in its place.
     fn holds(self) -> Result<bool, String>;
@@ -24,12 +25,6 @@ impl Condition for bool {
 impl Condition for Result<bool> {
     fn holds(self) -> Result<bool, String> {
         self.map_err(|error| format!("{error:#}"))
-    }
-}
-
-impl Condition for mongodb::error::Result<bool> {
-    fn holds(self) -> Result<bool, String> {
-        self.map_err(|error| error.to_string())
     }
 }
 

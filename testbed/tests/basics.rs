@@ -42,9 +42,8 @@ async fn three_nodes_replicate() {
     for index in 0..3 {
         let client = set.node(index).client().await.unwrap();
         wait_for("the document on each node", Duration::from_secs(20), || async {
-            let found =
-                client.database("shop").collection::<Document>("orders").find_one(doc! {"_id": 1}).await;
-            found.map(|document| document.is_some())
+            let orders = client.database("shop").collection::<Document>("orders");
+            Ok(orders.find_one(doc! {"_id": 1}).await?.is_some())
         })
         .await
         .unwrap();
