@@ -10,6 +10,9 @@ use crate::keys::{Key, KeySpace, mix64};
 /// Tokens kept in one own document.
 pub(crate) const MAX_OWN_TOKENS: usize = 24;
 
+/// The padding repeats after so many characters.
+const PAD_BLOCK: usize = 128;
+
 /// What can change in an own or preloaded document. Everything else follows
 /// from the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,11 +81,12 @@ impl Builder {
 
     pub(crate) fn pad(&self, key: Key, ver: i64) -> String {
         let mut seed = self.space.hash(key) ^ mix64(ver.cast_unsigned());
-        let mut text = String::with_capacity(self.pad + 16);
-        while text.len() < self.pad {
+        let mut block = String::with_capacity(PAD_BLOCK);
+        while block.len() < PAD_BLOCK {
             seed = mix64(seed);
-            let _ = write!(text, "{seed:016x}");
+            let _ = write!(block, "{seed:016x}");
         }
+        let mut text = block.repeat(self.pad.div_ceil(PAD_BLOCK));
         text.truncate(self.pad);
         text
     }
