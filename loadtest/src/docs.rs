@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use bson::{Bson, Document, doc};
+use bson::raw::cstr;
+use bson::{Bson, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc};
 
 use crate::keys::{Key, KeySpace, mix64};
 
@@ -57,6 +58,25 @@ impl Builder {
         let mut document = doc! { "_id": self.space.id(key) };
         document.extend(self.fields(key, state));
         document
+    }
+
+    /// The bytes of a preloaded document as `Load::prepare` leaves it; the same
+    /// as `build` makes, several times faster.
+    pub(crate) fn history_bytes(&self, n: u32) -> RawDocumentBuf {
+        let key = Key::History(n);
+        let mut raw = RawDocumentBuf::new();
+        raw.append(cstr!("_id"), RawBson::try_from(self.space.id(key)).unwrap_or(RawBson::Null));
+        raw.append(cstr!("email"), self.space.email(Self::history(n).email));
+        raw.append(cstr!("group"), self.space.group(key));
+        raw.append(cstr!("key"), key.to_string());
+        raw.append(cstr!("lt"), self.space.tag());
+        raw.append(cstr!("m"), 0_i64);
+        raw.append(cstr!("pad"), self.pad(key, 0));
+        raw.append(cstr!("rev"), 0_i64);
+        raw.append(cstr!("toks"), RawArrayBuf::new());
+        raw.append(cstr!("val"), Self::val(key, 0));
+        raw.append(cstr!("ver"), 0_i64);
+        raw
     }
 
     /// All fields but `_id`.
@@ -117,6 +137,13 @@ mod tests {
         let state = Builder::history(17);
         let one = builder.build(Key::History(17), &state);
         assert_eq!(one, builder.build(Key::History(17), &state));
+        for n in 0..200 {
+            let raw = builder.history_bytes(n);
+            assert_eq!(
+                raw.as_bytes(),
+                builder.build(Key::History(n), &Builder::history(n)).to_vec().unwrap()
+            );
+        }
         let bytes = one.to_vec().unwrap().len();
         assert!((900..1100).contains(&bytes), "{bytes}");
         let names: Vec<_> = one.keys().skip(1).cloned().collect();

@@ -69,10 +69,7 @@ async fn insert_history(
         tasks.spawn(async move {
             let keys: Vec<_> = (0..documents).filter(|n| n / 1000 % TASKS == task).collect();
             for chunk in keys.chunks(per_batch) {
-                let batch: Vec<_> = chunk
-                    .iter()
-                    .map(|&n| RawDocumentBuf::try_from(&builder.build(Key::History(n), &Builder::history(n))))
-                    .collect::<Result<_, _>>()?;
+                let batch: Vec<_> = chunk.iter().map(|&n| builder.history_bytes(n)).collect();
                 let insert = collection.insert_many(batch).ordered(false);
                 insert.write_concern(WriteConcern::nodes(1)).await.context("cannot preload")?;
             }
