@@ -216,6 +216,32 @@ async fn a_crash_of_the_server_is_no_violation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unknown_outcomes_may_be_there_or_not() {
+    let Some(server) = Server::start().await else { return };
+    let config = LoadConfig {
+        operation_timeout: Duration::from_millis(400),
+        ..config(&server, "unknown", Profile::Unique)
+    };
+    Load::prepare(&config).await.unwrap();
+    let load = Load::start(config).await.unwrap();
+    let admin = server.client().await.database("admin");
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        admin.run_command(doc! { "fsync": 1, "lock": true }).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        admin.run_command(doc! { "fsyncUnlock": 1 }).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let outcome = load.stop().await;
+    println!("{}", outcome.stats);
+    assert!(outcome.stats.unknown > 0 && outcome.stats.errors.total > 0);
+    assert!(outcome.stats.total.longest_outage.as_ref().unwrap().milliseconds > 500.0);
+    let report = check(&outcome, &server).await;
+    assert!(report.is_clean(), "{report}");
+    assert!(report.unknown_applied + report.unknown_not_applied > 0, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn collections_are_compared_byte_by_byte() {
     let (Some(a), Some(b)) = (Server::start().await, Server::start().await) else { return };
     for server in [&a, &b] {
