@@ -1,2 +1,18 @@
 //! One MongoDB cluster: topology, pools, and the seam behind which the simulator puts its own.
 pub mod command;
+pub mod gossip;
+pub mod handle;
+pub mod hello;
+pub mod pooled;
+pub mod pools;
+mod run;
+pub mod selection;
+pub mod topology;
+pub mod uri;
+
+pub use handle::{Cluster, ClusterError};
+pub use pooled::Pooled;
+pub use pools::{PoolStats, Pools};
+pub use selection::{ReadMode, ReadPreference, Selection};
+pub use topology::{Role, Server, Topology, TopologyKind};
+pub use uri::Settings;
