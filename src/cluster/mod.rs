@@ -10,6 +10,7 @@ pub mod selection;
 pub mod topology;
 pub mod uri;
 
+pub use gossip::Gossip;
 pub use handle::{Cluster, ClusterError};
 pub use pooled::Pooled;
 pub use pools::{PoolStats, Pools};

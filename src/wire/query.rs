@@ -15,6 +15,8 @@ pub struct Query<'a> {
     pub namespace: &'a str,
     /// The command.
     pub command: Command<'a>,
+    /// The command's document.
+    pub body: &'a [u8],
 }
 
 impl<'a> Query<'a> {
@@ -36,7 +38,7 @@ impl<'a> Query<'a> {
         let length = read_i32(bytes, body).and_then(|length| usize::try_from(length).ok());
         let end = length.and_then(|length| body.checked_add(length)).ok_or(FrameError::Malformed("query"))?;
         let command = Command::scan(bytes, body..end).map_err(|error| FrameError::Malformed(error.0))?;
-        Ok(Self { header, namespace, command })
+        Ok(Self { header, namespace, command, body: &bytes[body..end] })
     }
 }
 

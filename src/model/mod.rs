@@ -1,0 +1,2 @@
+//! The vocabulary of the product.
+pub mod side;

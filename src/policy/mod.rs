@@ -1,0 +1,3 @@
+//! Decisions without IO, clock, randomness or logs.
+pub mod classify;
+pub mod failover;
