@@ -136,11 +136,11 @@ mod tests {
     fn both_forms_show_a_router_in_their_own_words() {
         let mut greeting = Greeting::default();
         let modern = ask(&mut greeting, &rawdoc! { "hello": 1 }).unwrap();
-        assert_eq!(modern.get_bool("isWritablePrimary").unwrap(), true);
+        assert!(modern.get_bool("isWritablePrimary").unwrap());
         assert!(modern.get("ismaster").unwrap().is_none() && modern.get("helloOk").unwrap().is_none());
         let legacy = ask(&mut greeting, &rawdoc! { "isMaster": 1, "helloOk": true }).unwrap();
-        assert_eq!(legacy.get_bool("ismaster").unwrap(), true);
-        assert_eq!(legacy.get_bool("helloOk").unwrap(), true);
+        assert!(legacy.get_bool("ismaster").unwrap());
+        assert!(legacy.get_bool("helloOk").unwrap());
         for reply in [modern, legacy] {
             assert_eq!(reply.get_str("msg").unwrap(), "isdbgrid");
             assert_eq!(reply.get_i32("maxWireVersion").unwrap(), 17);
