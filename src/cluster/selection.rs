@@ -125,7 +125,7 @@ fn by_tags<'t>(
 }
 
 /// One of the servers that fit and are not much slower than the fastest of them.
-fn nearest<'t>(topology: &'t Topology, tuning: Tuning, fits: impl Fn(&Server) -> bool) -> Option<&'t Server> {
+fn nearest(topology: &Topology, tuning: Tuning, fits: impl Fn(&Server) -> bool) -> Option<&Server> {
     let fitting = || topology.servers.iter().filter(|server| fits(server));
     let limit = fitting().map(rtt).min()? + tuning.latency_window;
     let near = || fitting().filter(|server| rtt(server) <= limit);
