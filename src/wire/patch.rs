@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
-use super::header::HEADER_LEN;
+use super::header::{HEADER_LEN, Header};
 use super::op_msg::{CHECKSUM_PRESENT, EXHAUST_ALLOWED, MORE_TO_COME, OpMsg};
 
 /// Bytes that stand in the place of others.
@@ -19,8 +19,8 @@ struct Edit {
 /// are cleared where they are set.
 #[derive(Debug, Clone)]
 pub struct Patch {
+    header: Header,
     body: Range<usize>,
-    length: usize,
     flags: u32,
     edits: Vec<Edit>,
     growth: isize,
@@ -31,8 +31,8 @@ impl Patch {
     #[must_use]
     pub fn new(message: &OpMsg) -> Self {
         Self {
+            header: message.header,
             body: message.body.clone(),
-            length: message.header.length,
             flags: message.flags,
             edits: Vec::new(),
             growth: 0,
@@ -76,13 +76,17 @@ impl Patch {
             return Patched { edits: Vec::new() };
         }
         if dropped > 0 {
-            self.edits.push(Edit { place: self.length - dropped..self.length, bytes: Vec::new() });
+            let end = self.header.length;
+            self.edits.push(Edit { place: end - dropped..end, bytes: Vec::new() });
         }
-        let length = self.length.wrapping_add_signed(self.growth) - dropped;
+        let length = self.header.length.wrapping_add_signed(self.growth) - dropped;
         let body_length = self.body.len().wrapping_add_signed(self.growth);
         let at = self.body.start;
-        self.edits.push(Edit { place: 0..4, bytes: prefix(length) });
-        self.edits.push(Edit { place: HEADER_LEN..HEADER_LEN + 4, bytes: kept.to_le_bytes().to_vec() });
+        // One piece, so that whoever sends it finds the whole header in the first part.
+        let mut front = Vec::with_capacity(HEADER_LEN + 4);
+        front.extend_from_slice(&Header { length, ..self.header }.encode());
+        front.extend_from_slice(&kept.to_le_bytes());
+        self.edits.push(Edit { place: 0..front.len(), bytes: front });
         self.edits.push(Edit { place: at..at + 4, bytes: prefix(body_length) });
         // Stable, so that appended elements keep their order.
         self.edits.sort_by_key(|edit| edit.place.start);
