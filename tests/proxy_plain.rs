@@ -9,7 +9,9 @@ use anyhow::{Context, Result, ensure};
 use bson::{Document, doc};
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
-use mongodb::options::{ClientOptions, WriteConcern};
+use mongodb::event::EventHandler;
+use mongodb::event::command::CommandEvent;
+use mongodb::options::ClientOptions;
 use mongodb::{Client, Collection};
 use reshard::app::{Builder, Proxy};
 use reshard::{cluster, listener};
@@ -142,8 +144,8 @@ async fn unacknowledged_writes_arrive_and_change_streams_flow() -> Result<()> {
     let (_set, _proxy, client) = start(1).await?;
     let things = things(&client);
     let mut stream = things.watch().await?;
-    let unacknowledged = WriteConcern::builder().w(mongodb::options::Acknowledgment::Nodes(0)).build();
-    things.insert_one(doc! { "_id": "quiet" }).write_concern(unacknowledged).await?;
+    let insert = doc! { "insert": "things", "documents": [{ "_id": "quiet" }], "writeConcern": { "w": 0 } };
+    client.database("plain").run_command(insert).await?;
     let event = tokio::time::timeout(Duration::from_secs(10), stream.next()).await?;
     let event = event.context("the stream ended")??;
     ensure!(event.document_key == Some(doc! { "_id": "quiet" }));
@@ -203,11 +205,19 @@ async fn under_load<F: Future<Output = Result<()>>>(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_down_costs_no_error_and_repeats_nothing() -> Result<()> {
     let (set, proxy, _) = start(3).await?;
-    // The driver must not hide the proxy's errors by trying again itself.
+    // The driver could hide the proxy's errors by trying again itself: count what it is told.
+    let failures = Arc::new(AtomicU64::new(0));
+    let count = failures.clone();
     let mut options = ClientOptions::parse(format!("mongodb://{}", proxy.address())).await?;
-    options.retry_reads = Some(false);
+    options.command_event_handler = Some(EventHandler::callback(move |event| {
+        if matches!(event, CommandEvent::Failed(_)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
     let client = Client::with_options(options)?;
-    under_load(&client, || set.stepdown()).await
+    under_load(&client, || set.stepdown()).await?;
+    ensure!(failures.load(Ordering::Relaxed) == 0, "the driver saw {failures:?} errors");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,9 +4,11 @@
 //! its limits or its versions. No `topologyVersion`: drivers then ask at intervals instead of waiting for a
 //! reply. No `$clusterTime`: one foreign time would poison a driver's whole client.
 
-use std::sync::OnceLock;
+use std::time::Duration;
 
 use bson::{DateTime, RawDocumentBuf};
+use tokio::sync::SetOnce;
+use tokio::time::timeout;
 
 use crate::wire::error::{
     AUTHENTICATION_FAILED, CLIENT_METADATA_CANNOT_BE_MUTATED, ErrorReply, HOST_UNREACHABLE,
@@ -49,7 +51,10 @@ impl Face {
 }
 
 /// The face, once the clusters are known.
-pub type SharedFace = OnceLock<Face>;
+pub type SharedFace = SetOnce<Face>;
+
+/// How long a client waits for the clusters to be known; less than drivers wait for a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `hello` needs to know about its client.
 #[derive(Debug, Default)]
@@ -60,14 +65,14 @@ pub(super) struct Greeting {
     pub(super) introduced: bool,
 }
 
-/// The answer to `hello`, `isMaster` or `ismaster`.
-pub(super) fn answer(
+/// The answer to `hello`, `isMaster` or `ismaster`. Right after the start it waits for the clusters.
+pub(super) async fn answer(
     face: &SharedFace,
     greeting: &mut Greeting,
     command: &Command<'_>,
     body: &[u8],
 ) -> Result<RawDocumentBuf, ErrorReply> {
-    let Some(face) = face.get() else {
+    let Ok(face) = timeout(PATIENCE, face.wait()).await else {
         return Err(ErrorReply::new(HOST_UNREACHABLE, "no server of the clusters has answered yet"));
     };
     let asked = bson::RawDocument::from_bytes(body).ok();
@@ -126,19 +131,19 @@ mod tests {
         session_timeout_minutes: Some(30),
     };
 
-    fn ask(greeting: &mut Greeting, body: &RawDocumentBuf) -> Result<RawDocumentBuf, ErrorReply> {
+    async fn ask(greeting: &mut Greeting, body: &RawDocumentBuf) -> Result<RawDocumentBuf, ErrorReply> {
         let bytes = body.as_bytes();
         let command = Command::scan(bytes, 0..bytes.len()).unwrap();
-        answer(&SharedFace::from(FACE), greeting, &command, bytes)
+        answer(&SharedFace::new_with(Some(FACE)), greeting, &command, bytes).await
     }
 
-    #[test]
-    fn both_forms_show_a_router_in_their_own_words() {
+    #[tokio::test]
+    async fn both_forms_show_a_router_in_their_own_words() {
         let mut greeting = Greeting::default();
-        let modern = ask(&mut greeting, &rawdoc! { "hello": 1 }).unwrap();
+        let modern = ask(&mut greeting, &rawdoc! { "hello": 1 }).await.unwrap();
         assert!(modern.get_bool("isWritablePrimary").unwrap());
         assert!(modern.get("ismaster").unwrap().is_none() && modern.get("helloOk").unwrap().is_none());
-        let legacy = ask(&mut greeting, &rawdoc! { "isMaster": 1, "helloOk": true }).unwrap();
+        let legacy = ask(&mut greeting, &rawdoc! { "isMaster": 1, "helloOk": true }).await.unwrap();
         assert!(legacy.get_bool("ismaster").unwrap());
         assert!(legacy.get_bool("helloOk").unwrap());
         for reply in [modern, legacy] {
@@ -151,13 +156,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_client_introduces_itself_once() {
+    #[tokio::test]
+    async fn a_client_introduces_itself_once() {
         let mut greeting = Greeting::default();
         let body = rawdoc! { "hello": 1, "client": { "driver": { "name": "x" } } };
-        assert!(ask(&mut greeting, &body).is_ok());
-        assert_eq!(ask(&mut greeting, &body).unwrap_err().code, CLIENT_METADATA_CANNOT_BE_MUTATED);
-        assert!(ask(&mut greeting, &rawdoc! { "hello": 1 }).is_ok());
+        assert!(ask(&mut greeting, &body).await.is_ok());
+        assert_eq!(ask(&mut greeting, &body).await.unwrap_err().code, CLIENT_METADATA_CANNOT_BE_MUTATED);
+        assert!(ask(&mut greeting, &rawdoc! { "hello": 1 }).await.is_ok());
     }
 
     #[test]

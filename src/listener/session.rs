@@ -82,7 +82,7 @@ async fn requests(
         let message = &input[..header.length];
         let handled = match header.opcode {
             OP_MSG => command(context, stream, greeting, message, reply).await?,
-            OP_QUERY => legacy(context, greeting, message, reply)?,
+            OP_QUERY => legacy(context, greeting, message, reply).await?,
             other => return Err(SessionEnd::Opcode(other)),
         };
         if handled == Handled::Reply {
@@ -134,6 +134,7 @@ async fn command(
     let local = match operation.class {
         Class::Hello => {
             hello::answer(&context.face, greeting, &operation.command, &message[operation.parts.body.clone()])
+                .await
         }
         Class::Authentication => Err(hello::no_login()),
         _ => return forward(context, stream, &operation, reply).await,
@@ -179,7 +180,7 @@ async fn gone(stream: &TcpStream) {
     }
 }
 
-fn legacy(
+async fn legacy(
     context: &Context,
     greeting: &mut Greeting,
     message: &[u8],
@@ -187,7 +188,7 @@ fn legacy(
 ) -> Result<Handled, SessionEnd> {
     let query = Query::parse(message)?;
     let answer = if classify(query.command.name) == Class::Hello {
-        hello::answer(&context.face, greeting, &query.command, query.body)
+        hello::answer(&context.face, greeting, &query.command, query.body).await
     } else {
         let text = format!("{} must be sent as OP_MSG", query.command.name);
         Err(ErrorReply::new(UNSUPPORTED_OP_QUERY, text))
