@@ -14,12 +14,16 @@
 //! 1  wire                | policy      bytes without IO | decisions without IO
 //! 0  model telemetry clock shutdown    vocabulary and leaf utilities
 //! ```
+pub mod app;
 pub mod clock;
 pub mod cluster;
 pub mod converge;
+pub mod listener;
 pub mod migration;
 pub mod model;
 pub mod policy;
+pub mod router;
 pub mod shutdown;
 pub mod state;
+pub mod telemetry;
 pub mod wire;

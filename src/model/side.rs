@@ -25,6 +25,12 @@ impl Side {
         }
     }
 
+    /// 0 for old, 1 for new.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// As it is written in records, metrics and messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

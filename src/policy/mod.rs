@@ -1,4 +1,6 @@
 //! Decisions without IO, clock, randomness or logs: what makes the product right or wrong.
 pub mod canonical;
+pub mod classify;
 pub mod converge;
+pub mod failover;
 pub mod safeguards;

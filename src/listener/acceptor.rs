@@ -1,0 +1,77 @@
+//! Takes connections and deals them out to the workers in turn.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::counter;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::metrics as names;
+
+use super::worker::Workers;
+
+/// Connections that the system keeps ready while none is taken.
+const BACKLOG: i32 = 4096;
+/// Pause after an accept that failed: the usual reason, too many open files, does not pass at once.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds `address`. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn bind(address: SocketAddr) -> std::io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = TcpListener::from_std(socket.into())?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    /// Where it listens, with the port that was taken.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts clients until `stop`; turns them away while `max_clients` are there.
+    pub async fn accept(self, workers: Arc<Workers>, max_clients: usize, stop: CancellationToken) {
+        let refused = counter!(names::CLIENTS_REFUSED);
+        let mut turn = 0_usize;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            let handed = accepted.and_then(|(stream, _)| {
+                stream.set_nodelay(true)?;
+                stream.into_std()
+            });
+            match handed {
+                Ok(_) if workers.clients.open() >= max_clients => refused.increment(1),
+                Ok(stream) => {
+                    workers.hand_over(turn, stream);
+                    turn = turn.wrapping_add(1);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! One client: requests in order, one at a time.
+//!
+//! Between requests a session holds a socket and nothing else; buffers and the state of a request exist
+//! only while one is there.
+
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use futures::FutureExt;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::policy::classify::{Class, classify};
+use crate::router::{Handled, Operation, Router};
+use crate::wire::error::{ErrorReply, UNSUPPORTED_OP_QUERY};
+use crate::wire::header::{FrameError, Header, OP_MSG, OP_QUERY};
+use crate::wire::op_msg::build;
+use crate::wire::query::{self, Query};
+
+use super::buffers::{Buffer, FIRST};
+use super::hello::{self, Greeting, SharedFace};
+
+/// What the sessions of one worker share.
+pub(super) struct Context {
+    pub(super) router: Router,
+    pub(super) face: Arc<SharedFace>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionEnd {
+    /// The client closed its connection.
+    #[error("the client left")]
+    Left,
+    /// The client broke the protocol.
+    #[error("{0}")]
+    Protocol(#[from] FrameError),
+    /// The message is of a kind that no supported driver sends.
+    #[error("opcode {0} is not supported; only OP_MSG is")]
+    Opcode(i32),
+    /// The connection broke.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Serves a client until it leaves, errs, or `drain` tells to stop between two requests.
+pub(super) async fn serve(
+    context: &Context,
+    stream: &mut TcpStream,
+    connection_id: i32,
+    drain: CancellationToken,
+) -> Result<(), SessionEnd> {
+    let mut greeting = Greeting { connection_id, introduced: false };
+    let mut drained = pin!(drain.cancelled());
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut drained => return Ok(()),
+            ready = stream.readable() => ready?,
+        }
+        // Boxed, so that an idle session does not keep room for it.
+        Box::pin(requests(context, stream, &mut greeting)).await?;
+    }
+}
+
+/// Handles requests until none is there.
+async fn requests(
+    context: &Context,
+    stream: &mut TcpStream,
+    greeting: &mut Greeting,
+) -> Result<(), SessionEnd> {
+    let mut input = Buffer::take();
+    let mut output = Buffer::take();
+    let (input, reply) = (&mut input.0, &mut output.0);
+    loop {
+        let Some(header) = read_message(stream, input).await? else { return Ok(()) };
+        let message = &input[..header.length];
+        let handled = match header.opcode {
+            OP_MSG => command(context, stream, greeting, message, reply).await?,
+            OP_QUERY => legacy(context, greeting, message, reply).await?,
+            other => return Err(SessionEnd::Opcode(other)),
+        };
+        if handled == Handled::Reply {
+            stream.write_all(reply).await?;
+        }
+        input.advance(header.length);
+        if input.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads until a whole message stands at the start of `input`; `None` when there was nothing to read after
+/// all. One read suffices for what fits into the buffer.
+async fn read_message(stream: &mut TcpStream, input: &mut BytesMut) -> Result<Option<Header>, SessionEnd> {
+    loop {
+        let missing = match Header::parse(input)? {
+            Some(header) if header.length <= input.len() => return Ok(Some(header)),
+            Some(header) => header.length - input.len(),
+            None => FIRST,
+        };
+        input.reserve(missing);
+        if input.is_empty() && missing == FIRST {
+            // Woken for nothing: do not hold the buffers while waiting.
+            match try_read(stream, input)? {
+                Some(0) => return Err(SessionEnd::Left),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        } else if stream.read_buf(input).await? == 0 {
+            return Err(SessionEnd::Left);
+        }
+    }
+}
+
+fn try_read(stream: &mut TcpStream, input: &mut BytesMut) -> Result<Option<usize>, SessionEnd> {
+    // Not `try_read`: this way tokio learns from a short read that the socket is empty and saves a system call.
+    stream.read_buf(input).now_or_never().transpose().map_err(SessionEnd::Io)
+}
+
+async fn command(
+    context: &Context,
+    stream: &TcpStream,
+    greeting: &mut Greeting,
+    message: &[u8],
+    reply: &mut BytesMut,
+) -> Result<Handled, SessionEnd> {
+    let operation = Operation::parse(message)?;
+    let local = match operation.class {
+        Class::Hello => {
+            hello::answer(&context.face, greeting, &operation.command, &message[operation.parts.body.clone()])
+                .await
+        }
+        Class::Authentication => Err(hello::no_login()),
+        _ => return forward(context, stream, &operation, reply).await,
+    };
+    let document = local.unwrap_or_else(|error| error.document());
+    reply.clear();
+    reply.extend_from_slice(&build(0, operation.request_id(), 0, document.as_bytes(), None));
+    Ok(if operation.silent() { Handled::Silent } else { Handled::Reply })
+}
+
+/// Runs an operation. One that changes nothing is given up when its client leaves: the future is dropped,
+/// and the server stops when its connection closes.
+async fn forward(
+    context: &Context,
+    stream: &TcpStream,
+    operation: &Operation<'_>,
+    reply: &mut BytesMut,
+) -> Result<Handled, SessionEnd> {
+    let handling = context.router.handle(operation, reply);
+    if !operation.may_be_dropped() {
+        return Ok(handling.await);
+    }
+    tokio::select! {
+        biased;
+        handled = handling => Ok(handled),
+        () = gone(stream) => Err(SessionEnd::Left),
+    }
+}
+
+/// Completes when the client has closed its connection; never, once it has sent more instead.
+async fn gone(stream: &TcpStream) {
+    loop {
+        if stream.readable().await.is_err() {
+            return;
+        }
+        let mut byte = [MaybeUninit::uninit()];
+        match stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte)) {
+            Ok(0) => return,
+            Ok(_) => std::future::pending().await,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+async fn legacy(
+    context: &Context,
+    greeting: &mut Greeting,
+    message: &[u8],
+    reply: &mut BytesMut,
+) -> Result<Handled, SessionEnd> {
+    let query = Query::parse(message)?;
+    let answer = if classify(query.command.name) == Class::Hello {
+        hello::answer(&context.face, greeting, &query.command, query.body).await
+    } else {
+        let text = format!("{} must be sent as OP_MSG", query.command.name);
+        Err(ErrorReply::new(UNSUPPORTED_OP_QUERY, text))
+    };
+    let document = answer.unwrap_or_else(|error| error.document());
+    reply.clear();
+    reply.extend_from_slice(&query::reply(query.header.request_id, document.as_bytes()));
+    Ok(Handled::Reply)
+}

@@ -1,0 +1,200 @@
+//! The threads that serve clients: one runtime each, nothing hops between them.
+
+use std::net::TcpStream as StdStream;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, counter, gauge};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::router::Router;
+use crate::telemetry::metrics as names;
+
+use super::hello::SharedFace;
+use super::session::{Context, SessionEnd, serve};
+
+/// How long the threads may take to end once their sessions have.
+const STOP: Duration = Duration::from_secs(5);
+
+/// What all workers count.
+pub(super) struct Clients {
+    open: AtomicUsize,
+    next_id: AtomicI32,
+    gauge: Gauge,
+    malformed: Counter,
+}
+
+impl Clients {
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts one client for as long as it lives.
+pub(super) struct Present(Arc<Clients>);
+
+impl Present {
+    pub(super) fn new(clients: &Arc<Clients>) -> Self {
+        clients.open.fetch_add(1, Ordering::Relaxed);
+        clients.gauge.increment(1.0);
+        Self(clients.clone())
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.gauge.decrement(1.0);
+    }
+}
+
+/// One client on its way to a worker.
+pub(super) struct Arrival {
+    pub(super) stream: StdStream,
+    pub(super) present: Present,
+}
+
+/// One thread.
+pub struct Worker {
+    arrivals: mpsc::UnboundedSender<Arrival>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// All threads that serve clients.
+pub struct Workers {
+    workers: Vec<Worker>,
+    drain: CancellationToken,
+    grace: Duration,
+    pub(super) clients: Arc<Clients>,
+}
+
+/// Builds the router of one worker, on its runtime.
+pub type BuildRouter = Arc<dyn Fn() -> Router + Send + Sync>;
+
+impl Workers {
+    /// Starts `count` threads. `grace` is how long [`Self::stop`] waits for operations that run.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no reactor.
+    pub fn start(
+        count: NonZeroUsize,
+        grace: Duration,
+        face: &Arc<SharedFace>,
+        build: &BuildRouter,
+    ) -> std::io::Result<Self> {
+        let clients = Arc::new(Clients {
+            open: AtomicUsize::new(0),
+            next_id: AtomicI32::new(1),
+            gauge: gauge!(names::CLIENTS),
+            malformed: counter!(names::CLIENTS_MALFORMED),
+        });
+        let drain = CancellationToken::new();
+        let start = |number| {
+            let stop = Stop { drain: drain.clone(), grace };
+            start_worker(number, stop, clients.clone(), face.clone(), build.clone())
+        };
+        let workers = (0..count.get()).map(start).collect::<Result<_, _>>()?;
+        Ok(Self { workers, drain, grace, clients })
+    }
+
+    /// Hands a client to the worker whose turn it is.
+    pub(super) fn hand_over(&self, turn: usize, stream: StdStream) {
+        let arrival = Arrival { stream, present: Present::new(&self.clients) };
+        // Fails only while the process ends; the client is then closed.
+        _ = self.workers[turn % self.workers.len()].arrivals.send(arrival);
+    }
+
+    /// Closes idle clients now and the others after their running operation; waits for them up to the grace.
+    /// Returns whether all ended in time.
+    pub async fn stop(self: Arc<Self>) -> bool {
+        self.drain.cancel();
+        let until = tokio::time::Instant::now() + self.grace;
+        while self.clients.open() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let in_time = self.clients.open() == 0;
+        let Ok(workers) = Arc::try_unwrap(self) else { return in_time };
+        for worker in workers.workers {
+            _ = tokio::time::timeout(STOP, worker.ended).await;
+        }
+        in_time
+    }
+}
+
+/// How and when a worker ends.
+#[derive(Clone)]
+struct Stop {
+    drain: CancellationToken,
+    grace: Duration,
+}
+
+fn start_worker(
+    number: usize,
+    stop: Stop,
+    clients: Arc<Clients>,
+    face: Arc<SharedFace>,
+    build: BuildRouter,
+) -> std::io::Result<Worker> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (arrivals, receiver) = mpsc::unbounded_channel();
+    let (sender, ended) = oneshot::channel();
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        runtime.block_on(async {
+            let context = Arc::new(Context { router: build(), face });
+            work(context, stop, clients, receiver).await;
+        });
+        // What still runs after the grace is dropped with the runtime.
+        drop(runtime);
+        _ = sender.send(());
+    })?;
+    Ok(Worker { arrivals, ended })
+}
+
+async fn work(
+    context: Arc<Context>,
+    stop: Stop,
+    clients: Arc<Clients>,
+    mut arrivals: mpsc::UnboundedReceiver<Arrival>,
+) {
+    let sessions = TaskTracker::new();
+    // A token of its own: waiting for it must not touch a lock that other workers use.
+    let drain = stop.drain.child_token();
+    loop {
+        let arrival = tokio::select! {
+            biased;
+            () = stop.drain.cancelled() => break,
+            arrival = arrivals.recv() => arrival,
+        };
+        let Some(arrival) = arrival else { break };
+        sessions.spawn(session(context.clone(), clients.clone(), arrival, drain.clone()));
+    }
+    drain.cancel();
+    arrivals.close();
+    sessions.close();
+    if tokio::time::timeout(stop.grace, sessions.wait()).await.is_err() {
+        tracing::warn!(
+            sessions = sessions.len(),
+            "operations were cut off, they ran for longer than the grace"
+        );
+    }
+}
+
+async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival, drain: CancellationToken) {
+    let Arrival { stream, present } = arrival;
+    let _present = present;
+    let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+    let id = clients.next_id.fetch_add(1, Ordering::Relaxed);
+    match serve(&context, &mut stream, id, drain).await {
+        Ok(()) | Err(SessionEnd::Left | SessionEnd::Io(_)) => {}
+        Err(error) => {
+            clients.malformed.increment(1);
+            let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+            tracing::warn!(client = peer, %error, "closed a client's connection");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `getMore` and `killCursors`: to the servers where the cursors live, whatever the route says.
+
+use std::collections::HashMap;
+
+use bson::raw::{RawArrayBuf, RawDocumentBuf};
+use bytes::BytesMut;
+
+use crate::cluster::Selection;
+use crate::cluster::command::ServerId;
+use crate::model::side::Side;
+use crate::policy::failover::Kind;
+use crate::wire::element::Elements;
+use crate::wire::error::{CURSOR_NOT_FOUND, ErrorReply};
+use crate::wire::op_msg::build;
+use crate::wire::reply::overwrite;
+
+use super::cursors::CursorHome;
+use super::dispatch::{Dispatch, Replied};
+use super::operation::{HOLD_FOLLOWER, Operation};
+use super::pipeline::Router;
+
+/// The lists in a reply to `killCursors`.
+const LISTS: [&str; 4] = ["cursorsKilled", "cursorsNotFound", "cursorsAlive", "cursorsUnknown"];
+const NOT_FOUND: usize = 1;
+const UNKNOWN: usize = 3;
+
+impl Router {
+    /// Fetches more from a cursor. Returns the cursor's cluster and whether the reply says `ok: 1`.
+    pub(super) async fn get_more(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut BytesMut,
+    ) -> (Side, Result<bool, ErrorReply>) {
+        let id = operation.command.first.as_i64().unwrap_or(0);
+        let Some(home) = self.shared.cursors.find(id, self.now()) else {
+            return (Side::Old, Err(ErrorReply::new(CURSOR_NOT_FOUND, format!("cursor id {id} not found"))));
+        };
+        let side = home.side;
+        let result = self.get_more_at(operation, id, home, reply).await;
+        if result.as_ref().is_err_and(|error| error.code == CURSOR_NOT_FOUND) {
+            self.shared.cursors.close(id);
+        }
+        (side, result)
+    }
+
+    async fn get_more_at(
+        &self,
+        operation: &Operation<'_>,
+        id: i64,
+        home: CursorHome,
+        reply: &mut BytesMut,
+    ) -> Result<bool, ErrorReply> {
+        let pools = self.pools(home.side)?;
+        let mut patch = operation.patch(pools.cluster().gossip());
+        if home.id != id {
+            patch.replace(operation.command.first.value_range(), home.id.to_le_bytes().to_vec());
+        }
+        let patched = patch.finish();
+        let dispatch = Dispatch {
+            side: home.side,
+            selection: &Selection::Server(home.server),
+            kind: operation.kind(),
+            hold: operation.hold(),
+            message: operation.message,
+            patched: &patched,
+        };
+        let Replied { fields, .. } = self.send(&dispatch, reply).await?;
+        match &fields.cursor {
+            Some(cursor) if cursor.value == 0 => self.shared.cursors.close(id),
+            Some(cursor) if cursor.value != id => overwrite(reply, &cursor.place, id),
+            None if fields.code == CURSOR_NOT_FOUND.0 => self.shared.cursors.close(id),
+            _ => {}
+        }
+        let ok = fields.ok;
+        fields.strip(reply);
+        Ok(ok)
+    }
+
+    /// Kills cursors, wherever each one lives. The reply names the ids that the client knows.
+    pub(super) async fn kill_cursors(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut BytesMut,
+    ) -> (Side, Result<bool, ErrorReply>) {
+        let now = self.now();
+        let mut lists: [Vec<i64>; 4] = Default::default();
+        let mut homes: HashMap<(Side, ServerId), HashMap<i64, i64>> = HashMap::new();
+        for (id, _) in operation.command.cursor_ids() {
+            match self.shared.cursors.find(id, now) {
+                Some(home) => _ = homes.entry((home.side, home.server)).or_default().insert(home.id, id),
+                None => lists[NOT_FOUND].push(id),
+            }
+        }
+        let side = homes.keys().next().map_or(Side::Old, |(side, _)| *side);
+        for ((side, server), ids) in homes {
+            self.kill_at(operation, side, server, &ids, &mut lists, reply).await;
+        }
+        for id in lists.iter().flatten() {
+            self.shared.cursors.close(*id);
+        }
+        reply.clear();
+        reply.extend_from_slice(&build(0, operation.request_id(), 0, merged(&lists).as_bytes(), None));
+        (side, Ok(true))
+    }
+
+    /// Kills the cursors of one server; `ids` maps the server's ids to those of the client.
+    async fn kill_at(
+        &self,
+        operation: &Operation<'_>,
+        side: Side,
+        server: ServerId,
+        ids: &HashMap<i64, i64>,
+        lists: &mut [Vec<i64>; 4],
+        reply: &mut BytesMut,
+    ) {
+        let (Ok(pools), Some(cursors)) = (self.pools(side), operation.command.cursors) else { return };
+        let mut patch = operation.patch(pools.cluster().gossip());
+        patch.replace(cursors.value_range(), array(ids.keys().copied()).as_bytes().to_vec());
+        let patched = patch.finish();
+        let dispatch = Dispatch {
+            side,
+            selection: &Selection::Server(server),
+            kind: Kind::Read,
+            hold: HOLD_FOLLOWER,
+            message: operation.message,
+            patched: &patched,
+        };
+        match self.send(&dispatch, reply).await {
+            Ok(replied) if replied.fields.ok => sort_into(lists, &reply[replied.fields.body], ids),
+            _ => lists[UNKNOWN].extend(ids.values()),
+        }
+    }
+}
+
+fn array(ids: impl Iterator<Item = i64>) -> RawArrayBuf {
+    let mut array = RawArrayBuf::new();
+    ids.for_each(|id| array.push(id));
+    array
+}
+
+fn sort_into(lists: &mut [Vec<i64>; 4], body: &[u8], ids: &HashMap<i64, i64>) {
+    for element in Elements::of(body).into_iter().flatten().flatten() {
+        let Some(list) = LISTS.iter().position(|name| name.as_bytes() == element.key) else { continue };
+        let named = element.children().into_iter().flatten().flatten().filter_map(|id| id.as_i64());
+        lists[list].extend(named.filter_map(|id| ids.get(&id)));
+    }
+}
+
+fn merged(lists: &[Vec<i64>; 4]) -> RawDocumentBuf {
+    let list = |list: usize| array(lists[list].iter().copied());
+    bson::rawdoc! {
+        "cursorsKilled": list(0),
+        "cursorsNotFound": list(NOT_FOUND),
+        "cursorsAlive": list(2),
+        "cursorsUnknown": list(UNKNOWN),
+        "ok": 1.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_told_in_the_clients_ids() {
+        let ids = HashMap::from([(7, 70), (8, 80)]);
+        let body = bson::rawdoc! {
+            "cursorsKilled": [7_i64], "cursorsNotFound": [8_i64], "cursorsAlive": [], "cursorsUnknown": [], "ok": 1.0,
+        };
+        let mut lists: [Vec<i64>; 4] = Default::default();
+        lists[NOT_FOUND].push(5);
+        sort_into(&mut lists, body.as_bytes(), &ids);
+        assert_eq!(lists, [vec![70], vec![5, 80], vec![], vec![]]);
+        assert!(merged(&lists).get_array("cursorsKilled").is_ok());
+    }
+}

@@ -1,0 +1,154 @@
+//! One request of a client, understood as far as routing needs it.
+
+use std::time::Duration;
+
+use crate::cluster::Gossip;
+use crate::policy::classify::{Class, classify};
+use crate::policy::failover::Kind;
+use crate::wire::header::FrameError;
+use crate::wire::op_msg::{MORE_TO_COME, OpMsg};
+use crate::wire::patch::{Patch, Patched, document_element};
+use crate::wire::scan::Command;
+
+/// How long an operation may wait for a server, unless its `maxTimeMS` is shorter.
+pub const HOLD: Duration = Duration::from_secs(30);
+/// How long a follower may wait for the one server that its cursor lives on.
+pub const HOLD_FOLLOWER: Duration = Duration::from_secs(2);
+
+/// A request in OP_MSG form. Borrows the message; nothing is copied.
+#[derive(Debug)]
+pub struct Operation<'a> {
+    /// The whole message, header included.
+    pub message: &'a [u8],
+    /// Where its parts lie.
+    pub parts: OpMsg,
+    /// The fields of its body.
+    pub command: Command<'a>,
+    /// What kind of command it is.
+    pub class: Class,
+}
+
+impl<'a> Operation<'a> {
+    /// Understands the complete OP_MSG `message`.
+    ///
+    /// # Errors
+    /// [`FrameError`] when it breaks the protocol; the client's connection is of no use then.
+    pub fn parse(message: &'a [u8]) -> Result<Self, FrameError> {
+        let parts = OpMsg::parse(message)?;
+        let command =
+            Command::scan(message, parts.body.clone()).map_err(|error| FrameError::Malformed(error.0))?;
+        let class = match classify(command.name) {
+            Class::Read if command.pipeline.is_some() && command.pipeline_writes() => Class::PipelineWrite,
+            class => class,
+        };
+        Ok(Self { message, parts, command, class })
+    }
+
+    /// What a reply answers to.
+    #[must_use]
+    pub fn request_id(&self) -> i32 {
+        self.parts.header.request_id
+    }
+
+    /// Whether the client wants no reply.
+    #[must_use]
+    pub fn silent(&self) -> bool {
+        self.parts.flags & MORE_TO_COME != 0
+    }
+
+    /// Whether it may be given up while it runs, when its client has gone.
+    #[must_use]
+    pub fn may_be_dropped(&self) -> bool {
+        self.class.harmless() || self.class == Class::GetMore
+    }
+
+    /// How it may be repeated.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self.class {
+            Class::GetMore if !self.command.in_transaction() => Kind::Follower,
+            Class::Commit => Kind::Commit,
+            Class::Abort => Kind::Abort,
+            _ if self.command.in_transaction() => Kind::Statement,
+            Class::Read | Class::Diagnostic | Class::Explain | Class::KillCursors => Kind::Read,
+            Class::Write if self.command.retryable_write() => Kind::RetryableWrite,
+            _ => Kind::Once,
+        }
+    }
+
+    /// How long it may wait for a server.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        let limit = if self.class == Class::GetMore { HOLD_FOLLOWER } else { HOLD };
+        let asked =
+            self.command.max_time_ms.and_then(|millis| u64::try_from(millis).ok()).filter(|ms| *ms > 0);
+        asked.map_or(limit, |millis| limit.min(Duration::from_millis(millis)))
+    }
+
+    /// The changes that every forwarded message needs: no foreign `$clusterTime` (the cluster's own where a
+    /// causal read needs it), acknowledged, one reply.
+    #[must_use]
+    pub fn patch(&self, gossip: &Gossip) -> Patch {
+        let mut patch = Patch::new(&self.parts);
+        if let Some(cluster_time) = &self.command.cluster_time {
+            patch.remove(cluster_time.range());
+        }
+        if self.command.read_concern.is_some()
+            && self.command.after_cluster_time().is_some()
+            && let Some(latest) = gossip.latest()
+        {
+            patch.append(document_element("$clusterTime", latest.as_bytes()));
+        }
+        if let Some(w) = self.command.unacknowledged() {
+            patch.set_number(&w, 1);
+        }
+        patch
+    }
+
+    /// [`Self::patch`], finished.
+    #[must_use]
+    pub fn patched(&self, gossip: &Gossip) -> Patched {
+        self.patch(gossip).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::op_msg::build;
+    use bson::{RawDocument, rawdoc};
+
+    fn kind(body: &RawDocument) -> (Class, Kind) {
+        let message = build(1, 0, 0, body.as_bytes(), None);
+        let operation = Operation::parse(&message).unwrap();
+        (operation.class, operation.kind())
+    }
+
+    #[test]
+    fn what_may_be_repeated_depends_on_number_and_transaction() {
+        let cases = [
+            (rawdoc! { "insert": "c" }, Class::Write, Kind::Once),
+            (rawdoc! { "insert": "c", "txnNumber": 1_i64 }, Class::Write, Kind::RetryableWrite),
+            (
+                rawdoc! { "insert": "c", "txnNumber": 1_i64, "autocommit": false },
+                Class::Write,
+                Kind::Statement,
+            ),
+            (rawdoc! { "find": "c" }, Class::Read, Kind::Read),
+            (rawdoc! { "find": "c", "txnNumber": 1_i64, "autocommit": false }, Class::Read, Kind::Statement),
+            (rawdoc! { "aggregate": "c", "pipeline": [{ "$out": "x" }] }, Class::PipelineWrite, Kind::Once),
+            (rawdoc! { "aggregate": "c", "pipeline": [{ "$match": {} }] }, Class::Read, Kind::Read),
+            (
+                rawdoc! { "commitTransaction": 1, "txnNumber": 1_i64, "autocommit": false },
+                Class::Commit,
+                Kind::Commit,
+            ),
+            (rawdoc! { "getMore": 5_i64, "collection": "c" }, Class::GetMore, Kind::Follower),
+            (rawdoc! { "dropDatabase": 1 }, Class::Ddl, Kind::Once),
+            (rawdoc! { "whatever": 1, "txnNumber": 1_i64 }, Class::Unknown, Kind::Once),
+        ];
+        for (body, class, expected) in cases {
+            assert_eq!(kind(&body), (class, expected), "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The way of one operation: to its cursor, to its transaction, or where the route says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use crate::clock::{Clock, SharedClock};
+use crate::cluster::command::ServerId;
+use crate::cluster::{Pools, Role, Selection, TopologyKind};
+use crate::model::side::Side;
+use crate::policy::classify::Class;
+use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
+use crate::wire::reply::overwrite;
+
+use super::cursors::{CursorHome, Cursors};
+use super::dispatch::{Dispatch, Replied};
+use super::meters::{Meters, Outcome};
+use super::operation::{HOLD_FOLLOWER, Operation};
+use super::preference;
+use super::route::Route;
+use super::transactions::{TransactionHome, Transactions};
+
+/// What all workers share.
+pub struct Shared {
+    /// Where cursors live.
+    pub cursors: Cursors,
+    /// Where transactions run.
+    pub transactions: Transactions,
+    /// The handles of the metrics.
+    pub meters: Meters,
+    /// The process's clock.
+    pub clock: SharedClock,
+}
+
+impl Shared {
+    /// Empty tables.
+    #[must_use]
+    pub fn new(clock: SharedClock) -> Arc<Self> {
+        let (cursors, transactions, meters) = Default::default();
+        Arc::new(Self { cursors, transactions, meters, clock })
+    }
+
+    /// Forgets what is idle and publishes the size of the tables. To be called every minute or so.
+    pub fn sweep(&self) {
+        let now = self.clock.now();
+        self.meters.cursors_forgotten(self.cursors.sweep(now));
+        self.transactions.sweep(now);
+        for side in Side::BOTH {
+            self.meters.tables(side, self.cursors.count(side), self.transactions.count(side));
+        }
+    }
+}
+
+/// What the client gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handled {
+    /// The message in the reply buffer.
+    Reply,
+    /// Nothing: it asked for no reply.
+    Silent,
+}
+
+/// The data plane of one worker.
+pub struct Router {
+    pub(super) shared: Arc<Shared>,
+    pools: [Option<Arc<Pools>>; 2],
+    route: Arc<dyn Route>,
+}
+
+impl Router {
+    /// A router over the pools of its worker; `pools` by [`Side::index`].
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, pools: [Option<Arc<Pools>>; 2], route: Arc<dyn Route>) -> Self {
+        Self { shared, pools, route }
+    }
+
+    /// The pools of a cluster.
+    ///
+    /// # Errors
+    /// An error to answer with when the cluster is not configured.
+    pub fn pools(&self, side: Side) -> Result<&Arc<Pools>, ErrorReply> {
+        self.pools[side.index()].as_ref().ok_or_else(|| {
+            ErrorReply::new(HOST_UNREACHABLE, format!("the {} cluster is not configured", side.as_str()))
+        })
+    }
+
+    /// Runs one operation; its answer is in `reply` afterwards unless it asked for none.
+    /// A dropped future gives the operation up and closes its server connection.
+    pub async fn handle(&self, operation: &Operation<'_>, reply: &mut BytesMut) -> Handled {
+        let begun = self.shared.clock.now();
+        let (side, result) = match operation.class {
+            Class::GetMore => self.get_more(operation, reply).await,
+            Class::KillCursors => self.kill_cursors(operation, reply).await,
+            Class::SessionAdmin => self.every_cluster(operation, reply).await,
+            _ if operation.command.in_transaction() => self.transaction(operation, reply).await,
+            _ => {
+                let side = self.route.side(operation);
+                (side, self.plain(operation, side, reply).await)
+            }
+        };
+        let outcome = match &result {
+            Ok(true) => Outcome::Ok,
+            Ok(false) => Outcome::Refused,
+            Err(_) => Outcome::Failed,
+        };
+        if let Err(error) = result {
+            tracing::debug!(command = operation.command.name, error = error.message, "failed");
+            reply.clear();
+            reply.extend_from_slice(&error.message(operation.request_id()));
+        }
+        let took = self.shared.clock.now().saturating_sub(begun);
+        self.shared.meters.operation(operation.class, side, outcome, took);
+        if operation.silent() { Handled::Silent } else { Handled::Reply }
+    }
+
+    /// Forwards an operation outside transactions to `side` and returns whether the reply says `ok: 1`.
+    /// The reply is fit for the client: cursors are known, `$clusterTime` is gone.
+    ///
+    /// # Errors
+    /// The error to answer with.
+    pub async fn plain(
+        &self,
+        operation: &Operation<'_>,
+        side: Side,
+        reply: &mut BytesMut,
+    ) -> Result<bool, ErrorReply> {
+        let selection = if operation.class.follows_read_preference() {
+            preference::selection(operation.command.read_preference)
+        } else {
+            Selection::Primary
+        };
+        let replied = self.forward(operation, side, &selection, reply).await?;
+        Ok(self.finish(side, replied, reply))
+    }
+
+    /// Sends an operation to `side` with the changes that every message needs. The reply is as the server
+    /// sent it; [`Self::finish`] makes it fit for the client.
+    ///
+    /// # Errors
+    /// The error to answer with.
+    pub async fn forward(
+        &self,
+        operation: &Operation<'_>,
+        side: Side,
+        selection: &Selection,
+        reply: &mut BytesMut,
+    ) -> Result<Replied, ErrorReply> {
+        let pools = self.pools(side)?;
+        let patched = operation.patched(pools.cluster().gossip());
+        let dispatch = Dispatch {
+            side,
+            selection,
+            kind: operation.kind(),
+            hold: operation.hold(),
+            message: operation.message,
+            patched: &patched,
+        };
+        self.send(&dispatch, reply).await
+    }
+
+    /// Sends a message over this worker's pools.
+    ///
+    /// # Errors
+    /// The error to answer with.
+    pub async fn send(&self, dispatch: &Dispatch<'_>, reply: &mut BytesMut) -> Result<Replied, ErrorReply> {
+        let pools = self.pools(dispatch.side)?;
+        dispatch.send(pools, &*self.shared.clock, &self.shared.meters, reply).await
+    }
+
+    /// Makes a server's reply fit for the client and returns whether it says `ok: 1`: remembers a new
+    /// cursor, gives it another id if its own is taken, removes what belongs to one cluster or server.
+    pub fn finish(&self, side: Side, replied: Replied, reply: &mut BytesMut) -> bool {
+        let Replied { fields, server } = replied;
+        let ok = fields.ok;
+        if ok
+            && let Some(cursor) = &fields.cursor
+            && cursor.value != 0
+        {
+            let home = CursorHome { side, server, id: cursor.value };
+            let id = self.shared.cursors.open(home, self.shared.clock.now());
+            if id != cursor.value {
+                overwrite(reply, &cursor.place, id);
+            }
+        }
+        fields.strip(reply);
+        ok
+    }
+
+    async fn transaction(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut BytesMut,
+    ) -> (Side, Result<bool, ErrorReply>) {
+        let command = &operation.command;
+        let key = command.session().zip(command.txn_number);
+        let now = self.shared.clock.now();
+        let known = key.filter(|_| !command.start_transaction);
+        let known = known.and_then(|(session, number)| self.shared.transactions.find(&session, number, now));
+        let side = known.as_ref().map_or_else(|| self.route.side(operation), |home| home.side);
+        let selection = self.transaction_server(side, operation.class, known.map(|home| home.server));
+        let replied = match self.forward(operation, side, &selection, reply).await {
+            Ok(replied) => replied,
+            Err(error) => return (side, Err(error)),
+        };
+        if command.start_transaction
+            && let Some((session, number)) = key
+        {
+            let home = TransactionHome { side, server: replied.server.clone() };
+            self.shared.transactions.begin(session, number, home, now);
+        }
+        (side, Ok(self.finish(side, replied, reply)))
+    }
+
+    /// The primary of a replica set; of a sharded cluster the router that has the transaction. A commit or
+    /// an abort goes to any router when that one is gone (its recovery token tells the other what to do).
+    fn transaction_server(&self, side: Side, class: Class, server: Option<ServerId>) -> Selection {
+        let (Some(server), Ok(pools)) = (server, self.pools(side)) else { return Selection::Primary };
+        let topology = pools.cluster().topology();
+        if topology.kind != TopologyKind::Sharded {
+            return Selection::Primary;
+        }
+        let gone = topology.server(&server).is_none_or(|known| known.role != Role::Router);
+        if gone && matches!(class, Class::Commit | Class::Abort) {
+            return Selection::Primary;
+        }
+        Selection::Server(server)
+    }
+
+    /// The route's cluster answers; the other one hears of it too, with little patience.
+    async fn every_cluster(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut BytesMut,
+    ) -> (Side, Result<bool, ErrorReply>) {
+        let side = self.route.side(operation);
+        let first = self.plain(operation, side, reply);
+        let second = async {
+            let mut ignored = BytesMut::new();
+            let Ok(pools) = self.pools(side.other()) else { return };
+            let patched = operation.patched(pools.cluster().gossip());
+            let dispatch = Dispatch {
+                side: side.other(),
+                selection: &Selection::Primary,
+                kind: operation.kind(),
+                hold: HOLD_FOLLOWER,
+                message: operation.message,
+                patched: &patched,
+            };
+            let sent = self.send(&dispatch, &mut ignored);
+            if crate::clock::timeout(&*self.shared.clock, HOLD_FOLLOWER, sent).await.is_err() {
+                tracing::debug!(cluster = side.other().as_str(), "gave up telling about sessions");
+            }
+        };
+        let (result, ()) = futures::join!(first, second);
+        (side, result)
+    }
+
+    /// Now, on the process's clock.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.shared.clock.now()
+    }
+
+    /// The process's clock.
+    #[must_use]
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.shared.clock
+    }
+}

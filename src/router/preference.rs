@@ -1,0 +1,61 @@
+//! `$readPreference` as a selection of a server.
+
+use std::time::Duration;
+
+use crate::cluster::{ReadMode, ReadPreference, Selection};
+use crate::wire::element::{ARRAY, DOCUMENT, Element};
+use crate::wire::scan::find;
+
+/// The server that `preference` asks for; the primary when there is none or its mode is not known (the server
+/// then says what is wrong with it).
+#[must_use]
+pub fn selection(preference: Option<Element<'_>>) -> Selection {
+    let Some(preference) = preference else { return Selection::Primary };
+    let mode = match find(preference, b"mode").and_then(|mode| mode.as_str()) {
+        Some("primaryPreferred") => ReadMode::PrimaryPreferred,
+        Some("secondary") => ReadMode::Secondary,
+        Some("secondaryPreferred") => ReadMode::SecondaryPreferred,
+        Some("nearest") => ReadMode::Nearest,
+        _ => return Selection::Primary,
+    };
+    let staleness = find(preference, b"maxStalenessSeconds").and_then(|seconds| seconds.as_i64());
+    let staleness = staleness.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+    Selection::ReadPreference(ReadPreference {
+        mode,
+        tag_sets: find(preference, b"tags").map(tag_sets).unwrap_or_default(),
+        max_staleness: staleness.map(Duration::from_secs),
+    })
+}
+
+fn tag_sets(tags: Element<'_>) -> Vec<Vec<(String, String)>> {
+    if tags.kind != ARRAY {
+        return Vec::new();
+    }
+    let sets = tags.children().into_iter().flatten().flatten().filter(|set| set.kind == DOCUMENT);
+    sets.map(|set| set.children().into_iter().flatten().flatten().filter_map(tag).collect()).collect()
+}
+
+fn tag(tag: Element<'_>) -> Option<(String, String)> {
+    Some((std::str::from_utf8(tag.key).ok()?.to_owned(), tag.as_str()?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::element::Elements;
+
+    #[test]
+    fn a_preference_is_read_with_tags_and_staleness() {
+        let document = bson::rawdoc! { "$readPreference": {
+            "mode": "secondary", "tags": [{ "dc": "east" }, {}], "maxStalenessSeconds": 120,
+        } };
+        let element = Elements::of(document.as_bytes()).unwrap().next().unwrap().unwrap();
+        let expected = ReadPreference {
+            mode: ReadMode::Secondary,
+            tag_sets: vec![vec![("dc".to_owned(), "east".to_owned())], Vec::new()],
+            max_staleness: Some(Duration::from_secs(120)),
+        };
+        assert_eq!(selection(Some(element)), Selection::ReadPreference(expected));
+        assert_eq!(selection(None), Selection::Primary);
+    }
+}

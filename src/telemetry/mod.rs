@@ -1,0 +1,2 @@
+//! Numbers about the process.
+pub mod metrics;

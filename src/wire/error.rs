@@ -1,0 +1,99 @@
+//! Errors that the proxy itself answers with. Their text begins with `reshard: `, so that operators can tell
+//! them from a server's.
+
+use bson::RawDocumentBuf;
+use bson::raw::RawArrayBuf;
+
+use super::op_msg::build;
+
+/// An error code and its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code(pub i32, pub &'static str);
+
+/// The server cannot be reached. Drivers retry what may be retried, and keep their pools.
+pub const HOST_UNREACHABLE: Code = Code(6, "HostUnreachable");
+/// The value cannot be used.
+pub const BAD_VALUE: Code = Code(2, "BadValue");
+/// Login failed.
+pub const AUTHENTICATION_FAILED: Code = Code(18, "AuthenticationFailed");
+/// There is no such cursor.
+pub const CURSOR_NOT_FOUND: Code = Code(43, "CursorNotFound");
+/// `hello` with `client` came a second time.
+pub const CLIENT_METADATA_CANNOT_BE_MUTATED: Code = Code(186, "ClientMetadataCannotBeMutated");
+/// Only `hello` may come in this old form.
+pub const UNSUPPORTED_OP_QUERY: Code = Code(352, "UnsupportedOpQueryCommand");
+
+/// The driver may send the write again.
+pub const RETRYABLE_WRITE: &str = "RetryableWriteError";
+/// Surely nothing was written.
+pub const NO_WRITES_PERFORMED: &str = "NoWritesPerformed";
+/// The application may run the transaction again.
+pub const TRANSIENT_TRANSACTION: &str = "TransientTransactionError";
+/// The driver may send the commit again.
+pub const UNKNOWN_COMMIT: &str = "UnknownTransactionCommitResult";
+
+/// An error reply in the making.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorReply {
+    /// Code and name.
+    pub code: Code,
+    /// What happened, without the prefix.
+    pub message: String,
+    /// `errorLabels`.
+    pub labels: Vec<&'static str>,
+}
+
+impl ErrorReply {
+    /// An error without labels.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), labels: Vec::new() }
+    }
+
+    /// With these labels.
+    #[must_use]
+    pub fn labelled(mut self, labels: Vec<&'static str>) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// The reply's document.
+    #[must_use]
+    pub fn document(&self) -> RawDocumentBuf {
+        let mut document = bson::rawdoc! {
+            "ok": 0.0,
+            "errmsg": format!("reshard: {}", self.message),
+            "code": self.code.0,
+            "codeName": self.code.1,
+        };
+        if !self.labels.is_empty() {
+            let mut labels = RawArrayBuf::new();
+            for label in &self.labels {
+                labels.push(*label);
+            }
+            document.append(bson::cstr!("errorLabels"), labels);
+        }
+        document
+    }
+
+    /// The whole OP_MSG that answers the request `request_id`.
+    #[must_use]
+    pub fn message(&self, request_id: i32) -> Vec<u8> {
+        build(0, request_id, 0, self.document().as_bytes(), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_names_the_proxy_and_carries_labels() {
+        let error = ErrorReply::new(HOST_UNREACHABLE, "no primary").labelled(vec![RETRYABLE_WRITE]);
+        let document = error.document();
+        assert_eq!(document.get_str("errmsg").unwrap(), "reshard: no primary");
+        assert_eq!(document.get_i32("code").unwrap(), 6);
+        let labels: Vec<_> = document.get_array("errorLabels").unwrap().into_iter().flatten().collect();
+        assert_eq!(labels[0].as_str(), Some(RETRYABLE_WRITE));
+    }
+}

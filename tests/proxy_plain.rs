@@ -1,0 +1,271 @@
+//! The plain path against real servers: what a driver does works as if there were no proxy.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bson::{Document, doc};
+use futures::future::join_all;
+use futures::{StreamExt, TryStreamExt};
+use mongodb::event::EventHandler;
+use mongodb::event::command::CommandEvent;
+use mongodb::options::ClientOptions;
+use mongodb::{Client, Collection};
+use reshard::app::{Builder, Proxy};
+use reshard::{cluster, listener};
+use reshard_testbed::ReplicaSet;
+
+async fn start(nodes: usize) -> Result<(ReplicaSet, Proxy, Client)> {
+    let set = ReplicaSet::builder("rs0").nodes(nodes).start().await?;
+    let proxy = proxy(&set).await?;
+    let client = client(&proxy).await?;
+    Ok((set, proxy, client))
+}
+
+async fn proxy(set: &ReplicaSet) -> Result<Proxy> {
+    let old = cluster::Settings::parse(&set.uri()).await?.app_name("reshard-test");
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let proxy = Builder::new(old, listener::Settings::new(listen)).start().await?;
+    Ok(proxy)
+}
+
+async fn client(proxy: &Proxy) -> Result<Client> {
+    let mut options = ClientOptions::parse(format!("mongodb://{}", proxy.address())).await?;
+    options.server_selection_timeout = Some(Duration::from_secs(10));
+    Ok(Client::with_options(options)?)
+}
+
+fn things(client: &Client) -> Collection<Document> {
+    client.database("plain").collection("things")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everyday_operations_work() -> Result<()> {
+    let (set, proxy, client) = start(1).await?;
+    let things = things(&client);
+
+    things.insert_one(doc! { "_id": 1, "n": 0 }).await?;
+    let updated = things.update_one(doc! { "_id": 1 }, doc! { "$inc": { "n": 1 } }).await?;
+    ensure!(updated.modified_count == 1);
+    let found = things.find_one_and_update(doc! { "_id": 1 }, doc! { "$inc": { "n": 1 } }).await?;
+    ensure!(found == Some(doc! { "_id": 1, "n": 1 }));
+    ensure!(things.count_documents(doc! {}).await? == 1);
+    ensure!(things.delete_one(doc! { "_id": 1 }).await?.deleted_count == 1);
+    let duplicate = things.insert_many([doc! { "_id": 2 }, doc! { "_id": 2 }]).await;
+    ensure!(duplicate.is_err_and(|error| error.to_string().contains("11000")));
+
+    // Cursors over many batches, and one that is left early.
+    things.delete_many(doc! {}).await?;
+    things.insert_many((0..2_000).map(|n| doc! { "_id": n })).await?;
+    let all: Vec<Document> = things.find(doc! {}).batch_size(7).await?.try_collect().await?;
+    ensure!(all.len() == 2_000);
+    let mut early = things.find(doc! {}).batch_size(10).await?;
+    ensure!(early.next().await.is_some());
+    drop(early);
+    let stages = [doc! { "$match": { "_id": { "$lt": 1_000 } } }, doc! { "$sort": { "_id": -1 } }];
+    let sorted: Vec<Document> = things.aggregate(stages).batch_size(100).await?.try_collect().await?;
+    ensure!(sorted.len() == 1_000 && sorted[0] == doc! { "_id": 999 });
+    things.aggregate([doc! { "$out": "copy" }]).await?;
+    let names = client.database("plain").list_collection_names().await?;
+    ensure!(names.contains(&"copy".to_owned()));
+
+    // Documents near the limit, and a message above 16 MB.
+    let big = "x".repeat(15_000_000);
+    things.insert_many([doc! { "_id": "a", "big": &big }, doc! { "_id": "b", "big": &big }]).await?;
+    let back: Vec<Document> = things.find(doc! { "big": { "$exists": true } }).await?.try_collect().await?;
+    ensure!(back.len() == 2 && back[1].get_str("big")?.len() == big.len());
+
+    drop(set.client().await?);
+    ensure!(proxy.shutdown().await);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_are_forgotten_when_they_are_dead() -> Result<()> {
+    let (_set, proxy, client) = start(1).await?;
+    let things = things(&client);
+    things.insert_many((0..100).map(|n| doc! { "_id": n })).await?;
+    let mut cursor = things.find(doc! {}).batch_size(10).await?;
+    ensure!(cursor.next().await.is_some());
+    let open = || proxy.shared().cursors.count(reshard::model::side::Side::Old);
+    ensure!(open() == 1);
+    let rest: Vec<_> = cursor.by_ref().collect().await;
+    ensure!(rest.len() == 99 && open() == 0);
+    let mut left = things.find(doc! {}).batch_size(10).await?;
+    ensure!(left.next().await.is_some() && open() == 1);
+    drop(left);
+    reshard_testbed::wait_for("the driver's killCursors", Duration::from_secs(5), || async {
+        anyhow::Ok(open() == 0)
+    })
+    .await?;
+    let unknown = doc! { "getMore": 4711_i64, "collection": "things" };
+    let answer = client.database("plain").run_command(unknown).await;
+    ensure!(answer.is_err_and(|error| error.to_string().contains("43")));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_and_causal_sessions_work() -> Result<()> {
+    let (_set, _proxy, client) = start(3).await?;
+    let things = things(&client);
+    things.insert_one(doc! { "_id": 1, "n": 0 }).await?;
+
+    let mut session = client.start_session().await?;
+    session.start_transaction().await?;
+    things.update_one(doc! { "_id": 1 }, doc! { "$set": { "n": 1 } }).session(&mut session).await?;
+    ensure!(things.find_one(doc! { "_id": 1 }).await? == Some(doc! { "_id": 1, "n": 0 }));
+    session.commit_transaction().await?;
+    // A commit may be repeated.
+    session.commit_transaction().await?;
+    ensure!(things.find_one(doc! { "_id": 1 }).await? == Some(doc! { "_id": 1, "n": 1 }));
+
+    session.start_transaction().await?;
+    things.delete_one(doc! { "_id": 1 }).session(&mut session).await?;
+    session.abort_transaction().await?;
+    ensure!(things.count_documents(doc! {}).await? == 1);
+
+    // A causal session reads its own write from a secondary.
+    let mut causal = client.start_session().causal_consistency(true).await?;
+    let secondary = mongodb::options::ReadPreference::Secondary { options: Option::default() };
+    let secondary = mongodb::options::SelectionCriteria::ReadPreference(secondary);
+    for n in 0..50 {
+        things.insert_one(doc! { "_id": format!("causal-{n}") }).session(&mut causal).await?;
+        let read = things.find_one(doc! { "_id": format!("causal-{n}") });
+        let read = read.selection_criteria(secondary.clone()).session(&mut causal).await?;
+        ensure!(read.is_some(), "write {n} was not read");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unacknowledged_writes_arrive_and_change_streams_flow() -> Result<()> {
+    let (_set, _proxy, client) = start(1).await?;
+    let things = things(&client);
+    let mut stream = things.watch().await?;
+    let insert = doc! { "insert": "things", "documents": [{ "_id": "quiet" }], "writeConcern": { "w": 0 } };
+    client.database("plain").run_command(insert).await?;
+    let event = tokio::time::timeout(Duration::from_secs(10), stream.next()).await?;
+    let event = event.context("the stream ended")??;
+    ensure!(event.document_key == Some(doc! { "_id": "quiet" }));
+    // The connection is still in step.
+    ensure!(things.count_documents(doc! {}).await? == 1);
+    Ok(())
+}
+
+/// Counts what a load of retryable reads and writes met.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    done: AtomicU64,
+    errors: parking_lot::Mutex<Vec<String>>,
+}
+
+async fn load(load: Arc<Load>, things: Collection<Document>, worker: i32) -> Result<i64> {
+    let mut acknowledged = 0;
+    things.insert_one(doc! { "_id": worker, "n": 0_i64 }).await?;
+    while !load.stop.load(Ordering::Relaxed) {
+        match things.update_one(doc! { "_id": worker }, doc! { "$inc": { "n": 1_i64 } }).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => load.errors.lock().push(format!("update: {error}")),
+        }
+        if let Err(error) = things.find_one(doc! { "_id": worker }).await {
+            load.errors.lock().push(format!("find: {error}"));
+        }
+        load.done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(acknowledged)
+}
+
+async fn under_load<F: Future<Output = Result<()>>>(
+    client: &Client,
+    disturb: impl FnOnce() -> F,
+) -> Result<()> {
+    let things = things(client);
+    let state = Arc::new(Load::default());
+    let tasks: Vec<_> = (0..8).map(|n| tokio::spawn(load(state.clone(), things.clone(), n))).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = Instant::now();
+    disturb().await?;
+    eprintln!("disturbed for {:?}", before.elapsed());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    state.stop.store(true, Ordering::Relaxed);
+    for (worker, task) in join_all(tasks).await.into_iter().enumerate() {
+        let acknowledged = task??;
+        let stored = things.find_one(doc! { "_id": i32::try_from(worker)? }).await?.context("no counter")?;
+        ensure!(stored.get_i64("n")? == acknowledged, "{acknowledged} acknowledged, stored {stored}");
+    }
+    let errors = state.errors.lock().clone();
+    ensure!(errors.is_empty(), "{} errors, the first: {}", errors.len(), errors[0]);
+    eprintln!("{} rounds", state.done.load(Ordering::Relaxed));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_down_costs_no_error_and_repeats_nothing() -> Result<()> {
+    let (set, proxy, _) = start(3).await?;
+    // The driver could hide the proxy's errors by trying again itself: count what it is told.
+    let failures = Arc::new(AtomicU64::new(0));
+    let count = failures.clone();
+    let mut options = ClientOptions::parse(format!("mongodb://{}", proxy.address())).await?;
+    options.command_event_handler = Some(EventHandler::callback(move |event| {
+        if matches!(event, CommandEvent::Failed(_)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    let client = Client::with_options(options)?;
+    under_load(&client, || set.stepdown()).await?;
+    ensure!(failures.load(Ordering::Relaxed) == 0, "the driver saw {failures:?} errors");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_death_of_the_primary_costs_no_error() -> Result<()> {
+    let (set, _proxy, client) = start(3).await?;
+    let primary = set.primary().await?;
+    under_load(&client, || async { set.node(primary).kill9().await }).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_ends_when_its_client_leaves() -> Result<()> {
+    let (set, proxy, client) = start(1).await?;
+    things(&client).insert_one(doc! { "_id": 1 }).await?;
+    let leaver = self::client(&proxy).await?;
+    let slow = doc! { "$where": "sleep(20000) || true" };
+    let read = tokio::spawn(async move { things(&leaver).find_one(slow).await.map(drop) });
+    let direct = set.client().await?;
+    let running = || async {
+        let stages = [doc! { "$currentOp": {} }, doc! { "$match": { "ns": "plain.things", "op": "query" } }];
+        let found: Vec<Document> = direct.database("admin").aggregate(stages).await?.try_collect().await?;
+        anyhow::Ok(!found.is_empty())
+    };
+    reshard_testbed::wait_for("the read", Duration::from_secs(5), &running).await?;
+    // Aborting the task closes the driver's connection.
+    read.abort();
+    let gone = || async { anyhow::Ok(!running().await?) };
+    reshard_testbed::wait_for("the end of the read", Duration::from_secs(5), gone).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_lets_running_operations_end() -> Result<()> {
+    let (_set, proxy, client) = start(1).await?;
+    let things = things(&client);
+    things.insert_one(doc! { "_id": 1 }).await?;
+    let slow = things.clone();
+    let read = tokio::spawn(async move { slow.find_one(doc! { "$where": "sleep(1500) || true" }).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    ensure!(proxy.shutdown().await, "the shutdown took longer than the grace");
+    ensure!(read.await??.is_some());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_are_refused_with_a_clear_text() -> Result<()> {
+    let (_set, proxy, _) = start(1).await?;
+    let client = Client::with_uri_str(format!("mongodb://user:pw@{}", proxy.address())).await?;
+    let error = things(&client).find_one(doc! {}).await.err().context("logged in")?;
+    ensure!(format!("{error:?}").contains("client authentication is not supported"), "{error:?}");
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! The plain path byte by byte: what drivers do rarely, and what no driver does.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use reshard::app::{Builder, Proxy};
+use reshard::wire::header::{Header, OP_MSG, OP_QUERY, OP_REPLY};
+use reshard::wire::op_msg::{EXHAUST_ALLOWED, MORE_TO_COME, OpMsg, build};
+use reshard::{cluster, listener};
+use reshard_testbed::ReplicaSet;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn start(nodes: usize) -> Result<(ReplicaSet, Proxy, TcpStream)> {
+    let set = ReplicaSet::builder("rs0").nodes(nodes).start().await?;
+    let old = cluster::Settings::parse(&set.uri()).await?;
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let proxy = Builder::new(old, listener::Settings::new(listen)).start().await?;
+    let mut stream = TcpStream::connect(proxy.address()).await?;
+    // The first answer comes once the cluster is known.
+    ask(&mut stream, &rawdoc! { "ping": 1, "$db": "admin" }).await?;
+    Ok((set, proxy, stream))
+}
+
+async fn read(stream: &mut TcpStream) -> Result<(Header, Vec<u8>)> {
+    let mut bytes = vec![0; 16];
+    stream.read_exact(&mut bytes).await?;
+    let header = Header::parse(&bytes)?.context("header")?;
+    bytes.resize(header.length, 0);
+    stream.read_exact(&mut bytes[16..]).await?;
+    Ok((header, bytes))
+}
+
+async fn reply(stream: &mut TcpStream) -> Result<(Header, Document)> {
+    let (header, bytes) = tokio::time::timeout(Duration::from_secs(10), read(stream)).await??;
+    ensure!(header.opcode == OP_MSG);
+    let parts = OpMsg::parse(&bytes)?;
+    ensure!(parts.flags == 0, "flags {:x}", parts.flags);
+    let body = RawDocument::from_bytes(&bytes[parts.body])?;
+    Ok((header, Document::try_from(body)?))
+}
+
+async fn ask(stream: &mut TcpStream, body: &RawDocumentBuf) -> Result<Document> {
+    stream.write_all(&build(7, 0, 0, body.as_bytes(), None)).await?;
+    let (header, document) = reply(stream).await?;
+    ensure!(header.response_to == 7);
+    Ok(document)
+}
+
+fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
+    message[16] |= 1;
+    let length = u32::try_from(message.len()).unwrap_or(0) + 4;
+    message[0..4].copy_from_slice(&length.to_le_bytes());
+    let sum = crc32c::crc32c(&message);
+    message.extend_from_slice(&sum.to_le_bytes());
+    message
+}
+
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 64])).await;
+    matches!(read, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_without_reply_and_in_one_go_keep_their_order() -> Result<()> {
+    let (_set, _proxy, mut stream) = start(1).await?;
+    let quiet = rawdoc! { "insert": "c", "$db": "raw", "writeConcern": { "w": 0 } };
+    let one = rawdoc! { "_id": 1 };
+    let find = rawdoc! { "find": "c", "$db": "raw" };
+    let ping = rawdoc! { "ping": 1, "$db": "raw" };
+    let messages = [
+        build(1, 0, MORE_TO_COME, quiet.as_bytes(), Some(("documents", one.as_bytes()))),
+        build(2, 0, EXHAUST_ALLOWED, find.as_bytes(), None),
+        with_checksum(build(3, 0, 0, ping.as_bytes(), None)),
+    ];
+    // All at once, and byte by byte at the end.
+    let bytes = messages.concat();
+    stream.write_all(&bytes[..bytes.len() - 5]).await?;
+    for byte in &bytes[bytes.len() - 5..] {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        stream.write_all(&[*byte]).await?;
+    }
+    let (header, found) = reply(&mut stream).await?;
+    ensure!(header.response_to == 2);
+    ensure!(found.get_document("cursor")?.get_array("firstBatch")?.len() == 1);
+    let (header, pong) = reply(&mut stream).await?;
+    ensure!(header.response_to == 3 && pong.get_f64("ok")? == 1.0);
+    ensure!(pong.contains_key("operationTime") && !pong.contains_key("$clusterTime"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_cluster_times_do_not_pass() -> Result<()> {
+    let (_set, _proxy, mut stream) = start(1).await?;
+    // Far ahead of the cluster: a server that saw it would refuse it, or take it over.
+    let ahead = bson::Timestamp { time: u32::MAX, increment: 1 };
+    let key = bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![1; 20] };
+    let time = rawdoc! { "clusterTime": ahead, "signature": { "hash": key, "keyId": 77_i64 } };
+    let first =
+        ask(&mut stream, &rawdoc! { "find": "c", "$db": "raw", "$clusterTime": time.clone() }).await?;
+    ensure!(first.get_f64("ok")? == 1.0, "{first}");
+    let now = first.get_timestamp("operationTime")?;
+    let concern = rawdoc! { "level": "majority", "afterClusterTime": now };
+    let causal = rawdoc! { "find": "c", "$clusterTime": time, "readConcern": concern, "$db": "raw" };
+    let answer = ask(&mut stream, &causal).await?;
+    ensure!(answer.get_f64("ok")? == 1.0, "{answer}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_legacy_hello_is_answered_in_kind_and_other_queries_are_not() -> Result<()> {
+    let (_set, _proxy, mut stream) = start(1).await?;
+    for (name, code) in [("isMaster", None), ("ismaster", None), ("find", Some(352))] {
+        let mut body = RawDocumentBuf::new();
+        body.append(bson::raw::CString::try_from(name)?, 1);
+        let mut query = vec![4, 0, 0, 0];
+        query.extend_from_slice(b"admin.$cmd\0\0\0\0\0\xff\xff\xff\xff");
+        query.extend_from_slice(body.as_bytes());
+        let header = Header { length: 16 + query.len(), request_id: 5, response_to: 0, opcode: OP_QUERY };
+        stream.write_all(&[header.encode().to_vec(), query].concat()).await?;
+        let (header, bytes) = read(&mut stream).await?;
+        ensure!(header.opcode == OP_REPLY && header.response_to == 5);
+        let answer = Document::try_from(RawDocument::from_bytes(&bytes[36..])?)?;
+        ensure!(answer.get_i32("code").ok() == code, "{name}: {answer}");
+        ensure!(code.is_some() || answer.get_str("msg")? == "isdbgrid");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_message_closes_the_connection() -> Result<()> {
+    let (_set, proxy, _) = start(1).await?;
+    let ping = rawdoc! { "ping": 1, "$db": "admin" };
+    let good = build(1, 0, 0, ping.as_bytes(), None);
+    let mut wrong_sum = with_checksum(good.clone());
+    let last = wrong_sum.len() - 1;
+    wrong_sum[last] ^= 1;
+    let mut unknown_flag = good.clone();
+    unknown_flag[16] = 4;
+    let mut negative = good.clone();
+    negative[3] = 0xff;
+    let compressed = Header { length: 16, request_id: 1, response_to: 0, opcode: 2012 }.encode().to_vec();
+    let cases = [vec![0xff; 64], wrong_sum, unknown_flag, negative, compressed, vec![0; 16]];
+    for (number, case) in cases.into_iter().enumerate() {
+        let mut stream = TcpStream::connect(proxy.address()).await?;
+        stream.write_all(&case).await?;
+        ensure!(is_closed(&mut stream).await, "case {number} was not closed");
+    }
+    let mut stream = TcpStream::connect(proxy.address()).await?;
+    ensure!(ask(&mut stream, &ping).await?.get_f64("ok")? == 1.0);
+    Ok(())
+}
+
+/// What the client is told when the server's connection breaks under a command.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_is_told_by_what_the_driver_may_do() -> Result<()> {
+    let (set, _proxy, mut stream) = start(1).await?;
+    let lsid = rawdoc! { "id": bson::Binary::from(bson::Uuid::new()) };
+    let insert = |id: i32| rawdoc! { "insert": "c", "documents": [{ "_id": id }], "$db": "raw" };
+    ensure!(ask(&mut stream, &insert(0)).await?.get_f64("ok")? == 1.0);
+
+    let fail = |command: &str, times: i32| {
+        let data = doc! { "failCommands": [command], "closeConnection": true };
+        doc! { "configureFailPoint": "failCommand", "mode": { "times": times }, "data": data }
+    };
+    set.fail_point(fail("insert", 1)).await?;
+    let lost = ask(&mut stream, &insert(1)).await?;
+    ensure!(lost.get_i32("code")? == 6 && !lost.contains_key("errorLabels"), "{lost}");
+    ensure!(lost.get_str("errmsg")?.starts_with("reshard: "));
+
+    set.fail_point(fail("insert", 1)).await?;
+    let mut numbered = insert(2);
+    numbered.append(bson::cstr!("lsid"), lsid.clone());
+    numbered.append(bson::cstr!("txnNumber"), 1_i64);
+    let retried = ask(&mut stream, &numbered).await?;
+    ensure!(retried.get_f64("ok")? == 1.0, "{retried}");
+
+    set.fail_point(fail("find", 1)).await?;
+    ensure!(ask(&mut stream, &rawdoc! { "find": "c", "$db": "raw" }).await?.get_f64("ok")? == 1.0);
+
+    set.fail_point(fail("insert", 1)).await?;
+    let mut statement = insert(3);
+    statement.append(bson::cstr!("lsid"), lsid.clone());
+    statement.append(bson::cstr!("txnNumber"), 2_i64);
+    statement.append(bson::cstr!("startTransaction"), true);
+    statement.append(bson::cstr!("autocommit"), false);
+    let labels = |reply: &Document| reply.get_array("errorLabels").cloned().unwrap_or_default();
+    let lost = ask(&mut stream, &statement).await?;
+    ensure!(lost.get_i32("code")? == 6, "{lost}");
+    ensure!(labels(&lost) == ["TransientTransactionError".into()], "{lost}");
+
+    set.fail_point(fail("commitTransaction", 1)).await?;
+    let commit = rawdoc! {
+        "commitTransaction": 1, "lsid": lsid, "txnNumber": 2_i64, "autocommit": false, "$db": "admin",
+    };
+    let lost = ask(&mut stream, &commit).await?;
+    let expected = ["RetryableWriteError".into(), "UnknownTransactionCommitResult".into()];
+    ensure!(labels(&lost) == expected, "{lost}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_changes_of_servers_never_reach_a_client() -> Result<()> {
+    let (set, _proxy, mut stream) = start(1).await?;
+    let insert = |id: i32| rawdoc! { "insert": "c", "documents": [{ "_id": id }], "$db": "raw" };
+    for (number, code) in [10107, 13435, 11602, 189, 91, 11600].into_iter().enumerate() {
+        let data = doc! { "failCommands": ["insert"], "errorCode": code };
+        set.fail_point(doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data })
+            .await?;
+        let id = i32::try_from(number)?;
+        let answer = ask(&mut stream, &insert(id)).await?;
+        ensure!(answer.get_i32("code")? == 6, "{code}: {answer}");
+        let concern = doc! { "code": code, "errmsg": "x" };
+        let data = doc! { "failCommands": ["insert"], "writeConcernError": concern };
+        set.fail_point(doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data })
+            .await?;
+        let answer = ask(&mut stream, &insert(100 + id)).await?;
+        ensure!(answer.get_i32("n")? == 1 && answer.get_f64("ok")? == 1.0, "{code}: {answer}");
+        ensure!(answer.get_document("writeConcernError")?.get_i32("code")? == 6, "{code}: {answer}");
+    }
+    Ok(())
+}
