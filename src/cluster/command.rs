@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
-use bson::{RawBsonRef, RawDocument, Timestamp};
+use bson::{RawDocument, Timestamp};
 use bytes::Bytes;
+
+pub use crate::model::number::number;
 
 /// The address of a server, as `host:port`.
 pub type ServerId = Arc<str>;
@@ -151,18 +153,5 @@ impl Reply {
     #[must_use]
     pub fn error(&self) -> Option<ServerError> {
         ServerError::of(&self.body)
-    }
-}
-
-/// A field that any numeric type may hold, as servers and drivers send them.
-#[must_use]
-pub fn number(document: &RawDocument, field: &str) -> Option<f64> {
-    match document.get(field).ok().flatten()? {
-        RawBsonRef::Double(value) => Some(value),
-        RawBsonRef::Int32(value) => Some(f64::from(value)),
-        #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-        RawBsonRef::Int64(value) => Some(value as f64),
-        RawBsonRef::Boolean(value) => Some(f64::from(u8::from(value))),
-        _ => None,
     }
 }

@@ -4,6 +4,7 @@
 //! write the authority's state to the mirror, guarded by the bytes that were read from the mirror; a guard
 //! that fails starts again with both reads. Inline mirror writes, both tailers, the backfill and repair are
 //! all drivers of this. See `docs/correctness.md`.
+pub mod active;
 pub mod converger;
 pub mod lanes;
 pub mod mirror;

@@ -1,6 +1,8 @@
 //! The words that everything else shares: plain data without behaviour beyond parsing and ordering.
 pub mod key;
+pub mod moves;
 pub mod namespace;
+pub mod number;
 pub mod phase;
 pub mod side;
 pub mod slots;

@@ -3,4 +3,7 @@ pub mod canonical;
 pub mod classify;
 pub mod converge;
 pub mod failover;
+pub mod retry;
 pub mod safeguards;
+pub mod split;
+pub mod writes;

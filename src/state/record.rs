@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::table::{MigrationRoute, Move};
+use super::table::MigrationRoute;
+use crate::model::moves::Move;
 use crate::model::phase::Phase;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::model::moves::Move;
 use crate::model::namespace::Namespace;
 use crate::model::phase::Phase;
 use crate::model::side::Side;
@@ -34,19 +35,6 @@ pub struct MigrationRoute {
     pub moves: Vec<Move>,
     /// Replies wait for the mirror (a read can meet it).
     pub ack_both: bool,
-}
-
-/// One past move of authority.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Move {
-    /// What moved.
-    pub slots: SlotSet,
-    /// Who had it before.
-    pub former: Side,
-    /// The epoch that the move brought.
-    pub epoch: u64,
-    /// Unix milliseconds, to forget it one day.
-    pub at: i64,
 }
 
 impl MigrationRoute {

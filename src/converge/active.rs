@@ -1,0 +1,200 @@
+//! What the data plane needs of each migration that this process works on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bson::Timestamp;
+use parking_lot::Mutex;
+
+use super::converger::Converger;
+use crate::model::side::{PerSide, Side};
+use crate::model::slots::{Slot, SlotSet};
+use crate::policy::retry::Memory;
+use crate::state::authority::Authority;
+use crate::state::frontier::Frontier;
+
+/// Sessions whose numbers are remembered after a move.
+const SESSIONS_REMEMBERED: usize = 200_000;
+
+/// One migration, as the data plane sees it.
+pub struct Active {
+    /// The primitive, with the lanes.
+    pub converger: Arc<Converger>,
+    /// Leases and records.
+    pub authorities: PerSide<Arc<Authority>>,
+    /// How far the streams are.
+    pub frontiers: PerSide<Arc<Frontier>>,
+    /// Numbers of sessions, to tell retries that a move has overtaken.
+    pub retries: Mutex<Memory>,
+    /// Slots that must not be read on their mirror yet.
+    pub unreadable: Unreadable,
+    /// Mirrors that fail are left alone for a while, each.
+    pub breakers: PerSide<Breaker>,
+    /// How long a reply may wait for the mirror.
+    pub mirror_timeout: Duration,
+    /// Counters for progress and metrics.
+    pub counters: Counters,
+}
+
+/// What the data plane counts for a migration.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Inline mirror writes that failed or were late.
+    pub mirror_failures: std::sync::atomic::AtomicU64,
+    /// Writes that named no key.
+    pub unkeyed_writes: std::sync::atomic::AtomicU64,
+    /// Single-document writes with a txnNumber that named no key: they force a move in one step.
+    pub unkeyed_retryable: std::sync::atomic::AtomicU64,
+    /// Transactions that wrote.
+    pub transactions: std::sync::atomic::AtomicU64,
+    /// Retries that a move had overtaken, answered by the former authority.
+    pub overtaken_retries: std::sync::atomic::AtomicU64,
+}
+
+impl Active {
+    /// With nothing remembered yet.
+    #[must_use]
+    pub fn new(
+        converger: Arc<Converger>,
+        authorities: PerSide<Arc<Authority>>,
+        frontiers: PerSide<Arc<Frontier>>,
+        mirror_timeout: Duration,
+    ) -> Self {
+        Self {
+            converger,
+            authorities,
+            frontiers,
+            retries: Mutex::new(Memory::new(SESSIONS_REMEMBERED)),
+            unreadable: Unreadable::default(),
+            breakers: PerSide::default(),
+            mirror_timeout,
+            counters: Counters::default(),
+        }
+    }
+}
+
+/// Slots whose mirror misses an acknowledged write until the authority's stream has passed it.
+#[derive(Debug, Default)]
+pub struct Unreadable(Mutex<HashMap<(Side, Slot), Timestamp>>);
+
+impl Unreadable {
+    /// `authority` acknowledged a write at `time` that the mirror may not have.
+    pub fn mark(&self, authority: Side, slots: &SlotSet, time: Timestamp) {
+        let mut marks = self.0.lock();
+        for slot in (0..crate::model::slots::SLOTS).filter_map(Slot::from_number) {
+            if slots.contains(slot) {
+                let mark = marks.entry((authority, slot)).or_insert(time);
+                *mark = (*mark).max(time);
+            }
+        }
+    }
+
+    /// The time that `authority`'s frontier must pass before any of `slots` is read on the mirror.
+    #[must_use]
+    pub fn until(&self, authority: Side, slots: &SlotSet, frontier: &Frontier) -> Option<Timestamp> {
+        let mut marks = self.0.lock();
+        if marks.is_empty() {
+            return None;
+        }
+        marks.retain(|(side, _), time| *side != authority || !frontier.has_passed(*time));
+        marks
+            .iter()
+            .filter(|((side, slot), _)| *side == authority && slots.contains(*slot))
+            .map(|(_, time)| *time)
+            .max()
+    }
+}
+
+/// Leaves a failing mirror alone: the streams make up for it.
+#[derive(Debug, Default)]
+pub struct Breaker(Mutex<BreakerState>);
+
+#[derive(Debug, Default)]
+struct BreakerState {
+    failures: u32,
+    closed_again_at: Duration,
+}
+
+const FAILURES_TO_OPEN: u32 = 5;
+const OPEN_FOR: Duration = Duration::from_secs(1);
+
+impl Breaker {
+    /// Whether the mirror may be tried at `now`.
+    #[must_use]
+    pub fn allows(&self, now: Duration) -> bool {
+        let state = self.0.lock();
+        state.failures < FAILURES_TO_OPEN || now >= state.closed_again_at
+    }
+
+    /// How an attempt ended.
+    pub fn note(&self, worked: bool, now: Duration) {
+        let mut state = self.0.lock();
+        if worked {
+            state.failures = 0;
+        } else {
+            state.failures = state.failures.saturating_add(1);
+            state.closed_again_at = now + OPEN_FOR;
+        }
+    }
+}
+
+/// The migrations that this process works on, by name.
+#[derive(Default)]
+pub struct Registry(ArcSwap<HashMap<Arc<str>, Arc<Active>>>);
+
+impl Registry {
+    /// The migration of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Active>> {
+        self.0.load().get(name).cloned()
+    }
+
+    /// Adds or replaces one.
+    pub fn put(&self, name: &Arc<str>, active: &Arc<Active>) {
+        self.0.rcu(|map| {
+            let mut map = HashMap::clone(map);
+            map.insert(Arc::clone(name), Arc::clone(active));
+            map
+        });
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, name: &str) {
+        self.0.rcu(|map| {
+            let mut map = HashMap::clone(map);
+            map.remove(name);
+            map
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breaker_opens_after_failures_and_closes_with_time_or_success() {
+        let breaker = Breaker::default();
+        for _ in 0..FAILURES_TO_OPEN {
+            assert!(breaker.allows(Duration::ZERO));
+            breaker.note(false, Duration::ZERO);
+        }
+        assert!(!breaker.allows(Duration::ZERO));
+        assert!(breaker.allows(OPEN_FOR));
+        breaker.note(true, OPEN_FOR);
+        assert!(breaker.allows(OPEN_FOR));
+    }
+
+    #[test]
+    fn a_mark_lasts_until_the_frontier_has_passed() {
+        let (unreadable, frontier) = (Unreadable::default(), Frontier::default());
+        let at = |increment| Timestamp { time: 1, increment };
+        unreadable.mark(Side::Old, &SlotSet::percent(1), at(5));
+        assert_eq!(unreadable.until(Side::Old, &SlotSet::ALL, &frontier), Some(at(5)));
+        assert_eq!(unreadable.until(Side::New, &SlotSet::ALL, &frontier), None);
+        frontier.advance(at(5), at(5));
+        assert_eq!(unreadable.until(Side::Old, &SlotSet::ALL, &frontier), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! Splitting a batch by authority, and making one reply of several.
+
+use bson::RawDocument;
+use bson::raw::{RawArrayBuf, RawBsonRef, RawDocumentBuf, cstr};
+
+use crate::model::side::Side;
+
+/// Statements that go to one cluster together, by their place in the client's command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Where to.
+    pub side: Side,
+    /// Which statements, ascending.
+    pub indexes: Vec<usize>,
+}
+
+/// Cuts a batch. An ordered one into runs, since later statements wait for earlier ones; an unordered one
+/// into one part for each cluster.
+#[must_use]
+pub fn parts(sides: &[Side], ordered: bool) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for (index, side) in sides.iter().enumerate() {
+        let joins = if ordered {
+            parts.last_mut().filter(|last| last.side == *side)
+        } else {
+            parts.iter_mut().find(|part| part.side == *side)
+        };
+        match joins {
+            Some(part) => part.indexes.push(index),
+            None => parts.push(Part { side: *side, indexes: vec![index] }),
+        }
+    }
+    parts
+}
+
+/// Whether a part's reply ends an ordered batch.
+#[must_use]
+pub fn stops(reply: &RawDocument) -> bool {
+    reply.get_array("writeErrors").is_ok()
+}
+
+/// One reply from those of the parts: counts added, places in the client's command restored.
+#[must_use]
+pub fn merge(replies: &[(Part, RawDocumentBuf)]) -> RawDocumentBuf {
+    let sum = |field: &str| -> Option<i32> {
+        let values: Vec<i32> = replies.iter().filter_map(|(_, reply)| reply.get_i32(field).ok()).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    };
+    let mut merged = RawDocumentBuf::new();
+    merged.append(cstr!("n"), sum("n").unwrap_or(0));
+    if let Some(modified) = sum("nModified") {
+        merged.append(cstr!("nModified"), modified);
+    }
+    for (name, field) in [(cstr!("upserted"), "upserted"), (cstr!("writeErrors"), "writeErrors")] {
+        let mut items: Vec<(i32, RawDocumentBuf)> = Vec::new();
+        for (part, reply) in replies {
+            items.extend(indexed(reply, field).map(|item| restore(part, item)));
+        }
+        items.sort_by_key(|(index, _)| *index);
+        if !items.is_empty() {
+            let mut array = RawArrayBuf::new();
+            for (_, item) in items {
+                array.push(item);
+            }
+            merged.append(name, array);
+        }
+    }
+    let mut retried = RawArrayBuf::new();
+    let mut any = false;
+    for (_, reply) in replies {
+        for id in reply.get_array("retriedStmtIds").into_iter().flatten().flatten() {
+            retried.push(bson::raw::RawBson::from(id));
+            any = true;
+        }
+    }
+    if any {
+        merged.append(cstr!("retriedStmtIds"), retried);
+    }
+    if let Some(error) = replies.iter().find_map(|(_, reply)| reply.get_document("writeConcernError").ok()) {
+        merged.append(cstr!("writeConcernError"), error.to_owned());
+    }
+    merged.append(cstr!("ok"), 1.0);
+    merged
+}
+
+fn indexed<'a>(reply: &'a RawDocument, field: &str) -> impl Iterator<Item = &'a RawDocument> {
+    reply.get_array(field).into_iter().flatten().flatten().filter_map(|item| match item {
+        RawBsonRef::Document(document) => Some(document),
+        _ => None,
+    })
+}
+
+fn restore(part: &Part, item: &RawDocument) -> (i32, RawDocumentBuf) {
+    let index = item.get_i32("index").ok().and_then(|index| usize::try_from(index).ok());
+    let place = index.and_then(|index| part.indexes.get(index)).copied().unwrap_or(0);
+    let place = i32::try_from(place).unwrap_or(i32::MAX);
+    let mut copy = RawDocumentBuf::new();
+    copy.append(cstr!("index"), place);
+    for (name, value) in item.iter().flatten().filter(|(name, _)| name.as_str() != "index") {
+        copy.append(name, value);
+    }
+    (place, copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Side::{New, Old};
+    use bson::rawdoc;
+
+    #[test]
+    fn ordered_batches_are_cut_into_runs() {
+        let sides = [Old, Old, New, Old];
+        let runs: Vec<_> = parts(&sides, true).into_iter().map(|part| part.indexes).collect();
+        assert_eq!(runs, [vec![0, 1], vec![2], vec![3]]);
+        let both: Vec<_> = parts(&sides, false).into_iter().map(|part| part.indexes).collect();
+        assert_eq!(both, [vec![0, 1, 3], vec![2]]);
+    }
+
+    #[test]
+    fn merged_replies_name_the_clients_places() {
+        let first = (Part { side: Old, indexes: vec![0, 2] }, rawdoc! { "n": 2, "nModified": 1, "ok": 1.0 });
+        let second = (
+            Part { side: New, indexes: vec![1, 3] },
+            rawdoc! {
+                "n": 1, "nModified": 0, "upserted": [{ "index": 0, "_id": 9 }],
+                "writeErrors": [{ "index": 1, "code": 11000, "errmsg": "x" }], "ok": 1.0,
+            },
+        );
+        let merged = merge(&[first, second]);
+        assert_eq!((merged.get_i32("n").unwrap(), merged.get_i32("nModified").unwrap()), (3, 1));
+        let place = |field| indexed(&merged, field).next().unwrap().get_i32("index").unwrap();
+        assert_eq!((place("upserted"), place("writeErrors")), (1, 3));
+    }
+}
