@@ -16,6 +16,8 @@
 //! ```
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod migration;
 pub mod shutdown;
+pub mod telemetry;
 pub mod wire;
