@@ -14,6 +14,7 @@
 //! 1  wire                | policy      bytes without IO | decisions without IO
 //! 0  model telemetry clock shutdown    vocabulary and leaf utilities
 //! ```
+pub mod admin;
 pub mod clock;
 pub mod cluster;
 pub mod config;
