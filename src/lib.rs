@@ -15,6 +15,7 @@
 //! 0  model telemetry clock shutdown    vocabulary and leaf utilities
 //! ```
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
