@@ -14,9 +14,12 @@
 //! 1  wire                | policy      bytes without IO | decisions without IO
 //! 0  model telemetry clock shutdown    vocabulary and leaf utilities
 //! ```
+pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod converge;
 pub mod listener;
 pub mod migration;

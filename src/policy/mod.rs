@@ -3,6 +3,7 @@ pub mod canonical;
 pub mod classify;
 pub mod converge;
 pub mod failover;
+pub mod reads;
 pub mod retry;
 pub mod safeguards;
 pub mod split;

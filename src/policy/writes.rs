@@ -198,6 +198,15 @@ impl WriteCommand {
         self.statements.iter().map(|statement| statement.key.clone()).collect()
     }
 
+    /// The session's UUID.
+    #[must_use]
+    pub fn session(&self) -> Option<[u8; 16]> {
+        match self.lsid.as_ref()?.get("id") {
+            Ok(Some(RawBsonRef::Binary(id))) => id.bytes.try_into().ok(),
+            _ => None,
+        }
+    }
+
     /// Whether every statement says whose document it is about.
     #[must_use]
     pub fn is_keyed(&self) -> bool {

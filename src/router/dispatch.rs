@@ -155,7 +155,7 @@ fn hide_state_change(mut replied: Replied, reply: &mut BytesMut) -> Replied {
     replied
 }
 
-fn unreachable(why: &str, labels: Labels) -> ErrorReply {
+pub(super) fn unreachable(why: &str, labels: Labels) -> ErrorReply {
     let names = [
         (labels.retryable_write, RETRYABLE_WRITE),
         (labels.no_writes_performed, NO_WRITES_PERFORMED),

@@ -1,14 +1,22 @@
 //! The data plane: one operation in, one reply out.
 mod dispatch;
 mod followers;
+mod migrating;
+mod overtaken;
 mod pipeline;
+mod reading;
+mod resolving;
+mod sending;
 
 pub mod cursors;
+pub mod entry;
 pub mod meters;
+pub mod mirroring;
 pub mod operation;
 pub mod preference;
 pub mod route;
 pub mod transactions;
+pub mod writer;
 
 pub use dispatch::{Dispatch, Replied};
 pub use operation::Operation;

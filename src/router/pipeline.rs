@@ -16,10 +16,12 @@ use crate::wire::reply::overwrite;
 use super::cursors::{CursorHome, Cursors};
 use super::dispatch::{Dispatch, Replied};
 use super::meters::{Meters, Outcome};
+use super::migrating::Course;
 use super::operation::{HOLD_FOLLOWER, Operation};
 use super::preference;
 use super::route::Route;
 use super::transactions::{TransactionHome, Transactions};
+use super::writer::Writer;
 
 /// What all workers share.
 pub struct Shared {
@@ -66,13 +68,21 @@ pub struct Router {
     pub(super) shared: Arc<Shared>,
     pools: [Option<Arc<Pools>>; 2],
     route: Arc<dyn Route>,
+    pub(super) writer: Option<Writer>,
 }
 
 impl Router {
     /// A router over the pools of its worker; `pools` by [`Side::index`].
     #[must_use]
     pub fn new(shared: Arc<Shared>, pools: [Option<Arc<Pools>>; 2], route: Arc<dyn Route>) -> Self {
-        Self { shared, pools, route }
+        Self { shared, pools, route, writer: None }
+    }
+
+    /// With the way through migrations.
+    #[must_use]
+    pub fn with_writer(mut self, writer: Writer) -> Self {
+        self.writer = Some(writer);
+        self
     }
 
     /// The pools of a cluster.
@@ -94,10 +104,7 @@ impl Router {
             Class::KillCursors => self.kill_cursors(operation, reply).await,
             Class::SessionAdmin => self.every_cluster(operation, reply).await,
             _ if operation.command.in_transaction() => self.transaction(operation, reply).await,
-            _ => {
-                let side = self.route.side(operation);
-                (side, self.plain(operation, side, reply).await)
-            }
+            _ => self.outside_transactions(operation, reply).await,
         };
         let outcome = match &result {
             Ok(true) => Outcome::Ok,
@@ -112,6 +119,24 @@ impl Router {
         let took = self.shared.clock.now().saturating_sub(begun);
         self.shared.meters.operation(operation.class, side, outcome, took);
         if operation.silent() { Handled::Silent } else { Handled::Reply }
+    }
+
+    async fn outside_transactions(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut BytesMut,
+    ) -> (Side, Result<bool, ErrorReply>) {
+        let mut side = self.route.side(operation);
+        if let Some(route) = self.migration_of(operation) {
+            // Boxed: most operations never come here, and a client's task is as large as its largest await.
+            let course = Box::pin(self.through_migration(operation, &route, 0, reply)).await;
+            match course {
+                Ok(Course::Plain(chosen)) => side = chosen,
+                Ok(Course::Answered(side, ok)) => return (side, Ok(ok)),
+                Err(error) => return (side, Err(error)),
+            }
+        }
+        (side, self.plain(operation, side, reply).await)
     }
 
     /// Forwards an operation outside transactions to `side` and returns whether the reply says `ok: 1`.

@@ -1,2 +1,4 @@
-//! Numbers about the process.
+//! What the process tells about itself: logs and metrics.
+pub mod logging;
 pub mod metrics;
+pub mod recorder;

@@ -1,0 +1,97 @@
+//! The description of the API, made from the handlers themselves.
+
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::{
+    Content, ObjectBuilder, OpenApi as Document, Ref, RefOr, Required, ResponseBuilder, Type,
+};
+use utoipa::{Modify, OpenApi};
+
+use super::problem::Problem;
+use super::{health, insight, lifecycle, migrations, traffic};
+
+/// The description as served at `/openapi.json`.
+#[must_use]
+pub fn document() -> Document {
+    Description::openapi()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "reshard admin API",
+        description = "Moves live data from an old MongoDB cluster to a new one. Repeating a call is harmless.",
+        license(name = "Apache-2.0")
+    ),
+    paths(
+        migrations::list,
+        migrations::create,
+        migrations::one,
+        lifecycle::preflight,
+        lifecycle::start,
+        lifecycle::pause,
+        lifecycle::resume,
+        lifecycle::verify,
+        lifecycle::complete,
+        lifecycle::abort,
+        lifecycle::drop_old,
+        traffic::set_reads,
+        traffic::set_writes,
+        traffic::rollback,
+        traffic::set_throttle,
+        insight::progress,
+        insight::conflicts,
+        insight::mismatches,
+        insight::events,
+        health::healthz,
+        health::readyz,
+        health::metrics,
+        health::openapi_json,
+    ),
+    components(schemas(Problem)),
+    modifiers(&Common)
+)]
+struct Description;
+
+/// What all operations have in common, said once.
+struct Common;
+
+impl Modify for Common {
+    fn modify(&self, document: &mut Document) {
+        for (path, item) in &mut document.paths.paths {
+            // Preflight is a POST because it is work, but it changes nothing.
+            let is_change = !path.ends_with("/preflight");
+            let changes = if is_change { [item.post.as_mut(), item.put.as_mut()] } else { [None, None] };
+            for operation in changes.into_iter().flatten() {
+                let actor = "Who asks, for the audit; \"api\" when left out";
+                parameter(operation, "X-Reshard-Actor", ParameterIn::Header, actor);
+                if path.contains("{name}") {
+                    let epoch = "The ETag of a view: refused with 412 if the migration has changed since";
+                    parameter(operation, "If-Match", ParameterIn::Header, epoch);
+                }
+            }
+            for operation in [item.get.as_mut(), item.post.as_mut(), item.put.as_mut()].into_iter().flatten()
+            {
+                if path.contains("{name}") {
+                    parameter(operation, "name", ParameterIn::Path, "Name of the migration");
+                }
+                let problem = Content::new(Some(RefOr::Ref(Ref::from_schema_name("Problem"))));
+                let response = ResponseBuilder::new()
+                    .description("Not done, and why")
+                    .content("application/problem+json", problem);
+                operation.responses.responses.insert("default".to_owned(), response.build().into());
+            }
+        }
+    }
+}
+
+fn parameter(operation: &mut Operation, name: &str, place: ParameterIn, description: &str) {
+    let required = if matches!(place, ParameterIn::Path) { Required::True } else { Required::False };
+    let parameter: Parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .description(Some(description))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .build();
+    operation.parameters.get_or_insert_default().push(parameter);
+}

@@ -1,0 +1,91 @@
+//! Which cluster serves what, and how fast the copy may go.
+
+use axum::routing::{post, put};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::extract::{Answer, Body, Change, Nothing, OptionalBody, Tagged};
+use super::problem::Problem;
+use crate::migration::control::{Ramp, Throttle};
+
+/// Longest pause that may be asked for, in milliseconds; as in the configuration.
+const MAX_PAUSE_MS: u64 = 10_000;
+
+/// The share of reads that new is to serve.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetReads {
+    /// 0 to 100.
+    #[schema(minimum = 0, maximum = 100)]
+    pub percent: i64,
+}
+
+/// The share of documents whose authority is to be new.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetWrites {
+    /// 0 to 100.
+    #[schema(minimum = 0, maximum = 100)]
+    pub percent: i64,
+    /// How long writes may be held, in milliseconds; left out, as configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10000)]
+    pub max_pause_ms: Option<u64>,
+}
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/v1/migrations/{name}/reads", put(set_reads))
+        .route("/v1/migrations/{name}/writes", put(set_writes))
+        .route("/v1/migrations/{name}/rollback", post(rollback))
+        .route("/v1/migrations/{name}/throttle", put(set_throttle))
+}
+
+/// Move reads. Answers when it is in force everywhere.
+#[utoipa::path(put, path = "/v1/migrations/{name}/reads", tag = "traffic", request_body = SetReads,
+    responses((status = 200, description = "In force", body = Ramp)))]
+pub(super) async fn set_reads(change: Change, Body(wanted): Body<SetReads>) -> Answer<Tagged<Ramp>> {
+    let percent = percent(wanted.percent)?;
+    Ok(Tagged(change.control.set_reads(&change.who, &change.name, percent).await?))
+}
+
+/// Move authority over documents, and with it their writes. Answers when it is in force everywhere.
+#[utoipa::path(put, path = "/v1/migrations/{name}/writes", tag = "traffic", request_body = SetWrites,
+    responses((status = 200, description = "In force", body = Ramp)))]
+pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) -> Answer<Tagged<Ramp>> {
+    let percent = percent(wanted.percent)?;
+    let max_pause = wanted.max_pause_ms;
+    if max_pause.is_some_and(|pause| !(1..=MAX_PAUSE_MS).contains(&pause)) {
+        let detail = format!("max_pause_ms must be a whole number from 1 to {MAX_PAUSE_MS}");
+        return Err(Problem::invalid("invalid-max-pause", detail));
+    }
+    Ok(Tagged(change.control.set_writes(&change.who, &change.name, percent, max_pause).await?))
+}
+
+/// Return all writes, then all reads, to old.
+#[utoipa::path(post, path = "/v1/migrations/{name}/rollback", tag = "traffic",
+    responses((status = 200, description = "Old serves everything", body = Ramp)))]
+pub(super) async fn rollback(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<Ramp>> {
+    Ok(Tagged(change.control.rollback(&change.who, &change.name).await?))
+}
+
+/// Set how fast the copy may go; what is left out or null is unlimited.
+#[utoipa::path(put, path = "/v1/migrations/{name}/throttle", tag = "traffic", request_body = Throttle,
+    responses((status = 200, description = "In force", body = Throttle)))]
+pub(super) async fn set_throttle(change: Change, Body(throttle): Body<Throttle>) -> Answer<Json<Throttle>> {
+    let limits = [throttle.documents_per_second, throttle.megabytes_per_second];
+    if limits.into_iter().flatten().any(|limit| !limit.is_finite() || limit <= 0.0) {
+        let detail = "a limit must be above 0; leave it out for no limit, or use pause to halt the copy";
+        return Err(Problem::invalid("invalid-throttle", detail));
+    }
+    Ok(Json(change.control.set_throttle(&change.who, &change.name, throttle).await?))
+}
+
+fn percent(wanted: i64) -> Result<u8, Box<Problem>> {
+    u8::try_from(wanted).ok().filter(|percent| *percent <= 100).ok_or_else(|| {
+        let detail = format!("percent must be a whole number from 0 to 100, not {wanted}");
+        Box::new(Problem::invalid("invalid-percent", detail))
+    })
+}

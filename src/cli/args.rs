@@ -1,0 +1,170 @@
+//! What can be written on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::migration::control::Phase;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  refused (the answer says why; nothing has changed), or a check did not pass
+  2  the command line or the configuration is wrong
+  3  unavailable: no connection, or a cluster does not answer; try again";
+
+/// Moves live data from an old MongoDB cluster to a new one, as a transparent proxy.
+#[derive(Debug, Parser)]
+#[command(name = "reshard", version, after_help = EXIT_CODES)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the proxy
+    Serve {
+        /// The configuration file; config/example.toml documents every key
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration file and tell every mistake in it
+    CheckConfig {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Create, follow and steer migrations, through the admin API of a running proxy
+    Migrate(Migrate),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(super) struct Migrate {
+    /// Where the admin API is
+    #[arg(
+        long,
+        global = true,
+        env = "RESHARD_ADMIN",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub(super) admin: String,
+    /// Print the answer of the admin API, for scripts; problems too
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Who asks, for the audit; the user's name when left out
+    #[arg(long, global = true, env = "RESHARD_ACTOR", value_name = "NAME")]
+    pub(super) actor: Option<String>,
+    /// Change only if the migration is still at this epoch
+    #[arg(long, global = true, value_name = "N")]
+    pub(super) epoch: Option<u64>,
+    #[command(subcommand)]
+    pub(super) action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Make a migration known; changes nothing else
+    Create {
+        /// Its name: letters, digits, - and _
+        name: String,
+        /// What moves, as database.collection; may be repeated
+        #[arg(long = "namespace", value_name = "DB.COLLECTION", required = true)]
+        namespaces: Vec<String>,
+    },
+    /// Look whether it could start; changes nothing (exit code 1 if it could not)
+    Preflight { name: String },
+    /// Start: write to both clusters and copy
+    Start { name: String },
+    /// Halt copying and following; application traffic goes on
+    Pause { name: String },
+    /// End a pause
+    Resume { name: String },
+    /// List all migrations, or show how one is going
+    Status {
+        name: Option<String>,
+        /// Go on showing until it is over (exit code 1 if it failed)
+        #[arg(long, requires = "name")]
+        watch: bool,
+        /// With --watch: stop as soon as it got this far
+        #[arg(long, requires = "watch", value_name = "PHASE")]
+        until: Option<Until>,
+    },
+    /// Move reads: the share that new serves
+    Reads {
+        name: String,
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+    },
+    /// Move writes: the share of documents whose authority is new
+    Writes {
+        name: String,
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+        /// How long writes may be held
+        #[arg(long, value_name = "N")]
+        max_pause_ms: Option<u64>,
+    },
+    /// Compare both clusters in full, in the background
+    Verify {
+        name: String,
+        /// Wait for the result (exit code 1 if differences are left)
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Set how fast the copy may go; without limits, as fast as it can
+    Throttle {
+        name: String,
+        /// Documents each second
+        #[arg(long, value_name = "N")]
+        documents_per_second: Option<f64>,
+        /// Megabytes (10^6 bytes) each second
+        #[arg(long, value_name = "N")]
+        megabytes_per_second: Option<f64>,
+    },
+    /// Return all writes, then all reads, to old
+    Rollback { name: String },
+    /// End it with new serving
+    Complete {
+        name: String,
+        /// Before the hold period is over
+        #[arg(long, requires = "reason")]
+        force: bool,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// End it with old serving
+    Abort { name: String },
+    /// Drop the old copies of a completed migration; cannot be undone
+    DropOld { name: String },
+    /// Keys that cannot be made equal now
+    Conflicts { name: String },
+    /// Differences that verifications found
+    Mismatches { name: String },
+    /// Who asked for what, and how it ended
+    Events { name: String },
+}
+
+/// How far `status --watch` waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Until {
+    Copying,
+    CatchingUp,
+    Synced,
+    Completed,
+}
+
+impl Until {
+    /// Whether `phase` is this far or further.
+    pub(super) fn is_reached(self, phase: Phase) -> bool {
+        let wanted = match self {
+            Self::Copying => Phase::Copying,
+            Self::CatchingUp => Phase::CatchingUp,
+            Self::Synced => Phase::Synced,
+            Self::Completed => Phase::Completed,
+        };
+        phase >= wanted && phase <= Phase::Completed
+    }
+}

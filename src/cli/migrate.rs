@@ -1,0 +1,166 @@
+//! `migrate …`: each action is one request, or a few until something has ended.
+
+use bytes::Bytes;
+use hyper::http::{HeaderMap, HeaderValue, Method, header};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::args::{Action, Migrate};
+use super::client::{Client, ClientError, segment};
+use super::failure::Failure;
+use super::{output, show, watch};
+use crate::admin::{Problem, SetReads, SetWrites};
+use crate::migration::control::{Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle};
+
+/// A client that knows how to show answers.
+pub(super) struct Session {
+    client: Client,
+    /// Answers are shown as they came.
+    pub(super) json: bool,
+}
+
+pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
+    let session = Session { client: client(&args)?, json: args.json };
+    match args.action {
+        Action::Create { name, namespaces } => {
+            let namespaces = namespaces.into_iter().map(|namespace| NamespaceSpec { namespace }).collect();
+            let new = json!(NewMigration { name, namespaces });
+            session.show(Method::POST, "/v1/migrations", Some(new), show::view).await.map(drop)
+        }
+        Action::Preflight { name } => {
+            let path = path(&name, "preflight");
+            let report: PreflightReport = session.show(Method::POST, &path, None, show::preflight).await?;
+            if report.ok { Ok(()) } else { Err(Failure::NotPassed) }
+        }
+        Action::Start { name } => session.step(&name, "start").await,
+        Action::Pause { name } => session.step(&name, "pause").await,
+        Action::Resume { name } => session.step(&name, "resume").await,
+        Action::Abort { name } => session.step(&name, "abort").await,
+        Action::DropOld { name } => session.step(&name, "drop-old").await,
+        Action::Complete { name, force, reason } => {
+            let how = json!(Complete { force, reason });
+            session.show(Method::POST, &path(&name, "complete"), Some(how), show::view).await.map(drop)
+        }
+        Action::Reads { name, percent } => {
+            let wanted = json!(SetReads { percent: percent.into() });
+            session.show(Method::PUT, &path(&name, "reads"), Some(wanted), show::reads).await.map(drop)
+        }
+        Action::Writes { name, percent, max_pause_ms } => {
+            let wanted = json!(SetWrites { percent: percent.into(), max_pause_ms });
+            session.show(Method::PUT, &path(&name, "writes"), Some(wanted), show::writes).await.map(drop)
+        }
+        Action::Rollback { name } => {
+            session.show(Method::POST, &path(&name, "rollback"), None, show::rollback).await.map(drop)
+        }
+        Action::Throttle { name, documents_per_second, megabytes_per_second } => {
+            let wanted = json!(Throttle { documents_per_second, megabytes_per_second });
+            session.show(Method::PUT, &path(&name, "throttle"), Some(wanted), show::throttle).await.map(drop)
+        }
+        Action::Verify { name, wait: true } => watch::verify(&session, &name).await,
+        Action::Verify { name, wait: false } => {
+            session.show(Method::POST, &path(&name, "verify"), None, show::verification).await.map(drop)
+        }
+        Action::Status { name: None, .. } => session.look("/v1/migrations", show::list).await,
+        Action::Status { name: Some(name), watch: true, until } => {
+            watch::status(&session, &name, until).await
+        }
+        Action::Status { name: Some(name), .. } => {
+            let human = |progress: &_| show::progress(&name, progress);
+            session.look(&path(&name, "progress"), human).await
+        }
+        Action::Conflicts { name } => session.look(&path(&name, "conflicts"), show::conflicts).await,
+        Action::Mismatches { name } => session.look(&path(&name, "mismatches"), show::mismatches).await,
+        Action::Events { name } => session.look(&path(&name, "events"), show::events).await,
+    }
+}
+
+/// The path of one resource of a migration.
+pub(super) fn path(name: &str, resource: &str) -> String {
+    format!("/v1/migrations/{}/{resource}", segment(name))
+}
+
+impl Session {
+    /// One request; what the server refuses is a failure.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Failure> {
+        let body = body.map(|body| Bytes::from(body.to_string()));
+        let answer = self.client.send(method, path, body).await.map_err(unreachable)?;
+        if answer.status.is_success() {
+            return serde_json::from_slice(&answer.body).map_err(|_| stranger());
+        }
+        let problem: Problem = serde_json::from_slice(&answer.body).map_err(|_| stranger())?;
+        Err(Failure::Problem(Box::new(problem)))
+    }
+
+    /// One request whose answer is shown.
+    async fn show<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        human: impl FnOnce(&T) -> String,
+    ) -> Result<T, Failure> {
+        let value = self.call(method, path, body).await?;
+        let typed = typed(value.clone())?;
+        if self.json {
+            output::json(&value);
+        } else {
+            output::text(&human(&typed));
+        }
+        Ok(typed)
+    }
+
+    /// A question whose answer is shown.
+    async fn look<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        human: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        self.show(Method::GET, path, None, human).await.map(drop)
+    }
+
+    /// A step that takes nothing and gives the migration.
+    async fn step(&self, name: &str, step: &str) -> Result<(), Failure> {
+        self.show(Method::POST, &path(name, step), None, show::view).await.map(drop)
+    }
+}
+
+/// An answer in the types of the API.
+pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value).map_err(|_| stranger())
+}
+
+fn stranger() -> Failure {
+    Failure::Unreachable(
+        "the answer is not one of reshard's admin API; check --admin or RESHARD_ADMIN, and that both are of \
+         the same version"
+            .to_owned(),
+    )
+}
+
+fn unreachable(error: ClientError) -> Failure {
+    match error {
+        ClientError::Address(_) => Failure::Usage(error.to_string()),
+        ClientError::NoAnswer { .. } => Failure::Unreachable(error.to_string()),
+    }
+}
+
+fn client(args: &Migrate) -> Result<Client, Failure> {
+    let mut headers = HeaderMap::new();
+    let user =
+        || std::env::var("USER").ok().filter(|user| !user.is_empty() && HeaderValue::from_str(user).is_ok());
+    let actor = args.actor.clone().or_else(user).unwrap_or_else(|| "cli".to_owned());
+    let actor = HeaderValue::from_str(&actor)
+        .map_err(|_| Failure::Usage("--actor must be printable ASCII characters".to_owned()))?;
+    headers.insert("x-reshard-actor", actor);
+    if let Some(epoch) = args.epoch {
+        let tag = HeaderValue::from_str(&format!("\"{epoch}\""))
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        headers.insert(header::IF_MATCH, tag);
+    }
+    Client::new(&args.admin, headers).map_err(unreachable)
+}

@@ -1,0 +1,51 @@
+//! The command line: `serve`, `check-config`, and `migrate …`, which speaks to the admin API.
+
+mod args;
+pub mod client;
+mod failure;
+mod human;
+mod migrate;
+mod output;
+mod serve;
+mod show;
+mod watch;
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::Failure;
+
+use crate::config::Config;
+
+/// Does what the command line says; `app` runs the proxy until it is told to stop.
+///
+/// The exit code is 0 when it is done, 1 when it was refused or failed, 2 when the command line or the
+/// configuration is wrong, 3 when nobody answers.
+pub fn main<App, Run, Error>(app: App) -> ExitCode
+where
+    App: FnOnce(Config) -> Run,
+    Run: Future<Output = Result<(), Error>>,
+    Error: Display,
+{
+    let done = match Cli::parse().command {
+        Command::Serve { config } => serve::serve(&config, app),
+        Command::CheckConfig { config } => serve::check(&config),
+        Command::Migrate(args) => {
+            let json = args.json;
+            let done = blocking(migrate::run(args));
+            return done.map_or_else(|failure| failure.report(json), |()| ExitCode::SUCCESS);
+        }
+    };
+    done.map_or_else(|failure| failure.report(false), |()| ExitCode::SUCCESS)
+}
+
+fn blocking(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
+    runtime.block_on(work)
+}

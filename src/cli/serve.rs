@@ -1,0 +1,50 @@
+//! `serve` and `check-config`.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use super::failure::Failure;
+use super::output;
+use crate::config::Config;
+use crate::telemetry::logging;
+
+/// Runs `app` with the configuration in `file`, on as many threads as it says.
+pub(super) fn serve<App, Run, Error>(file: &Path, app: App) -> Result<(), Failure>
+where
+    App: FnOnce(Config) -> Run,
+    Run: Future<Output = Result<(), Error>>,
+    Error: Display,
+{
+    let config = load(file)?;
+    logging::init(&config.log).map_err(|error| Failure::Failed(format!("cannot log: {error}")))?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = usize::try_from(config.listen.workers).ok().filter(|workers| *workers > 0) {
+        builder.worker_threads(workers);
+    }
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
+    runtime.block_on(app(config)).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// Tells what is wrong with `file`, or what it means.
+pub(super) fn check(file: &Path) -> Result<(), Failure> {
+    let config = load(file)?;
+    let new = match &config.new {
+        Some(new) => new.uri.to_string(),
+        None => "none (plain proxy)".to_owned(),
+    };
+    output::text(&format!(
+        "{}: good\n  listen  {}\n  old     {}\n  new     {new}\n  admin   http://{}",
+        file.display(),
+        config.listen.address,
+        config.old.uri,
+        config.admin.address
+    ));
+    Ok(())
+}
+
+fn load(file: &Path) -> Result<Config, Failure> {
+    Config::load(file).map_err(|error| Failure::Usage(error.to_string()))
+}

@@ -1,0 +1,255 @@
+//! Answers of the admin API in words.
+
+use std::fmt::Write;
+
+use super::human::{bar, bytes, count, duration, percent, table, time};
+use crate::admin::{ConflictList, EventList, MigrationList, MismatchList};
+use crate::migration::control::{
+    MigrationView, Phase, PreflightReport, Progress, Ramp, Severity, Throttle, Verification,
+};
+
+fn phase(phase: Phase, paused: bool) -> String {
+    let name = match phase {
+        Phase::Created => "created",
+        Phase::Preparing => "preparing",
+        Phase::Copying => "copying",
+        Phase::CatchingUp => "catching up",
+        Phase::Synced => "synced",
+        Phase::Completed => "completed",
+        Phase::Aborted => "aborted",
+        Phase::Failed => "failed",
+    };
+    if paused { format!("{name} (paused)") } else { name.to_owned() }
+}
+
+pub(super) fn view(view: &MigrationView) -> String {
+    let mut out = format!(
+        "{}: {}, reads {} % and writes {} % on new (epoch {})",
+        view.name,
+        phase(view.phase, view.paused),
+        view.reads_percent,
+        view.writes_percent,
+        view.epoch
+    );
+    if let Some(failure) = &view.failure {
+        let _ = write!(out, "\n  {failure}");
+    }
+    out
+}
+
+pub(super) fn list(list: &MigrationList) -> String {
+    if list.migrations.is_empty() {
+        return "No migrations. Make one: reshard migrate create NAME --namespace DB.COLLECTION".to_owned();
+    }
+    let row = |view: &MigrationView| {
+        let namespaces: Vec<_> = view.namespaces.iter().map(|spec| spec.namespace.as_str()).collect();
+        [
+            view.name.clone(),
+            phase(view.phase, view.paused),
+            format!("{} %", view.reads_percent),
+            format!("{} %", view.writes_percent),
+            view.epoch.to_string(),
+            namespaces.join(", "),
+        ]
+    };
+    let titles = ["NAME", "PHASE", "READS", "WRITES", "EPOCH", "NAMESPACES"];
+    table(titles, list.migrations.iter().map(row).collect())
+}
+
+pub(super) fn preflight(report: &PreflightReport) -> String {
+    let mut out = String::new();
+    for finding in &report.findings {
+        let severity = match finding.severity {
+            Severity::Info => "info   ",
+            Severity::Limits => "limits ",
+            Severity::Refused => "refused",
+        };
+        let place = if finding.namespace.is_empty() { "cluster" } else { &finding.namespace };
+        let _ = writeln!(out, "{severity}  {place}: {} ({})", finding.message, finding.code);
+        if !finding.remedy.is_empty() {
+            let _ = writeln!(out, "         {}", finding.remedy);
+        }
+    }
+    out.push_str(if report.ok { "It can start." } else { "It cannot start." });
+    out
+}
+
+fn ramp(what: &str, ramp: &Ramp) -> String {
+    format!("{what}: {} % on new, in force everywhere (epoch {})", ramp.percent, ramp.epoch)
+}
+
+pub(super) fn reads(answer: &Ramp) -> String {
+    ramp("reads", answer)
+}
+
+pub(super) fn writes(answer: &Ramp) -> String {
+    let tries = if answer.attempts == 1 { "try" } else { "tries" };
+    format!("{}; held {} ms, {} {tries}", ramp("writes", answer), answer.pause_ms, answer.attempts)
+}
+
+pub(super) fn rollback(answer: &Ramp) -> String {
+    format!(
+        "old serves all reads and writes (epoch {}); writes were held {} ms",
+        answer.epoch, answer.pause_ms
+    )
+}
+
+pub(super) fn throttle(throttle: &Throttle) -> String {
+    let limit = |limit: Option<f64>, unit: &str| limit.map(|limit| format!("{limit} {unit}"));
+    let limits: Vec<_> =
+        [limit(throttle.documents_per_second, "documents/s"), limit(throttle.megabytes_per_second, "MB/s")]
+            .into_iter()
+            .flatten()
+            .collect();
+    if limits.is_empty() {
+        return "the copy goes as fast as it can".to_owned();
+    }
+    format!("the copy goes at most at {}", limits.join(" and "))
+}
+
+pub(super) fn verification(verification: &Verification) -> String {
+    let compared = format!(
+        "{} of {} documents compared",
+        count(verification.compared_documents),
+        count(verification.total_documents)
+    );
+    let found = match (verification.mismatches, verification.repaired) {
+        (0, _) => "no difference".to_owned(),
+        (found, repaired) => format!("{} different, {} of them made equal", count(found), count(repaired)),
+    };
+    match (&verification.failure, verification.running) {
+        (Some(failure), _) => format!("verification stopped: {failure} ({compared}, {found})"),
+        (None, true) => format!("verifying: {compared}, {found}"),
+        (None, false) => format!("verified: {compared}, {found}"),
+    }
+}
+
+/// One line, for watching.
+pub(super) fn progress_line(name: &str, progress: &Progress) -> String {
+    let done = percent(progress.copied_documents, progress.total_documents);
+    let mut parts = vec![
+        format!("{name}: {} {} {done} %", phase(progress.phase, progress.paused), bar(done)),
+        format!("{:.0} documents/s", progress.documents_per_second),
+        format!("{}/s", bytes(progress.bytes_per_second)),
+    ];
+    parts.extend(progress.remaining_seconds.map(|left| format!("{} left", duration(left))));
+    parts.extend(progress.lag_seconds.map(|lag| format!("lag {}", duration(lag))));
+    parts.push(format!("reads {} % writes {} %", progress.reads_percent, progress.writes_percent));
+    parts.join(", ")
+}
+
+/// All there is to know, for one look.
+pub(super) fn progress(name: &str, progress: &Progress) -> String {
+    let done = percent(progress.copied_documents, progress.total_documents);
+    let left = match (&progress.remaining_note, progress.remaining_seconds) {
+        (Some(note), _) => format!("; {note}"),
+        (None, Some(left)) => format!("; about {} left", duration(left)),
+        (None, None) => String::new(),
+    };
+    let rows = [
+        ("traffic", traffic(progress)),
+        (
+            "copy",
+            format!(
+                "{} {done} %  {} of {} documents, {} of {}",
+                bar(done),
+                count(progress.copied_documents),
+                count(progress.total_documents),
+                as_bytes(progress.copied_bytes),
+                as_bytes(progress.total_bytes)
+            ),
+        ),
+        (
+            "rate",
+            format!(
+                "{:.0} documents/s, {}/s{left}",
+                progress.documents_per_second,
+                bytes(progress.bytes_per_second)
+            ),
+        ),
+        ("lag", lag(progress)),
+        (
+            "streams",
+            format!(
+                "{} converged, {} repaired, {} mirror writes made up for, {} conflicts",
+                count(progress.converged),
+                count(progress.repaired),
+                count(progress.mirror_failures),
+                count(progress.conflicts)
+            ),
+        ),
+        ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),
+        ("cut-over", cut_over(progress)),
+    ];
+    let mut out = format!("{name}: {}\n", phase(progress.phase, progress.paused));
+    for (title, text) in rows {
+        let _ = writeln!(out, "  {title:<9} {text}");
+    }
+    out
+}
+
+fn traffic(progress: &Progress) -> String {
+    format!(
+        "reads {} % and writes {} % on new (epoch {})",
+        progress.reads_percent, progress.writes_percent, progress.epoch
+    )
+}
+
+fn lag(progress: &Progress) -> String {
+    let one = |lag: Option<f64>| lag.map_or("unknown".to_owned(), duration);
+    let window =
+        progress.oplog_window_seconds.map(|window| format!("; old's oplog keeps {}", duration(window)));
+    format!(
+        "old to new {}, new to old {}{}",
+        one(progress.lag.old_to_new),
+        one(progress.lag.new_to_old),
+        window.unwrap_or_default()
+    )
+}
+
+fn cut_over(progress: &Progress) -> String {
+    if progress.can_cut_over {
+        return "ready".to_owned();
+    }
+    let mut out = "not yet".to_owned();
+    for reason in &progress.blocked_by {
+        let _ = write!(out, "\n            - {reason}");
+    }
+    out
+}
+
+fn as_bytes(number: u64) -> String {
+    bytes(number as f64)
+}
+
+pub(super) fn conflicts(list: &ConflictList) -> String {
+    if list.conflicts.is_empty() {
+        return "No conflicts.".to_owned();
+    }
+    let rows = list.conflicts.iter().map(|one| {
+        [one.namespace.clone(), one.key.clone(), time(one.since), one.tries.to_string(), one.error.clone()]
+    });
+    table(["NAMESPACE", "KEY", "SINCE", "TRIES", "ERROR"], rows.collect())
+}
+
+pub(super) fn mismatches(list: &MismatchList) -> String {
+    if list.mismatches.is_empty() {
+        return "No differences.".to_owned();
+    }
+    let rows = list.mismatches.iter().map(|one| {
+        let repaired = if one.repaired { "yes" } else { "no" };
+        [one.namespace.clone(), one.key.clone(), one.kind.clone(), repaired.to_owned(), time(one.at)]
+    });
+    table(["NAMESPACE", "KEY", "KIND", "REPAIRED", "FOUND"], rows.collect())
+}
+
+pub(super) fn events(list: &EventList) -> String {
+    if list.events.is_empty() {
+        return "No events.".to_owned();
+    }
+    let rows = list.events.iter().map(|one| {
+        let change = if one.from == one.to { one.to.clone() } else { format!("{} -> {}", one.from, one.to) };
+        [time(one.at), one.who.clone(), one.what.clone(), change, one.result.clone()]
+    });
+    table(["TIME", "WHO", "WHAT", "STATE", "RESULT"], rows.collect())
+}

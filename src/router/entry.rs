@@ -1,0 +1,157 @@
+//! Entering a write on a migrating namespace: wait out fences, find the authorities, begin under leases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{SharedClock, timeout};
+use crate::converge::active::{Active, Registry};
+use crate::model::side::Side;
+use crate::model::slots::SlotSet;
+use crate::state::inflight::{Inflight, Ticket, Work};
+use crate::state::lease::Generation;
+use crate::state::table::{MigrationRoute, Routing};
+use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE};
+use tokio::sync::Semaphore;
+
+/// Writes that may wait for fences and leases at once.
+pub const MOST_HELD: usize = 20_000;
+const LEASE_PAUSE: Duration = Duration::from_millis(20);
+
+/// The way into the migrating path.
+#[derive(Clone)]
+pub struct Gate {
+    /// The routing tables.
+    pub routing: Arc<Routing>,
+    /// The register of work under way.
+    pub inflight: Arc<Inflight>,
+    /// The migrations that this process works on.
+    pub registry: Arc<Registry>,
+    /// Bounds the writes that wait.
+    pub waiting: Arc<Semaphore>,
+    /// The clock.
+    pub clock: SharedClock,
+}
+
+/// A write that may go ahead.
+pub struct Entered {
+    /// Proof of having entered.
+    pub ticket: Ticket,
+    /// How the namespace is routed for this write.
+    pub route: Arc<MigrationRoute>,
+    /// The migration; `None` once it is over.
+    pub active: Option<Arc<Active>>,
+    /// The leases that it began under.
+    leases: Vec<(Side, Generation)>,
+}
+
+impl Entered {
+    /// Whether every lease that the write began under still holds: only then may its reply be shown.
+    #[must_use]
+    pub fn may_answer(&self) -> bool {
+        let Some(active) = &self.active else { return true };
+        !active.converger.safeguards.reply_check
+            || self
+                .leases
+                .iter()
+                .all(|(side, generation)| active.authorities.get(*side).lease.holds(*generation))
+    }
+}
+
+enum Try {
+    Entered(Box<Entered>),
+    /// Not a migrating namespace any more.
+    Elsewhere,
+    /// A fence, or slots without an owner: wait for a table newer than this.
+    Table(u64, &'static str),
+    Lease(Side),
+}
+
+impl Gate {
+    /// Enters a write on `slots` of `namespace`, waiting at most `hold`. `Ok(None)`: the namespace does not
+    /// migrate.
+    ///
+    /// # Errors
+    /// The error to answer with when the wait was too long; nothing was sent.
+    pub async fn enter(
+        &self,
+        namespace: &str,
+        slots: SlotSet,
+        work: Work,
+        what: &Arc<str>,
+        hold: Duration,
+    ) -> Result<Option<Entered>, ErrorReply> {
+        let deadline = self.clock.now() + hold;
+        let mut permit = None;
+        loop {
+            let why = match self.try_enter(namespace, slots, work, what) {
+                Try::Entered(entered) => return Ok(Some(*entered)),
+                Try::Elsewhere => return Ok(None),
+                Try::Table(version, why) => {
+                    let left = deadline.saturating_sub(self.clock.now());
+                    permit = Some(self.permit(permit)?);
+                    match timeout(&*self.clock, left, self.routing.changed_since(version)).await {
+                        Ok(()) => continue,
+                        Err(_) => why.to_owned(),
+                    }
+                }
+                Try::Lease(side) => {
+                    permit = Some(self.permit(permit)?);
+                    self.clock.sleep(LEASE_PAUSE).await;
+                    if self.clock.now() < deadline {
+                        continue;
+                    }
+                    format!("the {side} cluster does not grant this proxy the lease to write")
+                }
+            };
+            return Err(not_sent(why));
+        }
+    }
+
+    fn permit<'a>(
+        &'a self,
+        held: Option<tokio::sync::SemaphorePermit<'a>>,
+    ) -> Result<tokio::sync::SemaphorePermit<'a>, ErrorReply> {
+        match held {
+            Some(permit) => Ok(permit),
+            None => {
+                self.waiting.try_acquire().map_err(|_| not_sent("too many writes wait for a move".into()))
+            }
+        }
+    }
+
+    fn try_enter(&self, namespace: &str, slots: SlotSet, work: Work, what: &Arc<str>) -> Try {
+        let Some(name) = self.routing.peek().route(namespace).map(|route| Arc::clone(&route.name)) else {
+            return Try::Elsewhere;
+        };
+        let ticket = self.inflight.enter(&name, slots, work, what);
+        let Some(route) = ticket.table.route(namespace).cloned() else { return Try::Elsewhere };
+        let version = ticket.table.version;
+        if route.held.meets(&slots) {
+            return Try::Table(version, "a move of its slots takes too long");
+        }
+        let known = route.owned_by_old.or(&route.owned_by_new);
+        if !slots.minus(&known).is_empty() {
+            return Try::Table(version, "the owner of its slots cannot be reached");
+        }
+        if route.phase.is_over() {
+            return Try::Entered(Box::new(Entered { ticket, route, active: None, leases: Vec::new() }));
+        }
+        let Some(active) = self.registry.get(&route.name) else {
+            return Try::Table(version, "its migration is being started");
+        };
+        let mut leases = Vec::new();
+        for side in Side::BOTH.into_iter().filter(|side| route.owned_by(*side).meets(&slots)) {
+            match active.authorities.get(side).lease.begin() {
+                Some(generation) => leases.push((side, generation)),
+                None => return Try::Lease(side),
+            }
+        }
+        Try::Entered(Box::new(Entered { ticket, route, active: Some(active), leases }))
+    }
+}
+
+/// The error for a write that was not sent anywhere.
+#[must_use]
+pub fn not_sent(why: String) -> ErrorReply {
+    ErrorReply::new(HOST_UNREACHABLE, why).labelled(vec![RETRYABLE_WRITE, NO_WRITES_PERFORMED])
+}

@@ -1,0 +1,178 @@
+//! The data plane's way through a migration: which operations it concerns, and what happens to each.
+
+use bson::{RawDocument, oid::ObjectId};
+use bytes::BytesMut;
+
+use super::operation::Operation;
+use super::pipeline::Router;
+use super::reading::side_of_read;
+use super::writer::{Writer, Written};
+use crate::model::namespace::Namespace;
+use crate::model::side::Side;
+use crate::policy::classify::Class;
+use crate::policy::writes::{Verb, WriteCommand};
+use crate::state::table::MigrationRoute;
+use crate::wire::error::{Code, ErrorReply};
+use crate::wire::op_msg::build;
+use std::sync::Arc;
+
+const ILLEGAL: Code = Code(20, "IllegalOperation");
+
+/// Commands that a namespace must not see while it moves.
+const REFUSED_DDL: [&str; 12] = [
+    "drop",
+    "renameCollection",
+    "convertToCapped",
+    "cloneCollectionAsCapped",
+    "dropDatabase",
+    "shardCollection",
+    "reshardCollection",
+    "refineCollectionShardKey",
+    "moveCollection",
+    "unshardCollection",
+    "compactStructuredEncryptionData",
+    "moveChunk",
+];
+
+/// What becomes of an operation on a migrating namespace.
+pub(super) enum Course {
+    /// Forwarded as it is, to this cluster.
+    Plain(Side),
+    /// Answered; the reply is in the buffer. Whether it says `ok: 1`.
+    Answered(Side, bool),
+}
+
+impl Router {
+    /// The route of the operation's namespace, if it migrates. One atomic load when nothing does.
+    pub(super) fn migration_of(&self, operation: &Operation<'_>) -> Option<Arc<MigrationRoute>> {
+        let writer = self.writer.as_ref()?;
+        let table = writer.gate.routing.peek();
+        if table.routes.is_empty() {
+            return None;
+        }
+        let (database, collection) = (operation.command.database?, operation.command.collection());
+        if operation.class == Class::Ddl {
+            return table
+                .routes
+                .iter()
+                .find(|(namespace, _)| concerns(operation, namespace))
+                .map(|(_, route)| route.clone());
+        }
+        let mut name = String::with_capacity(database.len() + 1 + collection?.len());
+        name.push_str(database);
+        name.push('.');
+        name.push_str(collection?);
+        table.route(&name).cloned()
+    }
+
+    /// Runs an operation outside transactions whose namespace `route` routes.
+    pub(super) async fn through_migration(
+        &self,
+        operation: &Operation<'_>,
+        route: &MigrationRoute,
+        client: u64,
+        reply: &mut BytesMut,
+    ) -> Result<Course, ErrorReply> {
+        let Some(writer) = &self.writer else { return Ok(Course::Plain(Side::Old)) };
+        let authority = route.sole_authority();
+        match operation.class {
+            Class::Write => write(writer, operation, route, reply).await,
+            Class::Read => side_of_read(&writer.gate, operation, route, client).await.map(Course::Plain),
+            Class::Ddl if !route.phase.is_over() => self.ddl(operation, route, reply).await,
+            Class::PipelineWrite => match authority {
+                Some(side) => Ok(Course::Plain(side)),
+                None => Err(ErrorReply::new(ILLEGAL, "$out and $merge cannot run while writes are divided")),
+            },
+            _ => Ok(Course::Plain(authority.unwrap_or(Side::Old))),
+        }
+    }
+
+    /// Indexes and `collMod` go to both sides; what would pull the collection away is refused.
+    async fn ddl(
+        &self,
+        operation: &Operation<'_>,
+        route: &MigrationRoute,
+        reply: &mut BytesMut,
+    ) -> Result<Course, ErrorReply> {
+        let name = operation.command.name;
+        if REFUSED_DDL.contains(&name) {
+            return Err(ErrorReply::new(
+                ILLEGAL,
+                format!(
+                    "{name} cannot run while migration {} moves this collection; complete or abort it first",
+                    route.name
+                ),
+            ));
+        }
+        let first = route.sole_authority().unwrap_or(Side::Old);
+        let both = route.mirrors() && matches!(name, "createIndexes" | "dropIndexes" | "collMod");
+        let ok = self.plain(operation, first, reply).await?;
+        if !both || !ok {
+            return Ok(Course::Answered(first, ok));
+        }
+        let mut other = BytesMut::new();
+        let mirrored = self.plain(operation, first.other(), &mut other).await;
+        match mirrored {
+            Ok(true) => Ok(Course::Answered(first, true)),
+            Ok(false) => {
+                // The client sees what the other cluster has against it; the operator sees it at verify.
+                *reply = other;
+                Ok(Course::Answered(first, false))
+            }
+            Err(error) => {
+                Err(ErrorReply::new(error.code, format!("done on {first} only: {}", error.message)))
+            }
+        }
+    }
+}
+
+/// Whether a change of collections concerns `namespace`.
+fn concerns(operation: &Operation<'_>, namespace: &Namespace) -> bool {
+    let command = &operation.command;
+    let Some(database) = command.database else { return false };
+    match command.name {
+        "dropDatabase" => database == namespace.database(),
+        "renameCollection"
+        | "shardCollection"
+        | "reshardCollection"
+        | "refineCollectionShardKey"
+        | "moveCollection"
+        | "unshardCollection"
+        | "moveChunk" => {
+            let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
+            let to = body.and_then(|body| body.get_str("to").ok());
+            command.collection() == Some(namespace.as_str()) || to == Some(namespace.as_str())
+        }
+        _ => database == namespace.database() && command.collection() == Some(namespace.collection()),
+    }
+}
+
+async fn write(
+    writer: &Writer,
+    operation: &Operation<'_>,
+    route: &MigrationRoute,
+    reply: &mut BytesMut,
+) -> Result<Course, ErrorReply> {
+    let plain = || Course::Plain(route.sole_authority().unwrap_or(Side::Old));
+    let Some(command) = understand(operation) else { return Ok(plain()) };
+    let Some(Written { mut body, operation_time }) = writer.write(&command).await? else {
+        return Ok(plain());
+    };
+    if let Some(time) = operation_time {
+        body.append(bson::cstr!("operationTime"), time);
+    }
+    let ok = crate::cluster::command::ServerError::of(&body).is_none();
+    reply.clear();
+    reply.extend_from_slice(&build(0, operation.request_id(), 0, body.as_bytes(), None));
+    Ok(Course::Answered(route.sole_authority().unwrap_or(Side::Old), ok))
+}
+
+fn understand(operation: &Operation<'_>) -> Option<WriteCommand> {
+    let command = &operation.command;
+    let verb = Verb::of(command.name)?;
+    let namespace = Namespace::new(command.database?, command.collection()?);
+    let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok()?;
+    let sequence =
+        operation.parts.sequences.first().map(|sequence| &operation.message[sequence.documents.clone()]);
+    WriteCommand::parse(namespace, verb, body, sequence, ObjectId::new).ok()
+}

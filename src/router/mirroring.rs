@@ -1,0 +1,182 @@
+//! What follows the authority's answer: bringing the mirror up to date at once, where that can be done.
+//!
+//! It may fail, be late, or be left out, and nothing is lost: the authority's stream makes up for it. What it
+//! could not do is marked, so that no read meets a mirror that misses an acknowledged write.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bson::Timestamp;
+use bson::raw::{RawDocumentBuf, cstr};
+use futures::FutureExt;
+use tokio::sync::Semaphore;
+
+use super::entry::Entered;
+use crate::clock::{SharedClock, timeout};
+use crate::cluster::command::{Request, SharedCluster};
+use crate::converge::active::Active;
+use crate::converge::converger::Order;
+use crate::converge::lanes::Taken;
+use crate::converge::read::ask;
+use crate::model::key::Key;
+use crate::model::namespace::Namespace;
+use crate::model::side::{PerSide, Side};
+use crate::model::slots::SlotSet;
+use crate::policy::converge::insert_would_change;
+use crate::policy::writes::{Statement, Verb};
+use crate::shutdown::SharedSpawn;
+
+/// Mirror writes that may go on behind replies at once, for each worker; beyond it they are left to the stream.
+pub const MOST_JOBS: usize = 2000;
+
+/// What an acknowledged write did.
+pub struct Effect {
+    /// Where.
+    pub namespace: Namespace,
+    /// The keys that are known.
+    pub keys: Vec<Key>,
+    /// Those are all of them.
+    pub all_known: bool,
+    /// Slots that it may have touched.
+    pub slots: SlotSet,
+    /// When it was acknowledged, on each authority's time line.
+    pub times: PerSide<Option<Timestamp>>,
+    /// Statements whose effect does not depend on what was there, if the mirror may be told them as they are.
+    pub direct: Option<(Verb, Vec<Statement>)>,
+    /// The application's `writeConcern`.
+    pub concern: RawDocumentBuf,
+    /// The lanes of the keys; without them the inline path is left out.
+    pub lanes: Option<Taken>,
+}
+
+/// Brings mirrors up to date behind or before replies.
+#[derive(Clone)]
+pub struct Mirroring {
+    /// Starts what goes on behind replies.
+    pub spawn: SharedSpawn,
+    /// Bounds it.
+    pub jobs: Arc<Semaphore>,
+    /// The clock.
+    pub clock: SharedClock,
+}
+
+impl Mirroring {
+    /// Follows up on an acknowledged write; returns when its reply may be sent.
+    pub async fn follow(&self, clusters: &PerSide<SharedCluster>, entered: Entered, effect: Effect) {
+        let Some(active) = entered.active.clone() else { return };
+        let wait = entered.route.ack_both;
+        let inline = effect.lanes.is_some() && effect.all_known && self.mirrors_allow(&active, &effect);
+        if !inline {
+            if wait {
+                self.wait_for_streams(&active, &effect).await;
+            }
+            return;
+        }
+        let Ok(permit) = Arc::clone(&self.jobs).try_acquire_owned() else {
+            active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
+            mark(&active, &effect);
+            return;
+        };
+        let job = Job { clusters: clusters.clone(), active, effect, clock: self.clock.clone() };
+        let job = async move {
+            job.run().await;
+            // Only now may a fence take this write for finished.
+            drop((entered, permit));
+        };
+        if wait {
+            job.await;
+        } else {
+            self.spawn.spawn("mirror", job.boxed());
+        }
+    }
+
+    fn mirrors_allow(&self, active: &Active, effect: &Effect) -> bool {
+        let now = self.clock.now();
+        Side::BOTH
+            .into_iter()
+            .filter(|authority| effect.times.get(*authority).is_some())
+            .all(|authority| active.breakers.get(authority.other()).allows(now))
+    }
+
+    /// For writes whose keys are not known: until the streams have passed them, or the time is up.
+    async fn wait_for_streams(&self, active: &Active, effect: &Effect) {
+        for side in Side::BOTH {
+            let Some(time) = *effect.times.get(side) else { continue };
+            let passed =
+                active.frontiers.get(side).wait_past(time, &*self.clock, active.mirror_timeout).await;
+            if !passed {
+                active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
+                active.unreadable.mark(side, &effect.slots, time);
+            }
+        }
+    }
+}
+
+struct Job {
+    clusters: PerSide<SharedCluster>,
+    active: Arc<Active>,
+    effect: Effect,
+    clock: SharedClock,
+}
+
+impl Job {
+    async fn run(&self) {
+        let worked = timeout(&*self.clock, self.active.mirror_timeout, self.bring_up_to_date()).await;
+        let worked = matches!(worked, Ok(true));
+        let now = self.clock.now();
+        for authority in Side::BOTH.into_iter().filter(|side| self.effect.times.get(*side).is_some()) {
+            self.active.breakers.get(authority.other()).note(worked, now);
+        }
+        if !worked {
+            self.active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
+            mark(&self.active, &self.effect);
+        }
+    }
+
+    async fn bring_up_to_date(&self) -> bool {
+        let effect = &self.effect;
+        if let Some((verb, statements)) = &effect.direct
+            && self.tell(*verb, statements).await
+        {
+            return true;
+        }
+        let order = Order { durable: false, not_before: PerSide::default(), concern: effect.concern.clone() };
+        let converged = self.active.converger.converge(&effect.namespace, effect.keys.clone(), &order).await;
+        converged.is_ok_and(|report| report.stuck.is_empty())
+    }
+
+    /// Repeats on the mirror what the authority has done; `false`: it must be converged.
+    async fn tell(&self, verb: Verb, statements: &[Statement]) -> bool {
+        let special = |statement: &Statement| verb == Verb::Insert && insert_would_change(&statement.raw);
+        // A direct effect only happens while old is the authority of everything.
+        if !matches!(verb, Verb::Insert | Verb::Delete) || statements.iter().any(special) {
+            return false;
+        }
+        let Some(array) = verb.array() else { return false };
+        let Ok(mut session) = self.active.converger.sessions.new.borrow().await else { return false };
+        let mut body = RawDocumentBuf::new();
+        if verb == Verb::Insert {
+            body.append(cstr!("insert"), self.effect.namespace.collection());
+            body.append(cstr!("bypassDocumentValidation"), true);
+        } else {
+            body.append(cstr!("delete"), self.effect.namespace.collection());
+        }
+        body.append(cstr!("ordered"), false);
+        body.append(cstr!("writeConcern"), self.effect.concern.clone());
+        session.stamp(&mut body);
+        let documents: Vec<u8> =
+            statements.iter().flat_map(|statement| statement.raw.as_bytes()).copied().collect();
+        let request = Request::new(self.effect.namespace.database(), body).sequence(array, documents);
+        let Ok(reply) = ask(&*self.clusters.new, request).await else { return false };
+        session.settled();
+        reply.body.get_array("writeErrors").is_err() && reply.body.get_document("writeConcernError").is_err()
+    }
+}
+
+fn mark(active: &Active, effect: &Effect) {
+    for side in Side::BOTH {
+        if let Some(time) = *effect.times.get(side) {
+            active.unreadable.mark(side, &effect.slots, time);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Reads of migrating namespaces: choosing the cluster, and waiting until it may answer.
+
+use bson::RawDocument;
+
+use super::entry::Gate;
+use super::operation::Operation;
+use crate::converge::active::Active;
+use crate::model::key::Key;
+use crate::model::side::Side;
+use crate::model::slots::{Slot, SlotSet};
+use crate::policy::reads::{Ask, Ownership, Plan, is_change_stream, joins, key_of_read, plan};
+use crate::state::table::MigrationRoute;
+use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE};
+
+const NOT_WHILE_MIXED: Code = Code(20, "IllegalOperation");
+
+/// The cluster for a read of a namespace that `route` routes.
+///
+/// # Errors
+/// The error to answer with: it needs one authority and there are two, or no cluster is current in time.
+pub(super) async fn side_of_read(
+    gate: &Gate,
+    operation: &Operation<'_>,
+    route: &MigrationRoute,
+    client: u64,
+) -> Result<Side, ErrorReply> {
+    let ask = ask(operation, client);
+    let owned =
+        Ownership { old: route.owned_by_old, new: route.owned_by_new, reads_on_new: route.reads_on_new };
+    match plan(&ask, &owned) {
+        Plan::Authority(side) => Ok(side),
+        Plan::Refuse => Err(ErrorReply::new(
+            NOT_WHILE_MIXED,
+            "this read needs one authority, and writes are divided between two clusters now",
+        )),
+        Plan::Mirror { side, foreign, otherwise } => {
+            let Some(active) = gate.registry.get(&route.name) else {
+                return Ok(otherwise.unwrap_or(Side::Old));
+            };
+            current(gate, &active, side, &foreign, otherwise).await
+        }
+    }
+}
+
+fn ask(operation: &Operation<'_>, client: u64) -> Ask {
+    let command = &operation.command;
+    let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
+    let session = command.session().map_or(client, |session| xxhash_rust::xxh3::xxh3_64(&session));
+    let level =
+        body.and_then(|body| body.get_document("readConcern").ok()).and_then(|rc| rc.get_str("level").ok());
+    let strict = matches!(level, Some("linearizable" | "snapshot"))
+        || (command.read_concern.is_some() && command.after_cluster_time().is_some());
+    Ask {
+        slot: body.and_then(|body| key_of_read(command.name, body)).as_ref().map(Key::slot),
+        session: Slot::of_hash(session),
+        authority_only: strict || body.is_some_and(joins),
+        change_stream: body.is_some_and(is_change_stream),
+    }
+}
+
+/// `side` if it misses no acknowledged write of `foreign`; else the authority, or a wait until it does not.
+async fn current(
+    gate: &Gate,
+    active: &Active,
+    side: Side,
+    foreign: &SlotSet,
+    otherwise: Option<Side>,
+) -> Result<Side, ErrorReply> {
+    let authority = side.other();
+    let frontier = active.frontiers.get(authority);
+    let until = active.unreadable.until(authority, foreign, frontier);
+    let reachable = active.breakers.get(side).allows(gate.clock.now());
+    match (until, otherwise) {
+        (None, _) if reachable => Ok(side),
+        (_, Some(authority)) => Ok(authority),
+        (Some(time), None) if frontier.wait_past(time, &*gate.clock, active.mirror_timeout).await => Ok(side),
+        _ => Err(ErrorReply::new(HOST_UNREACHABLE, "no cluster is current for this read yet; try again")),
+    }
+}

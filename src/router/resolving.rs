@@ -1,0 +1,171 @@
+//! Multi-document writes without a key while authority is mixed.
+//!
+//! Resolved once: the matching `_id`s on each slot's authority; then written by `_id` plus the original filter
+//! on each key's authority, each key at most once. An upsert that matches nothing gets its `_id`, and so its
+//! slot, from the proxy.
+
+use std::time::Duration;
+
+use bson::raw::{RawArrayBuf, RawBsonRef, RawDocumentBuf, cstr};
+use bson::{RawDocument, oid::ObjectId, rawdoc};
+
+use super::entry::Entered;
+use super::sending::send;
+use super::writer::{Outcome, Writer};
+use crate::cluster::command::{Request, Target};
+use crate::converge::read::{cursor_id, id_of};
+use crate::model::key::Key;
+use crate::model::side::{PerSide, Side};
+use crate::policy::canonical::key_of;
+use crate::policy::failover::Kind;
+use crate::policy::split::{Part, merge};
+use crate::policy::writes::{Statement, Verb, WriteCommand};
+use crate::state::records::batch;
+use crate::wire::error::{BAD_VALUE, ErrorReply};
+
+const CHUNK: usize = 1000;
+
+/// Runs the statements one after the other, each resolved.
+pub(super) async fn resolve(
+    writer: &Writer,
+    command: &WriteCommand,
+    entered: &Entered,
+    hold: Duration,
+) -> Result<Outcome, ErrorReply> {
+    let mut replies: Vec<(Part, RawDocumentBuf)> = Vec::new();
+    let mut times = PerSide::default();
+    let mut touched = Vec::new();
+    for (index, statement) in command.statements.iter().enumerate() {
+        let mut found = match &statement.key {
+            Some(key) => vec![key.clone()],
+            None => find(writer, command, statement, entered, hold).await?,
+        };
+        let mut plan = by_authority(&found, entered);
+        let mut upserts = false;
+        if found.is_empty() && statement.upsert {
+            let id = rawdoc! { "_id": ObjectId::new() };
+            let key = id.get("_id").ok().flatten().and_then(key_of);
+            found.extend(key);
+            plan = by_authority(&found, entered);
+            upserts = true;
+        }
+        let mut stop = false;
+        for (side, keys) in plan {
+            for keys in keys.chunks(CHUNK) {
+                let request = keyed(command, statement, keys, upserts);
+                let cluster = &**writer.clusters.get(side);
+                let answer = send(cluster, request, Kind::Once, hold, &writer.gate.clock).await?;
+                *times.get_mut(side) = answer.reply.operation_time.or(*times.get(side));
+                if answer.reply.error().is_some() {
+                    return Ok(Outcome { reply: answer.reply.body, times, sent: 1, keys: touched });
+                }
+                stop |= command.ordered && answer.reply.body.get_array("writeErrors").is_ok();
+                let part = Part { side, indexes: vec![index; keys.len()] };
+                replies.push((part, answer.reply.body));
+            }
+        }
+        touched.extend(found);
+        if stop {
+            break;
+        }
+    }
+    Ok(Outcome { reply: merge(&replies), times, sent: 1, keys: touched })
+}
+
+fn by_authority(keys: &[Key], entered: &Entered) -> Vec<(Side, Vec<Key>)> {
+    Side::BOTH
+        .into_iter()
+        .map(|side| {
+            let owned = keys.iter().filter(|key| entered.route.authority(key.slot()) == Some(side));
+            (side, owned.cloned().collect::<Vec<_>>())
+        })
+        .filter(|(_, keys)| !keys.is_empty())
+        .collect()
+}
+
+/// The keys that match on the authority of their slot.
+async fn find(
+    writer: &Writer,
+    command: &WriteCommand,
+    statement: &Statement,
+    entered: &Entered,
+    hold: Duration,
+) -> Result<Vec<Key>, ErrorReply> {
+    let filter =
+        statement.raw.get_document("q").map_err(|_| ErrorReply::new(BAD_VALUE, "a statement without q"))?;
+    let mut keys = Vec::new();
+    for side in Side::BOTH {
+        let cluster = &**writer.clusters.get(side);
+        let mut body = rawdoc! {
+            "find": command.namespace.collection(), "filter": filter.to_owned(), "projection": { "_id": 1 },
+            "batchSize": 10_000, "readConcern": { "level": "local" },
+        };
+        for (name, field) in
+            [(cstr!("collation"), "collation"), (cstr!("hint"), "hint"), (cstr!("let"), "let")]
+        {
+            let value = statement.raw.get(field).ok().flatten().or(command.body.get(field).ok().flatten());
+            if let Some(value) = value {
+                body.append(name, value);
+            }
+        }
+        let request = Request::new(command.namespace.database(), body);
+        let mut answer = send(cluster, request, Kind::Read, hold, &writer.gate.clock).await?;
+        let mut field = "firstBatch";
+        loop {
+            if let Some(error) = answer.reply.error() {
+                return Err(ErrorReply::new(BAD_VALUE, error.to_string()));
+            }
+            let found = batch(&answer.reply.body, field).map_err(|why| ErrorReply::new(BAD_VALUE, why))?;
+            let here = |key: &Key| entered.route.authority(key.slot()) == Some(side);
+            keys.extend(found.iter().filter_map(|document| id_of(document)).filter(here));
+            let cursor = cursor_id(&answer.reply.body);
+            if cursor == 0 {
+                break;
+            }
+            let more = rawdoc! { "getMore": cursor, "collection": command.namespace.collection() };
+            let target = Target::Server(answer.reply.server.clone());
+            let request = Request::new(command.namespace.database(), more).to(target);
+            answer = send(cluster, request, Kind::Follower, hold, &writer.gate.clock).await?;
+            field = "nextBatch";
+        }
+    }
+    Ok(keys)
+}
+
+/// The statement for each of `keys`.
+fn keyed(command: &WriteCommand, statement: &Statement, keys: &[Key], upserts: bool) -> Request {
+    let mut documents = Vec::new();
+    for key in keys {
+        documents.extend_from_slice(one(command.verb, &statement.raw, key, upserts).as_bytes());
+    }
+    let mut body = RawDocumentBuf::new();
+    for (name, value) in command.body.iter().flatten() {
+        match name.as_str() {
+            "ordered" | "stmtIds" | "txnNumber" => {}
+            _ => body.append(name, value),
+        }
+    }
+    body.append(cstr!("ordered"), false);
+    let request = Request::new(command.namespace.database(), body);
+    request.sequence(command.verb.array().unwrap_or("updates"), documents)
+}
+
+fn one(verb: Verb, raw: &RawDocument, key: &Key, upserts: bool) -> RawDocumentBuf {
+    let mut copy = RawDocumentBuf::new();
+    for (name, value) in raw.iter().flatten() {
+        match (name.as_str(), value) {
+            ("q", RawBsonRef::Document(filter)) => {
+                let mut equal = RawDocumentBuf::new();
+                equal.append(cstr!("_id"), key.value());
+                let mut both = RawArrayBuf::new();
+                both.push(equal);
+                both.push(filter.to_owned());
+                copy.append(name, rawdoc! { "$and": both });
+            }
+            ("limit", _) if verb == Verb::Delete => copy.append(name, 1),
+            ("upsert", _) => copy.append(name, upserts),
+            _ => copy.append(name, value),
+        }
+    }
+    copy
+}

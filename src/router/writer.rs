@@ -1,0 +1,300 @@
+//! Writes on a migrating namespace: the authority first, then the mirror.
+//!
+//! Fence first, then lane. The reply is the authority's; it is shown only if the leases that the write began
+//! under still hold. A mirror that fails or is late costs the application nothing but, where a read could
+//! meet it, a bounded wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
+use bson::{RawDocument, Timestamp};
+
+use super::entry::{Entered, Gate};
+use super::mirroring::{Effect, Mirroring};
+use super::overtaken::executed_before;
+use super::resolving::resolve;
+use super::sending::send;
+use crate::clock::timeout;
+use crate::cluster::command::{Request, ServerError, SharedCluster};
+use crate::converge::lanes::{MOST_KEYS, Taken};
+use crate::model::key::Key;
+use crate::model::side::{PerSide, Side};
+use crate::model::slots::SlotSet;
+use crate::policy::failover::Kind;
+use crate::policy::split::{Part, merge, parts, stops};
+use crate::policy::writes::{Verb, WriteCommand};
+use crate::state::inflight::Work;
+use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE, RETRYABLE_WRITE};
+
+/// How long a write may wait for fences, leases and servers, unless its `maxTimeMS` is shorter.
+pub const HOLD: Duration = Duration::from_secs(30);
+const NOT_WHILE_MIXED: Code = Code(20, "IllegalOperation");
+
+/// Writes for one worker.
+pub struct Writer {
+    /// Both clusters, by this worker's pools.
+    pub clusters: PerSide<SharedCluster>,
+    /// The way in.
+    pub gate: Gate,
+    /// What follows the authority's answer.
+    pub mirroring: Mirroring,
+}
+
+/// What the authority or authorities answered.
+pub(super) struct Outcome {
+    /// The reply for the client.
+    pub reply: RawDocumentBuf,
+    /// When, on each cluster's time line.
+    pub times: PerSide<Option<Timestamp>>,
+    /// The most attempts that any part took.
+    pub sent: u32,
+    /// Keys that were found out on the way.
+    pub keys: Vec<Key>,
+}
+
+/// A write's answer for its client.
+pub struct Written {
+    /// The reply.
+    pub body: RawDocumentBuf,
+    /// The authority's time.
+    pub operation_time: Option<Timestamp>,
+}
+
+impl Writer {
+    /// Runs a write; `Ok(None)`: its namespace does not migrate (any more).
+    ///
+    /// # Errors
+    /// The error to answer with.
+    pub async fn write(&self, command: &WriteCommand) -> Result<Option<Written>, ErrorReply> {
+        let hold = hold(command);
+        let deadline = self.gate.clock.now() + hold;
+        let keys = command.keys();
+        let slots: SlotSet = keys.as_ref().map_or(SlotSet::ALL, |keys| keys.iter().map(Key::slot).collect());
+        let namespace = command.namespace.as_str();
+        let what: Arc<str> = format!("{} on {namespace}", command.verb.name()).into();
+        let Some(entered) = self.gate.enter(namespace, slots, Work::Write, &what, hold).await? else {
+            return Ok(None);
+        };
+        note_shape(command, &entered);
+        let lanes = self.lanes(&entered, command, keys.as_deref()).await;
+        let homes = executed_before(command, &entered, &self.clusters, &self.gate.clock).await?;
+        let left = deadline.saturating_sub(self.gate.clock.now());
+        let outcome = self.execute(command, &entered, &homes, left).await?;
+        if !entered.may_answer() {
+            return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
+                .labelled(vec![RETRYABLE_WRITE]));
+        }
+        let operation_time = outcome.times.old.or(outcome.times.new);
+        let body = outcome.reply.clone();
+        if entered.route.mirrors() && ServerError::of(&outcome.reply).is_none() {
+            let effect = effect(command, &entered, outcome, slots, lanes, &homes);
+            self.mirroring.follow(&self.clusters, entered, effect).await;
+        }
+        Ok(Some(Written { body, operation_time }))
+    }
+
+    /// The lanes of the keys; `None` when they are too many, unknown, or not to be had in time.
+    async fn lanes(&self, entered: &Entered, command: &WriteCommand, keys: Option<&[Key]>) -> Option<Taken> {
+        let active = entered.active.as_ref().filter(|_| entered.route.mirrors())?;
+        let keys = keys.filter(|keys| keys.len() <= MOST_KEYS)?;
+        let lanes = active.converger.lanes.take(command.namespace.as_str(), keys);
+        timeout(&*self.gate.clock, active.mirror_timeout, lanes).await.ok()
+    }
+
+    async fn execute(
+        &self,
+        command: &WriteCommand,
+        entered: &Entered,
+        homes: &[Option<Side>],
+        hold: Duration,
+    ) -> Result<Outcome, ErrorReply> {
+        let sole = entered.route.sole_authority();
+        let sides: Option<Vec<Side>> = command
+            .statements
+            .iter()
+            .zip(homes)
+            .map(|(statement, home)| {
+                let owner = || statement.key.as_ref().map_or(sole, |key| entered.route.authority(key.slot()));
+                (*home).or_else(owner)
+            })
+            .collect();
+        let Some(sides) = sides else { return self.unkeyed_while_mixed(command, entered, hold).await };
+        let parts = parts(&sides, command.ordered);
+        if let [part] = parts.as_slice() {
+            return self.run_whole(command, part.side, hold).await;
+        }
+        self.run_parts(command, parts, hold).await
+    }
+
+    /// The client's command as it is, but for the `_id`s that inserts were given.
+    async fn run_whole(
+        &self,
+        command: &WriteCommand,
+        side: Side,
+        hold: Duration,
+    ) -> Result<Outcome, ErrorReply> {
+        let mut request = Request::new(command.namespace.database(), command.body.clone());
+        if let Some((identifier, documents)) = command.sequence() {
+            request = request.sequence(identifier, documents);
+        }
+        let answer = send(&**self.clusters.get(side), request, kind(command), hold, &self.gate.clock).await?;
+        let mut times = PerSide::default();
+        *times.get_mut(side) = answer.reply.operation_time;
+        Ok(Outcome { reply: answer.reply.body, times, sent: answer.sent, keys: Vec::new() })
+    }
+
+    async fn run_parts(
+        &self,
+        command: &WriteCommand,
+        parts: Vec<Part>,
+        hold: Duration,
+    ) -> Result<Outcome, ErrorReply> {
+        let mut replies: Vec<(Part, RawDocumentBuf)> = Vec::new();
+        let mut times = PerSide::default();
+        let mut sent = 0;
+        for part in parts {
+            let request = part_of(command, &part);
+            let cluster = &**self.clusters.get(part.side);
+            let answer = send(cluster, request, kind(command), hold, &self.gate.clock).await?;
+            *times.get_mut(part.side) = answer.reply.operation_time.or(*times.get(part.side));
+            sent = sent.max(answer.sent);
+            if answer.reply.error().is_some() {
+                // The command as a whole was refused; what came before stays, as in any batch cut short.
+                return Ok(Outcome { reply: answer.reply.body, times, sent, keys: Vec::new() });
+            }
+            let stop = command.ordered && stops(&answer.reply.body);
+            replies.push((part, answer.reply.body));
+            if stop {
+                break;
+            }
+        }
+        Ok(Outcome { reply: merge(&replies), times, sent, keys: Vec::new() })
+    }
+
+    /// Some statement names no key while authority is mixed.
+    async fn unkeyed_while_mixed(
+        &self,
+        command: &WriteCommand,
+        entered: &Entered,
+        hold: Duration,
+    ) -> Result<Outcome, ErrorReply> {
+        let single =
+            |statement: &crate::policy::writes::Statement| statement.key.is_none() && !statement.multi;
+        if command.statements.iter().any(single) {
+            return Err(ErrorReply::new(
+                NOT_WHILE_MIXED,
+                "a write of one document that does not name its _id cannot run while writes are divided \
+                 between two clusters; move this namespace's writes in one step",
+            ));
+        }
+        resolve(self, command, entered, hold).await
+    }
+}
+
+fn hold(command: &WriteCommand) -> Duration {
+    let asked =
+        command.max_time_ms.and_then(|millis| u64::try_from(millis).ok()).filter(|millis| *millis > 0);
+    asked.map_or(HOLD, |millis| HOLD.min(Duration::from_millis(millis)))
+}
+
+pub(super) fn kind(command: &WriteCommand) -> Kind {
+    if command.txn_number.is_some() { Kind::RetryableWrite } else { Kind::Once }
+}
+
+/// Some statements of a command, numbered as in the client's, so that retries find them.
+fn part_of(command: &WriteCommand, part: &Part) -> Request {
+    let mut body = command.body.clone();
+    let mut documents = Vec::new();
+    let mut ids = RawArrayBuf::new();
+    for index in &part.indexes {
+        documents.extend_from_slice(command.statements[*index].raw.as_bytes());
+        ids.push(i32::try_from(*index).unwrap_or(i32::MAX));
+    }
+    if command.txn_number.is_some() {
+        body.append(cstr!("stmtIds"), ids);
+    }
+    let request = Request::new(command.namespace.database(), body);
+    request.sequence(command.verb.array().unwrap_or("documents"), documents)
+}
+
+/// Remembers what kinds of writes a namespace sees: some force a move in one step.
+fn note_shape(command: &WriteCommand, entered: &Entered) {
+    use std::sync::atomic::Ordering::Relaxed;
+    let Some(active) = &entered.active else { return };
+    for statement in command.statements.iter().filter(|statement| statement.key.is_none()) {
+        active.counters.unkeyed_writes.fetch_add(1, Relaxed);
+        if !statement.multi && command.txn_number.is_some() {
+            active.counters.unkeyed_retryable.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// What the mirror is to be told.
+fn effect(
+    command: &WriteCommand,
+    entered: &Entered,
+    outcome: Outcome,
+    slots: SlotSet,
+    lanes: Option<Taken>,
+    homes: &[Option<Side>],
+) -> Effect {
+    let mut keys: Vec<Key> =
+        command.statements.iter().filter_map(|statement| statement.key.clone()).collect();
+    let mut all_known = command.is_keyed();
+    let found = keys_in_reply(command.verb, &outcome.reply);
+    if command.verb == Verb::FindAndModify && !all_known {
+        // It wrote one document at most, and says which, unless it projected the `_id` away.
+        all_known = !found.is_empty() || nothing_found(&outcome.reply);
+    }
+    keys.extend(found);
+    all_known |= !outcome.keys.is_empty();
+    keys.extend(outcome.keys);
+    let first_attempt = outcome.sent == 1 && outcome.reply.get_array("retriedStmtIds").is_err();
+    let clean = outcome.reply.get_array("writeErrors").is_err()
+        && crate::cluster::command::number(&outcome.reply, "n")
+            .is_some_and(|n| n == f64::from(u32::try_from(command.statements.len()).unwrap_or(u32::MAX)));
+    let direct = !entered.route.ack_both
+        && first_attempt
+        && clean
+        && homes.iter().all(Option::is_none)
+        && command.statements.iter().all(|statement| statement.direct);
+    Effect {
+        namespace: command.namespace.clone(),
+        slots: if all_known { keys.iter().map(Key::slot).collect() } else { slots.or(&SlotSet::ALL) },
+        keys,
+        all_known,
+        times: outcome.times,
+        direct: direct.then(|| (command.verb, command.statements.clone())),
+        concern: command.concern.clone().unwrap_or_else(|| bson::rawdoc! { "w": 1 }),
+        lanes,
+    }
+}
+
+fn nothing_found(reply: &RawDocument) -> bool {
+    reply
+        .get_document("lastErrorObject")
+        .is_ok_and(|last| crate::cluster::command::number(last, "n").is_some_and(|n| n == 0.0))
+}
+
+/// Keys that only the reply tells.
+fn keys_in_reply(verb: Verb, reply: &RawDocument) -> Vec<Key> {
+    let key = |document: &RawDocument, field| {
+        document.get(field).ok().flatten().and_then(crate::policy::canonical::key_of)
+    };
+    match verb {
+        Verb::Insert | Verb::Delete => Vec::new(),
+        Verb::Update => reply
+            .get_array("upserted")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|upserted| key(upserted.as_document()?, "_id"))
+            .collect(),
+        Verb::FindAndModify => {
+            let last = reply.get_document("lastErrorObject").ok().and_then(|last| key(last, "upserted"));
+            let value = reply.get_document("value").ok().and_then(|value| key(value, "_id"));
+            last.into_iter().chain(value).collect()
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The admin API over a fake engine, through real sockets.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
+
+mod fake_admin;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fake_admin::Server;
+use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use reshard::cli::client::{Answer, Client};
+use reshard::migration::control::{ControlError, Refusal};
+use serde_json::{Value, json};
+
+struct Api {
+    server: Server,
+}
+
+impl Api {
+    async fn start() -> Self {
+        Self { server: Server::start().await }
+    }
+
+    /// An API with one migration, `orders`, at epoch 1.
+    async fn with_orders() -> Self {
+        let api = Self::start().await;
+        let new = json!({"name": "orders", "namespaces": [{"namespace": "shop.orders"}]});
+        assert_eq!(api.send("POST", "/v1/migrations", Some(new), &[]).await.status, 201);
+        api
+    }
+
+    async fn raw(&self, method: &str, path: &str, body: Option<Bytes>, headers: &[(&str, &str)]) -> Answer {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| {
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+            })
+            .collect();
+        let client = Client::new(&self.server.url(), headers).unwrap();
+        client.send(Method::from_bytes(method.as_bytes()).unwrap(), path, body).await.unwrap()
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Option<Value>, headers: &[(&str, &str)]) -> Answer {
+        self.raw(method, path, body.map(|body| body.to_string().into()), headers).await
+    }
+
+    /// The problem that `body` causes; checks what all problems have in common.
+    async fn problem(&self, method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> (u16, Value) {
+        let body = (!body.is_empty()).then(|| Bytes::copy_from_slice(body.as_bytes()));
+        problem(&self.raw(method, path, body, headers).await)
+    }
+
+    async fn code(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let (status, problem) = self.problem(method, path, body, &[]).await;
+        (status, problem["code"].as_str().unwrap().to_owned())
+    }
+
+    fn last_call(&self) -> String {
+        self.server.control.calls().pop().unwrap()
+    }
+}
+
+fn json(answer: &Answer) -> Value {
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
+    answer.headers[name].to_str().unwrap()
+}
+
+fn problem(answer: &Answer) -> (u16, Value) {
+    let value = json(answer);
+    assert_eq!(header(answer, "content-type"), "application/problem+json");
+    assert_eq!(value["status"], answer.status.as_u16());
+    assert_eq!(value["type"], format!("urn:reshard:problem:{}", value["code"].as_str().unwrap()));
+    assert!(!value["title"].as_str().unwrap().is_empty());
+    (answer.status.as_u16(), value)
+}
+
+#[tokio::test]
+async fn migrations_are_created_listed_and_shown() {
+    let api = Api::with_orders().await;
+    assert_eq!(api.last_call(), "api: create orders");
+    let list = json(&api.send("GET", "/v1/migrations", None, &[]).await);
+    assert_eq!(list["migrations"][0]["name"], "orders");
+    let one = api.send("GET", "/v1/migrations/orders", None, &[]).await;
+    assert_eq!(header(&one, "etag"), "\"1\"");
+    assert_eq!(json(&one), list["migrations"][0]);
+}
+
+#[tokio::test]
+async fn creating_answers_with_its_place() {
+    let api = Api::start().await;
+    let new = json!({"name": "orders", "namespaces": []});
+    let answer = api.send("POST", "/v1/migrations", Some(new), &[("x-reshard-actor", "ann")]).await;
+    assert_eq!((answer.status.as_u16(), header(&answer, "location")), (201, "/v1/migrations/orders"));
+    assert_eq!(api.last_call(), "ann: create orders");
+}
+
+#[tokio::test]
+async fn every_step_reaches_the_engine() {
+    let api = Api::with_orders().await;
+    let steps = [
+        ("POST", "start", None, "start orders"),
+        ("POST", "pause", None, "pause orders"),
+        ("POST", "resume", Some(json!({})), "resume orders"),
+        ("POST", "verify", None, "verify orders"),
+        ("PUT", "reads", Some(json!({"percent": 5})), "reads orders 5"),
+        ("PUT", "writes", Some(json!({"percent": 100})), "writes orders 100 None"),
+        ("PUT", "writes", Some(json!({"percent": 5, "max_pause_ms": 200})), "writes orders 5 Some(200)"),
+        ("PUT", "throttle", Some(json!({"documents_per_second": 10})), "throttle orders Some(10.0)"),
+        ("PUT", "throttle", Some(json!({})), "throttle orders None"),
+        ("POST", "rollback", None, "rollback orders"),
+        ("POST", "complete", None, "complete false None orders"),
+        ("POST", "complete", Some(json!({"force": true, "reason": "x"})), "complete true Some(\"x\") orders"),
+        ("POST", "abort", None, "abort orders"),
+        ("POST", "drop-old", None, "drop-old orders"),
+    ];
+    for (method, step, body, call) in steps {
+        let answer = api.send(method, &format!("/v1/migrations/orders/{step}"), body, &[]).await;
+        assert_eq!(answer.status, 200, "{step}: {answer:?}");
+        assert_eq!(api.last_call(), format!("api: {call}"));
+    }
+    let preflight = api.send("POST", "/v1/migrations/orders/preflight", None, &[]).await;
+    assert_eq!(json(&preflight), json!({"ok": true, "findings": []}));
+}
+
+#[tokio::test]
+async fn insight_is_given() {
+    let api = Api::with_orders().await;
+    for (resource, pointer, expected) in [
+        ("progress", "/blocked_by/0", json!("the copy is not finished")),
+        ("conflicts", "/conflicts/0/tries", json!(3)),
+        ("mismatches", "/mismatches/0/kind", json!("content")),
+        ("events", "/events/0/who", json!("ann")),
+    ] {
+        let answer = api.send("GET", &format!("/v1/migrations/orders/{resource}"), None, &[]).await;
+        assert_eq!(json(&answer).pointer(pointer), Some(&expected), "{resource}");
+        let (status, _) = api.problem("GET", &format!("/v1/migrations/none/{resource}"), "", &[]).await;
+        assert_eq!(status, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_made_only_at_the_epoch_it_was_decided_on() {
+    let api = Api::with_orders().await;
+    let reads = "/v1/migrations/orders/reads";
+    let body = json!({"percent": 5}).to_string();
+    let (status, problem) = api.problem("PUT", reads, &body, &[("if-match", "\"7\"")]).await;
+    assert_eq!((status, &problem["code"]), (412, &json!("epoch-changed")));
+    for stale in ["W/\"1\"", "1", "\"0\", \"2\""] {
+        assert_eq!(api.problem("PUT", reads, &body, &[("if-match", stale)]).await.0, 412, "{stale}");
+    }
+    assert_eq!(api.last_call(), "api: create orders");
+    for (fresh, next) in [("\"1\"", "\"2\""), ("*", "\"3\""), ("\"9\", \"3\"", "\"4\"")] {
+        let body = Some(Bytes::from(body.clone()));
+        let answer = api.raw("PUT", reads, body, &[("if-match", fresh)]).await;
+        assert_eq!((answer.status.as_u16(), header(&answer, "etag")), (200, next));
+    }
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_status() {
+    let api = Api::with_orders().await;
+    for (kind, expected) in [
+        (Refusal::Invalid, 400),
+        (Refusal::NotFound, 404),
+        (Refusal::Conflict, 409),
+        (Refusal::Unavailable, 503),
+    ] {
+        let error = ControlError::new(kind, "some-code", "it does not fit").because(vec!["lag".to_owned()]);
+        *api.server.control.refuse.lock().unwrap() = Some(error);
+        let (status, problem) = api.problem("POST", "/v1/migrations/orders/start", "", &[]).await;
+        assert_eq!(status, expected);
+        assert_eq!(problem["detail"], "it does not fit");
+        assert_eq!(problem["reasons"], json!(["lag"]));
+    }
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_a_problem() {
+    let api = Api::with_orders().await;
+    let orders = |rest: &str| format!("/v1/migrations/orders/{rest}");
+    let cases = [
+        ("POST", "/v1/migrations".to_owned(), "{", 400, "invalid-json"),
+        ("POST", "/v1/migrations".to_owned(), "", 400, "body-missing"),
+        ("POST", "/v1/migrations".to_owned(), "{}", 400, "invalid-body"),
+        ("POST", "/v1/migrations".to_owned(), r#"{"name":"a","namespaces":[],"x":1}"#, 400, "invalid-body"),
+        ("POST", orders("start"), r#"{"force":true}"#, 400, "invalid-body"),
+        ("POST", orders("complete"), r#"{"farce":true}"#, 400, "invalid-body"),
+        ("PUT", orders("reads"), r#"{"percent":101}"#, 400, "invalid-percent"),
+        ("PUT", orders("reads"), r#"{"percent":-1}"#, 400, "invalid-percent"),
+        ("PUT", orders("reads"), r#"{"percent":5.5}"#, 400, "invalid-body"),
+        ("PUT", orders("reads"), r#"{"percent":5,"max_pause_ms":1}"#, 400, "invalid-body"),
+        ("PUT", orders("writes"), r#"{"percent":256}"#, 400, "invalid-percent"),
+        ("PUT", orders("writes"), r#"{"percent":5,"max_pause_ms":0}"#, 400, "invalid-max-pause"),
+        ("PUT", orders("writes"), r#"{"percent":5,"max_pause_ms":99999}"#, 400, "invalid-max-pause"),
+        ("PUT", orders("throttle"), r#"{"documents_per_second":0}"#, 400, "invalid-throttle"),
+        ("PUT", orders("throttle"), r#"{"speed":1}"#, 400, "invalid-body"),
+        ("POST", orders("reads"), r#"{"percent":5}"#, 405, "wrong-method"),
+        ("DELETE", "/v1/migrations/orders".to_owned(), "", 405, "wrong-method"),
+        ("POST", orders("destroy"), "", 404, "unknown-path"),
+        ("GET", "/v2".to_owned(), "", 404, "unknown-path"),
+        ("GET", "/v1/migrations/%ff".to_owned(), "", 400, "invalid-name"),
+        ("GET", "/v1/migrations/none".to_owned(), "", 404, "no-such-migration"),
+        ("GET", "/v1/migrations/panic".to_owned(), "", 500, "internal"),
+    ];
+    for (method, path, body, status, code) in cases {
+        assert_eq!(api.code(method, &path, body).await, (status, code.to_owned()), "{method} {path} {body}");
+    }
+    let large = format!("{{\"name\":\"{}\"}}", "a".repeat(64 * 1024));
+    assert_eq!(api.code("POST", "/v1/migrations", &large).await, (413, "body-too-large".to_owned()));
+    let (status, _) = api.problem("POST", &orders("start"), "", &[("x-reshard-actor", " ")]).await;
+    assert_eq!(status, 400);
+    assert_eq!(api.server.control.calls(), ["api: create orders"]);
+}
+
+#[tokio::test]
+async fn a_problem_in_full() {
+    let api = Api::with_orders().await;
+    let (_, problem) = api.problem("PUT", "/v1/migrations/orders/writes", r#"{"percent":101}"#, &[]).await;
+    let expected = json!({
+        "type": "urn:reshard:problem:invalid-percent",
+        "title": "Bad Request",
+        "status": 400,
+        "detail": "percent must be a whole number from 0 to 100, not 101",
+        "code": "invalid-percent",
+        "reasons": [],
+    });
+    assert_eq!(problem, expected);
+}
+
+#[tokio::test]
+async fn a_wrong_method_names_the_right_ones() {
+    let api = Api::with_orders().await;
+    let answer = api.send("PATCH", "/v1/migrations", None, &[]).await;
+    assert_eq!(header(&answer, "allow"), "GET,HEAD,POST");
+}
+
+#[tokio::test]
+async fn web_pages_of_others_are_refused() {
+    let api = Api::with_orders().await;
+    let (status, problem) =
+        api.problem("POST", "/v1/migrations/orders/abort", "", &[("origin", "http://evil.example")]).await;
+    assert_eq!((status, &problem["code"]), (403, &json!("foreign-origin")));
+    let (status, _) = api.problem("GET", "/v1/migrations", "", &[("host", "evil.example")]).await;
+    assert_eq!(status, 403);
+    assert_eq!(api.server.control.calls(), ["api: create orders"]);
+}
+
+#[tokio::test]
+async fn a_change_goes_on_when_the_client_has_gone() {
+    let api = Api::with_orders().await;
+    *api.server.control.slow.lock().unwrap() = Duration::from_millis(200);
+    let body = json!({"percent": 5});
+    let request = api.send("PUT", "/v1/migrations/orders/writes", Some(body), &[]);
+    assert!(tokio::time::timeout(Duration::from_millis(100), request).await.is_err());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(api.last_call(), "api: writes orders 5 None");
+}
+
+#[tokio::test]
+async fn health_metrics_and_readiness() {
+    let api = Api::start().await;
+    assert_eq!(json(&api.send("GET", "/healthz", None, &[]).await), json!({"status": "ok"}));
+    assert_eq!(json(&api.send("GET", "/readyz", None, &[]).await), json!({"status": "ready"}));
+    *api.server.control.not_ready.lock().unwrap() = vec!["old has no primary".to_owned()];
+    let (status, problem) = api.problem("GET", "/readyz", "", &[]).await;
+    assert_eq!((status, &problem["reasons"]), (503, &json!(["old has no primary"])));
+    let metrics = api.send("GET", "/metrics", None, &[]).await;
+    assert!(header(&metrics, "content-type").starts_with("text/plain; version=0.0.4"));
+    assert!(String::from_utf8_lossy(&metrics.body).contains("reshard_fake_total 3"));
+}
+
+/// `UPDATE_GOLDEN=1 cargo test --test admin_api` writes the file anew.
+#[tokio::test]
+async fn the_description_is_in_step_with_its_golden_file() {
+    let api = Api::start().await;
+    let served = json(&api.send("GET", "/openapi.json", None, &[]).await);
+    let text = format!("{served:#}\n");
+    let path = "tests/data/openapi.json";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    assert!(text == std::fs::read_to_string(path).unwrap_or_default(), "{path} is not in step");
+}
+
+#[tokio::test]
+async fn the_description_names_only_routes_that_exist_and_all_of_a_path() {
+    let api = Api::with_orders().await;
+    let served = json(&api.send("GET", "/openapi.json", None, &[]).await);
+    for (path, item) in served["paths"].as_object().unwrap() {
+        let path = path.replace("{name}", "orders");
+        let described: Vec<_> = item.as_object().unwrap().keys().map(|key| key.to_uppercase()).collect();
+        let answer = api.send("PATCH", &path, None, &[]).await;
+        let allowed: Vec<_> = header(&answer, "allow").split(',').filter(|one| *one != "HEAD").collect();
+        assert_eq!(allowed, described, "{path}");
+    }
+}

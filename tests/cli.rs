@@ -1,0 +1,219 @@
+//! The program itself, against the admin API of a fake engine.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
+
+mod fake_admin;
+
+use std::process::Output;
+
+use fake_admin::Server;
+use reshard::migration::control::{ControlError, Refusal};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Runs `reshard` with `arguments`; gives its exit code, standard output and standard error.
+async fn reshard(admin: &str, arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_reshard"))
+        .args(arguments)
+        .env("RESHARD_ADMIN", admin)
+        .env("RESHARD_ACTOR", "ann")
+        .output()
+        .await
+        .unwrap();
+    (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+struct Fixture(Server);
+
+impl Fixture {
+    async fn new(names: &[&str]) -> Self {
+        let fixture = Self(Server::start().await);
+        for name in names {
+            let (code, ..) = fixture.run(&format!("create {name} --namespace shop.orders")).await;
+            assert_eq!(code, 0);
+        }
+        fixture
+    }
+
+    async fn run(&self, arguments: &str) -> (i32, String, String) {
+        let arguments: Vec<_> = ["migrate"].into_iter().chain(arguments.split(' ')).collect();
+        reshard(&self.0.url(), &arguments).await
+    }
+
+    async fn says(&self, arguments: &str) -> String {
+        let (code, out, error) = self.run(arguments).await;
+        assert_eq!((code, error.as_str()), (0, ""), "{arguments}");
+        out
+    }
+}
+
+#[tokio::test]
+async fn each_action_reaches_the_engine_and_says_what_happened() {
+    let fixture = Fixture::new(&["orders"]).await;
+    let view = |rest: &str| format!("orders: {rest}\n");
+    for (arguments, said) in [
+        ("start orders", view("copying, reads 0 % and writes 0 % on new (epoch 2)")),
+        ("pause orders", view("copying (paused), reads 0 % and writes 0 % on new (epoch 3)")),
+        ("resume orders", view("copying, reads 0 % and writes 0 % on new (epoch 4)")),
+        ("reads orders 5", "reads: 5 % on new, in force everywhere (epoch 5)\n".to_owned()),
+        (
+            "writes orders 5 --max-pause-ms 200",
+            "writes: 5 % on new, in force everywhere (epoch 6); held 42 ms, 1 try\n".to_owned(),
+        ),
+        (
+            "rollback orders",
+            "old serves all reads and writes (epoch 7); writes were held 42 ms\n".to_owned(),
+        ),
+        (
+            "throttle orders --documents-per-second 10",
+            "the copy goes at most at 10 documents/s\n".to_owned(),
+        ),
+        ("throttle orders", "the copy goes as fast as it can\n".to_owned()),
+        ("verify orders", "verifying: 0 of 10 documents compared, no difference\n".to_owned()),
+        ("verify orders --wait", "verifying: 10 of 10 documents compared, no difference\nverified: 10 of 10 documents compared, no difference\n".to_owned()),
+        ("preflight orders", "It can start.\n".to_owned()),
+        (
+            "complete orders --force --reason x",
+            view("completed, reads 0 % and writes 0 % on new (epoch 10)"),
+        ),
+        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 11)")),
+        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 12)")),
+    ] {
+        assert_eq!(fixture.says(arguments).await, said, "{arguments}");
+    }
+    assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200)".to_owned()));
+    assert!(fixture.0.control.calls().contains(&"ann: complete true Some(\"x\") orders".to_owned()));
+}
+
+#[tokio::test]
+async fn status_of_all_and_of_one() {
+    let fixture = Fixture::new(&[]).await;
+    assert!(fixture.says("status").await.starts_with("No migrations. Make one: "));
+    fixture.says("create orders --namespace shop.orders --namespace shop.items").await;
+    let expected = "\
+NAME    PHASE    READS  WRITES  EPOCH  NAMESPACES
+orders  created  0 %    0 %     1      shop.orders, shop.items
+";
+    assert_eq!(fixture.says("status").await, expected);
+    let expected = "\
+orders: created
+  traffic   reads 0 % and writes 0 % on new (epoch 1)
+  copy      [##########----------] 50 %  1,200 of 2,400 documents, 12.0 MB of 24.0 MB
+  rate      100 documents/s, 1.0 MB/s; about 1 min 15 s left
+  lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
+  streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts
+  verified  verified: 10 of 10 documents compared, no difference
+  cut-over  not yet
+            - the copy is not finished
+";
+    assert_eq!(fixture.says("status orders").await, expected);
+}
+
+#[tokio::test]
+async fn watching_ends_when_it_is_over() {
+    let fixture = Fixture::new(&["orders"]).await;
+    fixture.says("start orders").await;
+    let out = fixture.says("status orders --watch --until copying").await;
+    let line = "orders: copying [##########----------] 50 %, 100 documents/s, 1.0 MB/s, 1 min 15 s left, \
+                lag 0.2 s, reads 0 % writes 0 %\norders: copying\n";
+    assert!(out.starts_with(line), "{out}");
+    fixture.says("abort orders").await;
+    assert_eq!(fixture.run("status orders --watch").await.0, 0);
+    assert_eq!(fixture.run("status orders --watch --until synced").await.0, 1, "it never got there");
+}
+
+#[tokio::test]
+async fn lists_are_tables() {
+    let fixture = Fixture::new(&["orders"]).await;
+    assert_eq!(
+        fixture.says("conflicts orders").await,
+        "NAMESPACE    KEY           SINCE                 TRIES  ERROR\n\
+         shop.orders  {\"$oid\":\"1\"}  1970-01-01 00:00:00Z  3      E11000 duplicate key\n"
+    );
+    assert!(fixture.says("mismatches orders").await.contains("shop.orders  1    content  yes"));
+    assert!(fixture.says("events orders").await.contains("ann  start  created -> copying  ok"));
+}
+
+#[tokio::test]
+async fn json_is_the_answer_of_the_api() {
+    let fixture = Fixture::new(&["orders"]).await;
+    let view: Value = serde_json::from_str(&fixture.says("start orders --json").await).unwrap();
+    assert_eq!((&view["phase"], &view["epoch"]), (&"copying".into(), &2.into()));
+    let (code, out, error) = fixture.run("start none --json").await;
+    let problem: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, problem["status"].as_u64(), error.as_str()), (1, Some(404), ""));
+}
+
+#[tokio::test]
+async fn exit_codes() {
+    let fixture = Fixture::new(&["orders", "standalone", "different"]).await;
+    let (code, _, error) = fixture.run("start none").await;
+    assert_eq!((code, error.as_str()), (1, "Not Found (no-such-migration): there is no migration none\n"));
+
+    let refuse = |kind, code| {
+        let reasons = vec!["lag is 9 s".to_owned(), "no verification".to_owned()];
+        let error = ControlError::new(kind, code, "not now").because(reasons);
+        *fixture.0.control.refuse.lock().unwrap() = Some(error);
+    };
+    refuse(Refusal::Conflict, "gates");
+    let (code, _, error) = fixture.run("writes orders 5").await;
+    assert_eq!(
+        (code, error.as_str()),
+        (1, "Conflict (gates): not now\n  - lag is 9 s\n  - no verification\n")
+    );
+    refuse(Refusal::Unavailable, "no-primary");
+    assert_eq!(fixture.run("writes orders 5").await.0, 3);
+
+    let (code, out, _) = fixture.run("preflight standalone").await;
+    let findings =
+        "refused  cluster: old is not a replica set (no-oplog)\n         restart it with --replSet\n";
+    assert_eq!((code, out), (1, format!("{findings}It cannot start.\n")));
+    assert_eq!(fixture.run("verify different --wait").await.0, 1);
+    assert_eq!(fixture.run("start orders --epoch 7").await.0, 1);
+    assert_eq!(fixture.run("start orders --epoch 1").await.0, 0);
+
+    for usage in ["reads orders 101", "create x", "status --watch", "complete orders --force", "dance"] {
+        assert_eq!(fixture.run(usage).await.0, 2, "{usage}");
+    }
+    let (code, _, error) = fixture.run("start orders --admin ftp://x").await;
+    assert_eq!(code, 2, "{error}");
+}
+
+#[tokio::test]
+async fn nobody_answers() {
+    let (code, _, error) = reshard("http://127.0.0.1:1", &["migrate", "status"]).await;
+    assert_eq!(code, 3);
+    assert!(error.starts_with("no answer from http://127.0.0.1:1: Connection refused"), "{error}");
+    assert!(error.contains("is reshard running there?"), "{error}");
+}
+
+#[tokio::test]
+async fn help_documents_the_exit_codes() {
+    for arguments in [&["--help"][..], &["migrate", "--help"]] {
+        let (code, out, _) = reshard("http://127.0.0.1:1", arguments).await;
+        assert_eq!(code, 0);
+        assert!(out.contains("3  unavailable: no connection"), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn configurations_are_checked() {
+    let check = async |file: &str| reshard("", &["check-config", "--config", file]).await;
+    let (code, out, _) = check("config/example.toml").await;
+    let expected = "\
+config/example.toml: good
+  listen  127.0.0.1:27017
+  old     mongodb://127.0.0.1:27018
+  new     mongodb://127.0.0.1:27019
+  admin   http://127.0.0.1:8080
+";
+    assert_eq!((code, out.as_str()), (0, expected));
+    let (code, out, error) = check("Cargo.toml").await;
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(
+        error.starts_with("Cargo.toml:1: workspace: unknown section; known here: listen, old"),
+        "{error}"
+    );
+    let (code, _, error) = reshard("", &["serve", "--config", "Cargo.toml"]).await;
+    assert_eq!(code, 2, "{error}");
+}

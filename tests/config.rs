@@ -1,0 +1,214 @@
+//! Configuration files: what they mean, and every way to get them wrong.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reshard::config::{Config, StateHome};
+
+const SMALLEST: &str = r#"
+[listen]
+address = "127.0.0.1:27017"
+[old]
+uri = "mongodb://127.0.0.1:27018/?replicaSet=rs0"
+[new]
+uri = "mongodb://127.0.0.1:27019/"
+[admin]
+address = "127.0.0.1:8080"
+"#;
+
+fn parse(text: &str) -> Result<Config, String> {
+    let env = |name: &str| (name == "OLD_PASSWORD").then(|| "s3cret".to_owned());
+    Config::parse(Path::new("r.toml"), text, &env).map_err(|error| error.to_string())
+}
+
+/// The errors of the smallest configuration with `from` replaced by `to`.
+fn errors(from: &str, to: &str) -> String {
+    assert!(SMALLEST.contains(from));
+    parse(&SMALLEST.replace(from, to)).expect_err("is refused")
+}
+
+#[test]
+fn the_smallest_configuration_has_safe_defaults() {
+    let config = parse(SMALLEST).unwrap();
+    assert_eq!((config.listen.max_connections, config.listen.workers), (10_000, 0));
+    assert_eq!(config.old.max_connections, 100);
+    assert_eq!(config.new.unwrap().uri.hosts(), ["127.0.0.1:27019"]);
+    let migration = config.migration;
+    assert_eq!(migration.max_pause, Duration::from_millis(500));
+    assert_eq!(migration.mirror_timeout, Duration::from_secs(1));
+    assert_eq!(migration.lease, Duration::from_secs(6));
+    assert_eq!(migration.hold, Duration::from_secs(7 * 86_400));
+    assert_eq!((migration.backfill_parallel, migration.state), (4, StateHome::Old));
+}
+
+#[test]
+fn the_example_is_the_smallest_configuration_with_its_defaults() {
+    let example = Config::load(Path::new("config/example.toml")).unwrap();
+    assert_eq!(example, parse(SMALLEST).unwrap());
+}
+
+#[test]
+fn new_may_be_left_out() {
+    let text = SMALLEST.replace("[new]\nuri = \"mongodb://127.0.0.1:27019/\"\n", "");
+    assert_eq!(parse(&text).unwrap().new, None);
+}
+
+#[test]
+fn all_errors_are_told_at_once_in_the_order_of_the_lines() {
+    let text = r#"
+[listen]
+adress = "127.0.0.1:27017"
+workers = "many"
+[old]
+uri = "mongodb://127.0.0.1:27018/"
+[migrations]
+lease_ms = 1
+[admin]
+address = "localhost"
+"#;
+    let expected = r#"r.toml:2: listen.address: missing; add address = "127.0.0.1:27017" below [listen]
+r.toml:3: listen.adress: unknown key; did you mean "address"?
+r.toml:4: listen.workers: must be a whole number from 0 to 1024, not a text
+r.toml:7: migrations: unknown section; did you mean "migration"?
+r.toml:10: admin.address: "localhost" is not an IP address with a port; write it like "127.0.0.1:8080" or "[::1]:8080""#;
+    assert_eq!(parse(text).unwrap_err(), expected);
+}
+
+#[test]
+fn an_empty_file_tells_what_to_write() {
+    let expected = r#"r.toml: listen.address: missing; add address = "127.0.0.1:27017" below [listen]
+r.toml: old.uri: missing; add uri = "mongodb://127.0.0.1:27018/" below [old]
+r.toml: admin.address: missing; add address = "127.0.0.1:8080" below [admin]"#;
+    assert_eq!(parse("").unwrap_err(), expected);
+}
+
+#[test]
+fn a_mistake_of_syntax_does_not_hide_the_others() {
+    let error = errors("[admin]", "[log]\nlevel = loud\nfromat = \"text\"\n[admin]");
+    assert!(error.contains("r.toml:9: not valid TOML: "), "{error}");
+    assert!(error.contains("r.toml:10: log.fromat: unknown key; did you mean \"format\"?"), "{error}");
+}
+
+#[test]
+fn a_mistake_of_syntax_never_shows_the_line() {
+    let error = errors("\"mongodb://127.0.0.1:27019/\"", "\"mongodb://me:s3cret@a/");
+    assert!(error.contains("not valid TOML"), "{error}");
+    assert!(!error.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn each_kind_of_wrong_value() {
+    let log = |line: &str| errors("[admin]", &format!("[log]\n{line}\n[admin]"));
+    assert_eq!(log("level = 3"), "r.toml:9: log.level: must be a text in quotes, not a whole number");
+    assert_eq!(log("format = \"xml\""), "r.toml:9: log.format: must be \"text\" or \"json\", not \"xml\"");
+    assert!(
+        log("level = \"inof\"").starts_with("r.toml:9: log.level: \"inof\" is not a level; write error,")
+    );
+    assert_eq!(log("color = true"), "r.toml:9: log.color: unknown key; known here: level, format");
+    let listen = |line: &str| errors("[old]", &format!("{line}\n[old]"));
+    assert_eq!(
+        listen("max_connections = 0"),
+        "r.toml:4: listen.max_connections: must be a whole number from 1 to 1000000, not 0"
+    );
+    assert!(listen("max_connections = 99999999999999999999").contains("from 1 to 1000000, not 99999"));
+    assert!(listen("max_connections = -1").ends_with("not -1"));
+    assert_eq!(
+        listen("allow_insecure = \"yes\""),
+        "r.toml:4: listen.allow_insecure: must be true or false without quotes, not a text"
+    );
+    assert_eq!(
+        parse("listen = 3").unwrap_err().lines().next().unwrap(),
+        "r.toml:1: listen: must be a section, not a whole number; write [listen]"
+    );
+}
+
+#[test]
+fn ports_that_others_can_reach_are_refused() {
+    let admin = errors("127.0.0.1:8080", "0.0.0.0:8080");
+    assert_eq!(
+        admin,
+        "r.toml:9: admin.address: 0.0.0.0:8080 can be reached from other machines. Until authentication \
+         exists the admin port refuses to listen beyond loopback; write \"127.0.0.1:8080\""
+    );
+    let listen = errors("127.0.0.1:27017", "0.0.0.0:27017");
+    assert_eq!(
+        listen,
+        "r.toml:3: listen.address: 0.0.0.0:27017 can be reached from other machines without encryption; \
+         write \"127.0.0.1:27017\", or add allow_insecure = true below [listen] if the network is trusted"
+    );
+    let meant = SMALLEST.replace("127.0.0.1:27017\"", "0.0.0.0:27017\"\nallow_insecure = true");
+    assert!(parse(&meant).is_ok());
+}
+
+#[test]
+fn contradictions_are_refused() {
+    assert_eq!(
+        errors("127.0.0.1:8080", "127.0.0.1:27017"),
+        "r.toml:9: admin.address: port 27017 is already that of listen.address; choose another"
+    );
+    assert_eq!(
+        errors("127.0.0.1:27019/", "other:1,127.0.0.1:27018/?tls=true"),
+        "r.toml:7: new.uri: 127.0.0.1:27018 is a server of old too; new must be another cluster (leave [new] \
+         out for a plain proxy)"
+    );
+    assert_eq!(
+        errors("127.0.0.1:27019", "localhost:27017"),
+        "r.toml:7: new.uri: 127.0.0.1:27017 is listen.address: reshard would connect to itself"
+    );
+    assert_eq!(
+        errors("[new]\nuri = \"mongodb://127.0.0.1:27019/\"", "[migration]\nstate = \"new\""),
+        "r.toml:7: migration.state: \"new\" needs a section [new]; add it or write \"old\""
+    );
+    assert_eq!(
+        errors("[admin]", "[migration]\nmax_pause_ms = 2000\nlease_ms = 1500\n[admin]"),
+        "r.toml:9: migration.max_pause_ms: 2000 ms is not less than lease_ms (1500 ms): a lease would end in \
+         the middle; lower it or raise lease_ms"
+    );
+}
+
+#[test]
+fn secrets_come_from_the_environment_or_a_file_and_are_never_printed() {
+    let with_env = SMALLEST.replace("127.0.0.1:27018", "me:${OLD_PASSWORD}@127.0.0.1:27018");
+    let config = parse(&with_env).unwrap();
+    assert!(config.old.uri.expose().contains("me:s3cret@"));
+    assert!(!format!("{config:?}").contains("s3cret"));
+
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("old.uri"), "mongodb://me:s3cret@a/\n").unwrap();
+    let file = directory.path().join("r.toml");
+    let from_file =
+        SMALLEST.replace("uri = \"mongodb://127.0.0.1:27018/?replicaSet=rs0\"", "uri_file = \"old.uri\"");
+    std::fs::write(&file, from_file).unwrap();
+    assert_eq!(Config::load(&file).unwrap().old.uri.expose(), "mongodb://me:s3cret@a/");
+}
+
+#[test]
+fn each_way_to_get_a_connection_string_wrong() {
+    let old = |to: &str| errors("uri = \"mongodb://127.0.0.1:27018/?replicaSet=rs0\"", to);
+    assert_eq!(
+        old("uri = \"mongodb://me:${NOPE}@a/\""),
+        "r.toml:5: old.uri: needs the environment variable NOPE, which is not set; set it before the start"
+    );
+    assert_eq!(
+        old("uri = \"mongodb://a\"\nuri_file = \"old.uri\""),
+        "r.toml:6: old.uri_file: stands beside uri; keep only one of them"
+    );
+    assert!(
+        old("uri_file = \"no/such\"").starts_with("r.toml:5: old.uri_file: \"no/such\" cannot be read: ")
+    );
+    assert_eq!(old("uri = 3"), "r.toml:5: old.uri: must be a text in quotes, not a whole number");
+    assert_eq!(
+        old("uri = \"postgres://me:s3cret@a/\""),
+        "r.toml:5: old.uri: must begin with mongodb:// or mongodb+srv://"
+    );
+    let host = old("uri = \"mongodb://me:s3/cret@a/\"");
+    assert!(host.starts_with("r.toml:5: old.uri: has an @ after its hosts; in a user name or"), "{host}");
+    let driver = old("uri = \"mongodb://a/?readPreference=sideways\"");
+    assert!(driver.starts_with("r.toml:5: old.uri: is refused by the driver: "), "{driver}");
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let error = Config::load(Path::new("/no/such/file.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("/no/such/file.toml: cannot be read: "), "{error}");
+}

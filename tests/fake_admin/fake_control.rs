@@ -1,0 +1,235 @@
+//! An engine that only remembers what it was asked.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use reshard::migration::control::{
+    Actor, AuditEvent, Complete, Conflict, Control, ControlError, Finding, Lag, MigrationView, Mismatch,
+    NewMigration, Phase, PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
+};
+
+/// What it knows, and how it is to behave.
+#[derive(Default)]
+pub struct FakeControl {
+    migrations: Mutex<Vec<MigrationView>>,
+    /// What was asked, by whom.
+    pub calls: Mutex<Vec<String>>,
+    /// The answer to whatever is asked next.
+    pub refuse: Mutex<Option<ControlError>>,
+    /// Why it is not ready.
+    pub not_ready: Mutex<Vec<String>>,
+    /// How long `set_writes` takes.
+    pub slow: Mutex<std::time::Duration>,
+    verifying: Mutex<u32>,
+}
+
+type Result<T> = std::result::Result<T, ControlError>;
+
+impl FakeControl {
+    /// Everything asked so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn ask(&self, who: &Actor, what: String) -> Result<()> {
+        self.calls.lock().unwrap().push(format!("{}: {what}", who.0));
+        self.refuse.lock().unwrap().take().map_or(Ok(()), Err)
+    }
+
+    fn change(&self, name: &str, how: impl FnOnce(&mut MigrationView)) -> Result<MigrationView> {
+        let mut migrations = self.migrations.lock().unwrap();
+        let found = migrations.iter_mut().find(|view| view.name == name);
+        let view = found.ok_or_else(|| {
+            ControlError::new(Refusal::NotFound, "no-such-migration", format!("there is no migration {name}"))
+        })?;
+        how(view);
+        view.epoch += 1;
+        Ok(view.clone())
+    }
+
+    fn step(&self, who: &Actor, name: &str, step: &str, phase: Phase) -> Result<MigrationView> {
+        self.ask(who, format!("{step} {name}"))?;
+        self.change(name, |view| view.phase = phase)
+    }
+
+    fn ramp(&self, name: &str, percent: u8, how: impl FnOnce(&mut MigrationView)) -> Result<Ramp> {
+        let epoch = self.change(name, how)?.epoch;
+        Ok(Ramp { percent, epoch, pause_ms: 42, attempts: 1 })
+    }
+}
+
+#[async_trait]
+impl Control for FakeControl {
+    async fn create(&self, who: &Actor, new: NewMigration) -> Result<MigrationView> {
+        self.ask(who, format!("create {}", new.name))?;
+        let view = MigrationView {
+            name: new.name,
+            namespaces: new.namespaces,
+            phase: Phase::Created,
+            paused: false,
+            reads_percent: 0,
+            writes_percent: 0,
+            epoch: 1,
+            created_at: 1_700_000_000_000,
+            failure: None,
+        };
+        self.migrations.lock().unwrap().push(view.clone());
+        Ok(view)
+    }
+
+    async fn list(&self) -> Result<Vec<MigrationView>> {
+        Ok(self.migrations.lock().unwrap().clone())
+    }
+
+    async fn get(&self, name: &str) -> Result<MigrationView> {
+        assert_ne!(name, "panic", "as the test asked");
+        let found = self.migrations.lock().unwrap().iter().find(|view| view.name == name).cloned();
+        found.ok_or_else(|| {
+            ControlError::new(Refusal::NotFound, "no-such-migration", format!("there is no migration {name}"))
+        })
+    }
+
+    async fn preflight(&self, name: &str) -> Result<PreflightReport> {
+        self.get(name).await?;
+        let finding = Finding {
+            severity: Severity::Refused,
+            code: "no-oplog".to_owned(),
+            namespace: String::new(),
+            message: "old is not a replica set".to_owned(),
+            remedy: "restart it with --replSet".to_owned(),
+        };
+        let ok = name != "standalone";
+        Ok(PreflightReport { ok, findings: if ok { Vec::new() } else { vec![finding] } })
+    }
+
+    async fn start(&self, who: &Actor, name: &str) -> Result<MigrationView> {
+        self.step(who, name, "start", Phase::Copying)
+    }
+
+    async fn pause(&self, who: &Actor, name: &str) -> Result<MigrationView> {
+        self.ask(who, format!("pause {name}"))?;
+        self.change(name, |view| view.paused = true)
+    }
+
+    async fn resume(&self, who: &Actor, name: &str) -> Result<MigrationView> {
+        self.ask(who, format!("resume {name}"))?;
+        self.change(name, |view| view.paused = false)
+    }
+
+    async fn verify(&self, who: &Actor, name: &str) -> Result<Verification> {
+        self.ask(who, format!("verify {name}"))?;
+        self.change(name, |_| {})?;
+        *self.verifying.lock().unwrap() = 2;
+        Ok(Verification { running: true, total_documents: 10, ..Verification::default() })
+    }
+
+    async fn set_reads(&self, who: &Actor, name: &str, percent: u8) -> Result<Ramp> {
+        self.ask(who, format!("reads {name} {percent}"))?;
+        self.ramp(name, percent, |view| view.reads_percent = percent)
+    }
+
+    async fn set_writes(&self, who: &Actor, name: &str, percent: u8, max: Option<u64>) -> Result<Ramp> {
+        let slow = *self.slow.lock().unwrap();
+        tokio::time::sleep(slow).await;
+        self.ask(who, format!("writes {name} {percent} {max:?}"))?;
+        self.ramp(name, percent, |view| view.writes_percent = percent)
+    }
+
+    async fn rollback(&self, who: &Actor, name: &str) -> Result<Ramp> {
+        self.ask(who, format!("rollback {name}"))?;
+        self.ramp(name, 0, |view| (view.reads_percent, view.writes_percent) = (0, 0))
+    }
+
+    async fn complete(&self, who: &Actor, name: &str, how: Complete) -> Result<MigrationView> {
+        self.step(who, name, &format!("complete {} {:?}", how.force, how.reason), Phase::Completed)
+    }
+
+    async fn abort(&self, who: &Actor, name: &str) -> Result<MigrationView> {
+        self.step(who, name, "abort", Phase::Aborted)
+    }
+
+    async fn drop_old(&self, who: &Actor, name: &str) -> Result<MigrationView> {
+        self.step(who, name, "drop-old", Phase::Completed)
+    }
+
+    async fn set_throttle(&self, who: &Actor, name: &str, throttle: Throttle) -> Result<Throttle> {
+        self.ask(who, format!("throttle {name} {:?}", throttle.documents_per_second))?;
+        Ok(throttle)
+    }
+
+    async fn progress(&self, name: &str) -> Result<Progress> {
+        let view = self.get(name).await?;
+        let mut verifying = self.verifying.lock().unwrap();
+        *verifying = verifying.saturating_sub(1);
+        Ok(Progress {
+            phase: view.phase,
+            paused: view.paused,
+            reads_percent: view.reads_percent,
+            writes_percent: view.writes_percent,
+            epoch: view.epoch,
+            copied_documents: 1_200,
+            total_documents: 2_400,
+            copied_bytes: 12_000_000,
+            total_bytes: 24_000_000,
+            documents_per_second: 100.0,
+            bytes_per_second: 1e6,
+            elapsed_seconds: Some(12.0),
+            remaining_seconds: Some(75.0),
+            remaining_note: None,
+            lag_seconds: Some(0.2),
+            lag: Lag { old_to_new: Some(0.2), new_to_old: None },
+            converged: 7,
+            repaired: 0,
+            mirror_failures: 1,
+            conflicts: 0,
+            oplog_window_seconds: Some(90_000.0),
+            can_cut_over: false,
+            blocked_by: vec!["the copy is not finished".to_owned()],
+            verification: Some(Verification {
+                running: *verifying > 0,
+                compared_documents: 10,
+                total_documents: 10,
+                mismatches: u64::from(name == "different"),
+                ..Verification::default()
+            }),
+        })
+    }
+
+    async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>> {
+        self.get(name).await?;
+        Ok(vec![Conflict {
+            namespace: "shop.orders".to_owned(),
+            key: "{\"$oid\":\"1\"}".to_owned(),
+            error: "E11000 duplicate key".to_owned(),
+            since: 0,
+            tries: 3,
+        }])
+    }
+
+    async fn mismatches(&self, name: &str) -> Result<Vec<Mismatch>> {
+        self.get(name).await?;
+        Ok(vec![Mismatch {
+            namespace: "shop.orders".to_owned(),
+            key: "1".to_owned(),
+            kind: "content".to_owned(),
+            repaired: true,
+            at: 0,
+        }])
+    }
+
+    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>> {
+        self.get(name).await?;
+        Ok(vec![AuditEvent {
+            at: 0,
+            who: "ann".to_owned(),
+            what: "start".to_owned(),
+            from: "created".to_owned(),
+            to: "copying".to_owned(),
+            result: "ok".to_owned(),
+        }])
+    }
+
+    async fn not_ready(&self) -> Vec<String> {
+        self.not_ready.lock().unwrap().clone()
+    }
+}
