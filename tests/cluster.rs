@@ -169,6 +169,26 @@ async fn a_hung_primary_holds_nobody_longer_than_its_limit() -> Result<()> {
     Ok(())
 }
 
+/// Without a limit of its own an operation would wait for a hung server for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn operations_on_a_hung_server_are_ended() -> Result<()> {
+    let set = ReplicaSet::builder("x").start().await?;
+    let uri = format!("{}&connectTimeoutMS=1000&heartbeatFrequencyMS=1000", set.uri());
+    let (_, pools, _tasks) = connect(&uri).await?;
+    run(&pools, "d", insert(1)).await?;
+    set.node(0).pause().await?;
+    let began = Instant::now();
+    let result = pools.run(Request::new("d", insert(2)).within(Duration::from_secs(60))).await;
+    println!("ended after {:?}: {result:?}", began.elapsed());
+    ensure!(matches!(result, Err(SendError::Unknown(_))) && began.elapsed() < Duration::from_secs(5));
+    let began = Instant::now();
+    not_sent(pools.run(Request::new("d", insert(3)).within(Duration::from_secs(2))).await)?;
+    ensure!(began.elapsed() < Duration::from_secs(3));
+    set.node(0).resume().await?;
+    run(&pools, "d", insert(4)).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn login() -> Result<()> {
     let set = ReplicaSet::builder("x").auth("anna", "s:e/c@ret,=").start().await?;
