@@ -3,6 +3,7 @@ mod dispatch;
 mod followers;
 mod pipeline;
 
+pub mod census;
 pub mod cursors;
 pub mod meters;
 pub mod operation;
