@@ -15,7 +15,7 @@ use crate::router::{AlwaysOld, Route, Router, Shared};
 use crate::shutdown::{Spawn, Tasks};
 
 /// How often idle cursors are forgotten and gauges are set.
-const SWEEP: Duration = Duration::from_secs(30);
+const SWEEP: Duration = Duration::from_secs(5);
 /// How often the clusters are looked at until both are known.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long background tasks may take to end.

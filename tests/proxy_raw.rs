@@ -1,11 +1,14 @@
 //! The plain path byte by byte: what drivers do rarely, and what no driver does.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use reshard::app::{Builder, Proxy};
+use reshard::model::side::Side;
+use reshard::router::{Operation, Route};
 use reshard::wire::header::{Header, OP_MSG, OP_QUERY, OP_REPLY};
 use reshard::wire::op_msg::{EXHAUST_ALLOWED, MORE_TO_COME, OpMsg, build};
 use reshard::{cluster, listener};
@@ -220,5 +223,51 @@ async fn state_changes_of_servers_never_reach_a_client() -> Result<()> {
         ensure!(answer.get_i32("n")? == 1 && answer.get_f64("ok")? == 1.0, "{code}: {answer}");
         ensure!(answer.get_document("writeConcernError")?.get_i32("code")? == 6, "{code}: {answer}");
     }
+    Ok(())
+}
+
+/// Sends the database `new` to the new cluster.
+struct ByDatabase;
+
+impl Route for ByDatabase {
+    fn side(&self, operation: &Operation<'_>) -> Side {
+        if operation.command.database == Some("new") { Side::New } else { Side::Old }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_and_sessions_find_their_way_between_two_clusters() -> Result<()> {
+    let old = ReplicaSet::builder("old").start().await?;
+    let new = ReplicaSet::builder("new").start().await?;
+    let settings = cluster::Settings::parse(&old.uri()).await?;
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let proxy = Builder::new(settings, listener::Settings::new(listen))
+        .with_new(cluster::Settings::parse(&new.uri()).await?)
+        .with_route(Arc::new(ByDatabase))
+        .start()
+        .await?;
+    let mut stream = TcpStream::connect(proxy.address()).await?;
+    let mut ids = Vec::new();
+    for database in ["old", "new"] {
+        let documents = rawdoc! { "insert": "c", "documents": [{}, {}, {}], "$db": database };
+        ensure!(ask(&mut stream, &documents).await?.get_i32("n")? == 3);
+        let find = rawdoc! { "find": "c", "batchSize": 1, "$db": database };
+        ids.push(ask(&mut stream, &find).await?.get_document("cursor")?.get_i64("id")?);
+    }
+    for (id, database) in ids.iter().zip(["old", "new"]) {
+        let more = rawdoc! { "getMore": *id, "collection": "c", "batchSize": 1, "$db": database };
+        let batch = ask(&mut stream, &more).await?;
+        let cursor = batch.get_document("cursor")?;
+        ensure!(cursor.get_i64("id")? == *id && cursor.get_str("ns")? == format!("{database}.c"), "{batch}");
+    }
+    // One command, cursors of two clusters and one of none. The names must fit for servers to kill them,
+    // so only that of the database that is named is killed; the other is told as not killed.
+    let kill = rawdoc! { "killCursors": "c", "cursors": [ids[0], ids[1], 4711_i64], "$db": "old" };
+    let killed = ask(&mut stream, &kill).await?;
+    ensure!(killed.get_array("cursorsKilled")?.contains(&ids[0].into()), "{killed}");
+    ensure!(killed.get_array("cursorsNotFound")?.contains(&4711_i64.into()), "{killed}");
+    let session = rawdoc! { "id": bson::Binary::from(bson::Uuid::new()) };
+    let end = rawdoc! { "endSessions": [session], "$db": "admin" };
+    ensure!(ask(&mut stream, &end).await?.get_f64("ok")? == 1.0);
     Ok(())
 }

@@ -4,12 +4,11 @@ use std::io::{self, IoSlice};
 
 use bson::{RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::wire::header::{FrameError, HEADER_LEN, Header, OP_MSG, read_i32};
 use crate::wire::op_msg::{self, MORE_TO_COME, OpMsg};
 
-use super::stream::Stream;
+use super::stream::{Cutter, Stream};
 
 /// Room to read into before the reply's length is known; most replies fit and need one system call.
 const FIRST_READ: usize = 16 * 1024;
@@ -40,6 +39,11 @@ impl Connection {
         Self { stream, last_request_id: 0 }
     }
 
+    /// What ends the connection while it is in use.
+    pub(super) fn cutter(&self) -> Cutter {
+        self.stream.cutter()
+    }
+
     /// Whether the server has neither closed the connection nor sent anything unasked.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.stream.is_quiet()
@@ -68,7 +72,7 @@ impl Connection {
         // Leaves out empty parts at the start, which would look like a write of nothing.
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
-            match self.stream.write_vectored(rest).await {
+            match self.stream.write(rest).await {
                 Ok(0) => return Err(broken(sent, io::ErrorKind::WriteZero.into())),
                 Ok(count) => IoSlice::advance_slices(&mut rest, count),
                 Err(error) => return Err(broken(sent, error)),
@@ -98,7 +102,7 @@ impl Connection {
     }
 
     async fn read_some(&mut self, reply: &mut BytesMut) -> Result<(), ExchangeError> {
-        match self.stream.read_buf(reply).await {
+        match self.stream.read(reply).await {
             Ok(0) => Err(ExchangeError::Broken(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => Ok(()),
             Err(error) => Err(ExchangeError::Broken(error)),

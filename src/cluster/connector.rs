@@ -1,5 +1,6 @@
 //! Opening a connection: TCP, TLS, handshake, login.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -9,7 +10,7 @@ use tokio_rustls::TlsConnector;
 use super::connection::Connection;
 use super::hello::{self, HelloReply};
 use super::login::Login;
-use super::stream::Stream;
+use super::stream::{Shared, Stream};
 use super::tls;
 use super::uri::Settings;
 
@@ -23,6 +24,9 @@ pub(super) enum ConnectError {
     /// It may work later.
     #[error("{0}")]
     Unreachable(String),
+    /// The server did not answer in time.
+    #[error("{0}")]
+    TimedOut(String),
     /// It will not work until somebody changes something: wrong password, wrong certificate.
     #[error("{0}")]
     Hopeless(String),
@@ -73,7 +77,7 @@ impl Connector {
     ) -> Result<Opened, ConnectError> {
         match tokio::time::timeout(self.limit, opening).await {
             Ok(result) => result,
-            Err(_) => Err(ConnectError::Unreachable(format!(
+            Err(_) => Err(ConnectError::TimedOut(format!(
                 "{address}: no connection with handshake within {:?}",
                 self.limit
             ))),
@@ -110,11 +114,12 @@ impl Connector {
         stream.set_nodelay(true).map_err(unreachable)?;
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(unreachable)?;
+        let stream = Arc::new(stream);
         let Some(tls) = &self.tls else {
             return Ok(Stream::Plain(stream));
         };
         let name = tls::server_name(address).map_err(ConnectError::Hopeless)?;
-        let stream = tls.connect(name, stream).await.map_err(|error| {
+        let encrypted = tls.connect(name, Shared(stream.clone())).await.map_err(|error| {
             // rustls reports what it refuses as invalid data; a broken connection has other kinds.
             let message = format!("TLS with {address}: {error}");
             if error.kind() == std::io::ErrorKind::InvalidData {
@@ -123,7 +128,7 @@ impl Connector {
                 ConnectError::Unreachable(message)
             }
         })?;
-        Ok(Stream::Tls(Box::new(stream)))
+        Ok(Stream::Tls(Box::new(encrypted), stream))
     }
 }
 

@@ -94,7 +94,7 @@ impl Cluster {
                 member.remove();
             }
         }
-        self.sweep_pools();
+        self.for_all_pools(Pools::sweep);
     }
 
     /// How the cluster is reached.
@@ -241,6 +241,14 @@ impl Cluster {
         self.update(|topology| topology.with_failure(&member.address, error));
     }
 
+    /// Takes note that a server accepts connections and bytes, but does not answer. Operations on it would
+    /// wait for ever, so they are ended.
+    pub(super) fn note_hung(&self, member: &Member, error: String) {
+        tracing::warn!(server = %member.address, error, "the server hangs; ending its connections");
+        self.note_check_failed(member, error);
+        self.for_all_pools(|pools| pools.cut(&member.address));
+    }
+
     pub(super) fn note_hello(self: &Arc<Self>, address: &str, hello: &HelloReply, rtt: Option<Duration>) {
         let now_millis = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.update(|topology| topology.with_reply(address, hello, rtt, now_millis));
@@ -261,10 +269,16 @@ impl Cluster {
         let primary = |topology: &Topology| topology.primary().map(|server| server.address.clone());
         let (old_primary, new_primary) = (primary(&before), primary(&after));
         self.topology.store(after);
-        drop(members);
         if old_primary != new_primary {
             tracing::info!(from = ?old_primary, to = ?new_primary, "the primary changed");
+            // One that was replaced may hang: find out now, not when it is next due.
+            if let (Some(old), Some(_)) = (&old_primary, &new_primary)
+                && let Some(member) = members.get(old)
+            {
+                member.recheck.notify_one();
+            }
         }
+        drop(members);
         self.changes.send_modify(|version| *version = version.wrapping_add(1));
     }
 
@@ -284,15 +298,9 @@ impl Cluster {
         }
     }
 
-    fn sweep_pools(&self) {
+    fn for_all_pools(&self, act: impl Fn(&Pools)) {
         let mut shards = self.shards.lock();
-        shards.retain(|shard| match shard.upgrade() {
-            Some(pools) => {
-                pools.sweep();
-                true
-            }
-            None => false,
-        });
+        shards.retain(|shard| shard.upgrade().inspect(|pools| act(pools)).is_some());
     }
 }
 
@@ -301,7 +309,7 @@ async fn sweep(cluster: Weak<Cluster>) {
     loop {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         match cluster.upgrade() {
-            Some(cluster) => cluster.sweep_pools(),
+            Some(cluster) => cluster.for_all_pools(Pools::sweep),
             None => return,
         }
     }

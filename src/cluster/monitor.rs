@@ -7,12 +7,16 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::Connection;
+use super::connector::ConnectError;
 use super::handle::Cluster;
 use super::hello::{self, HelloReply, TopologyVersion};
 use super::member::Member;
 
 /// Checks that somebody asks for follow each other no faster than this.
 pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(500);
+
+/// New connections for checks that somebody asks for follow each other no faster than this.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A connection for checks, and what comes next on it.
 struct Link {
@@ -28,12 +32,13 @@ struct Monitor {
     cluster: Arc<Cluster>,
     member: Arc<Member>,
     link: Option<Link>,
+    last_recheck: Option<Instant>,
 }
 
 /// Watches `member` until it is removed.
 pub(super) async fn watch(cluster: Arc<Cluster>, member: Arc<Member>) {
     let stop = member.stop.clone();
-    let mut monitor = Monitor { cluster, member, link: None };
+    let mut monitor = Monitor { cluster, member, link: None, last_recheck: None };
     tokio::select! {
         () = stop.cancelled() => {}
         () = monitor.run() => {}
@@ -43,6 +48,8 @@ pub(super) async fn watch(cluster: Arc<Cluster>, member: Arc<Member>) {
 /// A check that failed, or was given up because somebody wants a new one.
 enum Interrupted {
     Failed(String),
+    /// The server did not answer in time.
+    Hung(String),
     Recheck,
 }
 
@@ -54,7 +61,17 @@ impl Monitor {
             match self.check().await {
                 Ok(()) if self.link.as_ref().is_some_and(|link| link.can_hold) => {}
                 Ok(()) => self.pause(began).await,
-                Err(Interrupted::Recheck) => self.link = None,
+                Err(Interrupted::Recheck) => {
+                    self.link = None;
+                    if let Some(last) = self.last_recheck.replace(Instant::now()) {
+                        sleep_until(last + RECHECK_INTERVAL).await;
+                    }
+                }
+                Err(Interrupted::Hung(error)) => {
+                    self.link = None;
+                    self.cluster.note_hung(&self.member, error);
+                    self.pause(began).await;
+                }
                 Err(Interrupted::Failed(error)) => {
                     self.link = None;
                     tracing::debug!(server = %self.member.address, error, "check failed");
@@ -89,11 +106,12 @@ impl Monitor {
         let limit = settings.connect_timeout + hold.map_or(Duration::ZERO, |_| settings.heartbeat);
         let answer = timeout(limit, link.connection.command(&command));
         let answer = tokio::select! {
-            answer = answer => answer.map_err(|_| format!("no answer to hello within {limit:?}")),
+            answer = answer => answer,
             () = self.member.recheck.notified(), if hold.is_some() => return Err(Interrupted::Recheck),
         };
         let hello = answer
-            .and_then(|answer| answer.map_err(|error| error.to_string()))
+            .map_err(|_| Interrupted::Hung(format!("no answer to hello within {limit:?}")))?
+            .map_err(|error| error.to_string())
             .and_then(|answer| HelloReply::parse(&answer).map_err(|error| error.to_string()))
             .map_err(Interrupted::Failed)?;
         // After an answer that was held back for the whole time, one that is not measures the round trip.
@@ -107,7 +125,10 @@ impl Monitor {
 
     async fn check_on_new_connection(&mut self) -> Result<(), Interrupted> {
         let opened = self.cluster.connector().open_for_checks(&self.member.address).await;
-        let opened = opened.map_err(|error| Interrupted::Failed(error.to_string()))?;
+        let opened = opened.map_err(|error| match error {
+            ConnectError::TimedOut(error) => Interrupted::Hung(error),
+            ConnectError::Unreachable(error) | ConnectError::Hopeless(error) => Interrupted::Failed(error),
+        })?;
         self.link = Some(Link {
             connection: opened.connection,
             hello_ok: opened.hello.hello_ok,

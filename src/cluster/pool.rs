@@ -13,6 +13,7 @@ use super::handle::Cluster;
 use super::member::Member;
 use super::pooled::Pooled;
 use super::pools::PoolStats;
+use super::stream::Cutter;
 
 /// A connection that nobody uses.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(super) struct Pool {
     idle: Mutex<Vec<Idle>>,
     /// A connection came back, for those who wait to open one.
     returned: Notify,
+    /// Reaches all connections, also those in use.
+    cutters: Mutex<Vec<Cutter>>,
     waiting: AtomicUsize,
     created: AtomicU64,
 }
@@ -47,6 +50,7 @@ impl Pool {
             permits: Arc::new(Semaphore::new(share)),
             idle: Mutex::default(),
             returned: Notify::new(),
+            cutters: Mutex::default(),
             waiting: AtomicUsize::new(0),
             created: AtomicU64::new(0),
         }
@@ -96,10 +100,11 @@ impl Pool {
         match self.cluster.connector().open(&self.member.address).await {
             Ok(opened) => {
                 self.created.fetch_add(1, Ordering::Relaxed);
+                self.cutters.lock().push(opened.connection.cutter());
                 Ok(Pooled::new(opened.connection, generation, self.clone(), permit))
             }
             Err(error) => {
-                if let ConnectError::Unreachable(reason) = &error {
+                if let ConnectError::Unreachable(reason) | ConnectError::TimedOut(reason) = &error {
                     self.cluster.note_broken_connection(&self.member, generation, reason);
                 }
                 Err(error)
@@ -127,6 +132,7 @@ impl Pool {
 
     /// Closes idle connections that are old or were not used for `max_idle_time`.
     pub(super) fn sweep(&self, max_idle_time: Duration) {
+        self.cutters.lock().retain(Cutter::is_of_use);
         let generation = self.member.generation();
         let keep = |idle: &Idle| idle.generation == generation && idle.since.elapsed() < max_idle_time;
         // Closed after the lock is free again.
@@ -136,6 +142,13 @@ impl Pool {
             *idle = kept;
             closed
         };
+    }
+
+    /// Ends all connections, in use or not: whoever waits for a reply learns that none will come.
+    pub(super) fn cut(&self) {
+        for cutter in self.cutters.lock().drain(..) {
+            cutter.cut();
+        }
     }
 
     pub(super) fn stats(&self) -> PoolStats {
@@ -167,3 +180,7 @@ impl Drop for Waiting<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

@@ -83,7 +83,9 @@ impl Pools {
             match timeout_at(deadline, pool.take()).await {
                 Ok(Ok(pooled)) => return Ok(pooled),
                 Ok(Err(ConnectError::Hopeless(error))) => return Err(SendError::NotSent(error)),
-                Ok(Err(ConnectError::Unreachable(error))) => last_error = Some(error),
+                Ok(Err(ConnectError::Unreachable(error) | ConnectError::TimedOut(error))) => {
+                    last_error = Some(error)
+                }
                 Err(_) => {
                     let stats = pool.stats();
                     let why = format!("no connection to {server} within {limit:?}: {stats:?}");
@@ -102,6 +104,14 @@ impl Pools {
         let pool = Arc::new(Pool::new(self.cluster.clone(), member, self.share));
         pools.insert(server.clone(), pool.clone());
         Some(pool)
+    }
+
+    /// Ends all connections to `server`, in use or not.
+    pub(super) fn cut(&self, server: &ServerId) {
+        let pool = self.pools.lock().get(server).cloned();
+        if let Some(pool) = pool {
+            pool.cut();
+        }
     }
 
     /// Closes connections that nobody needs any more.

@@ -64,7 +64,7 @@ pub(super) async fn serve(
             ready = stream.readable() => ready?,
         }
         // Boxed, so that an idle session does not keep room for it.
-        Box::pin(requests(context, stream, &mut greeting)).await?;
+        Box::pin(requests(context, stream, &mut greeting, &drain)).await?;
     }
 }
 
@@ -73,6 +73,7 @@ async fn requests(
     context: &Context,
     stream: &mut TcpStream,
     greeting: &mut Greeting,
+    drain: &CancellationToken,
 ) -> Result<(), SessionEnd> {
     let mut input = Buffer::take();
     let mut output = Buffer::take();
@@ -89,7 +90,8 @@ async fn requests(
             stream.write_all(reply).await?;
         }
         input.advance(header.length);
-        if input.is_empty() {
+        // A client that always has one more request ready must not hold up a shutdown.
+        if input.is_empty() || drain.is_cancelled() {
             return Ok(());
         }
     }

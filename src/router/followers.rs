@@ -21,6 +21,7 @@ use super::pipeline::Router;
 
 /// The lists in a reply to `killCursors`.
 const LISTS: [&str; 4] = ["cursorsKilled", "cursorsNotFound", "cursorsAlive", "cursorsUnknown"];
+const KILLED: usize = 0;
 const NOT_FOUND: usize = 1;
 const UNKNOWN: usize = 3;
 
@@ -95,7 +96,8 @@ impl Router {
         for ((side, server), ids) in homes {
             self.kill_at(operation, side, server, &ids, &mut lists, reply).await;
         }
-        for id in lists.iter().flatten() {
+        // The others may still be there.
+        for id in lists[KILLED].iter().chain(&lists[NOT_FOUND]) {
             self.shared.cursors.close(*id);
         }
         reply.clear();
@@ -149,7 +151,7 @@ fn sort_into(lists: &mut [Vec<i64>; 4], body: &[u8], ids: &HashMap<i64, i64>) {
 fn merged(lists: &[Vec<i64>; 4]) -> RawDocumentBuf {
     let list = |list: usize| array(lists[list].iter().copied());
     bson::rawdoc! {
-        "cursorsKilled": list(0),
+        "cursorsKilled": list(KILLED),
         "cursorsNotFound": list(NOT_FOUND),
         "cursorsAlive": list(2),
         "cursorsUnknown": list(UNKNOWN),

@@ -8,6 +8,7 @@ mod reading;
 mod resolving;
 mod sending;
 
+pub mod census;
 pub mod cursors;
 pub mod entry;
 pub mod meters;

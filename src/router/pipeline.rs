@@ -13,6 +13,7 @@ use crate::policy::classify::Class;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
 use crate::wire::reply::overwrite;
 
+use super::census::Census;
 use super::cursors::{CursorHome, Cursors};
 use super::dispatch::{Dispatch, Replied};
 use super::meters::{Meters, Outcome};
@@ -31,6 +32,8 @@ pub struct Shared {
     pub transactions: Transactions,
     /// The handles of the metrics.
     pub meters: Meters,
+    /// The pools of all workers, for metrics.
+    pub census: Census,
     /// The process's clock.
     pub clock: SharedClock,
 }
@@ -39,12 +42,13 @@ impl Shared {
     /// Empty tables.
     #[must_use]
     pub fn new(clock: SharedClock) -> Arc<Self> {
-        let (cursors, transactions, meters) = Default::default();
-        Arc::new(Self { cursors, transactions, meters, clock })
+        let (cursors, transactions, meters, census) = Default::default();
+        Arc::new(Self { cursors, transactions, meters, census, clock })
     }
 
-    /// Forgets what is idle and publishes the size of the tables. To be called every minute or so.
+    /// Forgets what is idle and publishes gauges. To be called every few seconds.
     pub fn sweep(&self) {
+        self.census.publish();
         let now = self.clock.now();
         self.meters.cursors_forgotten(self.cursors.sweep(now));
         self.transactions.sweep(now);
@@ -75,6 +79,11 @@ impl Router {
     /// A router over the pools of its worker; `pools` by [`Side::index`].
     #[must_use]
     pub fn new(shared: Arc<Shared>, pools: [Option<Arc<Pools>>; 2], route: Arc<dyn Route>) -> Self {
+        for (side, pools) in Side::BOTH.into_iter().zip(&pools) {
+            if let Some(pools) = pools {
+                shared.census.add(side, pools);
+            }
+        }
         Self { shared, pools, route, writer: None }
     }
 
@@ -173,11 +182,14 @@ impl Router {
     ) -> Result<Replied, ErrorReply> {
         let pools = self.pools(side)?;
         let patched = operation.patched(pools.cluster().gossip());
+        // No other server can stand in for one that is named.
+        let named = matches!(selection, Selection::Server(_));
+        let hold = if named { operation.hold().min(HOLD_FOLLOWER) } else { operation.hold() };
         let dispatch = Dispatch {
             side,
             selection,
             kind: operation.kind(),
-            hold: operation.hold(),
+            hold,
             message: operation.message,
             patched: &patched,
         };
