@@ -1,0 +1,197 @@
+//! What a replica set is to be like.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use parking_lot::RwLock;
+
+use crate::access::{Access, User};
+use crate::binary::{Mongod, Version};
+use crate::data_dir::DataDir;
+use crate::process::{Node, Plan};
+use crate::replica_set::ReplicaSet;
+use crate::tls::TlsFiles;
+
+const KEY_FILE: &str = "keyfile";
+
+/// Options that servers of every kind are started with.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerOptions {
+    pub(crate) cache_gb: f64,
+    pub(crate) params: BTreeMap<String, String>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        let params = [("enableTestCommands", "1"), ("diagnosticDataCollectionEnabled", "false")];
+        Self {
+            cache_gb: 0.25,
+            params: params.into_iter().map(|(key, value)| (String::from(key), String::from(value))).collect(),
+        }
+    }
+}
+
+impl ServerOptions {
+    pub(crate) fn args(&self, mongod: &Mongod) -> Vec<String> {
+        let mut args = vec![
+            String::from("--wiredTigerCacheSizeGB"),
+            self.cache_gb.to_string(),
+            // Journal files of 100 MB, laid out ahead, would fill the memory the data lies in.
+            String::from("--wiredTigerEngineConfigString"),
+            String::from("log=(file_max=32MB,prealloc=false)"),
+        ];
+        let mut params = self.params.clone();
+        if mongod.at_least(5, 0) {
+            // Else a primary that is stopped waits up to 15 s for someone to take over.
+            params
+                .entry(String::from("shutdownTimeoutMillisForSignaledShutdown"))
+                .or_insert(String::from("1000"));
+        }
+        for (key, value) in params {
+            args.push(String::from("--setParameter"));
+            args.push(format!("{key}={value}"));
+        }
+        args
+    }
+}
+
+/// Builds a [`ReplicaSet`]; see [`ReplicaSet::builder`].
+#[derive(Clone, Debug)]
+pub struct ReplicaSetBuilder {
+    name: String,
+    nodes: usize,
+    version: Version,
+    user: Option<User>,
+    tls: bool,
+    oplog_mb: u32,
+    election_timeout_ms: i32,
+    server: ServerOptions,
+}
+
+impl ReplicaSetBuilder {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut server = ServerOptions::default();
+        // Else the time of an idle cluster moves on every 10 s only, and tests that wait for it with it.
+        server.params.insert(String::from("periodicNoopIntervalSecs"), String::from("1"));
+        Self {
+            name: name.to_owned(),
+            nodes: 1,
+            version: Version::Any,
+            user: None,
+            tls: false,
+            oplog_mb: 200,
+            election_timeout_ms: 2000,
+            server,
+        }
+    }
+
+    /// Number of members (1 to 7); 1 if not set.
+    #[must_use]
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Version of mongod; any if not set.
+    #[must_use]
+    pub fn version(mut self, version: Version) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Turns access control on, with one user who has the role `root`.
+    #[must_use]
+    pub fn auth(mut self, user: &str, password: &str) -> Self {
+        self.user = Some(User { name: user.to_owned(), password: password.to_owned() });
+        self
+    }
+
+    /// Requires TLS on all connections, with a certificate of a throw-away authority.
+    #[must_use]
+    pub fn tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Size of the oplog; 200 MB if not set.
+    #[must_use]
+    pub fn oplog_mb(mut self, megabytes: u32) -> Self {
+        self.oplog_mb = megabytes;
+        self
+    }
+
+    /// Size of the storage engine's cache of each member; 0.25 if not set, which is the least there is.
+    #[must_use]
+    pub fn cache_gb(mut self, gigabytes: f64) -> Self {
+        self.server.cache_gb = gigabytes;
+        self
+    }
+
+    /// A server parameter (`--setParameter`).
+    #[must_use]
+    pub fn param(mut self, name: &str, value: &str) -> Self {
+        self.server.params.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// After how long without a primary the others elect a new one; 2 s if not set.
+    #[must_use]
+    pub fn election_timeout_ms(mut self, milliseconds: i32) -> Self {
+        self.election_timeout_ms = milliseconds;
+        self
+    }
+
+    /// Starts the set and waits until it has a primary and all members are in order.
+    pub async fn start(self) -> Result<ReplicaSet> {
+        let name = self.name.clone();
+        Box::pin(self.start_set()).await.with_context(|| format!("starting the replica set {name}"))
+    }
+
+    async fn start_set(self) -> Result<ReplicaSet> {
+        ensure!((1..=7).contains(&self.nodes), "1 to 7 nodes, not {}", self.nodes);
+        let mongod = Mongod::find(self.version).await?;
+        let data = DataDir::create(&self.name)?;
+        let tls = if self.tls { Some(TlsFiles::generate(data.path())?) } else { None };
+        // The user is added to it once it exists in the database.
+        let access = Arc::new(RwLock::new(Access { user: None, tls }));
+        let args = self.args(&mongod, &access.read(), data.path())?;
+        let launches = (0..self.nodes).map(|index| {
+            Node::launch(Plan {
+                name: format!("{}-{index}", self.name),
+                mongod: mongod.clone(),
+                folder: data.path(),
+                args: args.clone(),
+                access: access.clone(),
+            })
+        });
+        let nodes = futures::future::try_join_all(launches).await?;
+        let set = ReplicaSet::new(self.name, nodes, access, data);
+        set.initiate(self.election_timeout_ms, self.user).await?;
+        Ok(set)
+    }
+
+    fn args(&self, mongod: &Mongod, access: &Access, folder: &Path) -> Result<Vec<String>> {
+        let mut args = vec![String::from("--replSet"), self.name.clone()];
+        args.extend([String::from("--oplogSize"), self.oplog_mb.to_string()]);
+        if self.user.is_some() {
+            let path = folder.join(KEY_FILE);
+            fs::write(&path, "dGhyb3ctYXdheS1rZXktb2YtYS10ZXN0LWJlZC1vbi1sb29wYmFjaw==")?;
+            // mongod refuses a key that others may read.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o400))?;
+            args.extend([String::from("--keyFile"), path.to_string_lossy().into_owned()]);
+        }
+        if let Some(tls) = &access.tls {
+            args.extend(
+                ["--tlsMode", "requireTLS", "--tlsAllowConnectionsWithoutCertificates"].map(String::from),
+            );
+            args.extend([String::from("--tlsCertificateKeyFile"), tls.server.to_string_lossy().into_owned()]);
+            args.extend([String::from("--tlsCAFile"), tls.ca.to_string_lossy().into_owned()]);
+        }
+        args.extend(self.server.args(mongod));
+        Ok(args)
+    }
+}
