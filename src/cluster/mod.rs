@@ -1,2 +1,27 @@
 //! One MongoDB cluster: topology, pools, and the seam behind which the simulator puts its own.
 pub mod command;
+mod connection;
+mod connector;
+pub mod gossip;
+pub mod handle;
+pub mod hello;
+mod login;
+mod member;
+mod monitor;
+mod pool;
+pub mod pooled;
+pub mod pools;
+mod run;
+mod scram;
+pub mod selection;
+mod stream;
+mod tls;
+pub mod topology;
+pub mod uri;
+
+pub use handle::{Cluster, ClusterError};
+pub use pooled::Pooled;
+pub use pools::{PoolStats, Pools};
+pub use selection::{ReadMode, ReadPreference, Selection};
+pub use topology::{Role, Server, Topology, TopologyKind};
+pub use uri::Settings;

@@ -1,0 +1,186 @@
+//! The connections of one pool shard to one server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::connection::Connection;
+use super::connector::ConnectError;
+use super::handle::Cluster;
+use super::member::Member;
+use super::pooled::Pooled;
+use super::pools::PoolStats;
+use super::stream::Cutter;
+
+/// A connection that nobody uses.
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    generation: u64,
+    since: Instant,
+}
+
+/// The connections of one pool shard to one server: at most `share`, the last used first.
+#[derive(Debug)]
+pub(super) struct Pool {
+    cluster: Arc<Cluster>,
+    member: Arc<Member>,
+    share: usize,
+    /// One permit per connection in use; whoever waits is served in order.
+    permits: Arc<Semaphore>,
+    /// The last one is the last used.
+    idle: Mutex<Vec<Idle>>,
+    /// A connection came back, for those who wait to open one.
+    returned: Notify,
+    /// Reaches all connections, also those in use.
+    cutters: Mutex<Vec<Cutter>>,
+    waiting: AtomicUsize,
+    created: AtomicU64,
+}
+
+impl Pool {
+    pub(super) fn new(cluster: Arc<Cluster>, member: Arc<Member>, share: usize) -> Self {
+        Self {
+            cluster,
+            member,
+            share,
+            permits: Arc::new(Semaphore::new(share)),
+            idle: Mutex::default(),
+            returned: Notify::new(),
+            cutters: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            created: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    pub(super) fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// An idle connection, without waiting for anything.
+    pub(super) fn take_now(self: &Arc<Self>) -> Option<Pooled> {
+        let permit = self.permits.clone().try_acquire_owned().ok()?;
+        let (connection, generation) = self.pop()?;
+        Some(Pooled::new(connection, generation, self.clone(), permit))
+    }
+
+    /// A connection: waits for its turn, then takes an idle one or opens one.
+    pub(super) async fn take(self: &Arc<Self>) -> Result<Pooled, ConnectError> {
+        let permit = self.wait_for_turn().await?;
+        loop {
+            if let Some((connection, generation)) = self.pop() {
+                return Ok(Pooled::new(connection, generation, self.clone(), permit));
+            }
+            tokio::select! {
+                biased;
+                () = self.returned.notified() => {}
+                slot = self.member.connecting.acquire() => {
+                    // The semaphore is never closed.
+                    let _slot = slot.map_err(|_| closed())?;
+                    return self.open(permit).await;
+                }
+            }
+        }
+    }
+
+    async fn wait_for_turn(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
+        let _waiting = Waiting::new(&self.waiting);
+        self.permits.clone().acquire_owned().await.map_err(|_| closed())
+    }
+
+    async fn open(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<Pooled, ConnectError> {
+        let generation = self.member.generation();
+        match self.cluster.connector().open(&self.member.address).await {
+            Ok(opened) => {
+                self.created.fetch_add(1, Ordering::Relaxed);
+                self.cutters.lock().push(opened.connection.cutter());
+                Ok(Pooled::new(opened.connection, generation, self.clone(), permit))
+            }
+            Err(error) => {
+                if let ConnectError::Unreachable(reason) | ConnectError::TimedOut(reason) = &error {
+                    self.cluster.note_broken_connection(&self.member, generation, reason);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The last used idle connection that still works.
+    fn pop(&self) -> Option<(Connection, u64)> {
+        loop {
+            let mut idle = self.idle.lock().pop()?;
+            if idle.generation == self.member.generation() && idle.connection.is_quiet() {
+                return Some((idle.connection, idle.generation));
+            }
+        }
+    }
+
+    /// Takes back a connection at rest, unless it is of an old generation.
+    pub(super) fn put_back(&self, connection: Connection, generation: u64) {
+        if generation == self.member.generation() {
+            self.idle.lock().push(Idle { connection, generation, since: Instant::now() });
+            self.returned.notify_one();
+        }
+    }
+
+    /// Closes idle connections that are old or were not used for `max_idle_time`.
+    pub(super) fn sweep(&self, max_idle_time: Duration) {
+        self.cutters.lock().retain(Cutter::is_of_use);
+        let generation = self.member.generation();
+        let keep = |idle: &Idle| idle.generation == generation && idle.since.elapsed() < max_idle_time;
+        // Closed after the lock is free again.
+        let _closed: Vec<Idle> = {
+            let mut idle = self.idle.lock();
+            let (kept, closed) = std::mem::take(&mut *idle).into_iter().partition(keep);
+            *idle = kept;
+            closed
+        };
+    }
+
+    /// Ends all connections, in use or not: whoever waits for a reply learns that none will come.
+    pub(super) fn cut(&self) {
+        for cutter in self.cutters.lock().drain(..) {
+            cutter.cut();
+        }
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        PoolStats {
+            in_use: self.share - self.permits.available_permits().min(self.share),
+            idle: self.idle.lock().len(),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            created: self.created.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn closed() -> ConnectError {
+    ConnectError::Unreachable("the pool is closed".to_owned())
+}
+
+/// Counts somebody who waits, until dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

@@ -1,0 +1,131 @@
+//! The connections of one pool shard: one pool per server, on the reactor of the shard's runtime.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::command::{SendError, ServerId};
+use super::connector::ConnectError;
+use super::handle::Cluster;
+use super::pool::Pool;
+use super::pooled::Pooled;
+use super::selection::Selection;
+
+/// Numbers about the pool of one server, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Connections that somebody uses or opens.
+    pub in_use: usize,
+    /// Connections that nobody uses.
+    pub idle: usize,
+    /// Who waits for a connection because all are in use.
+    pub waiting: usize,
+    /// Connections opened since the start.
+    pub created: u64,
+}
+
+/// The pools of one shard. Sockets live on the runtime that checks them out.
+#[derive(Debug)]
+pub struct Pools {
+    cluster: Arc<Cluster>,
+    share: usize,
+    pools: Mutex<HashMap<ServerId, Arc<Pool>>>,
+    /// Picks among servers that are equally good, one after the other.
+    turn: AtomicUsize,
+}
+
+impl Pools {
+    pub(super) fn new(cluster: Arc<Cluster>, share: usize) -> Self {
+        Self { cluster, share: share.max(1), pools: Mutex::default(), turn: AtomicUsize::new(0) }
+    }
+
+    /// The cluster behind.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// A server that fits and a connection to it, within `limit`. Servers that cannot be reached are sought
+    /// again until then; a refused login fails at once.
+    ///
+    /// # Errors
+    /// [`SendError::NotSent`] always.
+    pub async fn checkout(&self, selection: &Selection, limit: Duration) -> Result<Pooled, SendError> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let server = self.cluster.select(selection, turn);
+        if let Some(pooled) = server.and_then(|server| self.pool(&server)).and_then(|pool| pool.take_now()) {
+            return Ok(pooled);
+        }
+        // Boxed so that the future of the usual case stays small.
+        Box::pin(self.checkout_with_waiting(selection, limit)).await
+    }
+
+    async fn checkout_with_waiting(
+        &self,
+        selection: &Selection,
+        limit: Duration,
+    ) -> Result<Pooled, SendError> {
+        let deadline = Instant::now() + limit;
+        let mut last_error = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let server = self.cluster.wait_for(selection, left).await.map_err(|error| match &last_error {
+                Some(last) => SendError::NotSent(format!("{error}; last: {last}")),
+                None => error,
+            })?;
+            let Some(pool) = self.pool(&server) else {
+                return Err(SendError::NotSent(format!("{server} is not part of the cluster any more")));
+            };
+            match timeout_at(deadline, pool.take()).await {
+                Ok(Ok(pooled)) => return Ok(pooled),
+                Ok(Err(ConnectError::Hopeless(error))) => return Err(SendError::NotSent(error)),
+                Ok(Err(ConnectError::Unreachable(error) | ConnectError::TimedOut(error))) => {
+                    last_error = Some(error)
+                }
+                Err(_) => {
+                    let stats = pool.stats();
+                    let why = format!("no connection to {server} within {limit:?}: {stats:?}");
+                    return Err(SendError::NotSent(why));
+                }
+            }
+        }
+    }
+
+    fn pool(&self, server: &ServerId) -> Option<Arc<Pool>> {
+        let mut pools = self.pools.lock();
+        if let Some(pool) = pools.get(server).filter(|pool| !pool.member().is_removed()) {
+            return Some(pool.clone());
+        }
+        let member = self.cluster.member(server)?;
+        let pool = Arc::new(Pool::new(self.cluster.clone(), member, self.share));
+        pools.insert(server.clone(), pool.clone());
+        Some(pool)
+    }
+
+    /// Ends all connections to `server`, in use or not.
+    pub(super) fn cut(&self, server: &ServerId) {
+        let pool = self.pools.lock().get(server).cloned();
+        if let Some(pool) = pool {
+            pool.cut();
+        }
+    }
+
+    /// Closes connections that nobody needs any more.
+    pub(super) fn sweep(&self) {
+        let pools: Vec<Arc<Pool>> = self.pools.lock().values().cloned().collect();
+        for pool in pools {
+            pool.sweep(self.cluster.settings().max_idle_time);
+        }
+        self.pools.lock().retain(|_, pool| !pool.member().is_removed());
+    }
+
+    /// Numbers per server.
+    #[must_use]
+    pub fn stats(&self) -> Vec<(ServerId, PoolStats)> {
+        self.pools.lock().iter().map(|(server, pool)| (server.clone(), pool.stats())).collect()
+    }
+}

@@ -1,0 +1,103 @@
+//! [`Commands`] on real servers.
+
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use async_trait::async_trait;
+use bson::raw::cstr;
+use bson::{RawDocument, RawDocumentBuf};
+use bytes::BytesMut;
+use tokio::time::{Instant, timeout_at};
+
+use crate::wire::header::FrameError;
+use crate::wire::op_msg::{self, OpMsg};
+
+use super::command::{Commands, Reply, Request, SendError, ServerId, number};
+use super::pooled::Pooled;
+use super::pools::Pools;
+use super::selection::Selection;
+
+/// Where requests of this process get their numbers; servers only repeat them.
+static LAST_REQUEST_ID: AtomicI32 = AtomicI32::new(0);
+
+#[async_trait]
+impl Commands for Pools {
+    async fn run(&self, request: Request) -> Result<Reply, SendError> {
+        let deadline = Instant::now() + request.limit;
+        let selection = Selection::from(&request.target);
+        let message = self.message(&request);
+        let mut reply = BytesMut::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut pooled = self.checkout(&selection, left).await?;
+            let mut parts = [IoSlice::new(&message)];
+            match timeout_at(deadline, pooled.exchange(&mut parts, &mut reply)).await {
+                Ok(Ok(())) => return self.reply(&pooled, &reply),
+                // The idle connection was dead before it was used: nothing was sent, so send it on another.
+                Ok(Err(SendError::NotSent(_))) if Instant::now() < deadline => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(no_answer(pooled.server(), &request)),
+            }
+        }
+    }
+}
+
+fn no_answer(server: &ServerId, request: &Request) -> SendError {
+    SendError::Unknown(format!("{server}: no answer within {:?}", request.limit))
+}
+
+impl Pools {
+    fn message(&self, request: &Request) -> Vec<u8> {
+        let mut body = request.body.clone();
+        body.append(cstr!("$db"), request.database.as_str());
+        if let Some(cluster_time) = self.cluster().gossip().latest() {
+            body.append(cstr!("$clusterTime"), &*cluster_time);
+        }
+        let id = LAST_REQUEST_ID.fetch_add(1, Ordering::Relaxed);
+        let sequence = request.sequence.as_ref();
+        let sequence = sequence.map(|sequence| (sequence.identifier, &*sequence.documents));
+        op_msg::build(id, 0, 0, body.as_bytes(), sequence)
+    }
+
+    /// Reads a reply and takes note of what it says about the cluster.
+    fn reply(&self, pooled: &Pooled, message: &[u8]) -> Result<Reply, SendError> {
+        let server = pooled.server().clone();
+        let unusable = |error: String| SendError::Unknown(format!("{server}: unusable reply: {error}"));
+        let body = body_of(message).map_err(|error| unusable(error.to_string()))?;
+        if let Ok(cluster_time) = body.get_document("$clusterTime") {
+            self.cluster().gossip().observe(cluster_time);
+        }
+        for code in error_codes(body) {
+            self.cluster().note_reply_error(&server, code);
+        }
+        let operation_time = body.get_timestamp("operationTime").ok();
+        let body = without_times(body).map_err(|error| unusable(error.to_string()))?;
+        Ok(Reply { body, operation_time, server })
+    }
+}
+
+fn body_of(message: &[u8]) -> Result<&RawDocument, FrameError> {
+    let body = OpMsg::parse(message)?.body;
+    RawDocument::from_bytes(&message[body]).map_err(|_| FrameError::Malformed("the body is not BSON"))
+}
+
+/// The codes by which a server says that it cannot serve any more: of the command, of its write concern.
+fn error_codes(body: &RawDocument) -> impl Iterator<Item = i32> {
+    let failed = number(body, "ok").is_none_or(|ok| ok != 1.0);
+    let code = failed.then(|| number(body, "code")).flatten();
+    let concern = body.get_document("writeConcernError").ok().and_then(|error| number(error, "code"));
+    #[expect(clippy::cast_possible_truncation, reason = "error codes are small whole numbers")]
+    code.into_iter().chain(concern).map(|code| code as i32)
+}
+
+/// The reply without what belongs to the cluster's own time line.
+fn without_times(body: &RawDocument) -> Result<RawDocumentBuf, bson::error::Error> {
+    let mut kept = RawDocumentBuf::new();
+    for element in body.iter_elements() {
+        let element = element?;
+        if !matches!(element.key().as_str(), "$clusterTime" | "operationTime") {
+            kept.append(element.key(), element.value()?);
+        }
+    }
+    Ok(kept)
+}
