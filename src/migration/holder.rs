@@ -1,6 +1,6 @@
 //! Being a holder: asking for leases again and again, and seeing to holders that died.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,11 +28,17 @@ pub fn backfill_app_name(holder: &str) -> String {
     format!("reshard/{holder}/backfill")
 }
 
+/// The name that a process's mirror sessions for one migration follow from.
+#[must_use]
+pub fn mirror_name(holder: &str, migration: &str) -> String {
+    format!("{holder}/{migration}")
+}
+
 /// What is known of other holders: the beat last seen, and since when.
 #[derive(Default)]
 pub struct Watch {
-    seen: Mutex<HashMap<(Side, String), (i64, Duration)>>,
-    problems: Mutex<HashMap<String, String>>,
+    seen: Mutex<BTreeMap<(Side, String), (i64, Duration)>>,
+    problems: Mutex<BTreeMap<String, String>>,
 }
 
 impl Watch {
@@ -79,7 +85,7 @@ impl Context {
 
     async fn look_after(&self, side: Side, record: &AuthorityRecord, watch: &Watch, lease: Duration) {
         let me = self.authorities.get(side).holder().to_owned();
-        let mut problems = HashMap::new();
+        let mut problems = BTreeMap::new();
         for (holder, state) in record.holders.iter().filter(|(holder, _)| **holder != me) {
             let now = self.clock.now();
             let since = {
@@ -112,7 +118,7 @@ impl Context {
             return Err("it is alive after all".into());
         }
         if self.safeguards.barrier {
-            bar_all(self.clusters.get(side), holder, side, sessions).await?;
+            bar_all(self.clusters.get(side), &mirror_name(holder, &self.name), side, sessions).await?;
         }
         for name in [app_name(holder), backfill_app_name(holder)] {
             self.connections_gone(side, &name).await?;

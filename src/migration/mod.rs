@@ -1,10 +1,23 @@
 //! The control plane: everything that moves a migration forward or back.
 pub mod backfill;
+mod calls;
+pub mod catalog;
 pub mod context;
 pub mod control;
+mod ending;
+pub mod engine;
 pub mod holder;
 pub mod moving;
+pub mod preflight;
+pub mod prepare;
+pub mod progress;
+mod ramping;
 pub mod ranges;
+pub mod running;
+mod starting;
+pub mod stored;
 pub mod stream;
 pub mod tailer;
 pub mod throttle;
+pub mod ttl;
+pub mod verify;

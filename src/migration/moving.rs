@@ -114,7 +114,8 @@ impl Context {
             return Err(GaveUp::Refused(format!("{} does not own all of these slots", transfer.from)));
         }
         Ok(Fence {
-            id: uuid::Uuid::new_v4().simple().to_string(),
+            // Unique: one fence at most is opened at each of its holder's beats.
+            id: format!("{}/{}/{}", giver.holder(), record.epoch, self.clock.now().as_nanos()),
             slots: transfer.slots,
             to: transfer.from.other(),
             epoch: record.epoch,

@@ -4,7 +4,7 @@
 //! the guarantee that every acknowledged write reaches the mirror; the mirror's catch whatever lands there
 //! late or past the proxy.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,7 +149,7 @@ impl Tailer {
 
     /// Makes every key that the batch names equal, or parks it.
     async fn work_off(&self, batch: &Batch) -> Result<(), StreamError> {
-        let mut keys: BTreeMap<Namespace, HashSet<Key>> = BTreeMap::new();
+        let mut keys: BTreeMap<Namespace, BTreeSet<Key>> = BTreeMap::new();
         let mut newest = Timestamp { time: 0, increment: 0 };
         for event in &batch.events {
             match event {
@@ -207,7 +207,7 @@ impl Tailer {
                 }
             }
         };
-        let stuck: HashSet<&Key> = report.stuck.iter().map(|stuck| &stuck.key).collect();
+        let stuck: BTreeSet<&Key> = report.stuck.iter().map(|stuck| &stuck.key).collect();
         for key in keys.iter().filter(|key| !stuck.contains(key)) {
             let unparked = self.parking.unpark(&self.records, &namespace, key).await;
             unparked.map_err(|error| StreamError::Broken(error.to_string()))?;

@@ -48,7 +48,7 @@ impl std::fmt::Display for Side {
 }
 
 /// One value for each side.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PerSide<T> {
     /// Of old.
     pub old: T,

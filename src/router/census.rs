@@ -45,7 +45,7 @@ impl Census {
     /// Publishes what [`Self::count`] finds.
     pub fn publish(&self) {
         for ((side, server), stats) in self.count() {
-            let labels = [("cluster", side.name().to_owned()), ("server", server.to_string())];
+            let labels = [("cluster", side.as_str().to_owned()), ("server", server.to_string())];
             #[expect(clippy::cast_precision_loss, reason = "counts of connections are far below 2^53")]
             let [in_use, idle, waiting] = [stats.in_use, stats.idle, stats.waiting].map(|count| count as f64);
             gauge!(names::POOL_IN_USE, &labels).set(in_use);

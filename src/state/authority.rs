@@ -48,6 +48,14 @@ impl Authority {
         self.known.lock().clone()
     }
 
+    /// Takes a record that was read elsewhere, unless a newer one is known.
+    pub fn learn(&self, record: AuthorityRecord) {
+        let mut known = self.known.lock();
+        if known.as_ref().is_none_or(|known| known.epoch <= record.epoch) {
+            *known = Some(record);
+        }
+    }
+
     /// The id of this process.
     #[must_use]
     pub fn holder(&self) -> &str {

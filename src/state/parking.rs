@@ -1,6 +1,6 @@
 //! Keys that cannot be made equal now: a durable list.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bson::raw::RawBson;
 use bson::{doc, rawdoc};
@@ -36,7 +36,7 @@ pub struct Parked {
 /// The parked keys of one migration; stored before a checkpoint passes them.
 pub struct Parking {
     migration: String,
-    keys: Mutex<HashMap<(Namespace, Key), Parked>>,
+    keys: Mutex<BTreeMap<(Namespace, Key), Parked>>,
 }
 
 impl Parking {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::table::MigrationRoute;
 use crate::model::moves::Move;
 use crate::model::phase::Phase;
-use crate::model::side::Side;
+use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 
 /// Version of the stored format; a process refuses records of a version it does not know.
@@ -35,6 +35,8 @@ pub struct AuthorityRecord {
     pub schema: i32,
     /// Which cluster this record is about; a swapped URI shows here.
     pub side: Side,
+    /// The identities of the clusters that the migration began with.
+    pub identities: PerSide<String>,
     /// What the migration moves, for a process that cannot reach the other cluster.
     pub namespaces: Vec<String>,
     /// Version of the routing.
@@ -127,11 +129,12 @@ pub struct StoredMove {
 impl AuthorityRecord {
     /// The record that `side` begins a migration with: old owns everything.
     #[must_use]
-    pub fn begin(name: &str, side: Side, namespaces: Vec<String>) -> Self {
+    pub fn begin(name: &str, side: Side, identities: PerSide<String>, namespaces: Vec<String>) -> Self {
         Self {
             name: name.to_owned(),
             schema: SCHEMA,
             side,
+            identities,
             namespaces,
             epoch: 1,
             phase: Phase::Preparing,
@@ -231,7 +234,8 @@ mod tests {
 
     #[test]
     fn stored_form_reads_back() {
-        let mut record = AuthorityRecord::begin("orders", Side::New, vec!["shop.orders".into()]);
+        let mut record =
+            AuthorityRecord::begin("orders", Side::New, PerSide::default(), vec!["shop.orders".into()]);
         record.owned = SlotSet::percent(25);
         record.fence = Some(Fence {
             id: "f".into(),
@@ -251,8 +255,8 @@ mod tests {
 
     #[test]
     fn slots_that_neither_owns_have_no_authority() {
-        let mut old = AuthorityRecord::begin("m", Side::Old, vec![]);
-        let new = AuthorityRecord::begin("m", Side::New, vec![]);
+        let mut old = AuthorityRecord::begin("m", Side::Old, PerSide::default(), vec![]);
+        let new = AuthorityRecord::begin("m", Side::New, PerSide::default(), vec![]);
         let moved = SlotSet::percent(10);
         old.owned = SlotSet::ALL.minus(&moved);
         let routes = route(Some(&old), Some(&new)).unwrap();

@@ -1,0 +1,276 @@
+//! The operator's calls: one at a time for each migration, every change audited.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+
+use super::control::{
+    Actor, AuditEvent, Complete, Conflict, Control, ControlError, MigrationView, Mismatch, NewMigration,
+    Phase, PreflightReport, Progress, Ramp, Refusal, Throttle, Verification,
+};
+use super::engine::{Engine, unavailable};
+use super::running::Running;
+use super::stored;
+use super::verify::Verifier;
+
+const VERIFY_PARALLEL: usize = 2;
+
+impl Engine {
+    /// Writes a change into the audit; the change is made whether or not that works.
+    async fn note<T>(
+        &self,
+        who: &Actor,
+        running: &Running,
+        what: String,
+        from: String,
+        result: &Result<T, ControlError>,
+    ) {
+        let event = AuditEvent {
+            at: self.environment.clock.wall_millis(),
+            who: who.0.clone(),
+            what,
+            from,
+            to: describe(&self.view(running)),
+            result: match result {
+                Ok(_) => "ok".into(),
+                Err(error) => format!("{}: {}", error.code, error.detail),
+            },
+        };
+        let name = running.stored.lock().name.clone();
+        let Ok(state) = self.environment.state() else { return };
+        if let Err(error) = stored::audit(state, &name, &event).await {
+            tracing::warn!(%error, ?event, "the audit could not be written");
+        }
+    }
+
+    /// Runs one call that changes a migration.
+    async fn change<T>(
+        &self,
+        who: &Actor,
+        name: &str,
+        what: String,
+        call: impl AsyncFnOnce(&Arc<Running>) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        self.must_be_ready()?;
+        let running = self.running(name).await?;
+        let _one_at_a_time = running.calls.lock().await;
+        let from = describe(&self.view(&running));
+        let result = call(&running).await;
+        self.note(who, &running, what, from, &result).await;
+        result
+    }
+}
+
+fn describe(view: &MigrationView) -> String {
+    format!(
+        "{}, reads {} %, writes {} %, epoch {}",
+        view.phase, view.reads_percent, view.writes_percent, view.epoch
+    )
+}
+
+#[async_trait]
+impl Control for Engine {
+    async fn create(&self, who: &Actor, new: NewMigration) -> Result<MigrationView, ControlError> {
+        let running = self.create_migration(new).await?;
+        self.note(who, &running, "create".into(), String::new(), &Ok(())).await;
+        Ok(self.view(&running))
+    }
+
+    async fn list(&self) -> Result<Vec<MigrationView>, ControlError> {
+        let mut views: Vec<_> =
+            self.migrations.lock().await.values().map(|running| self.view(running)).collect();
+        views.sort_by_key(|view| view.created_at);
+        Ok(views)
+    }
+
+    async fn get(&self, name: &str) -> Result<MigrationView, ControlError> {
+        Ok(self.view(&*self.running(name).await?))
+    }
+
+    async fn preflight(&self, name: &str) -> Result<PreflightReport, ControlError> {
+        let running = self.running(name).await?;
+        self.look_before(&running).await
+    }
+
+    async fn start(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(who, name, "start".into(), async |running| {
+            self.start_migration(running).await?;
+            Ok(self.view(running))
+        })
+        .await
+    }
+
+    async fn pause(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(who, name, "pause".into(), async |running| {
+            self.set_pause(running, true).await?;
+            Ok(self.view(running))
+        })
+        .await
+    }
+
+    async fn resume(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(who, name, "resume".into(), async |running| {
+            self.set_pause(running, false).await?;
+            Ok(self.view(running))
+        })
+        .await
+    }
+
+    async fn verify(&self, who: &Actor, name: &str) -> Result<Verification, ControlError> {
+        self.change(who, name, "verify".into(), async |running| {
+            let phase = running.stored.lock().phase;
+            if !matches!(phase, Phase::CatchingUp | Phase::Synced) {
+                let detail = format!("it is {phase}; verification needs the copy to be finished");
+                return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
+            }
+            let Some(context) = running.parts() else { return Err(unavailable("not started".into())) };
+            let state = Arc::clone(&running.verification);
+            {
+                let mut state = state.lock();
+                if state.running {
+                    return Ok(state.clone());
+                }
+                running.repaired.fetch_add(state.repaired, Ordering::Relaxed);
+                *state = Verification { running: true, ..Verification::default() };
+            }
+            let now = state.lock().clone();
+            let (records, name) = (Arc::clone(&context.records), name.to_owned());
+            let environment = Arc::clone(&self.environment);
+            let found = move |mismatch: Mismatch| {
+                let (records, name) = (Arc::clone(&records), name.clone());
+                let store = async move {
+                    if let Err(error) = stored::store_mismatch(&records, &name, &mismatch).await {
+                        tracing::warn!(%error, ?mismatch, "a difference could not be stored");
+                    }
+                };
+                environment.spawn.spawn("mismatch", store.boxed());
+            };
+            let verify = async move { Verifier::new(context, VERIFY_PARALLEL).run(state, &found).await };
+            running.spawn(&self.environment, "verify", verify.boxed());
+            Ok(now)
+        })
+        .await
+    }
+
+    async fn set_reads(&self, who: &Actor, name: &str, percent: u8) -> Result<Ramp, ControlError> {
+        self.change(who, name, format!("reads {percent}"), async |running| {
+            self.move_reads(running, percent).await
+        })
+        .await
+    }
+
+    async fn set_writes(
+        &self,
+        who: &Actor,
+        name: &str,
+        percent: u8,
+        max_pause_ms: Option<u64>,
+    ) -> Result<Ramp, ControlError> {
+        let max_pause = max_pause_ms.map(Duration::from_millis);
+        self.change(who, name, format!("writes {percent}"), async |running| {
+            self.move_writes(running, percent, max_pause).await
+        })
+        .await
+    }
+
+    async fn rollback(&self, who: &Actor, name: &str) -> Result<Ramp, ControlError> {
+        self.change(who, name, "rollback".into(), async |running| self.roll_back(running).await).await
+    }
+
+    async fn complete(&self, who: &Actor, name: &str, how: Complete) -> Result<MigrationView, ControlError> {
+        let reason = how.reason.clone().unwrap_or_default();
+        self.change(who, name, format!("complete {reason}"), async |running| {
+            self.complete_migration(running, &how).await?;
+            Ok(self.view(running))
+        })
+        .await
+    }
+
+    async fn abort(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(who, name, "abort".into(), async |running| {
+            self.abort_migration(running).await?;
+            Ok(self.view(running))
+        })
+        .await
+    }
+
+    async fn drop_old(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(who, name, "drop-old".into(), async |running| {
+            self.drop_old_copies(running).await?;
+            Ok(self.view(running))
+        })
+        .await
+    }
+
+    async fn set_throttle(
+        &self,
+        who: &Actor,
+        name: &str,
+        throttle: Throttle,
+    ) -> Result<Throttle, ControlError> {
+        self.change(who, name, format!("throttle {throttle:?}"), async |running| {
+            let bad = |rate: Option<f64>| rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0);
+            if bad(throttle.documents_per_second) || bad(throttle.megabytes_per_second) {
+                return Err(ControlError::new(
+                    Refusal::Invalid,
+                    "invalid-throttle",
+                    "rates must be above 0; null is unlimited",
+                ));
+            }
+            let stored = {
+                let mut stored = running.stored.lock();
+                stored.throttle = throttle;
+                stored.clone()
+            };
+            stored.store(self.environment.state()?).await.map_err(|error| unavailable(error.to_string()))?;
+            running.limiter.set(throttle);
+            Ok(throttle)
+        })
+        .await
+    }
+
+    async fn progress(&self, name: &str) -> Result<Progress, ControlError> {
+        Ok(self.progress_of(&*self.running(name).await?))
+    }
+
+    async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>, ControlError> {
+        let Some(context) = self.running(name).await?.parts() else { return Ok(Vec::new()) };
+        let key = |key: &crate::model::key::Key| {
+            bson::Bson::try_from(bson::raw::RawBson::from(key.value()))
+                .map_or_else(|_| format!("{key:?}"), |id| id.into_canonical_extjson().to_string())
+        };
+        let mut conflicts: Vec<_> = context
+            .parking
+            .list()
+            .into_iter()
+            .map(|parked| Conflict {
+                namespace: parked.namespace.as_str().to_owned(),
+                key: key(&parked.key),
+                error: parked.why,
+                since: parked.since,
+                tries: parked.tries,
+            })
+            .collect();
+        conflicts.sort_by_key(|conflict| conflict.since);
+        Ok(conflicts)
+    }
+
+    async fn mismatches(&self, name: &str) -> Result<Vec<Mismatch>, ControlError> {
+        self.running(name).await?;
+        stored::mismatches(self.environment.state()?, name)
+            .await
+            .map_err(|error| unavailable(error.to_string()))
+    }
+
+    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {
+        self.running(name).await?;
+        stored::audited(self.environment.state()?, name).await.map_err(|error| unavailable(error.to_string()))
+    }
+
+    async fn not_ready(&self) -> Vec<String> {
+        self.not_ready_now()
+    }
+}

@@ -1,0 +1,187 @@
+//! The ends of a migration: complete, abort, and dropping what old still has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::{doc, rawdoc};
+use futures::FutureExt;
+
+use super::context::Context;
+use super::control::{Complete, ControlError, Phase, Refusal};
+use super::engine::{Engine, no_new, unavailable};
+use super::prepare::{drop_created, restore_ttl};
+use super::running::Running;
+use crate::cluster::command::Request;
+use crate::converge::read::ask;
+use crate::model::slots::SlotSet;
+use crate::state::checkpoint::CHECKPOINTS;
+use crate::state::inflight::Work;
+use crate::state::parking::PARKED;
+use crate::state::record::{AUTHORITY, DATABASE};
+
+use super::ranges::RANGES;
+
+fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
+    ControlError::new(Refusal::Conflict, code, detail)
+}
+
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Engine {
+    pub(super) async fn complete_migration(
+        &self,
+        running: &Arc<Running>,
+        how: &Complete,
+    ) -> Result<(), ControlError> {
+        let (phase, all_on_new_at) = {
+            let stored = running.stored.lock();
+            (stored.phase, stored.all_on_new_at)
+        };
+        if phase == Phase::Completed {
+            return Ok(());
+        }
+        let context = running
+            .parts()
+            .ok_or_else(|| conflict("wrong-phase", format!("it is {phase}; start it first")))?;
+        let route = context.route().ok_or_else(no_new)?;
+        if route.owned_by_new != SlotSet::ALL || route.reads_on_new != SlotSet::ALL {
+            return Err(conflict("not-all-on-new", "raise reads and writes to 100 first"));
+        }
+        let held = all_on_new_at.map(|since| context.clock.wall_millis() - since);
+        let hold = i64::try_from(self.environment.settings.hold.as_millis()).unwrap_or(i64::MAX);
+        if held.is_none_or(|held| held < hold) && !(how.force && how.reason.is_some()) {
+            let days = self.environment.settings.hold.as_secs_f64() / 86_400.0;
+            let detail = format!(
+                "the hold period of {days} days is not over; use force and give a reason to end it now"
+            );
+            return Err(conflict("hold-period", detail));
+        }
+        context.raise_both(doc! { "phase": Phase::Completed.as_str() }).await?;
+        self.set_phase(running, &context, Phase::Completed).await?;
+        let version = context.publish(|_| ()).unwrap_or(0);
+        let engine = Arc::clone(&self.environment);
+        let (of, created) = (Arc::clone(running), running.stored.lock().created.clone());
+        let clean_up = async move {
+            context
+                .inflight
+                .drained(&context.name, &SlotSet::ALL, version, &[Work::Write, Work::Transaction])
+                .await;
+            of.token.cancel();
+            while let Err(why) = restore_ttl(&context.clusters.new, &created).await {
+                tracing::warn!(why, "expiry on new is still suspended");
+                context.clock.sleep(RETRY).await;
+            }
+            forget_progress(&context).await;
+        };
+        engine.spawn.spawn("complete", clean_up.boxed());
+        Ok(())
+    }
+
+    async fn set_phase(
+        &self,
+        running: &Running,
+        context: &Context,
+        phase: Phase,
+    ) -> Result<(), ControlError> {
+        let stored = {
+            let mut stored = running.stored.lock();
+            stored.phase = phase;
+            stored.clone()
+        };
+        stored.store(&context.records).await.map_err(|error| unavailable(error.to_string()))
+    }
+
+    pub(super) async fn abort_migration(&self, running: &Arc<Running>) -> Result<(), ControlError> {
+        let phase = running.stored.lock().phase;
+        if phase == Phase::Aborted {
+            return Ok(());
+        }
+        if phase == Phase::Completed {
+            return Err(conflict(
+                "wrong-phase",
+                "it is completed; new serves, and there is nothing to abort",
+            ));
+        }
+        let Some(context) = running.parts() else {
+            let mut stored = running.stored.lock().clone();
+            stored.phase = Phase::Aborted;
+            stored.store(self.environment.state()?).await.map_err(|error| unavailable(error.to_string()))?;
+            running.stored.lock().phase = Phase::Aborted;
+            return Ok(());
+        };
+        if context.route().is_some_and(|route| !route.owned_by_new.is_empty()) {
+            return Err(conflict("writes-on-new", "new is the authority of some documents; roll back first"));
+        }
+        // Old's record is the truth while it owns everything; new hears of it later.
+        let old = &context.authorities.old;
+        if old.known().is_some() {
+            let fields = doc! { "phase": Phase::Aborted.as_str(), "reads_on_new": super::ramping::slots(&SlotSet::EMPTY) };
+            let raised = old.raise(old.known().map_or(0, |record| record.epoch), fields).await;
+            if !raised.map_err(|error| unavailable(error.to_string()))? {
+                return Err(unavailable("the routing changed meanwhile; try again".into()));
+            }
+        }
+        self.set_phase(running, &context, Phase::Aborted).await?;
+        let version = context.routing.publish(|routes| {
+            for namespace in &context.namespaces {
+                routes.remove(namespace);
+            }
+        });
+        running.token.cancel();
+        let clean_up = clean_up_aborted(Arc::clone(&context), running.stored.lock().created.clone(), version);
+        self.environment.registry.remove(&context.name);
+        self.environment.spawn.spawn("abort", clean_up.boxed());
+        Ok(())
+    }
+
+    pub(super) async fn drop_old_copies(&self, running: &Running) -> Result<(), ControlError> {
+        if running.stored.lock().phase != Phase::Completed {
+            return Err(conflict("wrong-phase", "only a completed migration's old copies can be dropped"));
+        }
+        let context = running.parts().ok_or_else(no_new)?;
+        for namespace in &context.namespaces {
+            let body = rawdoc! { "drop": namespace.collection(), "writeConcern": { "w": "majority" } };
+            let request = Request::new(namespace.database(), body);
+            match ask(&*context.clusters.old, request).await {
+                Err(why) if !why.contains("ns not found") => return Err(unavailable(why)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes what was made on new, once nothing is under way to it any more; goes on until it is done.
+async fn clean_up_aborted(context: Arc<Context>, created: Vec<super::prepare::Created>, version: u64) {
+    let kinds = [Work::Write, Work::Transaction, Work::Converge];
+    context.inflight.drained(&context.name, &SlotSet::ALL, version, &kinds).await;
+    while let Err(why) = clean_up_once(&context, &created).await {
+        tracing::warn!(why, "the clean-up after the abort goes on");
+        context.clock.sleep(RETRY).await;
+    }
+    forget_progress(&context).await;
+}
+
+async fn clean_up_once(context: &Context, created: &[super::prepare::Created]) -> Result<(), String> {
+    restore_ttl(&context.clusters.old, created).await?;
+    context.sessions.new.settle().await?;
+    drop_created(&context.clusters.new, created).await?;
+    for cluster in [&context.clusters.new, &context.clusters.old] {
+        let body = rawdoc! {
+            "delete": AUTHORITY, "deletes": [{ "q": { "_id": &*context.name }, "limit": 1 }],
+            "writeConcern": { "w": "majority" },
+        };
+        ask(&**cluster, Request::new(DATABASE, body)).await?;
+    }
+    Ok(())
+}
+
+/// What was stored to go on after a restart is of no use any more.
+async fn forget_progress(context: &Context) {
+    for collection in [CHECKPOINTS, RANGES, PARKED] {
+        let filter = rawdoc! { "migration": &*context.name };
+        if let Err(error) = context.records.remove(DATABASE, collection, filter).await {
+            tracing::warn!(collection, %error, "left behind");
+        }
+    }
+}

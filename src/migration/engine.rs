@@ -1,0 +1,405 @@
+//! The control plane of this process: all its migrations.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::rawdoc;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::context::Context;
+use super::control::{ControlError, Refusal};
+use super::holder::mirror_name;
+use super::running::Running;
+use super::stored::{Stored, identity, known_identity};
+use crate::clock::SharedClock;
+use crate::cluster::command::SharedCluster;
+use crate::converge::active::{Active, Registry};
+use crate::converge::converger::Converger;
+use crate::converge::lanes::Lanes;
+use crate::converge::sessions::{SESSIONS, Sessions};
+use crate::model::namespace::Namespace;
+use crate::model::side::{PerSide, Side};
+use crate::policy::safeguards::Safeguards;
+use crate::shutdown::SharedSpawn;
+use crate::state::authority::Authority;
+use crate::state::frontier::Frontier;
+use crate::state::inflight::Inflight;
+use crate::state::lease::Lease;
+use crate::state::parking::Parking;
+use crate::state::record::{AUTHORITY, AuthorityRecord, DATABASE, SCHEMA};
+use crate::state::records::Records;
+use crate::state::table::Routing;
+
+/// Times and limits of migrations.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long writes may be held in one attempt, unless the call says otherwise.
+    pub max_pause: Duration,
+    /// How long a reply may wait for the mirror.
+    pub mirror_timeout: Duration,
+    /// The length of a lease.
+    pub lease: Duration,
+    /// How long old is kept following after all writes are on new.
+    pub hold: Duration,
+    /// Ranges copied at once.
+    pub backfill_parallel: usize,
+    /// Where checkpoints and the like are stored.
+    pub state: Side,
+}
+
+/// Connections opened for one purpose, and how to close them.
+pub struct Opened {
+    /// Both clusters.
+    pub clusters: PerSide<SharedCluster>,
+    /// Closes every connection.
+    pub close: Box<dyn FnOnce() + Send>,
+}
+
+/// Opens connections to both clusters under an application name.
+pub type Open = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Opened, String>> + Send + Sync>;
+
+/// What the engine works with.
+pub struct Environment {
+    /// The id of this process.
+    pub holder: String,
+    /// Both clusters; `None` in a plain proxy.
+    pub clusters: Option<PerSide<SharedCluster>>,
+    /// Opens more connections.
+    pub open: Open,
+    /// Times and limits.
+    pub settings: Settings,
+    /// The clock.
+    pub clock: SharedClock,
+    /// Starts background tasks.
+    pub spawn: SharedSpawn,
+    /// Where routes are published.
+    pub routing: Arc<Routing>,
+    /// The register of work under way.
+    pub inflight: Arc<Inflight>,
+    /// What the data plane sees.
+    pub registry: Arc<Registry>,
+    /// All on, but in the simulator.
+    pub safeguards: Safeguards,
+    /// Records on each cluster.
+    pub records: PerSide<Option<Arc<Records>>>,
+}
+
+impl Environment {
+    /// Where the migrations are stored.
+    ///
+    /// # Errors
+    /// [`ControlError`] in a plain proxy.
+    pub fn state(&self) -> Result<&Arc<Records>, ControlError> {
+        self.records.get(self.settings.state).as_ref().ok_or_else(no_new)
+    }
+}
+
+/// The refusal of everything that needs a second cluster.
+#[must_use]
+pub fn no_new() -> ControlError {
+    ControlError::new(
+        Refusal::Conflict,
+        "no-new-cluster",
+        "there is no [new] in the configuration; add it and restart",
+    )
+}
+
+/// All migrations of this process.
+pub struct Engine {
+    /// What it works with.
+    pub environment: Arc<Environment>,
+    /// The migrations by name; `None` until they have been read.
+    pub(super) migrations: tokio::sync::Mutex<BTreeMap<String, Arc<Running>>>,
+    ready: watch::Sender<Vec<String>>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+const RETRY: Duration = Duration::from_millis(300);
+
+impl Engine {
+    /// An engine that knows nothing yet; [`Engine::begin`] reads what is stored.
+    #[must_use]
+    pub fn new(environment: Environment) -> Arc<Self> {
+        Arc::new(Self {
+            environment: Arc::new(environment),
+            migrations: tokio::sync::Mutex::default(),
+            ready: watch::Sender::new(vec!["what is stored has not been read yet".into()]),
+            fatal: watch::Sender::new(None),
+        })
+    }
+
+    /// Why the process must not serve, once that is known.
+    #[must_use]
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.fatal.subscribe()
+    }
+
+    pub(super) fn not_ready_now(&self) -> Vec<String> {
+        self.ready.borrow().clone()
+    }
+
+    /// Reads what is stored and takes up every migration where it stood. Returns once routing is known.
+    pub async fn begin(self: &Arc<Self>) {
+        let environment = &self.environment;
+        if environment.clusters.is_none() {
+            environment.routing.publish(|_| ());
+            self.ready.send_replace(Vec::new());
+            return;
+        }
+        let (old, new) = (self.read_side(Side::Old), self.read_side(Side::New));
+        futures::pin_mut!(old, new);
+        // Either side names every migration that has started, and owns what it says it owns.
+        let (first, _) = futures::future::select(old, new).await.factor_first();
+        if let Err(why) = first {
+            tracing::error!(why, "refusing to serve");
+            self.fatal.send_replace(Some(why));
+            return;
+        }
+        environment.routing.publish(|_| ());
+        self.ready.send_replace(Vec::new());
+        let engine = Arc::clone(self);
+        let rest = async move { engine.finish_beginning().await };
+        environment.spawn.spawn("begin", rest.boxed());
+    }
+
+    /// Goes on until both sides and the stored migrations have been read, then starts their tasks.
+    async fn finish_beginning(self: Arc<Self>) {
+        for side in Side::BOTH {
+            if let Err(why) = self.read_side(side).await {
+                self.fatal.send_replace(Some(why));
+                return;
+            }
+        }
+        let Ok(state) = self.environment.state() else { return };
+        let stored = loop {
+            match Stored::load_all(state).await {
+                Ok(stored) => break stored,
+                Err(error) => tracing::warn!(%error, "the stored migrations cannot be read yet"),
+            }
+            self.environment.clock.sleep(RETRY).await;
+        };
+        for stored in stored {
+            let running = self.take_up(&stored).await;
+            let mirrors = matches!(
+                stored.phase,
+                super::control::Phase::Copying
+                    | super::control::Phase::CatchingUp
+                    | super::control::Phase::Synced
+            );
+            *running.stored.lock() = stored.clone();
+            running.limiter.set(stored.throttle);
+            running.set_paused(stored.paused);
+            let Some(context) = running.parts() else { continue };
+            if mirrors {
+                while let Err(error) = context.parking.load(&context.records).await {
+                    tracing::warn!(%error, "parked keys cannot be read yet");
+                    self.environment.clock.sleep(RETRY).await;
+                }
+                context.adopt_fences().await;
+                running.spawn_all(&self.environment);
+            }
+        }
+    }
+
+    /// Reads one side's records and takes up what they name.
+    ///
+    /// # Errors
+    /// In words, when the cluster is not the one that a migration began with.
+    async fn read_side(&self, side: Side) -> Result<(), String> {
+        let environment = &self.environment;
+        let Some(records) = environment.records.get(side) else { return Ok(()) };
+        let (identity, found) = loop {
+            let identity = known_identity(records).await;
+            let found = records.find(DATABASE, AUTHORITY, rawdoc! {}, 1000).await;
+            match (identity, found) {
+                (Ok(identity), Ok(found)) => break (identity, found),
+                (Err(error), _) | (_, Err(error)) => {
+                    tracing::debug!(%side, %error, "its records cannot be read yet")
+                }
+            }
+            environment.clock.sleep(RETRY).await;
+        };
+        for raw in found {
+            let record: AuthorityRecord = bson::deserialize_from_slice(raw.as_bytes())
+                .map_err(|error| format!("a record of {side} does not read: {error}"))?;
+            check(side, &record, identity.as_deref())?;
+            self.check_other(side, &record).await?;
+            self.adopt(side, record).await;
+        }
+        Ok(())
+    }
+
+    /// The other cluster must be the one that the record names, as far as it can be reached now.
+    async fn check_other(&self, side: Side, record: &AuthorityRecord) -> Result<(), String> {
+        let Some(records) = self.environment.records.get(side.other()) else { return Ok(()) };
+        let asked =
+            crate::clock::timeout(&*self.environment.clock, Duration::from_secs(2), known_identity(records))
+                .await;
+        let Ok(Ok(identity)) = asked else { return Ok(()) };
+        let expected = record.identities.get(side.other());
+        if identity.as_ref() == Some(expected) {
+            return Ok(());
+        }
+        Err(format!(
+            "the {} cluster is not the one that migration {} began with; check [{}] uri",
+            side.other(),
+            record.name,
+            side.other()
+        ))
+    }
+
+    /// Makes the migration of a record known, with the lease kept from now on.
+    async fn adopt(&self, side: Side, record: AuthorityRecord) {
+        let stub = Stored::new(
+            record.name.clone(),
+            record
+                .namespaces
+                .iter()
+                .map(|name| super::control::NamespaceSpec { namespace: name.clone() })
+                .collect(),
+            0,
+        );
+        let running = self.take_up(&Stored { phase: record.phase, ..stub }).await;
+        let Some(context) = running.parts() else { return };
+        context.authorities.get(side).learn(record);
+        context.publish(|_| ());
+    }
+
+    /// The running migration of that name, made if it is not there.
+    async fn take_up(&self, stored: &Stored) -> Arc<Running> {
+        let mut migrations = self.migrations.lock().await;
+        let running = migrations
+            .entry(stored.name.clone())
+            .or_insert_with(|| Running::new(stored.clone(), &self.environment));
+        if running.parts().is_none() && !matches!(stored.phase, super::control::Phase::Created) {
+            self.equip(running);
+        }
+        Arc::clone(running)
+    }
+
+    /// Gives a migration its parts, and starts to ask for its leases.
+    pub(super) fn equip(&self, running: &Arc<Running>) {
+        let environment = &self.environment;
+        let (Some(clusters), Ok(state)) = (&environment.clusters, environment.state()) else { return };
+        let stored = running.stored.lock().clone();
+        let name: Arc<str> = stored.name.as_str().into();
+        let namespaces: Vec<Namespace> =
+            stored.namespaces.iter().filter_map(|spec| Namespace::parse(&spec.namespace)).collect();
+        let clock = environment.clock.clone();
+        let authorities = PerSide::from_fn(|side| {
+            let lease = Lease::new(clock.clone(), environment.settings.lease);
+            let records = environment.records.get(side).clone().unwrap_or_else(|| Arc::clone(state));
+            Arc::new(Authority::new(
+                side,
+                &name,
+                &environment.holder,
+                SESSIONS,
+                records,
+                clock.clone(),
+                lease,
+            ))
+        });
+        let sessions = PerSide::from_fn(|side| {
+            // Named after the migration too: sessions of two migrations must not get in each other's way.
+            let holder = mirror_name(&environment.holder, &name);
+            Arc::new(Sessions::new(&holder, side, clusters.get(side).clone(), clock.clone()))
+        });
+        let converger = Arc::new(Converger {
+            migration: Arc::clone(&name),
+            clusters: clusters.clone(),
+            sessions: sessions.clone(),
+            inflight: Arc::clone(&environment.inflight),
+            lanes: Arc::new(Lanes::default()),
+            clock: clock.clone(),
+            safeguards: environment.safeguards,
+            converged: std::sync::atomic::AtomicU64::new(0),
+        });
+        let frontiers: PerSide<Arc<Frontier>> = PerSide::default();
+        let active = Arc::new(Active::new(
+            Arc::clone(&converger),
+            authorities.clone(),
+            frontiers.clone(),
+            environment.settings.mirror_timeout,
+        ));
+        environment.registry.put(&name, &active);
+        let context = Arc::new(Context {
+            name: Arc::clone(&name),
+            namespaces,
+            clusters: clusters.clone(),
+            authorities,
+            sessions,
+            routing: Arc::clone(&environment.routing),
+            inflight: Arc::clone(&environment.inflight),
+            converger,
+            frontiers,
+            parking: Arc::new(Parking::new(&name)),
+            records: Arc::clone(state),
+            clock,
+            safeguards: environment.safeguards,
+        });
+        *running.context.lock() = Some(Arc::clone(&context));
+        *running.active.lock() = Some(active);
+        let every = environment.settings.lease / 6;
+        for side in Side::BOTH {
+            running.spawn(environment, "lease", Arc::clone(&context).keep_lease(side, every).boxed());
+        }
+        let watching = context.watch_holders(Arc::clone(&running.watch), environment.settings.lease);
+        running.spawn(environment, "holders", watching.boxed());
+    }
+
+    /// The migration of that name.
+    ///
+    /// # Errors
+    /// [`ControlError`] when there is none, or what is stored has not been read.
+    pub(super) async fn running(&self, name: &str) -> Result<Arc<Running>, ControlError> {
+        let found = self.migrations.lock().await.get(name).cloned();
+        found.ok_or_else(|| {
+            ControlError::new(Refusal::NotFound, "no-such-migration", format!("there is no migration {name}"))
+        })
+    }
+
+    /// The identities of both clusters, made if they have none.
+    pub(super) async fn identities(&self) -> Result<PerSide<String>, ControlError> {
+        let of = async |side: Side| {
+            let records = self.environment.records.get(side).as_ref().ok_or_else(no_new)?;
+            identity(records).await.map_err(|error| unavailable(format!("{side}: {error}")))
+        };
+        let (old, new) = (of(Side::Old).await?, of(Side::New).await?);
+        if old == new {
+            return Err(ControlError::new(
+                Refusal::Conflict,
+                "same-cluster",
+                "[old] and [new] are one cluster; give [new] the uri of another",
+            ));
+        }
+        Ok(PerSide { old, new })
+    }
+}
+
+/// A cluster does not answer.
+#[must_use]
+pub fn unavailable(why: String) -> ControlError {
+    ControlError::new(Refusal::Unavailable, "unavailable", why)
+}
+
+fn check(side: Side, record: &AuthorityRecord, identity: Option<&str>) -> Result<(), String> {
+    if record.schema != SCHEMA {
+        return Err(format!("migration {} was stored by another version of reshard", record.name));
+    }
+    if record.side != side {
+        return Err(format!(
+            "the uris of [old] and [new] are swapped: migration {} knows this cluster as {}",
+            record.name, record.side
+        ));
+    }
+    if identity != Some(record.identities.get(side).as_str()) {
+        return Err(format!(
+            "the {side} cluster is not the one that migration {} began with; check [{side}] uri",
+            record.name
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! How a migration is going, in numbers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::control::{Lag, MigrationView, Phase, Progress};
+use super::engine::Engine;
+use super::running::Running;
+
+/// Copy rates over the last seconds.
+#[derive(Debug, Default)]
+pub struct Rate(VecDeque<(Duration, u64, u64)>);
+
+const WINDOW: Duration = Duration::from_secs(10);
+
+impl Rate {
+    /// Adds a sample and returns documents and bytes each second over the window.
+    #[expect(clippy::cast_precision_loss, reason = "rates")]
+    pub fn sample(&mut self, now: Duration, documents: u64, bytes: u64) -> (f64, f64) {
+        self.0.push_back((now, documents, bytes));
+        while self.0.front().is_some_and(|(at, _, _)| now - *at > WINDOW) && self.0.len() > 2 {
+            self.0.pop_front();
+        }
+        let Some((at, first_documents, first_bytes)) = self.0.front() else { return (0.0, 0.0) };
+        let seconds = (now - *at).as_secs_f64();
+        if seconds <= 0.0 {
+            return (0.0, 0.0);
+        }
+        ((documents - first_documents) as f64 / seconds, (bytes - first_bytes) as f64 / seconds)
+    }
+}
+
+impl Engine {
+    pub(super) fn view(&self, running: &Running) -> MigrationView {
+        let route = running.parts().and_then(|context| context.route());
+        let stored = running.stored.lock();
+        MigrationView {
+            name: stored.name.clone(),
+            namespaces: stored.namespaces.clone(),
+            phase: stored.phase,
+            paused: stored.paused,
+            reads_percent: route.as_ref().map_or(0, |route| route.reads_on_new.as_percent()),
+            writes_percent: route.as_ref().map_or(0, |route| route.owned_by_new.as_percent()),
+            epoch: route.as_ref().map_or(0, |route| route.epoch),
+            created_at: stored.created_at,
+            failure: stored.failure.clone(),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "rates and times for people")]
+    pub(super) fn progress_of(&self, running: &Running) -> Progress {
+        let view = self.view(running);
+        let blocked_by = self.blocked(running);
+        let now = self.environment.clock.now();
+        let (documents, bytes) =
+            (running.copied.documents.load(Ordering::Relaxed), running.copied.bytes.load(Ordering::Relaxed));
+        let (documents_per_second, bytes_per_second) = running.rate.lock().sample(now, documents, bytes);
+        let context = running.parts();
+        let stored = running.stored.lock().clone();
+        let total_documents = u64::try_from(stored.total_documents).unwrap_or(0);
+        let copied_documents = if stored.copied { documents.max(total_documents) } else { documents };
+        let left = total_documents.saturating_sub(copied_documents);
+        let copying = stored.phase == Phase::Copying;
+        let lag = context.as_ref().map_or(Lag::default(), |context| Lag {
+            old_to_new: context.frontiers.old.lag_seconds(),
+            new_to_old: context.frontiers.new.lag_seconds(),
+        });
+        let verification = running.verification.lock().clone();
+        let count =
+            |of: fn(&crate::converge::active::Active) -> u64| running.active.lock().as_deref().map_or(0, of);
+        Progress {
+            phase: view.phase,
+            paused: view.paused,
+            reads_percent: view.reads_percent,
+            writes_percent: view.writes_percent,
+            epoch: view.epoch,
+            copied_documents,
+            total_documents,
+            copied_bytes: bytes,
+            total_bytes: u64::try_from(stored.total_bytes).unwrap_or(0),
+            documents_per_second,
+            bytes_per_second,
+            elapsed_seconds: stored
+                .started_at
+                .map(|at| (self.environment.clock.wall_millis() - at).max(0) as f64 / 1000.0),
+            remaining_seconds: (copying && documents_per_second > 0.0)
+                .then(|| left as f64 / documents_per_second),
+            remaining_note: None,
+            lag_seconds: match (lag.old_to_new, lag.new_to_old) {
+                (Some(old), Some(new)) => Some(old.max(new)),
+                _ => None,
+            },
+            lag,
+            converged: context
+                .as_ref()
+                .map_or(0, |context| context.converger.converged.load(Ordering::Relaxed)),
+            repaired: running.repaired.load(Ordering::Relaxed) + verification.repaired,
+            mirror_failures: count(|active| active.counters.mirror_failures.load(Ordering::Relaxed)),
+            conflicts: context.as_ref().map_or(0, |context| context.parking.len() as u64),
+            oplog_window_seconds: *running.oplog_window.lock(),
+            can_cut_over: blocked_by.is_empty(),
+            blocked_by,
+            verification: (verification != super::control::Verification::default()).then_some(verification),
+        }
+    }
+}

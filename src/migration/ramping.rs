@@ -1,0 +1,240 @@
+//! Moving reads and writes by percentages.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bson::{Bson, Document, doc};
+
+use super::context::Context;
+use super::control::{ControlError, Phase, Ramp, Refusal};
+use super::engine::{Engine, no_new, unavailable};
+use super::moving::Transfer;
+use super::running::Running;
+use crate::model::side::Side;
+use crate::model::slots::SlotSet;
+use crate::policy::gate::{Measured, blocked_by};
+use crate::state::inflight::Work;
+use crate::state::table::MigrationRoute;
+
+const STREAM_LIMIT: Duration = Duration::from_secs(20);
+
+fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
+    ControlError::new(Refusal::Conflict, code, detail)
+}
+
+impl Context {
+    /// Raises the epoch on both records and sets fields with it.
+    ///
+    /// # Errors
+    /// [`ControlError`]; when only the first record is changed, the change is in force and the second follows.
+    pub(super) async fn raise_both(&self, fields: Document) -> Result<(), ControlError> {
+        self.level_epochs().await?;
+        let from = self.epoch();
+        let raised = self.authorities.old.raise(from, fields.clone()).await;
+        if !raised.map_err(|error| unavailable(format!("old: {error}")))? {
+            return Err(unavailable("another process changed the routing meanwhile; try again".into()));
+        }
+        let caught_up = self.authorities.new.catch_up(from + 1, fields).await;
+        caught_up.map(|_| ()).map_err(|error| unavailable(format!("new: {error}")))
+    }
+
+    /// Brings both records to one epoch, with what the newer one says.
+    pub(super) async fn level_epochs(&self) -> Result<(), ControlError> {
+        for side in Side::BOTH {
+            let alive = self.authorities.get(side).beat().await;
+            if !alive.map_err(|error| unavailable(format!("{side}: {error}")))? {
+                return Err(unavailable(format!(
+                    "this process may not write to {side} any more; restart it"
+                )));
+            }
+        }
+        let (Some(old), Some(new)) = (self.authorities.old.known(), self.authorities.new.known()) else {
+            return Err(unavailable("the clusters' records are not known".into()));
+        };
+        if old.epoch == new.epoch {
+            return Ok(());
+        }
+        let (newer, behind) = if old.epoch > new.epoch { (&old, Side::New) } else { (&new, Side::Old) };
+        let fields = doc! {
+            "phase": newer.phase.as_str(),
+            "reads_on_new": slots(&newer.reads_on_new),
+        };
+        let leveled = self.authorities.get(behind).catch_up(newer.epoch, fields).await;
+        leveled.map(|_| ()).map_err(|error| unavailable(format!("{behind}: {error}")))
+    }
+
+    /// Brings `ack = both` into force, with every mirror write before it done or passed by the streams.
+    async fn make_mirrors_current(&self) -> Result<(), ControlError> {
+        let version =
+            self.publish(|route| route.ack_both = true).ok_or_else(|| unavailable("no route".into()))?;
+        let drained = self.inflight.drained(&self.name, &SlotSet::ALL, version, &[Work::Write]);
+        crate::clock::timeout(&*self.clock, STREAM_LIMIT, drained)
+            .await
+            .map_err(|_| unavailable("writes that began before do not end".into()))?;
+        for side in Side::BOTH {
+            let time =
+                self.mark(side, STREAM_LIMIT).await.map_err(|why| unavailable(format!("{side}: {why}")))?;
+            if !self.frontiers.get(side).wait_past(time, &*self.clock, STREAM_LIMIT).await {
+                return Err(unavailable(format!("the stream of {side} does not catch up")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A slot set as records hold it.
+#[must_use]
+pub(super) fn slots(slots: &SlotSet) -> Bson {
+    Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: slots.to_bytes() })
+}
+
+impl Engine {
+    /// Everything that stands in the way of moving reads or writes.
+    pub(super) fn blocked(&self, running: &Running) -> Vec<String> {
+        let Some(context) = running.parts() else { return vec!["it has not started".into()] };
+        let stored = running.stored.lock();
+        let leases = context.leases();
+        let stream_problems = Side::BOTH
+            .into_iter()
+            .filter_map(|side| match &*running.health.get(side).lock() {
+                super::tailer::Health::Following => None,
+                super::tailer::Health::Idle => {
+                    Some(format!("the change stream of {side} is not followed yet"))
+                }
+                super::tailer::Health::Waiting(why) => Some(format!("following {side} waits: {why}")),
+                super::tailer::Health::Failed(why) => Some(format!("following {side} failed: {why}")),
+            })
+            .collect();
+        blocked_by(&Measured {
+            synced: stored.phase == Phase::Synced,
+            paused: stored.paused,
+            lag_old_to_new: context.frontiers.old.lag_seconds(),
+            lag_new_to_old: context.frontiers.new.lag_seconds(),
+            parked: context.parking.len(),
+            leases: (leases.old, leases.new),
+            holders: running.watch.problems(),
+            stream_problems,
+        })
+    }
+
+    fn must_not_be_blocked(&self, running: &Running) -> Result<(), ControlError> {
+        let reasons = self.blocked(running);
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        Err(conflict("blocked", format!("not now: {}", reasons.join("; "))).because(reasons))
+    }
+
+    pub(super) async fn move_reads(&self, running: &Running, percent: u8) -> Result<Ramp, ControlError> {
+        let (context, route) = routed(running)?;
+        let wanted = SlotSet::percent(percent);
+        if percent < route.owned_by_new.as_percent() {
+            return Err(conflict(
+                "reads-below-writes",
+                "reads may not be less on new than writes; lower writes first",
+            ));
+        }
+        if wanted != route.reads_on_new {
+            if wanted.len() > route.reads_on_new.len() {
+                self.must_not_be_blocked(running)?;
+                let current = context.make_mirrors_current().await;
+                if let Err(error) = current {
+                    context.publish(|_| ());
+                    return Err(error);
+                }
+            }
+            let raised = context.raise_both(doc! { "reads_on_new": slots(&wanted) }).await;
+            context.publish(|_| ());
+            raised?;
+        }
+        Ok(Ramp { percent, epoch: context.epoch(), pause_ms: 0, attempts: 1 })
+    }
+
+    pub(super) async fn move_writes(
+        &self,
+        running: &Running,
+        percent: u8,
+        max_pause: Option<Duration>,
+    ) -> Result<Ramp, ControlError> {
+        let (context, route) = routed(running)?;
+        let wanted = SlotSet::percent(percent);
+        let (up, down) = (wanted.minus(&route.owned_by_new), route.owned_by_new.minus(&wanted));
+        if up.is_empty() && down.is_empty() {
+            return Ok(Ramp { percent, epoch: route.epoch, pause_ms: 0, attempts: 0 });
+        }
+        if !up.is_empty() && percent > route.reads_on_new.as_percent() {
+            return Err(conflict(
+                "writes-above-reads",
+                "writes may not be more on new than reads; raise reads first",
+            ));
+        }
+        if !matches!(percent, 0 | 100) {
+            self.must_allow_parts(running)?;
+        }
+        self.must_not_be_blocked(running)?;
+        context.level_epochs().await?;
+        let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
+        let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
+        let moved = context.transfer(Transfer { from, slots, max_pause }).await.map_err(|reasons| {
+            let detail =
+                format!("given up, nothing has changed: {}", reasons.last().map_or("", String::as_str));
+            ControlError::new(Refusal::Conflict, "given-up", detail).because(reasons)
+        })?;
+        self.note_all_on_new(running, &context, percent).await;
+        let pause_ms = u64::try_from(moved.pause.as_millis()).unwrap_or(u64::MAX);
+        Ok(Ramp { percent, epoch: context.epoch(), pause_ms, attempts: moved.attempts })
+    }
+
+    /// Refuses a partial percentage where it could not be right; there is no force.
+    fn must_allow_parts(&self, running: &Running) -> Result<(), ControlError> {
+        let mut reasons = running.stored.lock().single_step.clone();
+        if let Some(active) = &*running.active.lock() {
+            if active.counters.unkeyed_retryable.load(Ordering::Relaxed) > 0 {
+                reasons.push(
+                    "writes of single documents that do not name their _id have been seen: a retry could choose \
+                     another document on the other cluster"
+                        .into(),
+                );
+            }
+            if active.counters.transactions.load(Ordering::Relaxed) > 0 {
+                reasons.push("transactions have been seen: one could touch slots of both clusters".into());
+            }
+        }
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        Err(conflict("single-step", "writes of this migration move in one step: use 0 or 100")
+            .because(reasons))
+    }
+
+    async fn note_all_on_new(&self, running: &Running, context: &Context, percent: u8) {
+        let stored = {
+            let mut stored = running.stored.lock();
+            stored.all_on_new_at = (percent == 100).then(|| context.clock.wall_millis());
+            stored.clone()
+        };
+        if let Err(error) = stored.store(&context.records).await {
+            tracing::warn!(%error, "the begin of the hold period could not be stored");
+        }
+    }
+
+    pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
+        let writes = self.move_writes(running, 0, None).await?;
+        let reads = self.move_reads(running, 0).await?;
+        Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, ..reads })
+    }
+}
+
+fn routed(running: &Running) -> Result<(std::sync::Arc<Context>, MigrationRoute), ControlError> {
+    let phase = running.stored.lock().phase;
+    let context =
+        running.parts().ok_or_else(|| conflict("wrong-phase", format!("it is {phase}; start it first")))?;
+    let route = context.route().ok_or_else(no_new)?;
+    if phase.is_over() || !route.mirrors() {
+        return Err(conflict(
+            "wrong-phase",
+            format!("it is {phase}; reads and writes can move while it is synced"),
+        ));
+    }
+    Ok((context, route))
+}

@@ -1,0 +1,254 @@
+//! One migration at work: its tasks, and what it remembers.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::backfill::{Backfill, Copied};
+use super::context::Context;
+use super::control::{Phase, Verification};
+use super::engine::Environment;
+use super::holder::{Watch, backfill_app_name};
+use super::ranges;
+use super::stored::Stored;
+use super::tailer::{Health, Tailer};
+use super::throttle::Limiter;
+use super::ttl::expire_due;
+use crate::converge::active::Active;
+use crate::converge::converger::Order;
+use crate::model::side::{PerSide, Side};
+use crate::state::recent::Recent;
+
+/// Keys that `Recent` remembers of each kind.
+const RECENT: usize = 1_000_000;
+/// Ready to be moved when both streams are at most this far behind.
+const SYNCED_LAG_SECONDS: f64 = 3.0;
+const LOOK: Duration = Duration::from_millis(200);
+const TTL_EVERY: Duration = Duration::from_secs(30);
+const PARKED_EVERY: Duration = Duration::from_secs(5);
+
+/// One migration, as this process runs it.
+pub struct Running {
+    /// What is stored of it.
+    pub stored: Mutex<Stored>,
+    /// Its parts; `None` before the start.
+    pub context: Mutex<Option<Arc<Context>>>,
+    /// What the data plane sees; `None` before the start.
+    pub active: Mutex<Option<Arc<Active>>>,
+    /// One operator's call at a time.
+    pub calls: tokio::sync::Mutex<()>,
+    /// What the tailers say.
+    pub health: PerSide<Arc<Mutex<Health>>>,
+    /// How much is copied.
+    pub copied: Arc<Copied>,
+    /// How fast it may go.
+    pub limiter: Arc<Limiter>,
+    /// The last full verification.
+    pub verification: Arc<Mutex<Verification>>,
+    /// Documents that verifications made equal.
+    pub repaired: AtomicU64,
+    /// Other holders.
+    pub watch: Arc<Watch>,
+    /// Ends its tasks.
+    pub token: CancellationToken,
+    /// Seconds that old's oplog reaches back; unknown until asked.
+    pub oplog_window: Mutex<Option<f64>>,
+    /// Recent copy rates.
+    pub rate: Mutex<super::progress::Rate>,
+    paused: watch::Sender<bool>,
+    recent: Arc<Recent>,
+}
+
+impl Running {
+    /// A migration that has been read or named.
+    #[must_use]
+    pub fn new(stored: Stored, environment: &Environment) -> Arc<Self> {
+        let limiter = Limiter::new(environment.clock.clone());
+        limiter.set(stored.throttle);
+        Arc::new(Self {
+            paused: watch::Sender::new(stored.paused),
+            stored: Mutex::new(stored),
+            context: Mutex::default(),
+            active: Mutex::default(),
+            calls: tokio::sync::Mutex::default(),
+            health: PerSide::default(),
+            copied: Arc::default(),
+            limiter: Arc::new(limiter),
+            verification: Arc::default(),
+            repaired: AtomicU64::new(0),
+            watch: Arc::default(),
+            token: CancellationToken::new(),
+            oplog_window: Mutex::default(),
+            rate: Mutex::default(),
+            recent: Arc::new(Recent::new(RECENT)),
+        })
+    }
+
+    /// Halts or resumes copying and following.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.send_replace(paused);
+        self.stored.lock().paused = paused;
+    }
+
+    /// Its parts, once it has started.
+    #[must_use]
+    pub fn parts(&self) -> Option<Arc<Context>> {
+        self.context.lock().clone()
+    }
+
+    /// Runs a task until the migration is over.
+    pub fn spawn(&self, environment: &Environment, name: &'static str, task: BoxFuture<'static, ()>) {
+        let token = self.token.clone();
+        let task = async move {
+            futures::pin_mut!(task);
+            let over = token.cancelled();
+            futures::pin_mut!(over);
+            futures::future::select(over, task).await;
+        };
+        environment.spawn.spawn(name, task.boxed());
+    }
+
+    /// Starts everything that runs from the first mirror write to the end.
+    pub fn spawn_all(self: &Arc<Self>, environment: &Arc<Environment>) {
+        let Some(context) = self.parts() else { return };
+        for side in Side::BOTH {
+            let tailer = Tailer {
+                side,
+                cluster: context.clusters.get(side).clone(),
+                namespaces: context.namespaces.clone(),
+                converger: Arc::clone(&context.converger),
+                frontier: Arc::clone(context.frontiers.get(side)),
+                recent: Arc::clone(&self.recent),
+                parking: Arc::clone(&context.parking),
+                records: Arc::clone(&context.records),
+                clock: context.clock.clone(),
+                paused: self.paused.subscribe(),
+                health: Arc::clone(self.health.get(side)),
+            };
+            self.spawn(environment, "tailer", tailer.run().boxed());
+        }
+        self.spawn(environment, "drive", Arc::clone(self).drive(Arc::clone(environment)).boxed());
+        self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
+        self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
+    }
+
+    /// Copies, waits until both streams are close, and then watches over them.
+    async fn drive(self: Arc<Self>, environment: Arc<Environment>) {
+        let Some(context) = self.parts() else { return };
+        while !self.stored.lock().copied {
+            if let Err(why) = self.copy(&environment, &context).await {
+                tracing::warn!(migration = %context.name, why, "the copy waits");
+                context.clock.sleep(LOOK).await;
+            }
+        }
+        loop {
+            self.look(&context).await;
+            context.clock.sleep(LOOK).await;
+        }
+    }
+
+    async fn copy(&self, environment: &Environment, context: &Context) -> Result<(), String> {
+        let start = self.stored.lock().start.ok_or("its start was not stored")?;
+        let ranges =
+            ranges::load(&context.records, &context.name).await.map_err(|error| error.to_string())?;
+        let clusters = (environment.open)(backfill_app_name(&environment.holder)).await?;
+        let backfill = Backfill {
+            clusters: clusters.clusters,
+            converger: Arc::clone(&context.converger),
+            recent: Arc::clone(&self.recent),
+            parking: Arc::clone(&context.parking),
+            records: Arc::clone(&context.records),
+            clock: context.clock.clone(),
+            limiter: Arc::clone(&self.limiter),
+            copied: Arc::clone(&self.copied),
+            paused: self.paused.subscribe(),
+            parallel: environment.settings.backfill_parallel,
+            start,
+        };
+        backfill.run(ranges).await;
+        drop(backfill);
+        (clusters.close)();
+        // Nothing that the copy sent may arrive later than this: its connections are gone at the servers.
+        for side in Side::BOTH {
+            while let Err(why) = context.connections_gone(side, &backfill_app_name(&environment.holder)).await
+            {
+                tracing::debug!(%side, why, "the copy's connections");
+                context.clock.sleep(LOOK).await;
+            }
+        }
+        let stored = {
+            let mut stored = self.stored.lock();
+            stored.copied = true;
+            stored.phase = stored.phase.max(Phase::CatchingUp);
+            stored.clone()
+        };
+        stored.store(&context.records).await.map_err(|error| {
+            self.stored.lock().copied = false;
+            error.to_string()
+        })
+    }
+
+    /// Moves between the phases that depend on what the streams say.
+    async fn look(&self, context: &Context) {
+        let failed = Side::BOTH.into_iter().find_map(|side| match &*self.health.get(side).lock() {
+            Health::Failed(why) => Some(format!("the change stream of {side} cannot go on: {why}")),
+            _ => None,
+        });
+        let close =
+            |side| context.frontiers.get(side).lag_seconds().is_some_and(|lag| lag <= SYNCED_LAG_SECONDS);
+        let stored = {
+            let mut stored = self.stored.lock();
+            let before = stored.phase;
+            if let Some(why) = failed {
+                stored.phase = Phase::Failed;
+                stored.failure = Some(why);
+            } else if stored.phase == Phase::CatchingUp && Side::BOTH.into_iter().all(close) {
+                stored.phase = Phase::Synced;
+            }
+            (stored.phase != before).then(|| stored.clone())
+        };
+        if let Some(stored) = stored {
+            tracing::info!(migration = %context.name, phase = %stored.phase, "phase");
+            if let Err(error) = stored.store(&context.records).await {
+                tracing::warn!(%error, "the phase could not be stored; it is found out again after a restart");
+            }
+        }
+    }
+
+    /// Looks at parked keys again from time to time.
+    async fn retry_parked(self: Arc<Self>, context: Arc<Context>) {
+        loop {
+            context.clock.sleep(PARKED_EVERY).await;
+            for parked in context.parking.list() {
+                let order = Order::durable(PerSide::default());
+                let report =
+                    context.converger.converge(&parked.namespace, vec![parked.key.clone()], &order).await;
+                if report.is_ok_and(|report| report.stuck.is_empty()) {
+                    let unparked =
+                        context.parking.unpark(&context.records, &parked.namespace, &parked.key).await;
+                    if let Err(error) = unparked {
+                        tracing::warn!(%error, "a key stays parked although it is equal");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn expire(self: Arc<Self>, context: Arc<Context>) {
+        loop {
+            context.clock.sleep(TTL_EVERY).await;
+            let created = self.stored.lock().created.clone();
+            if created.iter().any(|created| !created.ttl.is_empty())
+                && let Err(why) = expire_due(&context, &created).await
+            {
+                tracing::warn!(why, "due documents stay for now");
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! From a name to both clusters being written: create, preflight, start, pause.
+
+use std::sync::Arc;
+
+use bson::doc;
+
+use super::context::Context;
+use super::control::{ControlError, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity};
+use super::engine::{Engine, no_new, unavailable};
+use super::preflight::{preflight, single_step_reasons};
+use super::prepare;
+use super::ranges;
+use super::running::Running;
+use super::stored::Stored;
+use super::stream::ChangeStream;
+use crate::converge::read::time_now;
+use crate::model::namespace::Namespace;
+use crate::model::side::Side;
+use crate::state::checkpoint;
+use crate::state::record::AuthorityRecord;
+
+fn to_control(error: impl std::fmt::Display) -> ControlError {
+    unavailable(error.to_string())
+}
+
+/// The namespaces of a new migration, checked.
+///
+/// # Errors
+/// [`ControlError`] that names what is wrong.
+pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError> {
+    let invalid = |detail: String| ControlError::new(Refusal::Invalid, "invalid-migration", detail);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if new.name.is_empty() || new.name.len() > 64 || !new.name.chars().all(allowed) {
+        return Err(invalid("name: use 1 to 64 letters, digits, '-' and '_'".into()));
+    }
+    if new.namespaces.is_empty() {
+        return Err(invalid("namespaces: name at least one \"database.collection\"".into()));
+    }
+    let mut namespaces: Vec<Namespace> = Vec::new();
+    for NamespaceSpec { namespace } in &new.namespaces {
+        let parsed = Namespace::parse(namespace)
+            .ok_or_else(|| invalid(format!("namespaces: {namespace:?} is not \"database.collection\"")))?;
+        if namespaces.contains(&parsed) {
+            return Err(invalid(format!("namespaces: {namespace} is named twice")));
+        }
+        namespaces.push(parsed);
+    }
+    Ok(namespaces)
+}
+
+impl Engine {
+    pub(super) async fn create_migration(&self, new: NewMigration) -> Result<Arc<Running>, ControlError> {
+        let namespaces = checked(&new)?;
+        if self.environment.clusters.is_none() {
+            return Err(no_new());
+        }
+        self.must_be_ready()?;
+        let mut migrations = self.migrations.lock().await;
+        if let Some(running) = migrations.get(&new.name) {
+            let same = running.stored.lock().namespaces == new.namespaces;
+            return if same {
+                Ok(Arc::clone(running))
+            } else {
+                Err(ControlError::new(
+                    Refusal::Conflict,
+                    "name-taken",
+                    "a migration of that name moves other namespaces",
+                ))
+            };
+        }
+        for (name, other) in migrations.iter() {
+            let other = other.stored.lock();
+            let clash = other
+                .namespaces
+                .iter()
+                .find(|spec| namespaces.iter().any(|ns| ns.as_str() == spec.namespace));
+            if let Some(clash) = clash.filter(|_| other.phase != Phase::Aborted) {
+                let detail = format!("{} is already part of migration {name}", clash.namespace);
+                return Err(ControlError::new(Refusal::Conflict, "namespace-taken", detail));
+            }
+        }
+        let stored = Stored::new(new.name.clone(), new.namespaces, self.environment.clock.wall_millis());
+        stored.store(self.environment.state()?).await.map_err(to_control)?;
+        let running = Running::new(stored, &self.environment);
+        migrations.insert(new.name, Arc::clone(&running));
+        Ok(running)
+    }
+
+    pub(super) fn must_be_ready(&self) -> Result<(), ControlError> {
+        let reasons = self.not_ready_now();
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        Err(unavailable(reasons.join("; ")).because(reasons))
+    }
+
+    pub(super) async fn look_before(&self, running: &Running) -> Result<PreflightReport, ControlError> {
+        let clusters = self.environment.clusters.as_ref().ok_or_else(no_new)?;
+        let namespaces: Vec<Namespace> = {
+            let stored = running.stored.lock();
+            stored.namespaces.iter().filter_map(|spec| Namespace::parse(&spec.namespace)).collect()
+        };
+        Ok(preflight(clusters, &namespaces).await)
+    }
+
+    /// Everything up to the first mirror write; harmless to repeat after a crash anywhere in it.
+    pub(super) async fn start_migration(&self, running: &Arc<Running>) -> Result<(), ControlError> {
+        let phase = running.stored.lock().phase;
+        if matches!(phase, Phase::Copying | Phase::CatchingUp | Phase::Synced) {
+            return Ok(());
+        }
+        if !matches!(phase, Phase::Created | Phase::Preparing) {
+            let detail = format!("it is {phase}; only a migration that is created can start");
+            return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
+        }
+        let identities = self.identities().await?;
+        if phase == Phase::Created {
+            self.pass_preflight(running).await?;
+        }
+        if running.parts().is_none() {
+            self.equip(running);
+        }
+        let context = running.parts().ok_or_else(no_new)?;
+        self.prepare_new(running, &context).await?;
+        let names: Vec<String> =
+            context.namespaces.iter().map(|namespace| namespace.as_str().to_owned()).collect();
+        for side in Side::BOTH {
+            let record = AuthorityRecord::begin(&context.name, side, identities.clone(), names.clone());
+            context.authorities.get(side).create(&record).await.map_err(to_control)?;
+            context.authorities.get(side).beat().await.map_err(to_control)?;
+        }
+        self.open_streams(running, &context).await?;
+        self.cut_ranges(running, &context).await?;
+        self.begin_mirroring(running, &context).await
+    }
+
+    async fn pass_preflight(&self, running: &Running) -> Result<(), ControlError> {
+        let report = self.look_before(running).await?;
+        let reasons: Vec<String> = report
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Refused)
+            .map(|finding| {
+                format!("{}: {} {} {}", finding.code, finding.namespace, finding.message, finding.remedy)
+            })
+            .collect();
+        if !report.ok {
+            let detail = "preflight refuses the start; see reasons".to_owned();
+            return Err(ControlError::new(Refusal::Conflict, "preflight-refused", detail).because(reasons));
+        }
+        running.stored.lock().single_step = single_step_reasons(&report);
+        Ok(())
+    }
+
+    async fn prepare_new(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
+        let unfinished = running.stored.lock().phase == Phase::Created;
+        if unfinished {
+            let plan = prepare::plan(&context.clusters, &context.namespaces).await.map_err(to_control)?;
+            let stored = {
+                let mut stored = running.stored.lock();
+                stored.created = plan;
+                stored.phase = Phase::Preparing;
+                stored.started_at = Some(context.clock.wall_millis());
+                stored.clone()
+            };
+            stored.store(&context.records).await.map_err(to_control)?;
+        }
+        let plan = running.stored.lock().created.clone();
+        prepare::prepare(&context.clusters, &plan).await.map_err(to_control)
+    }
+
+    /// Both streams' beginnings, stored before the first mirror write; and the time that the copy reads after.
+    async fn open_streams(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
+        for side in Side::BOTH {
+            let known = checkpoint::load(&context.records, &context.name, side).await.map_err(to_control)?;
+            if known.is_some() {
+                continue;
+            }
+            let cluster = context.clusters.get(side);
+            let (stream, batch) =
+                ChangeStream::open(cluster, &context.namespaces, None).await.map_err(to_control)?;
+            let at = context.clock.wall_millis();
+            checkpoint::store(&context.records, &context.name, side, &batch.token, at)
+                .await
+                .map_err(to_control)?;
+            stream.close().await;
+        }
+        if running.stored.lock().start.is_none() {
+            let start = time_now(&*context.clusters.old).await.map_err(unavailable)?;
+            running.stored.lock().start = Some(start);
+        }
+        Ok(())
+    }
+
+    async fn cut_ranges(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
+        let known = ranges::load(&context.records, &context.name).await.map_err(to_control)?;
+        let (mut documents, mut bytes) = (0, 0);
+        for namespace in &context.namespaces {
+            let size = ranges::size_of(&*context.clusters.old, namespace).await.map_err(unavailable)?;
+            documents += size.documents;
+            bytes += size.bytes;
+            if known.iter().any(|range| range.namespace == *namespace) {
+                continue;
+            }
+            let parallel = self.environment.settings.backfill_parallel;
+            let cut = ranges::split(&*context.clusters.old, namespace, size, parallel)
+                .await
+                .map_err(unavailable)?;
+            // The last first: ranges that begin with the first are complete.
+            for range in cut.iter().rev() {
+                ranges::store(&context.records, &context.name, range).await.map_err(to_control)?;
+            }
+        }
+        let mut stored = running.stored.lock();
+        stored.total_documents = i64::try_from(documents).unwrap_or(i64::MAX);
+        stored.total_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        Ok(())
+    }
+
+    async fn begin_mirroring(&self, running: &Arc<Running>, context: &Context) -> Result<(), ControlError> {
+        let stored = {
+            let mut stored = running.stored.lock();
+            stored.phase = Phase::Copying;
+            stored.clone()
+        };
+        let written = async {
+            stored.store(&context.records).await.map_err(to_control)?;
+            context.raise_both(doc! { "phase": Phase::Copying.as_str() }).await
+        };
+        if let Err(error) = written.await {
+            running.stored.lock().phase = Phase::Preparing;
+            return Err(error);
+        }
+        context.publish(|_| ());
+        running.spawn_all(&self.environment);
+        Ok(())
+    }
+
+    pub(super) async fn set_pause(&self, running: &Running, paused: bool) -> Result<(), ControlError> {
+        let phase = running.stored.lock().phase;
+        if !matches!(phase, Phase::Copying | Phase::CatchingUp | Phase::Synced) {
+            let detail = format!("it is {phase}; only a migration that copies or follows can be paused");
+            return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
+        }
+        let context = running.parts().ok_or_else(no_new)?;
+        let mixed = context.route().is_some_and(|route| route.ack_both);
+        if paused && mixed {
+            let detail = "reads or writes are on new; following cannot be paused then. Roll back first";
+            return Err(ControlError::new(Refusal::Conflict, "not-while-serving", detail));
+        }
+        running.set_paused(paused);
+        let stored = running.stored.lock().clone();
+        stored.store(&context.records).await.map_err(to_control)
+    }
+}

@@ -1,0 +1,198 @@
+//! What is stored of a migration besides routing, and the audit.
+
+use bson::{Document, Timestamp, doc, rawdoc};
+use serde::{Deserialize, Serialize};
+
+use super::control::{AuditEvent, Mismatch, NamespaceSpec, Phase, Throttle};
+use super::prepare::Created;
+use crate::state::record::{DATABASE, SCHEMA};
+use crate::state::records::{RecordError, Records};
+
+/// Collection of [`Stored`].
+pub const MIGRATIONS: &str = "migrations";
+/// Collection of [`AuditEvent`]s.
+pub const AUDIT: &str = "audit";
+/// Collection of the clusters' identities.
+pub const IDENTITY: &str = "identity";
+const MOST_LISTED: i32 = 1000;
+
+/// A migration, as stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stored {
+    /// Its name.
+    #[serde(rename = "_id")]
+    pub name: String,
+    /// Version of the format.
+    pub schema: i32,
+    /// What moves.
+    pub namespaces: Vec<NamespaceSpec>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Halted by an operator.
+    pub paused: bool,
+    /// Unix milliseconds.
+    pub created_at: i64,
+    /// Unix milliseconds.
+    pub started_at: Option<i64>,
+    /// Since when all writes are on new; Unix milliseconds.
+    pub all_on_new_at: Option<i64>,
+    /// The start of the streams, on old's time line.
+    pub start: Option<Timestamp>,
+    /// Every range is copied.
+    pub copied: bool,
+    /// What was made on new, and what has to be put back one day.
+    pub created: Vec<Created>,
+    /// Indexes that force a move in one step, each with its reason.
+    pub single_step: Vec<String>,
+    /// How fast the copy may go.
+    pub throttle: Throttle,
+    /// Documents and bytes there were at the start.
+    pub total_documents: i64,
+    /// Bytes there were at the start.
+    pub total_bytes: i64,
+    /// Why it failed.
+    pub failure: Option<String>,
+}
+
+impl Stored {
+    /// A migration that has only been named.
+    #[must_use]
+    pub fn new(name: String, namespaces: Vec<NamespaceSpec>, created_at: i64) -> Self {
+        Self {
+            name,
+            schema: SCHEMA,
+            namespaces,
+            phase: Phase::Created,
+            paused: false,
+            created_at,
+            started_at: None,
+            all_on_new_at: None,
+            start: None,
+            copied: false,
+            created: Vec::new(),
+            single_step: Vec::new(),
+            throttle: Throttle::default(),
+            total_documents: 0,
+            total_bytes: 0,
+            failure: None,
+        }
+    }
+
+    /// Stores it as it is.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn store(&self, records: &Records) -> Result<(), RecordError> {
+        let mut fields =
+            bson::serialize_to_document(self).map_err(|error| RecordError::Malformed(error.to_string()))?;
+        fields.remove("_id");
+        let query = doc! { "_id": &self.name };
+        records.change(DATABASE, MIGRATIONS, query, doc! { "$set": fields }, true).await.map(|_| ())
+    }
+
+    /// All that are stored.
+    ///
+    /// # Errors
+    /// [`RecordError`]; also for one of a newer format.
+    pub async fn load_all(records: &Records) -> Result<Vec<Self>, RecordError> {
+        let found = records.find(DATABASE, MIGRATIONS, rawdoc! {}, MOST_LISTED).await?;
+        let mut all = Vec::with_capacity(found.len());
+        for raw in found {
+            let stored: Self = bson::deserialize_from_slice(raw.as_bytes())
+                .map_err(|error| RecordError::Malformed(error.to_string()))?;
+            if stored.schema != SCHEMA {
+                return Err(RecordError::Malformed(format!("{} was stored by another version", stored.name)));
+            }
+            all.push(stored);
+        }
+        Ok(all)
+    }
+}
+
+/// Adds a line to the audit.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn audit(records: &Records, migration: &str, event: &AuditEvent) -> Result<(), RecordError> {
+    let mut fields =
+        bson::serialize_to_document(event).map_err(|error| RecordError::Malformed(error.to_string()))?;
+    fields.insert("migration", migration);
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    records.change(DATABASE, AUDIT, doc! { "_id": id }, doc! { "$set": fields }, true).await.map(|_| ())
+}
+
+/// The audit of a migration, newest first.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn audited(records: &Records, migration: &str) -> Result<Vec<AuditEvent>, RecordError> {
+    listed(records, AUDIT, migration).await
+}
+
+/// Stores a difference that a verification found.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn store_mismatch(
+    records: &Records,
+    migration: &str,
+    mismatch: &Mismatch,
+) -> Result<(), RecordError> {
+    let mut fields =
+        bson::serialize_to_document(mismatch).map_err(|error| RecordError::Malformed(error.to_string()))?;
+    fields.insert("migration", migration);
+    let id = format!("{migration}/{}/{}", mismatch.namespace, mismatch.key);
+    records
+        .change(DATABASE, "mismatches", doc! { "_id": id }, doc! { "$set": fields }, true)
+        .await
+        .map(|_| ())
+}
+
+/// The differences that verifications found, newest first.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn mismatches(records: &Records, migration: &str) -> Result<Vec<Mismatch>, RecordError> {
+    listed(records, "mismatches", migration).await
+}
+
+async fn listed<T: serde::de::DeserializeOwned>(
+    records: &Records,
+    collection: &str,
+    migration: &str,
+) -> Result<Vec<T>, RecordError> {
+    let body = rawdoc! {
+        "find": collection, "filter": { "migration": migration }, "sort": { "at": -1 }, "limit": MOST_LISTED,
+        "batchSize": MOST_LISTED + 1, "readConcern": { "level": "majority" },
+    };
+    let reply = records.read(DATABASE, body).await?;
+    let found = crate::state::records::first_batch(&reply.body).map_err(RecordError::Malformed)?;
+    found
+        .iter()
+        .map(|raw| {
+            bson::deserialize_from_slice(raw.as_bytes())
+                .map_err(|error| RecordError::Malformed(error.to_string()))
+        })
+        .collect()
+}
+
+/// The identity of a cluster, made once and for all if it has none.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn identity(records: &Records) -> Result<String, RecordError> {
+    let fresh = uuid::Uuid::new_v4().to_string();
+    let update: Document = doc! { "$setOnInsert": { "id": fresh } };
+    let found = records.change(DATABASE, IDENTITY, doc! { "_id": "cluster" }, update, true).await?;
+    let id = found.as_ref().and_then(|raw| raw.get_str("id").ok()).map(str::to_owned);
+    id.ok_or_else(|| RecordError::Malformed("an identity without id".into()))
+}
+
+/// The identity of a cluster, if it has one.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn known_identity(records: &Records) -> Result<Option<String>, RecordError> {
+    let found = records.find(DATABASE, IDENTITY, rawdoc! { "_id": "cluster" }, 1).await?;
+    Ok(found.first().and_then(|raw| raw.get_str("id").ok()).map(str::to_owned))
+}

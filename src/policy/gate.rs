@@ -1,0 +1,88 @@
+//! Whether reads or writes may move: every gate measured and passed. Unknown is no.
+
+/// What the gates look at. `None` is unknown.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Measured {
+    /// The phase is `synced`.
+    pub synced: bool,
+    /// An operator has halted it.
+    pub paused: bool,
+    /// Seconds behind, old to new.
+    pub lag_old_to_new: Option<f64>,
+    /// Seconds behind, new to old.
+    pub lag_new_to_old: Option<f64>,
+    /// Keys that cannot be made equal now.
+    pub parked: usize,
+    /// Leases held, old and new.
+    pub leases: (bool, bool),
+    /// Holders that are not done with, each with the reason.
+    pub holders: Vec<String>,
+    /// What the streams say is wrong.
+    pub stream_problems: Vec<String>,
+}
+
+/// A stream further behind than this many seconds does not get authority moved on it.
+pub const MOST_LAG_SECONDS: f64 = 5.0;
+
+/// Everything that stands in the way, in words; empty is go.
+#[must_use]
+pub fn blocked_by(measured: &Measured) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut no = |is_blocked: bool, why: String| {
+        if is_blocked {
+            reasons.push(why);
+        }
+    };
+    no(!measured.synced, "the copy is not finished and followed closely yet (phase is not synced)".into());
+    no(measured.paused, "it is paused; resume it first".into());
+    for (name, lag) in [("old to new", measured.lag_old_to_new), ("new to old", measured.lag_new_to_old)] {
+        match lag {
+            None => no(true, format!("the lag from {name} is not known")),
+            Some(lag) => no(
+                lag > MOST_LAG_SECONDS,
+                format!("the lag from {name} is {lag:.0} s, more than {MOST_LAG_SECONDS:.0} s"),
+            ),
+        }
+    }
+    no(measured.parked > 0, format!("{} keys cannot be made equal; see conflicts", measured.parked));
+    no(!measured.leases.0, "the old cluster does not grant the lease to write".into());
+    no(!measured.leases.1, "the new cluster does not grant the lease to write".into());
+    for why in measured.holders.iter().chain(&measured.stream_problems) {
+        no(true, why.clone());
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Measured {
+        Measured {
+            synced: true,
+            lag_old_to_new: Some(0.0),
+            lag_new_to_old: Some(1.0),
+            leases: (true, true),
+            ..Measured::default()
+        }
+    }
+
+    #[test]
+    fn every_gate_blocks_by_itself() {
+        assert!(blocked_by(&good()).is_empty());
+        let bad = [
+            Measured { synced: false, ..good() },
+            Measured { paused: true, ..good() },
+            Measured { lag_old_to_new: None, ..good() },
+            Measured { lag_new_to_old: Some(60.0), ..good() },
+            Measured { parked: 1, ..good() },
+            Measured { leases: (true, false), ..good() },
+            Measured { holders: vec!["x".into()], ..good() },
+            Measured { stream_problems: vec!["x".into()], ..good() },
+        ];
+        for measured in bad {
+            assert_eq!(blocked_by(&measured).len(), 1, "{measured:?}");
+        }
+        assert!(!blocked_by(&Measured::default()).is_empty());
+    }
+}
