@@ -1,6 +1,5 @@
 //! Opening a connection: TCP, TLS, handshake, login.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -10,7 +9,7 @@ use tokio_rustls::TlsConnector;
 use super::connection::Connection;
 use super::hello::{self, HelloReply};
 use super::login::Login;
-use super::stream::{Shared, Stream};
+use super::stream::{Socket, Stream};
 use super::tls;
 use super::uri::Settings;
 
@@ -114,12 +113,12 @@ impl Connector {
         stream.set_nodelay(true).map_err(unreachable)?;
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
         SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(unreachable)?;
-        let stream = Arc::new(stream);
+        let socket = Socket::new(stream);
         let Some(tls) = &self.tls else {
-            return Ok(Stream::Plain(stream));
+            return Ok(Stream::Plain(socket));
         };
         let name = tls::server_name(address).map_err(ConnectError::Hopeless)?;
-        let encrypted = tls.connect(name, Shared(stream.clone())).await.map_err(|error| {
+        let stream = tls.connect(name, socket).await.map_err(|error| {
             // rustls reports what it refuses as invalid data; a broken connection has other kinds.
             let message = format!("TLS with {address}: {error}");
             if error.kind() == std::io::ErrorKind::InvalidData {
@@ -128,7 +127,7 @@ impl Connector {
                 ConnectError::Unreachable(message)
             }
         })?;
-        Ok(Stream::Tls(Box::new(encrypted), stream))
+        Ok(Stream::Tls(Box::new(stream)))
     }
 }
 
