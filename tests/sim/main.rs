@@ -31,4 +31,3 @@ mod rng;
 mod schedules;
 mod selftest;
 mod world;
-

@@ -50,7 +50,10 @@ pub(crate) fn check_history<'a>(
         let before = initial.get(&(ns, key.clone())).map(|document| &**document);
         let key = KeyHistory { ns, operations: &operations, before };
         let found = found.as_ref().map(|document| &***document);
-        if operations.iter().any(|operation| matches!(operation.action, Action::Increment(_) | Action::Push(..))) {
+        if operations
+            .iter()
+            .any(|operation| matches!(operation.action, Action::Increment(_) | Action::Push(..)))
+        {
             key.check_counts(found)?;
         } else {
             key.check_register(found)?;
@@ -150,7 +153,8 @@ impl KeyHistory<'_> {
                 Some(later) => overwriting = Some(later),
             }
         }
-        let undone = overwriting.is_some_and(|later| matches!(later.action, Action::Delete)) && value.is_some();
+        let undone =
+            overwriting.is_some_and(|later| matches!(later.action, Action::Delete)) && value.is_some();
         let text = format!("{}: {who} {}; operations: {}", self.ns, show(value), self.describe());
         Err(violation(if undone { 3 } else { 1 }, text))
     }

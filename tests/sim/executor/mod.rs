@@ -194,10 +194,14 @@ impl Executor {
             core.steps += 1;
             let now = core.timers.now();
             core.fold(now ^ (u64::from(running.process.0) << 48) ^ (id.index as u64));
-            if core.steps > core.step_limit {
-                return Err(Halt::StepLimit { steps: core.steps, at: Duration::from_nanos(now) });
+            let steps = core.steps;
+            if steps <= core.step_limit {
+                return Ok(Some(running));
             }
-            return Ok(Some(running));
+            // Dropping a task may need the lock.
+            drop(core);
+            drop(running);
+            return Err(Halt::StepLimit { steps, at: Duration::from_nanos(now) });
         }
     }
 

@@ -35,7 +35,9 @@ pub(crate) fn run(state: &mut State, place: Place, command: &Command<'_>) -> Out
             state.connections.kill(command.number("op").unwrap_or(0) as i32);
             Ok(rawdoc! { "info": "attempting to kill op" })
         }
-        "currentOp" => Ok(rawdoc! { "inprog": state.connections.describe().into_iter().collect::<RawArrayBuf>() }),
+        "currentOp" => {
+            Ok(rawdoc! { "inprog": state.connections.describe().into_iter().collect::<RawArrayBuf>() })
+        }
         other => Err(Failure::new(59, format!("no such command: '{other}'"))),
     }
 }
@@ -98,7 +100,8 @@ fn create_indexes(state: &mut State, place: Place, command: &Command<'_>) -> Out
         let spec = Arc::new(spec.to_owned());
         let name = spec.get_str("name").unwrap_or_default();
         let Some(collection) = state.member(place).store.get(&ns) else { continue };
-        if collection.indexes.iter().any(|index| index.spec.get_str("name").is_ok_and(|other| other == name)) {
+        if collection.indexes.iter().any(|index| index.spec.get_str("name").is_ok_and(|other| other == name))
+        {
             continue;
         }
         collection.build(spec.clone())?;
@@ -151,11 +154,15 @@ fn coll_stats(state: &State, place: Place, command: &Command<'_>) -> Outcome<Raw
     let ns = command.ns()?;
     let documents = state.member(place).store.get(&ns).map(|found| &found.documents);
     let count = documents.map_or(0, std::collections::BTreeMap::len);
-    let size: usize =
-        documents.into_iter().flat_map(|found| found.values()).map(|document| document.as_bytes().len()).sum();
-    let mut stats = rawdoc! { "ns": &*ns, "count": count as i32, "size": size as i64, "storageSize": size as i64 };
-    if count > 0 {
-        stats.append(cstr!("avgObjSize"), (size / count) as i32);
+    let size: usize = documents
+        .into_iter()
+        .flat_map(|found| found.values())
+        .map(|document| document.as_bytes().len())
+        .sum();
+    let mut stats =
+        rawdoc! { "ns": &*ns, "count": count as i32, "size": size as i64, "storageSize": size as i64 };
+    if let Some(average) = size.checked_div(count) {
+        stats.append(cstr!("avgObjSize"), average as i32);
     }
     Ok(stats)
 }

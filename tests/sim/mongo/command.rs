@@ -92,7 +92,9 @@ impl<'a> Command<'a> {
 
     /// `maxTimeMS`.
     pub(crate) fn max_time(&self) -> Option<Duration> {
-        self.number("maxTimeMS").filter(|&millis| millis > 0).map(|millis| Duration::from_millis(millis as u64))
+        self.number("maxTimeMS")
+            .filter(|&millis| millis > 0)
+            .map(|millis| Duration::from_millis(millis as u64))
     }
 
     /// Its read concern.

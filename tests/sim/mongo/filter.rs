@@ -84,7 +84,8 @@ fn operator(path: &str, name: &str, argument: RawBsonRef<'_>, document: &RawDocu
         "$ne" => !holds(path, document, &|value| is(value, argument)),
         "$in" | "$nin" => {
             let items = list(argument)?;
-            let found = holds(path, document, &|value| items.into_iter().flatten().any(|item| is(value, item)));
+            let found =
+                holds(path, document, &|value| items.into_iter().flatten().any(|item| is(value, item)));
             found == (name == "$in")
         }
         "$gt" => compare(std::cmp::Ordering::is_gt),

@@ -63,7 +63,11 @@ fn answer(last: RawDocumentBuf, value: Option<&Doc>) -> RawDocumentBuf {
 
 fn repeated(executed: &Statement, remove: bool) -> RawDocumentBuf {
     let result = &executed.result;
-    let last = if remove { rawdoc! { "n": result.n } } else { last_error(result.n, result.upserted.as_ref()) };
+    let last = if remove {
+        rawdoc! { "n": result.n }
+    } else {
+        last_error(result.n, result.upserted.as_ref())
+    };
     answer(last, result.value.as_ref())
 }
 

@@ -35,10 +35,7 @@ pub(crate) fn class(value: RawBsonRef<'_>) -> u8 {
         RawBsonRef::MinKey => 1,
         RawBsonRef::Undefined => 4,
         RawBsonRef::Null => 5,
-        RawBsonRef::Int32(_)
-        | RawBsonRef::Int64(_)
-        | RawBsonRef::Double(_)
-        | RawBsonRef::Decimal128(_) => 10,
+        RawBsonRef::Int32(_) | RawBsonRef::Int64(_) | RawBsonRef::Double(_) | RawBsonRef::Decimal128(_) => 10,
         RawBsonRef::String(_) | RawBsonRef::Symbol(_) => 15,
         RawBsonRef::Document(_) => 20,
         RawBsonRef::Array(_) => 25,

@@ -18,3 +18,4 @@ pub(crate) mod store;
 pub(crate) mod stream;
 pub(crate) mod update;
 pub(crate) mod write;
+pub(crate) mod write_command;

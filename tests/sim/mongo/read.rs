@@ -160,11 +160,9 @@ pub(crate) fn batch_reply(
 /// Keeps or removes top-level fields.
 pub(crate) fn project(projection: &RawDocument, document: &RawDocument) -> Outcome<RawDocumentBuf> {
     let shown = |name: &str| number(projection, name).map(|value| value != 0.0);
-    let inclusive = projection
-        .iter()
-        .flatten()
-        .any(|(name, value)| name.as_str() != "_id" && !matches!(value, RawBsonRef::Int32(0) | RawBsonRef::Boolean(false)))
-        || shown("_id") == Some(true);
+    let inclusive = projection.iter().flatten().any(|(name, value)| {
+        name.as_str() != "_id" && !matches!(value, RawBsonRef::Int32(0) | RawBsonRef::Boolean(false))
+    }) || shown("_id") == Some(true);
     let mut result = RawDocumentBuf::new();
     for element in document {
         let (name, value) = element?;
@@ -196,7 +194,8 @@ pub(crate) fn aggregate(state: &mut State, place: Place, command: &Command<'_>) 
         found.map(|found| found.documents.values().cloned().collect()).unwrap_or_default();
     let stages = command.documents("pipeline")?;
     for stage in stages {
-        let (name, argument) = stage.iter().next().ok_or_else(|| Failure::new(BAD_VALUE, "empty stage"))??;
+        let (name, argument) =
+            stage.iter().next().ok_or_else(|| Failure::new(BAD_VALUE, "empty stage"))??;
         documents = run_stage(name.as_str(), argument, documents, &mut state.rng)?;
     }
     let size = command.document("cursor").and_then(|cursor| number(cursor, "batchSize"));
@@ -268,9 +267,8 @@ fn sorted(mut documents: Vec<Doc>, by: &RawDocument) -> Vec<Doc> {
         .collect();
     documents.sort_by(|left, right| {
         for (field, descending) in &fields {
-            let value = |document: &Doc| {
-                key_of(document.get(field).ok().flatten().unwrap_or(RawBsonRef::Null))
-            };
+            let value =
+                |document: &Doc| key_of(document.get(field).ok().flatten().unwrap_or(RawBsonRef::Null));
             let order = value(left).cmp(&value(right));
             if order.is_ne() {
                 return if *descending { order.reverse() } else { order };

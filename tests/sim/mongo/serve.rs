@@ -16,7 +16,7 @@ use super::error::{
     Failure, INTERRUPTED, INVALID_OPTIONS, MAX_TIME_EXPIRED, NOT_PRIMARY, Outcome, STEPPED_DOWN, labels,
 };
 use super::state::{Place, State};
-use super::{admin, find_and_modify, read, stream, write};
+use super::{admin, find_and_modify, read, stream, write_command};
 use crate::executor::ProcessId;
 
 /// Who sent a command.
@@ -125,7 +125,7 @@ impl Service<'_> {
             let seen = state.member(place).tail.len();
             let body = dispatch(&mut state, place, &self.command);
             if let Some(observer) = state.observer.clone() {
-                state.member(place).tail.range(seen..).for_each(|entry| observer(&self.app, place, entry));
+                state.member(place).tail.range(seen..).for_each(|entry| observer(self.app, place, entry));
             }
             let body = body?;
             (body, is_write(self.command.name).then(|| state.member(place).applied), concern)
@@ -161,8 +161,9 @@ impl Service<'_> {
     fn catch_up(&self, state: &mut State, after: Timestamp) -> Outcome<()> {
         let known = state.clock.time;
         if after > known {
-            let message =
-                format!("readConcern afterClusterTime {after:?} must not be greater than clusterTime {known:?}");
+            let message = format!(
+                "readConcern afterClusterTime {after:?} must not be greater than clusterTime {known:?}"
+            );
             return Err(Failure::new(INVALID_OPTIONS, message));
         }
         if self.place(state)? == Place::Primary && state.primary.applied < after {
@@ -266,7 +267,7 @@ fn is_write(name: &str) -> bool {
 
 fn dispatch(state: &mut State, place: Place, command: &Command<'_>) -> Outcome<RawDocumentBuf> {
     match command.name {
-        "insert" | "update" | "delete" => write::run(state, place, command),
+        "insert" | "update" | "delete" => write_command::run(state, place, command),
         "findAndModify" | "findandmodify" => find_and_modify::run(state, place, command),
         "find" => read::find(state, place, command),
         "count" => read::count(state, place, command),

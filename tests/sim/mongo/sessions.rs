@@ -81,10 +81,10 @@ impl Sessions {
     /// # Errors
     /// The session has seen a higher one.
     pub(crate) fn begin(&mut self, retryable: &Retryable) -> Outcome<()> {
-        let session = self.0.entry(retryable.session.clone()).or_insert_with(|| Session {
-            number: i64::MIN,
-            executed: BTreeMap::new(),
-        });
+        let session = self
+            .0
+            .entry(retryable.session.clone())
+            .or_insert_with(|| Session { number: i64::MIN, executed: BTreeMap::new() });
         if retryable.number < session.number {
             let message = format!(
                 "Retryable write with txnNumber {} is prohibited on session because a newer retryable write \

@@ -31,9 +31,9 @@ pub(crate) struct Index {
 
 impl Index {
     fn new(spec: Arc<RawDocumentBuf>) -> Self {
-        let fields = spec.get_document("key").map(|key| {
-            key.iter().flatten().map(|(name, _)| name.as_str().to_owned()).collect::<Vec<_>>()
-        });
+        let fields = spec
+            .get_document("key")
+            .map(|key| key.iter().flatten().map(|(name, _)| name.as_str().to_owned()).collect::<Vec<_>>());
         let flag = |name| spec.get_bool(name).unwrap_or(false);
         let (unique, sparse) = (flag("unique"), flag("sparse"));
         Self { fields: fields.unwrap_or_default(), unique, sparse, entries: BTreeMap::new(), spec }

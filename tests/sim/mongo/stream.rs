@@ -99,7 +99,8 @@ fn start(state: &State, place: Place, options: &RawDocument) -> Outcome<Position
 
 fn reachable(state: &State, position: Position) -> Outcome<Position> {
     if position.0 < state.log_start {
-        let message = "Resume of change stream was not possible, as the resume point may no longer be in the oplog.";
+        let message =
+            "Resume of change stream was not possible, as the resume point may no longer be in the oplog.";
         return Err(Failure::new(HISTORY_LOST, message));
     }
     Ok(position)
@@ -147,7 +148,8 @@ impl Stream {
                 }
             } else if let Ok(projection) = stage.get_document("$project") {
                 event = project(projection, &event)?;
-            } else if !stage.iter().flatten().any(|(name, _)| name.as_str() == "$changeStreamSplitLargeEvent") {
+            } else if !stage.iter().flatten().any(|(name, _)| name.as_str() == "$changeStreamSplitLargeEvent")
+            {
                 return Err(Failure::new(BAD_VALUE, format!("the simulator knows no stage {stage:?}")));
             }
         }
@@ -210,7 +212,8 @@ fn token_at((time, part): Position) -> String {
 }
 
 fn parse(token: &str) -> Outcome<Position> {
-    let number = |range: std::ops::Range<usize>| token.get(range).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    let number =
+        |range: std::ops::Range<usize>| token.get(range).and_then(|hex| u32::from_str_radix(hex, 16).ok());
     let invalid = || Failure::new(50811, "not a resume token");
     let (Some(time), Some(increment)) = (number(2..10), number(10..18)) else { return Err(invalid()) };
     let time = Timestamp { time, increment };

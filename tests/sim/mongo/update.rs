@@ -89,7 +89,8 @@ fn pipeline(stages: &bson::RawArray, before: &RawDocument) -> Outcome<RawDocumen
     let mut current = before.to_owned();
     for stage in stages {
         let stage = stage?.as_document().ok_or_else(|| Failure::new(BAD_VALUE, "bad stage"))?;
-        let (name, argument) = stage.iter().next().ok_or_else(|| Failure::new(BAD_VALUE, "empty stage"))??;
+        let (name, argument) =
+            stage.iter().next().ok_or_else(|| Failure::new(BAD_VALUE, "empty stage"))??;
         current = match name.as_str() {
             "$replaceWith" => replaced(argument, &current)?,
             "$replaceRoot" => {
