@@ -20,11 +20,9 @@ struct Inner {
     rng: Mutex<Rng>,
     clusters: Mutex<Vec<Cluster>>,
     processes: AtomicU32,
-    /// App names under which processes are connected.
-    connected: Mutex<Vec<(ProcessId, Cluster, Arc<str>)>>,
 }
 
-/// A world; clones share it. It ends with its [`WorldGuard`].
+/// A world; clones share it. Call [`World::end`] when it is over: its tasks hold it.
 #[derive(Clone)]
 pub(crate) struct World(Arc<Inner>);
 
@@ -41,7 +39,6 @@ impl World {
             rng: Mutex::new(rng),
             clusters: Mutex::new(Vec::new()),
             processes: AtomicU32::new(0),
-            connected: Mutex::new(Vec::new()),
         }))
     }
 
@@ -95,29 +92,17 @@ impl World {
     /// A connection of a process with this `appName`.
     pub(crate) fn connect_as(&self, process: &Process, cluster: &Cluster, app: &str) -> SharedCluster {
         let app: Arc<str> = app.into();
-        self.0.connected.lock().push((process.id, cluster.clone(), app.clone()));
         Arc::new(Connection::open(self.0.network.clone(), cluster.clone(), process.id, app))
     }
 
     /// Ends a process at whatever it awaits. What it sent still arrives.
     pub(crate) fn crash(&self, process: &Process) {
         self.0.executor.crash(process.id);
-        self.forget(process);
     }
 
-    /// Ends a process instead of its n-th poll from now. Call [`World::crash`] later all the same: only that
-    /// closes its connections.
+    /// Ends a process instead of its n-th poll from now.
     pub(crate) fn crash_after(&self, process: &Process, polls: u32) {
         self.0.executor.crash_after(process.id, polls);
-    }
-
-    fn forget(&self, process: &Process) {
-        self.0.connected.lock().retain(|(id, cluster, app)| {
-            if *id == process.id {
-                cluster.state().connections.close(app);
-            }
-            *id != process.id
-        });
     }
 
     /// A process stands still while time goes on.

@@ -70,7 +70,7 @@ impl Cluster {
     ) -> Self {
         // Clusters do not share a time line: their clocks are far apart.
         let base = 1_700_000_000 + rng.below(2000) as u32;
-        let mut state = State::new(name, options.nodes, base, rng);
+        let mut state = State::new(name, options.nodes, base, rng, executor.clone());
         state.names_retries = options.names_retries;
         state.default_majority = options.default_majority;
         let inner = Inner {

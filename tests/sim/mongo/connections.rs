@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bson::raw::RawDocumentBuf;
 use bson::rawdoc;
 
+use crate::executor::{Executor, ProcessId};
+
 /// One running command.
 pub(crate) struct Operation {
     /// The `appName` of its connection.
@@ -18,32 +20,29 @@ pub(crate) struct Operation {
 
 #[derive(Default)]
 struct Connection {
-    /// Processes that are alive under this name.
-    open: u32,
+    /// The processes that connected under this name.
+    processes: Vec<ProcessId>,
     /// Commands that were sent and have not ended.
     under_way: u32,
 }
 
 /// The connections of a cluster.
-#[derive(Default)]
 pub(crate) struct Connections {
+    executor: Executor,
     by_app: BTreeMap<Arc<str>, Connection>,
     operations: BTreeMap<i32, Operation>,
     last: i32,
 }
 
 impl Connections {
-    /// A process connects.
-    pub(crate) fn open(&mut self, app: &Arc<str>) {
-        self.by_app.entry(app.clone()).or_default().open += 1;
+    /// No connections; `executor` knows which processes are alive.
+    pub(crate) fn new(executor: Executor) -> Self {
+        Self { executor, by_app: BTreeMap::new(), operations: BTreeMap::new(), last: 0 }
     }
 
-    /// A process is dead; its connections go once nothing of it is under way.
-    pub(crate) fn close(&mut self, app: &str) {
-        if let Some(connection) = self.by_app.get_mut(app) {
-            connection.open = connection.open.saturating_sub(1);
-        }
-        self.sweep(app);
+    /// A process connects. Its connections go when it is dead and nothing of it is under way.
+    pub(crate) fn open(&mut self, app: &Arc<str>, process: ProcessId) {
+        self.by_app.entry(app.clone()).or_default().processes.push(process);
     }
 
     /// A command is on its way.
@@ -59,13 +58,12 @@ impl Connections {
         if let Some(connection) = self.by_app.get_mut(app) {
             connection.under_way = connection.under_way.saturating_sub(1);
         }
-        self.sweep(app);
     }
 
-    fn sweep(&mut self, app: &str) {
-        if self.by_app.get(app).is_some_and(|connection| connection.open == 0 && connection.under_way == 0) {
-            self.by_app.remove(app);
-        }
+    /// Whether somebody is connected under a name.
+    fn is_open(&self, connection: &Connection) -> bool {
+        let alive = |process: &ProcessId| !self.executor.crashed(*process);
+        connection.under_way > 0 || connection.processes.iter().any(alive)
     }
 
     /// A command begins to run.
@@ -101,7 +99,8 @@ impl Connections {
                 "command": { "name": operation.command.as_str() },
             }
         });
-        let idle = self.by_app.keys().map(|app| rawdoc! { "type": "op", "active": false, "appName": &**app });
+        let open = self.by_app.iter().filter(|(_, connection)| self.is_open(connection));
+        let idle = open.map(|(app, _)| rawdoc! { "type": "op", "active": false, "appName": &**app });
         running.chain(idle).collect()
     }
 }

@@ -47,8 +47,8 @@ enum Look<T> {
 }
 
 impl Cluster {
-    /// Serves one command to its reply.
-    pub(crate) async fn serve(&self, caller: &Caller, request: &Request) -> Reply {
+    /// Serves one command to its reply. It begins `delay` after its arrival; it can be killed before.
+    pub(crate) async fn serve(&self, caller: &Caller, request: &Request, delay: Duration) -> Reply {
         let command = match Command::parse(request) {
             Ok(command) => command,
             Err(failure) => return self.refuse(&failure),
@@ -65,7 +65,7 @@ impl Cluster {
             (state.connections.begin(&caller.app, command.name), term)
         };
         let service = Service { cluster: self, command, app: &caller.app, operation, term, deadline };
-        let reply = service.run().await;
+        let reply = service.run(delay).await;
         self.inner.state.lock().connections.finish(operation);
         reply
     }
@@ -94,8 +94,11 @@ fn route(state: &mut State, caller: &Caller, request: &Request) -> Option<Place>
 }
 
 impl Service<'_> {
-    async fn run(&self) -> Reply {
+    async fn run(&self, delay: Duration) -> Reply {
         let concern = self.command.read_concern();
+        if !delay.is_zero() {
+            self.cluster.inner.executor.sleep(delay).await;
+        }
         let result = match self.wait_for_time(concern).await {
             Ok(()) if self.command.name == "getMore" => self.get_more().await,
             Ok(()) => self.execute().await,
@@ -120,6 +123,7 @@ impl Service<'_> {
     async fn execute(&self) -> Outcome<RawDocumentBuf> {
         let (body, wrote, concern) = {
             let mut state = self.cluster.state();
+            self.check_killed(&state)?;
             let place = self.place(&state)?;
             let concern = self.command.write_concern(state.default_majority);
             let seen = state.member(place).tail.len();
@@ -199,6 +203,13 @@ impl Service<'_> {
         .await?
     }
 
+    fn check_killed(&self, state: &State) -> Outcome<()> {
+        if state.connections.killed(self.operation) {
+            return Err(Failure::new(INTERRUPTED, "operation was interrupted"));
+        }
+        Ok(())
+    }
+
     fn place(&self, state: &State) -> Outcome<Place> {
         state.place_of(self.term).ok_or_else(stepped_down)
     }
@@ -214,9 +225,7 @@ impl Service<'_> {
             changed.as_mut().enable();
             {
                 let mut state = self.cluster.state();
-                if state.connections.killed(self.operation) {
-                    return Err(Failure::new(INTERRUPTED, "operation was interrupted"));
-                }
+                self.check_killed(&state)?;
                 let place = self.place(&state)?;
                 if let Look::Done(value) = look(&mut state, place) {
                     return Ok(value);

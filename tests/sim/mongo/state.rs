@@ -12,7 +12,7 @@ use super::cursor::Cursors;
 use super::log::{Entry, Op};
 use super::sessions::{Sessions, Statement};
 use super::store::Store;
-use crate::executor::ProcessId;
+use crate::executor::{Executor, ProcessId};
 use crate::rng::Rng;
 
 /// A member that takes writes.
@@ -132,7 +132,7 @@ pub(crate) struct State {
 
 impl State {
     /// An empty replica set.
-    pub(crate) fn new(name: &str, nodes: u32, base: u32, rng: Rng) -> Self {
+    pub(crate) fn new(name: &str, nodes: u32, base: u32, rng: Rng, executor: Executor) -> Self {
         let servers: Vec<ServerId> = (0..nodes).map(|node| format!("{name}-{node}:27017").into()).collect();
         let start = Timestamp { time: base, increment: 1 };
         let primary = Member {
@@ -153,7 +153,7 @@ impl State {
             log: VecDeque::new(),
             log_start: start,
             cursors: Cursors::default(),
-            connections: Connections::default(),
+            connections: Connections::new(executor),
             views: BTreeMap::new(),
             commits_held: false,
             commit_scheduled: false,

@@ -26,7 +26,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects `process` under the name `app`.
     pub(crate) fn open(network: Network, cluster: Cluster, process: ProcessId, app: Arc<str>) -> Self {
-        cluster.state().connections.open(&app);
+        cluster.state().connections.open(&app, process);
         Self { network, cluster, caller: Caller { process, app } }
     }
 
@@ -87,7 +87,11 @@ impl Delivery {
         let orphan = self.network.executor.crashed(self.caller.process);
         let lost = !released && (self.fate.request_lost || (orphan && self.fate.orphan_lost));
         self.network.arrived(self.id);
-        let reply = if lost { None } else { Some(self.execute().await) };
+        let reply = if lost {
+            None
+        } else {
+            Some(self.cluster.serve(&self.caller, &self.request, self.fate.execution).await)
+        };
         {
             let mut state = self.cluster.state();
             state.connections.ended(&self.caller.app);
@@ -120,13 +124,6 @@ impl Delivery {
                 return true;
             }
         }
-    }
-
-    async fn execute(&self) -> Reply {
-        if !self.fate.execution.is_zero() {
-            self.network.executor.sleep(self.fate.execution).await;
-        }
-        self.cluster.serve(&self.caller, &self.request).await
     }
 
     async fn answer(&self, reply: Reply, sender: oneshot::Sender<Reply>) {
