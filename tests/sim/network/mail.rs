@@ -1,0 +1,164 @@
+//! Commands under way, and what schedules do to them: hold, release, cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::fate::{Fate, Weather};
+use crate::executor::{Executor, ProcessId};
+use crate::rng::Rng;
+
+/// A command that was sent and has not arrived.
+#[derive(Clone)]
+pub(crate) struct Message {
+    /// The sender.
+    pub(crate) process: ProcessId,
+    /// The number of the cluster that it goes to.
+    pub(crate) cluster: usize,
+    /// The name of the command.
+    pub(crate) command: String,
+    /// It waits for its release.
+    pub(crate) held: bool,
+    pub(super) gate: Arc<Notify>,
+}
+
+/// Holds the next messages that fit.
+struct Hold {
+    process: ProcessId,
+    cluster: usize,
+    command: &'static str,
+    count: u32,
+}
+
+struct State {
+    rng: Rng,
+    weather: Weather,
+    cut: BTreeSet<(ProcessId, usize)>,
+    down: BTreeSet<usize>,
+    holds: Vec<Hold>,
+    under_way: BTreeMap<u64, Message>,
+    last: u64,
+    sent: u64,
+}
+
+/// The network between all processes and all clusters; clones share it.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(super) executor: Executor,
+    state: Arc<Mutex<State>>,
+    /// A cut was healed.
+    pub(super) healed: Arc<Notify>,
+}
+
+impl Network {
+    /// A network with this weather.
+    pub(crate) fn new(executor: Executor, rng: Rng, weather: Weather) -> Self {
+        let state = State {
+            rng,
+            weather,
+            cut: BTreeSet::new(),
+            down: BTreeSet::new(),
+            holds: Vec::new(),
+            under_way: BTreeMap::new(),
+            last: 0,
+            sent: 0,
+        };
+        Self { executor, state: Arc::new(Mutex::new(state)), healed: Arc::new(Notify::new()) }
+    }
+
+    /// Changes the weather for what is sent from now on.
+    pub(crate) fn set_weather(&self, weather: Weather) {
+        self.state.lock().weather = weather;
+    }
+
+    /// Nothing passes between a process and a cluster.
+    pub(crate) fn cut(&self, process: ProcessId, cluster: usize) {
+        self.state.lock().cut.insert((process, cluster));
+    }
+
+    /// They hear each other again.
+    pub(crate) fn heal(&self, process: ProcessId, cluster: usize) {
+        self.state.lock().cut.remove(&(process, cluster));
+        self.healed.notify_waiters();
+    }
+
+    /// Nobody reaches a cluster.
+    pub(crate) fn take_down(&self, cluster: usize) {
+        self.state.lock().down.insert(cluster);
+    }
+
+    /// A cluster can be reached again.
+    pub(crate) fn bring_up(&self, cluster: usize) {
+        self.state.lock().down.remove(&cluster);
+        self.healed.notify_waiters();
+    }
+
+    /// Everybody reaches everything.
+    pub(crate) fn heal_all(&self) {
+        let mut state = self.state.lock();
+        state.cut.clear();
+        state.down.clear();
+        drop(state);
+        self.healed.notify_waiters();
+    }
+
+    /// Holds the next `count` commands called `command` from a process to a cluster, until they are released.
+    pub(crate) fn hold(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
+        self.state.lock().holds.push(Hold { process, cluster, command, count });
+    }
+
+    /// The commands that were sent and have not arrived.
+    pub(crate) fn under_way(&self) -> Vec<(u64, Message)> {
+        self.state.lock().under_way.iter().map(|(id, message)| (*id, message.clone())).collect()
+    }
+
+    /// Delivers one command now.
+    pub(crate) fn release(&self, id: u64) {
+        if let Some(message) = self.state.lock().under_way.get(&id) {
+            message.gate.notify_one();
+        }
+    }
+
+    /// Delivers all that is under way now, and forgets the holds.
+    pub(crate) fn flush(&self) {
+        let mut state = self.state.lock();
+        state.holds.clear();
+        for message in state.under_way.values() {
+            message.gate.notify_one();
+        }
+    }
+
+    /// How many commands were sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.state.lock().sent
+    }
+
+    pub(super) fn is_cut(&self, process: ProcessId, cluster: usize) -> bool {
+        let state = self.state.lock();
+        state.down.contains(&cluster) || state.cut.contains(&(process, cluster))
+    }
+
+    /// Rolls the fate of a command and notes that it is under way.
+    pub(super) fn send(&self, process: ProcessId, cluster: usize, command: &str) -> (u64, Fate, Message) {
+        let mut state = self.state.lock();
+        let State { rng, weather, .. } = &mut *state;
+        let fate = Fate::roll(weather, rng);
+        let rule = state.holds.iter_mut().find(|hold| {
+            hold.count > 0 && hold.process == process && hold.cluster == cluster && hold.command == command
+        });
+        let held = rule.map(|hold| hold.count -= 1).is_some();
+        let gate = Arc::new(Notify::new());
+        let message = Message { process, cluster, command: command.to_owned(), held, gate };
+        state.last += 1;
+        state.sent += 1;
+        let id = state.last;
+        state.under_way.insert(id, message.clone());
+        (id, fate, message)
+    }
+
+    pub(super) fn arrived(&self, id: u64) {
+        self.state.lock().under_way.remove(&id);
+    }
+}
