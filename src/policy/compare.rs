@@ -3,16 +3,21 @@
 /// A hash of a document's bytes; `None` where there is no document.
 pub type Content = Option<u128>;
 
-/// A second look at a key, the mirror read first.
+/// What both sides had at one look, the mirror read first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Second {
+pub struct Look {
     /// What the authority's majority has.
     pub authority: Content,
     /// What the mirror's majority has.
     pub mirror: Content,
-    /// The same cluster is its authority as at the first look, without a fence in between.
+}
+
+/// What happened between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Between {
+    /// The same cluster is the key's authority at both, without a fence in between.
     pub same_authority: bool,
-    /// Between both looks, everything on the authority up to the first was worked off.
+    /// Everything on the authority up to the first look was worked off.
     pub frontier_passed: bool,
 }
 
@@ -50,23 +55,28 @@ pub enum Verdict {
     Again,
 }
 
-/// Judges a key from what the authority had at the first look and from the second look.
+/// Judges a key from two looks.
 ///
 /// A mirror that has the authority's state of the first look, while the authority has gone on, is as current
-/// as the frontier says: that is no difference.
+/// as the frontier says: that is no difference. One is real only if neither side has changed: a document that
+/// goes to and fro between two states would else look like one. Even so it can look the same twice by chance,
+/// so the caller asks for several such verdicts in a row.
 #[must_use]
-pub fn judge(first: Content, second: Second) -> Verdict {
-    if !second.same_authority {
+pub fn judge(first: Look, second: Look, between: Between) -> Verdict {
+    if !between.same_authority {
         return Verdict::Again;
     }
     if second.mirror == second.authority {
         return Verdict::Equal;
     }
-    if !second.frontier_passed {
+    if !between.frontier_passed {
         return Verdict::Again;
     }
-    if second.authority != first {
-        return if second.mirror == first { Verdict::Equal } else { Verdict::Again };
+    if second.authority != first.authority && second.mirror == first.authority {
+        return Verdict::Equal;
+    }
+    if second != first {
+        return Verdict::Again;
     }
     Verdict::Real(match (second.authority, second.mirror) {
         (Some(_), None) => Difference::Missing,
@@ -79,44 +89,55 @@ pub fn judge(first: Content, second: Second) -> Verdict {
 mod tests {
     use super::*;
 
-    fn second(authority: Content, mirror: Content) -> Second {
-        Second { authority, mirror, same_authority: true, frontier_passed: true }
+    const PASSED: Between = Between { same_authority: true, frontier_passed: true };
+
+    const fn look(authority: Content, mirror: Content) -> Look {
+        Look { authority, mirror }
     }
 
     #[test]
     fn a_difference_that_stays_is_real() {
-        assert_eq!(judge(Some(1), second(Some(1), Some(2))), Verdict::Real(Difference::Content));
-        assert_eq!(judge(Some(1), second(Some(1), None)), Verdict::Real(Difference::Missing));
-        assert_eq!(judge(None, second(None, Some(2))), Verdict::Real(Difference::Extra));
+        for (authority, mirror, kind) in [
+            (Some(1), Some(2), Difference::Content),
+            (Some(1), None, Difference::Missing),
+            (None, Some(2), Difference::Extra),
+        ] {
+            let same = look(authority, mirror);
+            assert_eq!(judge(same, same, PASSED), Verdict::Real(kind));
+        }
     }
 
     #[test]
     fn what_has_become_equal_is_none() {
-        assert_eq!(judge(Some(1), second(Some(2), Some(2))), Verdict::Equal);
-        assert_eq!(judge(Some(1), second(None, None)), Verdict::Equal);
-        let early = Second { frontier_passed: false, ..second(Some(1), Some(1)) };
-        assert_eq!(judge(Some(1), early), Verdict::Equal);
+        let differed = look(Some(1), Some(2));
+        assert_eq!(judge(differed, look(Some(3), Some(3)), PASSED), Verdict::Equal);
+        assert_eq!(judge(differed, look(None, None), PASSED), Verdict::Equal);
+        let early = Between { frontier_passed: false, ..PASSED };
+        assert_eq!(judge(differed, look(Some(1), Some(1)), early), Verdict::Equal);
     }
 
     #[test]
-    fn a_changing_authority_is_looked_at_again() {
-        assert_eq!(judge(Some(1), second(Some(2), Some(3))), Verdict::Again);
-        assert_eq!(judge(Some(1), second(None, Some(3))), Verdict::Again);
+    fn what_changes_is_looked_at_again() {
+        let differed = look(Some(1), Some(9));
+        assert_eq!(judge(differed, look(Some(2), Some(9)), PASSED), Verdict::Again);
+        assert_eq!(judge(differed, look(None, Some(9)), PASSED), Verdict::Again);
+        // It went away and came back as it was; the mirror is on its way.
+        assert_eq!(judge(differed, look(Some(1), None), PASSED), Verdict::Again);
         // The mirror is where the authority was at the first look: it follows.
-        assert_eq!(judge(Some(1), second(Some(2), Some(1))), Verdict::Equal);
+        assert_eq!(judge(differed, look(Some(2), Some(1)), PASSED), Verdict::Equal);
     }
 
     #[test]
     fn nothing_counts_before_the_frontier_has_passed() {
-        let early = Second { frontier_passed: false, ..second(Some(1), Some(2)) };
-        assert_eq!(judge(Some(1), early), Verdict::Again);
+        let same = look(Some(1), Some(2));
+        assert_eq!(judge(same, same, Between { frontier_passed: false, ..PASSED }), Verdict::Again);
     }
 
     #[test]
     fn nothing_counts_across_a_move() {
         for mirror in [Some(1), Some(2), None] {
-            let moved = Second { same_authority: false, ..second(Some(1), mirror) };
-            assert_eq!(judge(Some(1), moved), Verdict::Again);
+            let same = look(Some(1), mirror);
+            assert_eq!(judge(same, same, Between { same_authority: false, ..PASSED }), Verdict::Again);
         }
     }
 }

@@ -19,7 +19,7 @@ const MOST_SUSPECTS: usize = 10_000;
 /// Compares a range: old's documents by key, then new's against them, then what new has not shown.
 pub(super) async fn compare(run: &Run<'_>, range: &Range) -> Result<(), String> {
     let mut documents: HashMap<u128, u128> = HashMap::new();
-    let mut reader = Reader::open(run, range, Side::Old, false).await?;
+    let mut reader = Reader::open(run, range, Side::Old, false);
     while let Some(reply) = reader.next().await? {
         each(&reply, reader.field, |key, document| {
             documents.insert(key.fingerprint(), xxh3_128(document.as_bytes()));
@@ -27,7 +27,7 @@ pub(super) async fn compare(run: &Run<'_>, range: &Range) -> Result<(), String> 
     }
     let compared = documents.len() as u64;
     let mut suspects: Vec<Key> = Vec::new();
-    let mut reader = Reader::open(run, range, Side::New, false).await?;
+    let mut reader = Reader::open(run, range, Side::New, false);
     while let Some(reply) = reader.next().await? {
         each(&reply, reader.field, |key, document| {
             if documents.remove(&key.fingerprint()) != Some(xxh3_128(document.as_bytes())) {
@@ -38,7 +38,7 @@ pub(super) async fn compare(run: &Run<'_>, range: &Range) -> Result<(), String> 
     }
     if !documents.is_empty() {
         // New lacks them. Only their hashes were kept, so their keys are read once more.
-        let mut reader = Reader::open(run, range, Side::Old, true).await?;
+        let mut reader = Reader::open(run, range, Side::Old, true);
         while let Some(reply) = reader.next().await? {
             each(&reply, reader.field, |key, _| {
                 if documents.remove(&key.fingerprint()).is_some() {
@@ -80,13 +80,14 @@ struct Reader<'a> {
     cluster: &'a SharedCluster,
     range: &'a Range,
     next: Option<Request>,
+    last: Option<Request>,
     /// Where the documents of the last reply are.
     field: &'static str,
     opened: bool,
 }
 
 impl<'a> Reader<'a> {
-    async fn open(run: &'a Run<'_>, range: &'a Range, side: Side, ids_only: bool) -> Result<Self, String> {
+    fn open(run: &'a Run<'_>, range: &'a Range, side: Side, ids_only: bool) -> Self {
         let mut body = rawdoc! {
             "find": range.namespace.collection(), "hint": { "_id": 1 }, "batchSize": 10_000,
             "readConcern": { "level": "majority" },
@@ -103,20 +104,30 @@ impl<'a> Reader<'a> {
         }
         let next = Some(Request::new(range.namespace.database(), body));
         let cluster = run.ctx.clusters.get(side);
-        Ok(Self { cluster, range, next, field: "firstBatch", opened: false })
+        // With `min` alone, a server stops short of the one `_id` that is MaxKey.
+        let last = (range.high.is_none() && range.low.is_some()).then(|| {
+            let body = rawdoc! {
+                "find": range.namespace.collection(), "filter": { "_id": { "$eq": bson::raw::RawBson::MaxKey } },
+                "readConcern": { "level": "majority" },
+            };
+            Request::new(range.namespace.database(), body)
+        });
+        Self { cluster, range, next, last, field: "firstBatch", opened: false }
     }
 
     /// The next batch; `None` at the end.
     async fn next(&mut self) -> Result<Option<Reply>, String> {
         let Some(request) = self.next.take() else { return Ok(None) };
         let reply = ask(&**self.cluster, request).await?;
-        self.field = if self.opened { "nextBatch" } else { "firstBatch" };
-        self.opened = true;
+        self.field = if std::mem::replace(&mut self.opened, true) { "nextBatch" } else { "firstBatch" };
         let cursor = cursor_id(&reply.body);
         if cursor != 0 {
             let body = rawdoc! { "getMore": cursor, "collection": self.range.namespace.collection() };
             let request = Request::new(self.range.namespace.database(), body);
             self.next = Some(request.to(Target::Server(reply.server.clone())));
+        } else {
+            self.next = self.last.take();
+            self.opened = self.next.is_none();
         }
         Ok(Some(reply))
     }

@@ -1,6 +1,6 @@
 //! Looking again at keys that differed, and repairing the real differences.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,52 +14,77 @@ use crate::migration::tailer::park;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
-use crate::policy::compare::{Content, Difference, Second, Verdict, judge};
+use crate::policy::compare::{Between, Content, Difference, Look, Verdict, judge};
+use crate::state::table::MigrationRoute;
 
 /// Rounds after which a key counts as unsettled.
-const MOST_ROUNDS: u32 = 10;
+const MOST_ROUNDS: u32 = 12;
+/// Rounds in a row that must find the same difference.
+const CONFIRMATIONS: u32 = 3;
 /// How long one round waits for a frontier.
 const PATIENCE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(20);
 
-/// What the first look at a key showed.
+/// A key as it was at the first look of a round.
 struct First {
     key: Key,
     authority: Side,
     epoch: u64,
-    content: Content,
+    look: Look,
 }
+
+/// What successive rounds found: the same looks, so many times.
+type Confirmed = HashMap<Key, (Look, u32)>;
 
 impl Run<'_> {
     /// Decides about each suspect, and repairs what differs.
     pub(super) async fn settle(&self, namespace: &Namespace, mut keys: Vec<Key>) -> Result<(), String> {
+        let mut confirmed = Confirmed::new();
         for round in 0..MOST_ROUNDS {
             if keys.is_empty() {
                 return Ok(());
             }
-            if round > 0 {
-                self.ctx.clock.sleep(PAUSE * round).await;
-            }
-            let (firsts, mut again) = self.first_look(namespace, keys).await?;
-            let passed = self.pass_frontiers(&firsts).await;
-            let mut real = Vec::new();
-            for chunk in firsts.chunks(MOST_KEYS) {
-                for (first, verdict) in self.second_look(namespace, chunk, passed).await? {
-                    match verdict {
-                        Verdict::Equal => {}
-                        Verdict::Again => again.push(first.key.clone()),
-                        Verdict::Real(difference) => real.push((first.key.clone(), difference)),
-                    }
-                }
-            }
-            self.repair(namespace, real).await?;
-            keys = again;
+            self.ctx.clock.sleep(PAUSE * round).await;
+            keys = self.round(namespace, keys, &mut confirmed).await?;
         }
         self.unsettled.fetch_add(keys.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
-    /// What the authority of each key has; keys without one at the moment come back as they are.
+    /// Two looks with the frontier between them; returns the keys that need another round.
+    async fn round(
+        &self,
+        namespace: &Namespace,
+        keys: Vec<Key>,
+        confirmed: &mut Confirmed,
+    ) -> Result<Vec<Key>, String> {
+        let (firsts, mut again) = self.first_look(namespace, keys).await?;
+        let passed = self.pass_frontiers(&firsts).await;
+        let mut real = Vec::new();
+        for chunk in firsts.chunks(MOST_KEYS) {
+            for (first, verdict) in self.second_look(namespace, chunk, passed).await? {
+                let Verdict::Real(difference) = verdict else {
+                    confirmed.remove(&first.key);
+                    if verdict == Verdict::Again {
+                        again.push(first.key.clone());
+                    }
+                    continue;
+                };
+                let entry = confirmed.entry(first.key.clone()).or_insert((first.look, 0));
+                *entry = (first.look, if entry.0 == first.look { entry.1 + 1 } else { 1 });
+                if entry.1 >= CONFIRMATIONS {
+                    real.push((first.key.clone(), difference));
+                } else {
+                    again.push(first.key.clone());
+                }
+            }
+        }
+        self.repair(namespace, real).await?;
+        Ok(again)
+    }
+
+    /// What both sides have; keys that are equal are left out, and keys without an authority at the moment
+    /// come back as they are.
     async fn first_look(
         &self,
         namespace: &Namespace,
@@ -69,7 +94,7 @@ impl Run<'_> {
         let mut owned: PerSide<Vec<Key>> = PerSide::default();
         let mut again = Vec::new();
         for key in keys {
-            match route.authority(key.slot()).filter(|_| !route.held.contains(key.slot())) {
+            match Side::BOTH.into_iter().find(|side| belongs(&route, &key, *side)) {
                 Some(side) => owned.get_mut(side).push(key),
                 None => again.push(key),
             }
@@ -77,15 +102,30 @@ impl Run<'_> {
         let mut firsts = Vec::new();
         for authority in Side::BOTH {
             for chunk in owned.get(authority).chunks(MOST_KEYS) {
-                let cluster = &**self.ctx.clusters.get(authority);
-                let documents = read(cluster, namespace, chunk, Level::Majority(None)).await?;
-                firsts.extend(chunk.iter().map(|key| {
-                    let content = content(&documents, key);
-                    First { key: key.clone(), authority, epoch: route.epoch, content }
+                let looks = self.look(namespace, chunk, authority).await?;
+                let looks = chunk.iter().zip(looks).filter(|(_, look)| look.authority != look.mirror);
+                firsts.extend(looks.map(|(key, look)| First {
+                    key: key.clone(),
+                    authority,
+                    epoch: route.epoch,
+                    look,
                 }));
             }
         }
         Ok((firsts, again))
+    }
+
+    /// Reads the mirror, then the authority.
+    async fn look(&self, namespace: &Namespace, keys: &[Key], authority: Side) -> Result<Vec<Look>, String> {
+        let mirror = &**self.ctx.clusters.get(authority.other());
+        let mirror = read(mirror, namespace, keys, Level::Majority(None)).await?;
+        // The mirror's majority may be ahead of the authority's; what the authority's primary has by now
+        // includes whatever the mirror can have.
+        let cluster = &**self.ctx.clusters.get(authority);
+        let now = time_now(cluster).await?;
+        let truth = read(cluster, namespace, keys, Level::Majority(Some(now))).await?;
+        let look = |key| Look { authority: content(&truth, key), mirror: content(&mirror, key) };
+        Ok(keys.iter().map(look).collect())
     }
 
     /// Waits until everything that the first looks can have seen is worked off; for each authority whether
@@ -122,28 +162,17 @@ impl Run<'_> {
                 continue;
             }
             let keys: Vec<Key> = group.iter().map(|first| first.key.clone()).collect();
-            let mirror = &**self.ctx.clusters.get(authority.other());
-            let mirror = read(mirror, namespace, &keys, Level::Majority(None)).await?;
-            // The mirror's majority may be ahead of the authority's; what its primary has by now includes
-            // whatever the mirror can have.
-            let cluster = &**self.ctx.clusters.get(authority);
-            let now = time_now(cluster).await?;
-            let truth = read(cluster, namespace, &keys, Level::Majority(Some(now))).await?;
+            let looks = self.look(namespace, &keys, authority).await?;
             let route = self.ctx.route();
-            for first in group {
-                let same_authority = route.as_ref().is_some_and(|route| {
-                    let slot = first.key.slot();
-                    route.epoch == first.epoch
-                        && route.authority(slot) == Some(authority)
-                        && !route.held.contains(slot)
-                });
-                let second = Second {
-                    authority: content(&truth, &first.key),
-                    mirror: content(&mirror, &first.key),
-                    same_authority,
+            for (first, second) in group.into_iter().zip(looks) {
+                let same = |route: &MigrationRoute| {
+                    route.epoch == first.epoch && belongs(route, &first.key, authority)
+                };
+                let between = Between {
+                    same_authority: route.as_ref().is_some_and(same),
                     frontier_passed: *passed.get(authority),
                 };
-                verdicts.push((first, judge(first.content, second)));
+                verdicts.push((first, judge(first.look, second, between)));
             }
         }
         Ok(verdicts)
@@ -163,11 +192,20 @@ impl Run<'_> {
                 let repaired = failure.is_none() && !stays.contains(key);
                 self.tell(namespace, spelled(key), difference.as_str(), repaired);
             }
+            // Documents that had to make room for others, and cannot come back.
+            for key in stays.iter().filter(|key| !chunk.iter().any(|(of, _)| of == *key)) {
+                self.tell(namespace, spelled(key), Difference::Missing.as_str(), false);
+            }
             park(&self.ctx.parking, &self.ctx.records, namespace, stuck, &*self.ctx.clock).await?;
             failure.map_or(Ok(()), Err)?;
         }
         Ok(())
     }
+}
+
+/// Whether `side` is the authority of `key`, and no fence is open on it.
+fn belongs(route: &MigrationRoute, key: &Key, side: Side) -> bool {
+    route.authority(key.slot()) == Some(side) && !route.held.contains(key.slot())
 }
 
 fn content(documents: &Documents, key: &Key) -> Content {
