@@ -65,7 +65,7 @@ impl Bed {
             Arc::new(Authority::new(side, NAME, "p1", SESSIONS, records, clock.clone(), lease))
         });
         for side in Side::BOTH {
-            let mut record = AuthorityRecord::begin(NAME, side, vec!["shop.c".into()]);
+            let mut record = AuthorityRecord::begin(NAME, side, PerSide::default(), vec!["shop.c".into()]);
             record.owned = if side == Side::New { owned } else { SlotSet::ALL.minus(&owned) };
             record.phase = Phase::Synced;
             authorities.get(side).create(&record).await?;

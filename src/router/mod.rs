@@ -16,6 +16,7 @@ pub mod mirroring;
 pub mod operation;
 pub mod preference;
 pub mod route;
+pub mod transacting;
 pub mod transactions;
 pub mod writer;
 

@@ -21,8 +21,9 @@ use super::migrating::Course;
 use super::operation::{HOLD_FOLLOWER, Operation};
 use super::preference;
 use super::route::Route;
+use super::transacting::OpenTransactions;
 use super::transactions::{TransactionHome, Transactions};
-use super::writer::Writer;
+use super::writer::{HOLD, Writer};
 
 /// What all workers share.
 pub struct Shared {
@@ -30,6 +31,8 @@ pub struct Shared {
     pub cursors: Cursors,
     /// Where transactions run.
     pub transactions: Transactions,
+    /// Open transactions over migrating namespaces.
+    pub open_transactions: OpenTransactions,
     /// The handles of the metrics.
     pub meters: Meters,
     /// The pools of all workers, for metrics.
@@ -43,7 +46,8 @@ impl Shared {
     #[must_use]
     pub fn new(clock: SharedClock) -> Arc<Self> {
         let (cursors, transactions, meters, census) = Default::default();
-        Arc::new(Self { cursors, transactions, meters, census, clock })
+        let open_transactions = OpenTransactions::default();
+        Arc::new(Self { cursors, transactions, open_transactions, meters, census, clock })
     }
 
     /// Forgets what is idle and publishes gauges. To be called every few seconds.
@@ -52,6 +56,7 @@ impl Shared {
         let now = self.clock.now();
         self.meters.cursors_forgotten(self.cursors.sweep(now));
         self.transactions.sweep(now);
+        self.open_transactions.sweep(now);
         for side in Side::BOTH {
             self.meters.tables(side, self.cursors.count(side), self.transactions.count(side));
         }
@@ -108,6 +113,11 @@ impl Router {
     /// A dropped future gives the operation up and closes its server connection.
     pub async fn handle(&self, operation: &Operation<'_>, reply: &mut BytesMut) -> Handled {
         let begun = self.shared.clock.now();
+        if let Err(error) = self.routing_known().await {
+            reply.clear();
+            reply.extend_from_slice(&error.message(operation.request_id()));
+            return if operation.silent() { Handled::Silent } else { Handled::Reply };
+        }
         let (side, result) = match operation.class {
             Class::GetMore => self.get_more(operation, reply).await,
             Class::KillCursors => self.kill_cursors(operation, reply).await,
@@ -128,6 +138,17 @@ impl Router {
         let took = self.shared.clock.now().saturating_sub(begun);
         self.shared.meters.operation(operation.class, side, outcome, took);
         if operation.silent() { Handled::Silent } else { Handled::Reply }
+    }
+
+    /// After a start nothing is served until it is known who owns what.
+    async fn routing_known(&self) -> Result<(), ErrorReply> {
+        let Some(writer) = &self.writer else { return Ok(()) };
+        if writer.gate.routing.peek().version > 0 {
+            return Ok(());
+        }
+        let known = writer.gate.routing.changed_since(0);
+        let in_time = crate::clock::timeout(&*self.shared.clock, HOLD, known).await;
+        in_time.map_err(|_| super::entry::not_sent("the clusters' records cannot be read".into()))
     }
 
     async fn outside_transactions(
@@ -234,7 +255,11 @@ impl Router {
         let now = self.shared.clock.now();
         let known = key.filter(|_| !command.start_transaction);
         let known = known.and_then(|(session, number)| self.shared.transactions.find(&session, number, now));
-        let side = known.as_ref().map_or_else(|| self.route.side(operation), |home| home.side);
+        let bound = known.as_ref().map(|home| home.side);
+        let side = match Box::pin(self.enter_transaction(operation, bound)).await {
+            Ok(side) => side.unwrap_or_else(|| self.route.side(operation)),
+            Err(error) => return (bound.unwrap_or(Side::Old), Err(error)),
+        };
         let selection = self.transaction_server(side, operation.class, known.map(|home| home.server));
         let replied = match self.forward(operation, side, &selection, reply).await {
             Ok(replied) => replied,
@@ -246,7 +271,12 @@ impl Router {
             let home = TransactionHome { side, server: replied.server.clone() };
             self.shared.transactions.begin(session, number, home, now);
         }
-        (side, Ok(self.finish(side, replied, reply)))
+        if let Err(error) = Box::pin(self.leave_transaction(operation, side, &replied.fields)).await {
+            return (side, Err(error));
+        }
+        let ok = self.finish(side, replied, reply);
+        self.add_recovery_token(side, ok, reply);
+        (side, Ok(ok))
     }
 
     /// The primary of a replica set; of a sharded cluster the router that has the transaction. A commit or

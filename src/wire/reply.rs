@@ -104,6 +104,18 @@ impl ReplyFields {
     }
 }
 
+/// Appends an element to the body of a message that has no other section.
+pub fn append_element(message: &mut BytesMut, element: &[u8]) {
+    let body = super::header::HEADER_LEN + 5;
+    let (Some(length), Some(size)) = (read_i32(message, 0), read_i32(message, body)) else { return };
+    let Ok(added) = i32::try_from(element.len()) else { return };
+    message.truncate(message.len() - 1);
+    message.extend_from_slice(element);
+    message.extend_from_slice(&[0]);
+    message[0..4].copy_from_slice(&(length + added).to_le_bytes());
+    message[body..body + 4].copy_from_slice(&(size + added).to_le_bytes());
+}
+
 /// Overwrites a whole number in place, in the width that it has.
 pub fn overwrite(message: &mut [u8], place: &Range<usize>, value: i64) {
     let bytes = value.to_le_bytes();

@@ -1,4 +1,4 @@
-//! The composition root: builds everything, returns bound addresses, runs, drains.
+//! The running proxy: builds everything, returns bound addresses, drains.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,18 +6,27 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::control::{ControlPlane, defaults, opener, plain_engine, writer};
+use crate::admin;
 use crate::clock::SystemClock;
+use crate::cluster::uri::UriError;
 use crate::cluster::{Cluster, ClusterError, Settings as ClusterSettings};
 use crate::listener::hello::{Face, SharedFace};
 use crate::listener::worker::BuildRouter;
 use crate::listener::{Listener, Settings as ListenerSettings, Workers};
+use crate::migration::engine::{Engine, Settings as MigrationSettings};
+use crate::migration::holder::app_name;
+use crate::model::side::{PerSide, Side};
 use crate::router::{AlwaysOld, Route, Router, Shared};
 use crate::shutdown::{Spawn, Tasks};
+use crate::telemetry::recorder;
 
 /// How often idle cursors are forgotten and gauges are set.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How often the clusters are looked at until both are known.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the new cluster may take to say what it can.
+const FACE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long background tasks may take to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -30,6 +39,15 @@ pub enum StartError {
     /// A thread or a socket cannot be had.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// A connection string cannot be used.
+    #[error("[{0}] uri: {1}")]
+    Uri(Side, UriError),
+    /// Metrics cannot be collected.
+    #[error("metrics: {0}")]
+    Metrics(String),
+    /// What is stored with the clusters does not fit the configuration.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// What the proxy is built from.
@@ -38,13 +56,39 @@ pub struct Builder {
     new: Option<ClusterSettings>,
     listener: ListenerSettings,
     route: Arc<dyn Route>,
+    migrations: MigrationSettings,
+    admin: Option<SocketAddr>,
+    holder: String,
 }
 
 impl Builder {
     /// A proxy for the old cluster.
     #[must_use]
     pub fn new(old: ClusterSettings, listener: ListenerSettings) -> Self {
-        Self { old, new: None, listener, route: Arc::new(AlwaysOld) }
+        let holder = uuid::Uuid::new_v4().simple().to_string();
+        Self {
+            old,
+            new: None,
+            listener,
+            route: Arc::new(AlwaysOld),
+            migrations: defaults(),
+            admin: None,
+            holder,
+        }
+    }
+
+    /// With these times and limits of migrations.
+    #[must_use]
+    pub fn with_migrations(mut self, migrations: MigrationSettings) -> Self {
+        self.migrations = migrations;
+        self
+    }
+
+    /// With the admin API at `address`; port 0 takes a free one.
+    #[must_use]
+    pub fn with_admin(mut self, address: SocketAddr) -> Self {
+        self.admin = Some(address);
+        self
     }
 
     /// With a new cluster.
@@ -73,8 +117,11 @@ impl Builder {
             usize::try_from(settings.max_pool_size).unwrap_or(usize::MAX).div_ceil(workers).max(1)
         };
         let shares = [share(&self.old), self.new.as_ref().map_or(1, share)];
-        let old = Cluster::connect(self.old, &tasks).await?;
-        let new = match self.new {
+        let named = |settings: ClusterSettings| settings.app_name(app_name(&self.holder));
+        let (old, new) = (named(self.old), self.new.map(named));
+        let opener = new.clone().map(|new| opener(old.clone(), new));
+        let old = Cluster::connect(old, &tasks).await?;
+        let new = match new {
             Some(settings) => Some(Cluster::connect(settings, &tasks).await?),
             None => None,
         };
@@ -84,13 +131,22 @@ impl Builder {
         tasks.spawn("face", Box::pin(find_face(clusters.clone(), face.clone())));
         let shared = Shared::new(Arc::new(SystemClock));
         tasks.spawn("sweep", Box::pin(sweep(shared.clone())));
+        let control =
+            opener.map(|open| ControlPlane::new(&self.holder, &clusters, open, self.migrations, &tasks));
 
         let build: BuildRouter = {
             let (clusters, shared, route) = (clusters.clone(), shared.clone(), self.route);
+            let (data, spawn) = (control.as_ref().map(ControlPlane::data), tasks.clone());
             Arc::new(move || {
                 let pools =
                     [0, 1].map(|side| clusters[side].as_ref().map(|cluster| cluster.pools(shares[side])));
-                Router::new(shared.clone(), pools, route.clone())
+                let router = Router::new(shared.clone(), pools.clone(), route.clone());
+                match (&data, pools) {
+                    (Some(gate), [Some(old), Some(new)]) => {
+                        router.with_writer(writer(gate, PerSide { old, new }, &spawn))
+                    }
+                    _ => router,
+                }
             })
         };
         let workers = Arc::new(Workers::start(self.listener.workers, self.listener.drain, &face, &build)?);
@@ -98,14 +154,23 @@ impl Builder {
         let accepting = CancellationToken::new();
         let acceptor =
             tokio::spawn(listener.accept(workers.clone(), self.listener.max_clients, accepting.clone()));
-        tracing::info!(%address, "serving clients");
-        Ok(Proxy { address, tasks, workers, accepting, acceptor, clusters, shared })
+        let engine = control.map_or_else(|| plain_engine(&self.holder, &tasks), |control| control.engine);
+        let begin = Arc::clone(&engine);
+        tasks.spawn("engine", Box::pin(async move { begin.begin().await }));
+        let admin = match self.admin {
+            Some(address) => Some(serve_admin(address, Arc::clone(&engine), &tasks).await?),
+            None => None,
+        };
+        tracing::info!(%address, ?admin, "serving clients");
+        Ok(Proxy { address, admin, engine, tasks, workers, accepting, acceptor, clusters, shared })
     }
 }
 
 /// The running proxy.
 pub struct Proxy {
     address: SocketAddr,
+    admin: Option<SocketAddr>,
+    engine: Arc<Engine>,
     tasks: Tasks,
     workers: Arc<Workers>,
     accepting: CancellationToken,
@@ -119,6 +184,18 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin API listens.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// The control plane.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     /// The clusters, by [`crate::model::side::Side::index`].
@@ -143,10 +220,35 @@ impl Proxy {
     }
 }
 
-/// Fixes what clients are told, as soon as all clusters are known.
+/// Serves the admin API in the background; returns where.
+async fn serve_admin(
+    address: SocketAddr,
+    engine: Arc<Engine>,
+    tasks: &Tasks,
+) -> Result<SocketAddr, StartError> {
+    let metrics = recorder::install().map_err(StartError::Metrics)?;
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    let bound = listener.local_addr()?;
+    let router = admin::router(engine, metrics);
+    let token = tasks.token();
+    let serve = async move {
+        if let Err(error) = admin::serve(listener, router, token).await {
+            tracing::error!(%error, "the admin API ended");
+        }
+    };
+    tasks.spawn("admin", Box::pin(serve));
+    Ok(bound)
+}
+
+/// Fixes what clients are told, as soon as all clusters are known. A new cluster that is away does not keep
+/// clients waiting: old alone speaks then.
 async fn find_face(clusters: [Option<Arc<Cluster>>; 2], face: Arc<SharedFace>) {
+    let begun = tokio::time::Instant::now();
     loop {
         let faces: Option<Vec<Face>> = clusters.iter().flatten().map(|cluster| face_of(cluster)).collect();
+        let late = begun.elapsed() > FACE_PATIENCE;
+        let old = || clusters[0].as_ref().and_then(|old| face_of(old)).map(|face| vec![face]);
+        let faces = faces.or_else(|| late.then(old).flatten());
         if let Some(common) = faces.and_then(|faces| faces.into_iter().reduce(Face::and)) {
             if common.min_wire_version > common.max_wire_version {
                 tracing::error!("the clusters have no wire version in common");

@@ -1,0 +1,186 @@
+//! Transactions over migrating namespaces.
+//!
+//! A transaction counts as under way on all slots from its first statement on such a namespace until its end
+//! is known: a move of authority waits for it or is given up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bson::{RawDocument, Timestamp, rawdoc};
+use bytes::BytesMut;
+use parking_lot::Mutex;
+
+use super::entry::Entered;
+use super::mirroring::Effect;
+use super::operation::Operation;
+use super::pipeline::Router;
+use super::writer::HOLD;
+use crate::model::namespace::Namespace;
+use crate::model::side::{PerSide, Side};
+use crate::model::slots::SlotSet;
+use crate::policy::classify::Class;
+use crate::state::inflight::Work;
+use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE, RETRYABLE_WRITE, UNKNOWN_COMMIT};
+use crate::wire::reply::{ReplyFields, append_element};
+use crate::wire::scan::SessionId;
+
+const ILLEGAL: Code = Code(20, "IllegalOperation");
+/// Longer than servers let a transaction live (60 s): what is older cannot commit any more.
+const LONGEST: Duration = Duration::from_secs(90);
+const MOST_OPEN: usize = 20_000;
+
+/// Open transactions that have entered, by session and number. Bounded.
+#[derive(Default)]
+pub struct OpenTransactions(Mutex<HashMap<(SessionId, i64), (Entered, Duration)>>);
+
+impl OpenTransactions {
+    /// Forgets those that cannot commit any more.
+    pub fn sweep(&self, now: Duration) {
+        self.0.lock().retain(|_, (_, since)| now.saturating_sub(*since) <= LONGEST);
+    }
+
+    fn contains(&self, key: &(SessionId, i64)) -> bool {
+        self.0.lock().contains_key(key)
+    }
+
+    fn put(&self, key: (SessionId, i64), entered: Entered, now: Duration) -> Result<(), ErrorReply> {
+        let mut open = self.0.lock();
+        if open.len() >= MOST_OPEN {
+            return Err(ErrorReply::new(HOST_UNREACHABLE, "too many transactions are open"));
+        }
+        open.insert(key, (entered, now));
+        Ok(())
+    }
+
+    fn take(&self, key: &(SessionId, i64)) -> Option<Entered> {
+        self.0.lock().remove(key).map(|(entered, _)| entered)
+    }
+}
+
+impl Router {
+    /// Before a statement, a commit or an abort: the cluster it must go to, where a migration says so.
+    ///
+    /// # Errors
+    /// The error to answer with.
+    pub(super) async fn enter_transaction(
+        &self,
+        operation: &Operation<'_>,
+        known: Option<Side>,
+    ) -> Result<Option<Side>, ErrorReply> {
+        let Some(writer) = &self.writer else { return Ok(known) };
+        if matches!(operation.class, Class::Commit | Class::Abort) {
+            return Ok(known.or_else(|| side_in_token(operation)));
+        }
+        let Some(route) = self.migration_of(operation) else { return Ok(known) };
+        let (Some(session), Some(number)) = (operation.command.session(), operation.command.txn_number)
+        else {
+            return Ok(known);
+        };
+        let key = (session, number);
+        if self.shared.open_transactions.contains(&key) {
+            return Ok(known);
+        }
+        let name = format!(
+            "{}.{}",
+            operation.command.database.unwrap_or(""),
+            operation.command.collection().unwrap_or("")
+        );
+        let what: Arc<str> = format!("transaction on {name}").into();
+        let hold = operation.hold().min(HOLD);
+        let entered = writer.gate.enter(&name, SlotSet::ALL, Work::Transaction, &what, hold).await?;
+        let Some(entered) = entered else { return Ok(known) };
+        let Some(side) = entered.route.sole_authority() else {
+            return Err(ErrorReply::new(
+                ILLEGAL,
+                "transactions cannot run while writes are divided between two clusters",
+            ));
+        };
+        if known.is_some_and(|known| known != side) {
+            return Err(ErrorReply::new(
+                ILLEGAL,
+                format!(
+                    "the transaction runs on the {} cluster, and {name} is served by {side} (migration {})",
+                    side.other(),
+                    route.name
+                ),
+            ));
+        }
+        if let Some(active) = &entered.active {
+            active.counters.transactions.fetch_add(1, Ordering::Relaxed);
+            self.shared.open_transactions.put(key, entered, self.shared.clock.now())?;
+        }
+        Ok(Some(side))
+    }
+
+    /// After an answer: a transaction that has ended leaves, once the mirror has what a reader may expect.
+    ///
+    /// # Errors
+    /// The error to answer with instead: the lease ended meanwhile.
+    pub(super) async fn leave_transaction(
+        &self,
+        operation: &Operation<'_>,
+        side: Side,
+        fields: &ReplyFields,
+    ) -> Result<(), ErrorReply> {
+        let Some(writer) = &self.writer else { return Ok(()) };
+        let Some(key) = operation.command.session().zip(operation.command.txn_number) else { return Ok(()) };
+        let ends = matches!(operation.class, Class::Commit | Class::Abort) || fields.transient_transaction;
+        if !ends {
+            return Ok(());
+        }
+        let Some(entered) = self.shared.open_transactions.take(&key) else { return Ok(()) };
+        if operation.class != Class::Commit || !fields.ok {
+            return Ok(());
+        }
+        if !entered.may_answer() {
+            return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
+                .labelled(vec![RETRYABLE_WRITE, UNKNOWN_COMMIT]));
+        }
+        if entered.route.mirrors() {
+            let mut times = PerSide::default();
+            *times.get_mut(side) = fields.operation_time.map(timestamp);
+            let effect = Effect {
+                namespace: Namespace::new("", ""),
+                keys: Vec::new(),
+                all_known: false,
+                slots: SlotSet::ALL,
+                times,
+                direct: None,
+                concern: rawdoc! { "w": 1 },
+                lanes: None,
+            };
+            writer.mirroring.follow(&writer.clusters, entered, effect).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the driver where its transaction runs, so that a commit that it repeats finds the way, whatever
+    /// has become of this process.
+    pub(super) fn add_recovery_token(&self, side: Side, ok: bool, reply: &mut BytesMut) {
+        if self.writer.is_some()
+            && ok
+            && ReplyFields::scan(reply).is_ok_and(|fields| fields.recovery_token.is_none())
+        {
+            let mut token = bson::RawDocumentBuf::new();
+            token.append(bson::cstr!("reshard"), side.as_str());
+            append_element(reply, &crate::wire::patch::document_element("recoveryToken", token.as_bytes()));
+        }
+    }
+}
+
+fn side_in_token(operation: &Operation<'_>) -> Option<Side> {
+    let token = operation.command.recovery_token?;
+    let document = RawDocument::from_bytes(token.value()).ok()?;
+    match document.get_str("reshard").ok()? {
+        "old" => Some(Side::Old),
+        "new" => Some(Side::New),
+        _ => None,
+    }
+}
+
+fn timestamp(packed: u64) -> Timestamp {
+    #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+    Timestamp { time: (packed >> 32) as u32, increment: packed as u32 }
+}
