@@ -13,7 +13,7 @@ use reshard::migration::preflight::{preflight, single_step_reasons};
 use reshard::model::namespace::Namespace;
 use reshard::model::side::PerSide;
 use reshard::shutdown::Tasks;
-use reshard_testbed::{ReplicaSet, Standalone};
+use reshard_testbed::{ReplicaSet, Standalone, Version};
 
 async fn look(clusters: &PerSide<SharedCluster>, namespaces: &[&str]) -> Result<PreflightReport> {
     let namespaces: Option<Vec<_>> = namespaces.iter().map(|name| Namespace::parse(name)).collect();
@@ -33,17 +33,17 @@ fn one(code: &str, namespace: &str) -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_that_cannot_move_are_refused() -> Result<()> {
     let pair = Pair::start().await?;
-    pair.old(doc! { "insert": "plain", "documents": [{ "_id": 1 }] }).await?;
-    pair.old(doc! { "create": "capped", "capped": true, "size": 10_000 }).await?;
-    pair.old(doc! { "create": "view", "viewOn": "plain", "pipeline": [] }).await?;
-    pair.old(doc! { "create": "time-series", "timeseries": { "timeField": "t" } }).await?;
-    pair.old(doc! { "create": "default-collation", "collation": { "locale": "de" } }).await?;
+    pair.on_old(doc! { "insert": "plain", "documents": [{ "_id": 1 }] }).await?;
+    pair.on_old(doc! { "create": "capped", "capped": true, "size": 10_000 }).await?;
+    pair.on_old(doc! { "create": "view", "viewOn": "plain", "pipeline": [] }).await?;
+    pair.on_old(doc! { "create": "time-series", "timeseries": { "timeField": "t" } }).await?;
+    pair.on_old(doc! { "create": "default-collation", "collation": { "locale": "de" } }).await?;
     let clustered = doc! { "key": { "_id": 1 }, "unique": true };
-    pair.old(doc! { "create": "clustered-ttl", "clusteredIndex": clustered, "expireAfterSeconds": 60 })
+    pair.on_old(doc! { "create": "clustered-ttl", "clusteredIndex": clustered, "expireAfterSeconds": 60 })
         .await?;
     let key = bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![7; 16] };
     let fields = doc! { "fields": [{ "path": "ssn", "bsonType": "string", "keyId": key }] };
-    pair.old(doc! { "create": "queryable-encryption", "encryptedFields": fields }).await?;
+    pair.on_old(doc! { "create": "queryable-encryption", "encryptedFields": fields }).await?;
     for kind in
         ["capped", "view", "time-series", "default-collation", "clustered-ttl", "queryable-encryption"]
     {
@@ -77,23 +77,23 @@ async fn collections_that_cannot_move_are_refused() -> Result<()> {
 async fn targets_that_stand_in_the_way_are_refused() -> Result<()> {
     let pair = Pair::start().await?;
     for name in ["full", "kept", "option", "index", "unique", "view"] {
-        pair.old(doc! { "create": name, "validator": { "a": { "$gt": 0 } } }).await?;
+        pair.on_old(doc! { "create": name, "validator": { "a": { "$gt": 0 } } }).await?;
         let indexes = vec![doc! { "key": { "a": 1 }, "name": "a_1" }];
-        pair.old(doc! { "createIndexes": name, "indexes": indexes }).await?;
+        pair.on_old(doc! { "createIndexes": name, "indexes": indexes }).await?;
     }
     for name in ["full", "kept", "index", "unique"] {
-        pair.new(doc! { "create": name, "validator": { "a": { "$gt": 0 } } }).await?;
+        pair.on_new(doc! { "create": name, "validator": { "a": { "$gt": 0 } } }).await?;
     }
-    pair.new(doc! { "insert": "full", "documents": [{ "_id": 1, "a": 1 }] }).await?;
-    pair.new(doc! { "create": "option" }).await?;
+    pair.on_new(doc! { "insert": "full", "documents": [{ "_id": 1, "a": 1 }] }).await?;
+    pair.on_new(doc! { "create": "option" }).await?;
     // A sharded collection has one more index, on its shard key.
     let more = vec![doc! { "key": { "shard": 1 }, "name": "shard_1" }];
-    pair.new(doc! { "createIndexes": "kept", "indexes": more }).await?;
+    pair.on_new(doc! { "createIndexes": "kept", "indexes": more }).await?;
     let other = vec![doc! { "key": { "a": 1 }, "name": "a_1", "sparse": true }];
-    pair.new(doc! { "createIndexes": "index", "indexes": other }).await?;
+    pair.on_new(doc! { "createIndexes": "index", "indexes": other }).await?;
     let unique = vec![doc! { "key": { "b": 1 }, "name": "b_1", "unique": true }];
-    pair.new(doc! { "createIndexes": "unique", "indexes": unique }).await?;
-    pair.new(doc! { "create": "view", "viewOn": "kept", "pipeline": [] }).await?;
+    pair.on_new(doc! { "createIndexes": "unique", "indexes": unique }).await?;
+    pair.on_new(doc! { "create": "view", "viewOn": "kept", "pipeline": [] }).await?;
     let before = pair.hashes().await?;
     for (name, code) in [
         ("full", "target-not-empty"),
@@ -118,14 +118,20 @@ async fn targets_that_stand_in_the_way_are_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn indexes_limit_and_builds_refuse() -> Result<()> {
-    let pair = Pair::start().await?;
-    pair.old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
+    for version in [Version::Any, Version::V4_4] {
+        indexes_of(Pair::of_versions(version, Version::Any).await?).await?;
+    }
+    Ok(())
+}
+
+async fn indexes_of(pair: Pair) -> Result<()> {
+    pair.on_old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
     let indexes = vec![
         doc! { "key": { "email": 1 }, "name": "email_1", "unique": true },
         doc! { "key": { "_id": 1, "x": 1 }, "name": "id_x", "unique": true },
         doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 60 },
     ];
-    pair.old(doc! { "createIndexes": "c", "indexes": indexes }).await?;
+    pair.on_old(doc! { "createIndexes": "c", "indexes": indexes }).await?;
     let report = look(&pair.clusters, &["shop.c"]).await?;
     ensure!(report.ok, "{report:#?}");
     let reasons = single_step_reasons(&report);
@@ -153,8 +159,8 @@ async fn indexes_limit_and_builds_refuse() -> Result<()> {
 async fn clusters_that_cannot_be_worked_with_are_refused() -> Result<()> {
     let pair = Pair::start().await?;
     let PerSide { old, new } = pair.clusters.clone();
-    pair.old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
-    pair.new(doc! { "create": "other" }).await?;
+    pair.on_old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
+    pair.on_new(doc! { "create": "other" }).await?;
     let alone = Standalone::start().await?;
     let standalone = connect(&alone.uri(), &pair.tasks).await?;
     common::run(&*standalone, "shop", &doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
@@ -192,7 +198,7 @@ async fn clusters_that_cannot_be_worked_with_are_refused() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_tell_of_trouble() -> Result<()> {
     let pair = Pair::start().await?;
-    pair.old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
+    pair.on_old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
     let changed = |command, change: fn(&mut Document)| PerSide {
         old: Looking::changed(&pair.clusters.old, command, change),
         new: pair.clusters.new.clone(),
@@ -244,7 +250,7 @@ async fn answers_that_tell_of_trouble() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn majority_writes_must_be_journaled() -> Result<()> {
     let pair = Pair::start().await?;
-    pair.old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
+    pair.on_old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
     let node = pair.sets.new.node(0);
     let mut config = node.admin(doc! { "replSetGetConfig": 1 }).await?.get_document("config")?.clone();
     config.insert("writeConcernMajorityJournalDefault", false);

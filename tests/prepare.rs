@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
 use bson::{Bson, Document, doc};
-use common::{Dying, Pair, run};
+use common::{Dying, Looking, Pair, run};
 use reshard::cluster::command::{Commands, SharedCluster};
 use reshard::migration::catalog::describe;
+use reshard::migration::preflight::preflight;
 use reshard::migration::prepare::{Created, drop_created, plan, prepare, restore_ttl};
 use reshard::model::namespace::Namespace;
 use reshard::model::side::PerSide;
 use reshard::policy::catalog::{Collection, SUSPENDED};
+use reshard_testbed::Version;
 
 async fn seen(cluster: &dyn Commands, name: &str) -> Result<Option<Collection>> {
     Ok(describe(cluster, &Namespace::new("shop", name), Duration::from_secs(10)).await?)
@@ -71,21 +73,21 @@ async fn new_is_made_like_old_and_taken_back() -> Result<()> {
     let pair = Pair::start().await?;
     let PerSide { old, new } = &pair.clusters;
     let validator = doc! { "$jsonSchema": { "required": ["a"] } };
-    pair.old(doc! {
+    pair.on_old(doc! {
         "create": "full", "validator": validator, "validationLevel": "moderate", "validationAction": "warn",
         "storageEngine": { "wiredTiger": { "configString": "block_compressor=zlib" } },
         "changeStreamPreAndPostImages": { "enabled": true },
     })
     .await?;
-    pair.old(doc! { "createIndexes": "full", "indexes": indexes() }).await?;
+    pair.on_old(doc! { "createIndexes": "full", "indexes": indexes() }).await?;
     let order = doc! { "key": { "_id": 1 }, "unique": true, "name": "own order" };
-    pair.old(doc! { "create": "clustered", "clusteredIndex": order }).await?;
-    pair.old(doc! { "createIndexes": "clustered", "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] })
+    pair.on_old(doc! { "create": "clustered", "clusteredIndex": order }).await?;
+    pair.on_old(doc! { "createIndexes": "clustered", "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] })
         .await?;
-    pair.old(doc! { "create": "kept" }).await?;
-    pair.old(doc! { "createIndexes": "kept", "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] }).await?;
-    pair.new(doc! { "create": "kept" }).await?;
-    pair.new(doc! { "createIndexes": "kept", "indexes": [{ "key": { "s": 1 }, "name": "s_1" }] }).await?;
+    pair.on_old(doc! { "create": "kept" }).await?;
+    pair.on_old(doc! { "createIndexes": "kept", "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] }).await?;
+    pair.on_new(doc! { "create": "kept" }).await?;
+    pair.on_new(doc! { "createIndexes": "kept", "indexes": [{ "key": { "s": 1 }, "name": "s_1" }] }).await?;
     let before = is_there(&**old, "full").await?;
     let made = prepared(&pair.clusters, &["full", "clustered", "kept"]).await?;
     ensure!(made[0].collection_created && made[0].ttl == [("t_1".to_owned(), 3600)], "{made:#?}");
@@ -112,7 +114,7 @@ async fn new_is_made_like_old_and_taken_back() -> Result<()> {
         ensure!(seconds(&is_there(&**cluster, "full").await?, "t_1") == Some(3600));
     }
     ensure!(plain(&is_there(&**old, "full").await?) == plain(&before));
-    pair.new(doc! { "insert": "full", "documents": [{ "_id": 1, "a": 1 }] }).await?;
+    pair.on_new(doc! { "insert": "full", "documents": [{ "_id": 1, "a": 1 }] }).await?;
     for _ in 0..2 {
         drop_created(new, &made).await.map_err(Error::msg)?;
         ensure!(seen(&**new, "full").await?.is_none() && seen(&**new, "clustered").await?.is_none());
@@ -127,8 +129,8 @@ async fn new_is_made_like_old_and_taken_back() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_any_two_steps_is_made_up_for() -> Result<()> {
     let pair = Pair::start().await?;
-    pair.old(doc! { "create": "c", "validator": { "a": 1 } }).await?;
-    pair.old(doc! { "createIndexes": "c", "indexes": indexes() }).await?;
+    pair.on_old(doc! { "create": "c", "validator": { "a": 1 } }).await?;
+    pair.on_old(doc! { "createIndexes": "c", "indexes": indexes() }).await?;
     let namespaces = [Namespace::new("shop", "c")];
     let dying = |cluster: &SharedCluster, left: &Arc<AtomicUsize>| -> SharedCluster {
         Arc::new(Dying { cluster: cluster.clone(), left: left.clone() })
@@ -163,20 +165,57 @@ async fn a_crash_between_any_two_steps_is_made_up_for() -> Result<()> {
 async fn what_was_made_meanwhile_is_not_overwritten() -> Result<()> {
     let pair = Pair::start().await?;
     for name in ["options", "index"] {
-        pair.old(doc! { "create": name }).await?;
-        pair.old(doc! { "createIndexes": name, "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] }).await?;
+        pair.on_old(doc! { "create": name }).await?;
+        pair.on_old(doc! { "createIndexes": name, "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] })
+            .await?;
     }
     let namespace = |name: &str| [Namespace::new("shop", name)];
     let made = plan(&pair.clusters, &namespace("options")).await.map_err(Error::msg)?;
-    pair.new(doc! { "create": "options", "capped": true, "size": 1000 }).await?;
+    pair.on_new(doc! { "create": "options", "capped": true, "size": 1000 }).await?;
     let error = prepare(&pair.clusters, &made).await.unwrap_err();
     ensure!(error.contains("other options"), "{error}");
     let made = plan(&pair.clusters, &namespace("index")).await.map_err(Error::msg)?;
-    pair.new(doc! { "createIndexes": "index", "indexes": [{ "key": { "y": 1 }, "name": "x_1" }] }).await?;
+    pair.on_new(doc! { "createIndexes": "index", "indexes": [{ "key": { "y": 1 }, "name": "x_1" }] }).await?;
     let error = prepare(&pair.clusters, &made).await.unwrap_err();
     ensure!(error.contains("x_1"), "{error}");
     let missing = plan(&pair.clusters, &namespace("nothing")).await.unwrap_err();
     ensure!(missing.contains("does not exist on old"), "{missing}");
     run(&*pair.clusters.old, "shop", &doc! { "ping": 1 }).await?;
+    Ok(())
+}
+
+/// From the oldest server to the newest there is, and back.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_versions() -> Result<()> {
+    for (of_old, of_new) in
+        [(Version::V4_2, Version::V6_0), (Version::V4_4, Version::V5_0), (Version::V5_0, Version::V4_4)]
+    {
+        let pair = Pair::of_versions(of_old, of_new).await?;
+        pair.on_old(doc! { "create": "c", "validator": { "a": { "$gt": 0 } } }).await?;
+        let known = |spec: &Document| of_old != Version::V4_2 || !spec.contains_key("hidden");
+        let indexes: Vec<_> = indexes().into_iter().filter(known).collect();
+        pair.on_old(doc! { "createIndexes": "c", "indexes": indexes.clone() }).await?;
+        let looking = PerSide { old: Looking::at(&pair.clusters.old), new: Looking::at(&pair.clusters.new) };
+        let report = preflight(&looking, &[Namespace::new("shop", "c")]).await;
+        ensure!(report.ok, "{of_old:?} {of_new:?}: {report:#?}");
+        println!(
+            "{of_old:?} {of_new:?}: {:?}",
+            report.findings.iter().map(|it| &it.message).collect::<Vec<_>>()
+        );
+        let made = prepared(&pair.clusters, &["c"]).await?;
+        prepare(&pair.clusters, &made).await.map_err(Error::msg)?;
+        let (old, new) =
+            (is_there(&*pair.clusters.old, "c").await?, is_there(&*pair.clusters.new, "c").await?);
+        for index in &old.indexes {
+            let twin = new.indexes.iter().find(|twin| twin.name() == index.name());
+            ensure!(
+                twin.is_some_and(|twin| twin.same_as(index)),
+                "{of_old:?} {of_new:?}: {index:?} {twin:?}"
+            );
+        }
+        ensure!(seconds(&old, "t_1") == Some(SUSPENDED) && seconds(&new, "t_1") == Some(SUSPENDED));
+        let report = preflight(&looking, &[Namespace::new("shop", "c")]).await;
+        ensure!(report.ok, "kept: {report:#?}");
+    }
     Ok(())
 }

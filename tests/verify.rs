@@ -203,8 +203,8 @@ fn documents(count: i32) -> Vec<Document> {
 
 async fn fill(pair: &Pair, count: i32) -> Result<()> {
     for chunk in documents(count).chunks(2000) {
-        pair.old(doc! { "insert": "c", "documents": chunk.to_vec() }).await?;
-        pair.new(doc! { "insert": "c", "documents": chunk.to_vec() }).await?;
+        pair.on_old(doc! { "insert": "c", "documents": chunk.to_vec() }).await?;
+        pair.on_new(doc! { "insert": "c", "documents": chunk.to_vec() }).await?;
     }
     Ok(())
 }
@@ -213,12 +213,15 @@ async fn spoil(pair: &Pair) -> Result<()> {
     let update = |id: Bson| doc! { "q": { "_id": id }, "u": { "$set": { "a": 1.0 } } };
     let delete = |id: Bson| doc! { "q": { "_id": id }, "limit": 1 };
     // Equal by value, not by bytes; and a document under an `_id` that is equal by value.
-    pair.new(doc! { "update": "c", "updates": [update(1.into()), update(2999.into())] }).await?;
-    pair.new(doc! { "delete": "c", "deletes": [delete(2.into()), delete(Bson::Null), delete(Bson::MaxKey)] })
+    pair.on_new(doc! { "update": "c", "updates": [update(1.into()), update(2999.into())] }).await?;
+    pair.on_new(
+        doc! { "delete": "c", "deletes": [delete(2.into()), delete(Bson::Null), delete(Bson::MaxKey)] },
+    )
+    .await?;
+    pair.on_new(doc! { "insert": "c", "documents": [{ "_id": -5 }, { "_id": "zz" }] }).await?;
+    pair.on_new(doc! { "delete": "c", "deletes": [delete(7.into())] }).await?;
+    pair.on_new(doc! { "insert": "c", "documents": [{ "_id": 7.0, "a": 7, "text": "x".repeat(50) }] })
         .await?;
-    pair.new(doc! { "insert": "c", "documents": [{ "_id": -5 }, { "_id": "zz" }] }).await?;
-    pair.new(doc! { "delete": "c", "deletes": [delete(7.into())] }).await?;
-    pair.new(doc! { "insert": "c", "documents": [{ "_id": 7.0, "a": 7, "text": "x".repeat(50) }] }).await?;
     Ok(())
 }
 
@@ -262,7 +265,7 @@ async fn repair_follows_the_authority_of_each_document() -> Result<()> {
     let bed = Bed::start(pair, 50).await?;
     bed.unseen(async |pair| {
         let u = doc! { "$set": { "a": "new" } };
-        pair.new(
+        pair.on_new(
             doc! { "update": "c", "updates": [{ "q": { "_id": { "$lt": 400 } }, "u": u, "multi": true }] },
         )
         .await?;
@@ -273,7 +276,7 @@ async fn repair_follows_the_authority_of_each_document() -> Result<()> {
     // 0 to 399 and 1.5.
     ensure!(state.mismatches == 401 && state.repaired == 401 && told.len() == 401, "{state:?}");
     ensure!(bed.are_equal().await?);
-    let kept = bed.pair.old(doc! { "count": "c", "query": { "a": "new" } }).await?.get_i32("n")?;
+    let kept = bed.pair.on_old(doc! { "count": "c", "query": { "a": "new" } }).await?.get_i32("n")?;
     ensure!((100..300).contains(&kept), "about half belongs to new: {kept}");
     Ok(())
 }
@@ -282,14 +285,14 @@ async fn repair_follows_the_authority_of_each_document() -> Result<()> {
 async fn what_cannot_be_repaired_and_other_structure_are_told() -> Result<()> {
     let pair = Pair::start().await?;
     fill(&pair, 10).await?;
-    pair.old(doc! { "createIndexes": "c", "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] }).await?;
+    pair.on_old(doc! { "createIndexes": "c", "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] }).await?;
     let bed = Bed::start(pair, 0).await?;
     bed.unseen(async |pair| {
-        pair.old(doc! { "insert": "c", "documents": [{ "_id": 100, "u": 1 }, { "_id": 101, "u": 1 }] })
+        pair.on_old(doc! { "insert": "c", "documents": [{ "_id": 100, "u": 1 }, { "_id": 101, "u": 1 }] })
             .await?;
-        pair.new(doc! { "insert": "c", "documents": [{ "_id": 100, "u": 1 }] }).await?;
+        pair.on_new(doc! { "insert": "c", "documents": [{ "_id": 100, "u": 1 }] }).await?;
         let unique = vec![doc! { "key": { "u": 1 }, "name": "u_1", "unique": true, "sparse": true }];
-        pair.new(doc! { "createIndexes": "c", "indexes": unique }).await?;
+        pair.on_new(doc! { "createIndexes": "c", "indexes": unique }).await?;
         Ok(())
     })
     .await?;
@@ -376,7 +379,7 @@ async fn without_a_stream_nothing_is_called_equal() -> Result<()> {
 }
 
 async fn spoil_little(pair: &Pair) -> Result<()> {
-    pair.new(doc! { "delete": "c", "deletes": [{ "q": { "_id": 3 }, "limit": 1 }] }).await.map(|_| ())
+    pair.on_new(doc! { "delete": "c", "deletes": [{ "q": { "_id": 3 }, "limit": 1 }] }).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,7 +390,7 @@ async fn due_documents_are_removed_on_their_authority() -> Result<()> {
         doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 3600 },
         doc! { "key": { "u": 1 }, "name": "u_1", "expireAfterSeconds": 0, "partialFilterExpression": partial },
     ];
-    pair.old(doc! { "createIndexes": "c", "indexes": indexes }).await?;
+    pair.on_old(doc! { "createIndexes": "c", "indexes": indexes }).await?;
     let made = plan(&pair.clusters, &[Namespace::new("shop", "c")]).await.map_err(Error::msg)?;
     prepare(&pair.clusters, &made).await.map_err(Error::msg)?;
     let now = bson::DateTime::now().timestamp_millis();
@@ -408,12 +411,12 @@ async fn due_documents_are_removed_on_their_authority() -> Result<()> {
     ensure!(removed == 702, "{removed}");
     bed.caught_up().await?;
     ensure!(bed.are_equal().await?);
-    let left = bed.pair.new(doc! { "distinct": "c", "key": "_id" }).await?;
+    let left = bed.pair.on_new(doc! { "distinct": "c", "key": "_id" }).await?;
     let left: BTreeSet<_> = left.get_array("values")?.iter().filter_map(Bson::as_str).collect();
     ensure!(left == ["lasting", "later", "no date"].into(), "{left:?}");
     ensure!(expire_due(&bed.ctx, &made).await.map_err(Error::msg)? == 0);
     // Without the lease nothing is removed.
-    bed.pair.old(doc! { "insert": "c", "documents": [{ "_id": 1, "t": at(-7200) }] }).await?;
+    bed.pair.on_old(doc! { "insert": "c", "documents": [{ "_id": 1, "t": at(-7200) }] }).await?;
     bed.caught_up().await?;
     for side in Side::BOTH {
         bed.ctx.authorities.get(side).lease.lost();

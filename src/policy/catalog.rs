@@ -4,6 +4,9 @@ use bson::{Bson, Document};
 
 /// `expireAfterSeconds` of a TTL index whose expiry is suspended: its maximum, 68 years.
 pub const SUSPENDED: i64 = 2_147_483_647;
+/// What a TTL index is made with before it is suspended: servers before 5.0 take only what does not reach
+/// back before 1970.
+const MADE_WITH: i64 = 1_700_000_000;
 
 /// What a server adds to an index, or what has no meaning any more.
 const NOT_MADE: [&str; 5] = ["v", "ns", "background", "safe", "dropDups"];
@@ -73,13 +76,14 @@ impl Index {
         }
     }
 
-    /// What `createIndexes` takes to make the same index; a TTL index is made suspended.
+    /// What `createIndexes` takes to make the same index; a TTL index is made so that it removes nothing later
+    /// than 1972.
     #[must_use]
     pub fn creation(&self) -> Document {
         let wanted = self.spec.iter().filter(|(name, _)| !NOT_MADE.contains(&name.as_str()));
         let mut creation: Document = wanted.map(|(name, value)| (name.clone(), value.clone())).collect();
         if self.is_ttl() {
-            creation.insert("expireAfterSeconds", SUSPENDED);
+            creation.insert("expireAfterSeconds", MADE_WITH);
         }
         creation
     }
@@ -138,6 +142,11 @@ fn comparable_index(spec: &Document) -> Document {
                     comparable.insert(name, true);
                 }
             }
+            "wildcardProjection" => {
+                let mut paths = Document::new();
+                flatten("", value, &mut paths);
+                comparable.insert(name, paths);
+            }
             other if NOT_MADE.contains(&other) => {}
             _ => {
                 comparable.insert(name, plain(value));
@@ -145,6 +154,20 @@ fn comparable_index(spec: &Document) -> Document {
         }
     }
     comparable
+}
+
+/// A projection as paths: versions store `{"a.b": 1}` in forms of their own, with `_id` left out explicitly.
+fn flatten(path: &str, value: &Bson, paths: &mut Document) {
+    let Bson::Document(document) = value else {
+        if path != "_id" || truth(Some(value)) {
+            paths.insert(path, truth(Some(value)));
+        }
+        return;
+    };
+    for (name, value) in document {
+        let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        flatten(&below, value, paths);
+    }
 }
 
 /// Options in a form in which equal ones are equal: without what servers add, and without defaults.
@@ -214,13 +237,22 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_index_is_made_suspended_and_still_counts_as_the_same() {
+    fn a_ttl_index_is_made_as_good_as_suspended_and_still_counts_as_the_same() {
         let ttl = index(doc! { "v": 2, "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 60 });
         let made = ttl.creation();
-        assert_eq!(made, doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": SUSPENDED });
+        assert_eq!(made, doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": MADE_WITH });
         assert!(ttl.same_as(&index(made)));
         assert_eq!(ttl.ttl(), Some(60));
         assert_eq!(index(doc! { "expireAfterSeconds": f64::NAN }).ttl(), None);
+    }
+
+    #[test]
+    fn a_wildcard_projection_is_the_same_in_any_spelling() {
+        let one = index(doc! { "name": "w", "wildcardProjection": { "x": 1, "y.z": 1 } });
+        let other = doc! { "_id": false, "y": { "z": true }, "x": true };
+        assert!(one.same_as(&index(doc! { "name": "w", "wildcardProjection": other })));
+        let less = doc! { "x": 1 };
+        assert!(!one.same_as(&index(doc! { "name": "w", "wildcardProjection": less })));
     }
 
     #[test]

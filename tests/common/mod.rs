@@ -13,7 +13,7 @@ use reshard::cluster::{Cluster, Settings};
 use reshard::migration::control::{PreflightReport, Severity};
 use reshard::model::side::PerSide;
 use reshard::shutdown::Tasks;
-use reshard_testbed::ReplicaSet;
+use reshard_testbed::{ReplicaSet, Version};
 
 /// Connects without waiting longer than the test wants to.
 pub(crate) async fn connect(uri: &str, tasks: &Tasks) -> Result<SharedCluster> {
@@ -30,25 +30,29 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) async fn start() -> Result<Self> {
-        let (old, new) =
-            tokio::try_join!(ReplicaSet::builder("old").start(), ReplicaSet::builder("new").start())?;
+        Self::of_versions(Version::Any, Version::Any).await
+    }
+
+    pub(crate) async fn of_versions(old: Version, new: Version) -> Result<Self> {
+        let start = |name, version| ReplicaSet::builder(name).version(version).start();
+        let (old, new) = tokio::try_join!(start("old", old), start("new", new))?;
         let tasks = Tasks::default();
         let clusters =
             PerSide { old: connect(&old.uri(), &tasks).await?, new: connect(&new.uri(), &tasks).await? };
         Ok(Self { sets: PerSide { old, new }, clusters, tasks })
     }
 
-    pub(crate) async fn old(&self, command: Document) -> Result<Document> {
+    pub(crate) async fn on_old(&self, command: Document) -> Result<Document> {
         run(&*self.clusters.old, "shop", &command).await
     }
 
-    pub(crate) async fn new(&self, command: Document) -> Result<Document> {
+    pub(crate) async fn on_new(&self, command: Document) -> Result<Document> {
         run(&*self.clusters.new, "shop", &command).await
     }
 
     /// Hashes of all data of the test's database on both sides.
     pub(crate) async fn hashes(&self) -> Result<[Document; 2]> {
-        let mut hashes = [self.old(doc! { "dbHash": 1 }).await?, self.new(doc! { "dbHash": 1 }).await?];
+        let mut hashes = [self.on_old(doc! { "dbHash": 1 }).await?, self.on_new(doc! { "dbHash": 1 }).await?];
         for hash in &mut hashes {
             hash.remove("timeMillis");
         }

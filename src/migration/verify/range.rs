@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bson::raw::{RawDocumentBuf, cstr};
+use bson::raw::{RawBson, RawDocumentBuf, cstr};
 use bson::{RawDocument, rawdoc};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -102,16 +102,19 @@ impl<'a> Reader<'a> {
         if ids_only {
             body.append(cstr!("projection"), rawdoc! { "_id": 1 });
         }
-        let next = Some(Request::new(range.namespace.database(), body));
-        let cluster = run.ctx.clusters.get(side);
-        // With `min` alone, a server stops short of the one `_id` that is MaxKey.
+        let request = |body| Request::new(range.namespace.database(), body);
+        // With `min` alone, a server stops short of the one `_id` that is MaxKey; as `min` it is refused.
         let last = (range.high.is_none() && range.low.is_some()).then(|| {
-            let body = rawdoc! {
-                "find": range.namespace.collection(), "filter": { "_id": { "$eq": bson::raw::RawBson::MaxKey } },
+            request(rawdoc! {
+                "find": range.namespace.collection(), "filter": { "_id": { "$eq": RawBson::MaxKey } },
                 "readConcern": { "level": "majority" },
-            };
-            Request::new(range.namespace.database(), body)
+            })
         });
+        let (next, last) = match range.low {
+            Some(RawBson::MaxKey) => (last, None),
+            _ => (Some(request(body)), last),
+        };
+        let cluster = run.ctx.clusters.get(side);
         Self { cluster, range, next, last, field: "firstBatch", opened: false }
     }
 
