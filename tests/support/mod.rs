@@ -15,10 +15,10 @@ use reshard::migration::engine::{Engine, Settings as MigrationSettings};
 use reshard::model::side::Side;
 use reshard_testbed::{ReplicaSet, wait_for};
 
-pub const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// Times of migrations for tests: short leases, so that a successor may move soon.
-pub fn settings() -> MigrationSettings {
+pub(crate) fn settings() -> MigrationSettings {
     MigrationSettings {
         max_pause: Duration::from_millis(2000),
         mirror_timeout: Duration::from_secs(1),
@@ -30,17 +30,17 @@ pub fn settings() -> MigrationSettings {
 }
 
 /// Two replica sets of one node each.
-pub async fn two_sets(name: &str) -> Result<(ReplicaSet, ReplicaSet)> {
+pub(crate) async fn two_sets(name: &str) -> Result<(ReplicaSet, ReplicaSet)> {
     let (old, new) = (format!("{name}-old"), format!("{name}-new"));
     tokio::try_join!(ReplicaSet::builder(&old).start(), ReplicaSet::builder(&new).start())
 }
 
 /// A proxy in this process.
-pub async fn proxy(old: &str, new: Option<&str>) -> Result<Proxy> {
+pub(crate) async fn proxy(old: &str, new: Option<&str>) -> Result<Proxy> {
     proxy_with(old, new, settings()).await
 }
 
-pub async fn proxy_with(old: &str, new: Option<&str>, settings: MigrationSettings) -> Result<Proxy> {
+pub(crate) async fn proxy_with(old: &str, new: Option<&str>, settings: MigrationSettings) -> Result<Proxy> {
     let listener = ListenerSettings::new("127.0.0.1:0".parse()?);
     let mut builder = Builder::new(ClusterSettings::parse(old).await?, listener).with_migrations(settings);
     if let Some(new) = new {
@@ -50,31 +50,31 @@ pub async fn proxy_with(old: &str, new: Option<&str>, settings: MigrationSetting
 }
 
 /// The connection string of applications.
-pub fn uri(proxy: &Proxy) -> String {
+pub(crate) fn uri(proxy: &Proxy) -> String {
     format!("mongodb://{}/", proxy.address())
 }
 
 /// An operator of one migration.
-pub struct Operator {
-    pub engine: Arc<Engine>,
-    pub name: String,
+pub(crate) struct Operator {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) name: String,
 }
 
-pub fn me() -> Actor {
+pub(crate) fn me() -> Actor {
     Actor("test".into())
 }
 
 impl Operator {
-    pub fn of(proxy: &Proxy, name: &str) -> Self {
+    pub(crate) fn of(proxy: &Proxy, name: &str) -> Self {
         Self { engine: Arc::clone(proxy.engine()), name: name.into() }
     }
 
-    pub async fn ready(&self) -> Result<()> {
+    pub(crate) async fn ready(&self) -> Result<()> {
         wait_for("the proxy to be ready", LONG, || async { Ok(self.engine.not_ready().await.is_empty()) })
             .await
     }
 
-    pub async fn create(&self, namespaces: &[&str]) -> Result<()> {
+    pub(crate) async fn create(&self, namespaces: &[&str]) -> Result<()> {
         self.ready().await?;
         let namespaces =
             namespaces.iter().map(|namespace| NamespaceSpec { namespace: (*namespace).into() }).collect();
@@ -82,7 +82,7 @@ impl Operator {
         Ok(())
     }
 
-    pub async fn start(&self) -> Result<()> {
+    pub(crate) async fn start(&self) -> Result<()> {
         let started = self.engine.start(&me(), &self.name).await;
         if let Err(error) = started {
             bail!("start: {error} {:?}", error.reasons);
@@ -90,11 +90,11 @@ impl Operator {
         Ok(())
     }
 
-    pub async fn progress(&self) -> Result<Progress> {
+    pub(crate) async fn progress(&self) -> Result<Progress> {
         Ok(self.engine.progress(&self.name).await?)
     }
 
-    pub async fn until_synced(&self) -> Result<()> {
+    pub(crate) async fn until_synced(&self) -> Result<()> {
         let synced = wait_for("the migration to be synced and free to move", LONG, || async {
             let progress = self.progress().await?;
             if progress.phase == Phase::Failed {
@@ -106,29 +106,29 @@ impl Operator {
         synced.with_context(|| format!("{:?}", futures::executor::block_on(self.progress())))
     }
 
-    pub async fn reads(&self, percent: u8) -> Result<Ramp> {
+    pub(crate) async fn reads(&self, percent: u8) -> Result<Ramp> {
         let moved = self.engine.set_reads(&me(), &self.name, percent).await;
         moved.map_err(|error| anyhow::anyhow!("reads {percent}: {error} {:?}", error.reasons))
     }
 
-    pub async fn writes(&self, percent: u8) -> Result<Ramp> {
+    pub(crate) async fn writes(&self, percent: u8) -> Result<Ramp> {
         let moved = self.engine.set_writes(&me(), &self.name, percent, None).await;
         moved.map_err(|error| anyhow::anyhow!("writes {percent}: {error} {:?}", error.reasons))
     }
 
-    pub async fn rollback(&self) -> Result<Ramp> {
+    pub(crate) async fn rollback(&self) -> Result<Ramp> {
         let moved = self.engine.rollback(&me(), &self.name).await;
         moved.map_err(|error| anyhow::anyhow!("rollback: {error} {:?}", error.reasons))
     }
 
-    pub async fn complete(&self) -> Result<()> {
+    pub(crate) async fn complete(&self) -> Result<()> {
         let how = Complete { force: true, reason: Some("test".into()) };
         self.engine.complete(&me(), &self.name, how).await?;
         Ok(())
     }
 
     /// Waits until everything acknowledged by now has reached the other side.
-    pub async fn until_level(&self) -> Result<()> {
+    pub(crate) async fn until_level(&self) -> Result<()> {
         wait_for("both streams to be level", LONG, || async {
             let progress = self.progress().await?;
             Ok(progress.lag_seconds == Some(0.0) && progress.blocked_by.is_empty())
