@@ -2,60 +2,10 @@
 
 mod support;
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use reshard_loadtest::{Load, LoadConfig, Outcome, Profile, compare};
-use reshard_testbed::{ReplicaSet, wait_for};
-use support::{LONG, Operator, proxy, two_sets, uri};
-
-fn load(uri: String, profile: Profile, documents: usize) -> LoadConfig {
-    LoadConfig {
-        uri,
-        database: "shop".into(),
-        collection: match profile {
-            Profile::Keyed => "orders".into(),
-            Profile::Unique => "customers".into(),
-        },
-        profile,
-        workers: 6,
-        documents,
-        document_size: 400,
-        ..LoadConfig::default()
-    }
-}
-
-/// Waits until the load has made so many more operations: that is how long a phase lasts here.
-async fn work(load: &Load, operations: u64) -> Result<()> {
-    let from = load.snapshot().total.operations;
-    wait_for("the load to go on", LONG, || async {
-        Ok(load.snapshot().total.operations >= from + operations)
-    })
-    .await
-}
-
-async fn prove(
-    outcome: Outcome,
-    old: &ReplicaSet,
-    new: &ReplicaSet,
-    through: &str,
-    namespace: &str,
-) -> Result<()> {
-    ensure!(outcome.stats.errors.first.is_empty(), "the application saw errors: {:?}", outcome.stats.errors);
-    let report = outcome.verify(through).await?;
-    ensure!(report.is_clean(), "{report}");
-    let equal = |comparison: &reshard_loadtest::Comparison| comparison.is_equal();
-    let last = std::sync::Mutex::new(None);
-    let waited = wait_for("both sides to be equal", Duration::from_secs(60), || async {
-        let comparison = compare(&old.uri(), &new.uri(), namespace).await?;
-        let is_equal = equal(&comparison);
-        *last.lock().unwrap() = Some(comparison.to_string());
-        Ok(is_equal)
-    })
-    .await;
-    ensure!(waited.is_ok(), "{namespace}: {:?}", last.into_inner());
-    Ok(())
-}
+use reshard_loadtest::{Load, Profile};
+use support::proof::{load, no_errors, prove, work};
+use support::{Operator, proxy, two_sets, uri};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_by_percent_back_up_and_complete() -> Result<()> {
@@ -85,6 +35,7 @@ async fn up_by_percent_back_up_and_complete() -> Result<()> {
         work(&load, 300).await?;
     }
     let outcome = load.stop().await;
+    no_errors(&outcome)?;
     operator.until_level().await?;
     prove(outcome, &old, &new, &uri(&proxy), "shop.orders").await?;
     operator.complete().await?;
@@ -118,6 +69,7 @@ async fn in_one_step_with_a_unique_index_and_transactions() -> Result<()> {
     operator.writes(100).await?;
     work(&load, 300).await?;
     let outcome = load.stop().await;
+    no_errors(&outcome)?;
     operator.until_level().await?;
     prove(outcome, &old, &new, &uri(&proxy), "shop.customers").await?;
     operator.complete().await?;

@@ -113,6 +113,9 @@ impl Backfill {
             let (next, landed) =
                 futures::join!(self.get_more(range, more, &reply), self.land(range, &cargo, &reading));
             landed?;
+            if more == 0 && range.high.is_none() {
+                self.land_max_key(range, &reading).await?;
+            }
             range.next = cargo.last.or(range.next.take());
             range.done = more == 0;
             if range.done || self.clock.now() - stored_at >= STORE_EVERY {
@@ -140,6 +143,10 @@ impl Backfill {
             "find": range.namespace.collection(), "hint": { "_id": 1 }, "batchSize": BATCH_DOCUMENTS,
             "readConcern": { "level": "majority", "afterClusterTime": self.start },
         };
+        if range.next.as_ref().is_some_and(is_max_key) {
+            // Nothing but that one document is left, and `min` does not take it.
+            return max_key(range, self.start);
+        }
         // From the last key copied, again: it is there already then.
         for (name, bound) in
             [(cstr!("min"), range.next.as_ref().or(range.low.as_ref())), (cstr!("max"), range.high.as_ref())]
@@ -151,6 +158,16 @@ impl Backfill {
             }
         }
         Request::new(range.namespace.database(), body)
+    }
+
+    /// A scan with a lower bound leaves out the document whose `_id` is `MaxKey` (measured on 4.4 and 6.0).
+    async fn land_max_key(&self, range: &Range, reading: &Reading<'_>) -> Result<(), String> {
+        let reply = ask(&*self.clusters.old, max_key(range, self.start)).await?;
+        let cargo = unload(&reply.body, "firstBatch")?;
+        if cargo.last.is_none() {
+            return Ok(());
+        }
+        self.land(range, &cargo, reading).await
     }
 
     async fn get_more(&self, range: &Range, cursor: i64, after: &Reply) -> Result<Option<Reply>, String> {
@@ -246,6 +263,21 @@ impl Backfill {
         }
         converge
     }
+}
+
+fn is_max_key(id: &RawBson) -> bool {
+    matches!(id, RawBson::MaxKey)
+}
+
+/// Reads the document whose `_id` is `MaxKey`.
+fn max_key(range: &Range, start: Timestamp) -> Request {
+    let mut equal = RawDocumentBuf::new();
+    equal.append(cstr!("$eq"), RawBsonRef::MaxKey);
+    let body = rawdoc! {
+        "find": range.namespace.collection(), "filter": { "_id": equal },
+        "readConcern": { "level": "majority", "afterClusterTime": start },
+    };
+    Request::new(range.namespace.database(), body)
 }
 
 /// Lays the documents of a reply back to back, without parsing more than their `_id`s.

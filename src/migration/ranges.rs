@@ -91,6 +91,8 @@ pub async fn split(
         let samples = first_batch(&reply.body)?;
         let step = usize::try_from(SAMPLES_PER_RANGE).unwrap_or(1);
         cuts.extend(samples.iter().skip(step).step_by(step).filter_map(|sample| id(sample)));
+        // No scan can begin there.
+        cuts.retain(|cut| !matches!(cut, RawBson::MaxKey));
     }
     cuts.dedup_by(|a, b| a == b);
     let lows = std::iter::once(None).chain(cuts.iter().cloned().map(Some));

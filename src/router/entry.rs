@@ -129,8 +129,7 @@ impl Gate {
         if route.held.meets(&slots) {
             return Try::Table(version, "a move of its slots takes too long");
         }
-        let known = route.owned_by_old.or(&route.owned_by_new);
-        if !slots.minus(&known).is_empty() {
+        if route.in_doubt().meets(&slots) {
             return Try::Table(version, "the owner of its slots cannot be reached");
         }
         if route.phase.is_over() {

@@ -6,7 +6,7 @@ use bson::{Bson, Document, doc};
 use parking_lot::Mutex;
 
 use super::lease::Lease;
-use super::record::{AUTHORITY, AuthorityRecord, DATABASE, Fence};
+use super::record::{AUTHORITY, AuthorityRecord, DATABASE, Fence, StoredMove};
 use super::records::{RecordError, Records};
 use crate::clock::SharedClock;
 use crate::model::side::Side;
@@ -163,7 +163,9 @@ impl Authority {
         let Some(known) = self.refresh().await? else {
             return Err(RecordError::Malformed("the record is gone".into()));
         };
-        if known.epoch >= epoch && fence.slots.minus(&known.owned).is_empty() {
+        // The slots may have moved on since: the list of moves tells, not who owns them now.
+        let recorded = |past: &StoredMove| past.epoch == epoch && past.former == self.side.other();
+        if known.moves.iter().any(recorded) {
             return Ok(());
         }
         let at = self.clock.wall_millis();

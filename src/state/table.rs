@@ -48,6 +48,13 @@ impl MigrationRoute {
         }
     }
 
+    /// Slots of which the clusters' records do not say with one voice who owns them.
+    #[must_use]
+    pub fn in_doubt(&self) -> SlotSet {
+        let neither = SlotSet::ALL.minus(&self.owned_by_old).minus(&self.owned_by_new);
+        neither.or(&self.owned_by_old.and(&self.owned_by_new))
+    }
+
     /// The cluster that owns every slot; `None` while authority is mixed or in doubt.
     #[must_use]
     pub fn sole_authority(&self) -> Option<Side> {

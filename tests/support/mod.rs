@@ -1,6 +1,9 @@
 //! A proxy between two real replica sets, in this process, and its operator.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub(crate) mod process;
+pub(crate) mod proof;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,203 @@
+//! The real program as a process of its own, to be killed.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use reshard_testbed::wait_for;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::LONG;
+
+/// A `reshard serve`, on ports that stay the same over restarts.
+pub(crate) struct Server {
+    folder: TempDir,
+    config: PathBuf,
+    pub(crate) listen: u16,
+    pub(crate) admin: u16,
+    child: std::sync::Mutex<Option<Child>>,
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Server {
+    /// Writes a configuration and starts the program.
+    pub(crate) async fn start(old: &str, new: Option<&str>) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (listen, admin) = (free_port()?, free_port()?);
+        let new = new.map_or(String::new(), |uri| format!("[new]\nuri = \"{uri}\"\n"));
+        let text = format!(
+            "[listen]\naddress = \"127.0.0.1:{listen}\"\n[old]\nuri = \"{old}\"\n{new}\
+             [admin]\naddress = \"127.0.0.1:{admin}\"\n\
+             [migration]\nlease_ms = 3000\nmax_pause_ms = 2000\nbackfill_parallel = 2\n"
+        );
+        let config = folder.path().join("reshard.toml");
+        std::fs::write(&config, text)?;
+        let server = Self { folder, config, listen, admin, child: std::sync::Mutex::default() };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Starts the program (again), and waits until it is ready.
+    pub(crate) async fn restart(&self) -> Result<()> {
+        self.spawn()?;
+        self.until_ready().await
+    }
+
+    pub(crate) fn spawn(&self) -> Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
+        let child = Command::new(env!("CARGO_BIN_EXE_reshard"))
+            .args(["serve", "--config"])
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        *self.child.lock().unwrap() = Some(child);
+        Ok(())
+    }
+
+    pub(crate) async fn until_ready(&self) -> Result<()> {
+        let ready = wait_for("reshard to be ready", LONG, || async {
+            Ok(self.get("/readyz").await.is_ok_and(|(status, _)| status == 200))
+        })
+        .await;
+        ready.with_context(|| self.tail())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("reshard.log")
+    }
+
+    /// The end of its log.
+    pub(crate) fn tail(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        text.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends it without a chance to do anything.
+    pub(crate) fn kill9(&self) -> Result<()> {
+        if let Some(mut child) = self.child.lock().unwrap().take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.child.lock().unwrap().as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        format!("mongodb://127.0.0.1:{}/", self.listen)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<(u16, Value)> {
+        self.http("GET", path, None).await
+    }
+
+    /// One call of the admin API.
+    pub(crate) async fn http(&self, method: &str, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let body = body.map_or(String::new(), |body| body.to_string());
+        let call = async {
+            let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.admin)).await?;
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\ncontent-type: application/json\r\n\
+                 content-length: {}\r\nconnection: close\r\n\r\n",
+                self.admin,
+                body.len()
+            );
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(body.as_bytes()).await?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await?;
+            Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
+        };
+        let answer = tokio::time::timeout(LONG, call).await??;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+    }
+
+    /// A call that must succeed.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+        let (status, answer) = self.http(method, path, body).await?;
+        ensure!(status < 300, "{method} {path}: {status} {answer}");
+        Ok(answer)
+    }
+
+    /// A call that is repeated until it succeeds, as an operator's script does on 409 and 503.
+    pub(crate) async fn insist(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+        let last = std::sync::Mutex::new(String::new());
+        let answer = std::sync::Mutex::new(Value::Null);
+        let done = wait_for("a call to succeed", LONG, || async {
+            match self.call(method, path, body.clone()).await {
+                Ok(value) => {
+                    *answer.lock().unwrap() = value;
+                    Ok(true)
+                }
+                Err(error) => {
+                    *last.lock().unwrap() = error.to_string();
+                    Ok(false)
+                }
+            }
+        })
+        .await;
+        if done.is_err() {
+            bail!("{}\n{}", last.into_inner().unwrap_or_default(), self.tail());
+        }
+        Ok(answer.into_inner().unwrap_or_default())
+    }
+
+    pub(crate) async fn create_and_start(&self, name: &str, namespace: &str) -> Result<()> {
+        let new = json!({ "name": name, "namespaces": [{ "namespace": namespace }] });
+        self.insist("POST", "/v1/migrations", Some(new)).await?;
+        self.insist("POST", &format!("/v1/migrations/{name}/start"), None).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn percent(&self, name: &str, what: &str, percent: u8) -> Result<()> {
+        let path = format!("/v1/migrations/{name}/{what}");
+        self.insist("PUT", &path, Some(json!({ "percent": percent }))).await.map(|_| ())
+    }
+
+    pub(crate) async fn until(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
+        let last = std::sync::Mutex::new(Value::Null);
+        let waited = wait_for(what, LONG, || async {
+            let Ok((200, progress)) = self.get(&format!("/v1/migrations/{name}/progress")).await else {
+                return Ok(false);
+            };
+            let holds = holds(&progress);
+            *last.lock().unwrap() = progress;
+            Ok(holds)
+        })
+        .await;
+        waited.with_context(|| format!("{:#}\n{}", last.into_inner().unwrap_or_default(), self.tail()))
+    }
+
+    pub(crate) async fn until_free(&self, name: &str) -> Result<()> {
+        self.until(name, "the migration to be free to move", |progress| progress["can_cut_over"] == true)
+            .await
+    }
+
+    pub(crate) async fn until_level(&self, name: &str) -> Result<()> {
+        let level = |progress: &Value| progress["can_cut_over"] == true && progress["lag_seconds"] == 0.0;
+        self.until(name, "both streams to be level", level).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended = self.kill9();
+    }
+}
+
+/// How long a driver may go on retrying over a restart.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,62 @@
+//! Load, and the proof that each acknowledged write took effect exactly once.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use reshard_loadtest::{Load, LoadConfig, Outcome, Profile, compare};
+use reshard_testbed::{ReplicaSet, wait_for};
+
+use super::LONG;
+
+pub(crate) fn load(uri: String, profile: Profile, documents: usize) -> LoadConfig {
+    LoadConfig {
+        uri,
+        database: "shop".into(),
+        collection: match profile {
+            Profile::Keyed => "orders".into(),
+            Profile::Unique => "customers".into(),
+        },
+        profile,
+        workers: 6,
+        documents,
+        document_size: 400,
+        ..LoadConfig::default()
+    }
+}
+
+/// Waits until the load has made so many more operations: that is how long a phase lasts here.
+pub(crate) async fn work(load: &Load, operations: u64) -> Result<()> {
+    let from = load.snapshot().total.operations;
+    wait_for("the load to go on", LONG, || async {
+        Ok(load.snapshot().total.operations >= from + operations)
+    })
+    .await
+}
+
+/// Every acknowledged write took effect exactly once, and both sides are equal by bytes.
+pub(crate) async fn prove(
+    outcome: Outcome,
+    old: &ReplicaSet,
+    new: &ReplicaSet,
+    through: &str,
+    namespace: &str,
+) -> Result<()> {
+    let report = outcome.verify(through).await?;
+    ensure!(report.is_clean(), "{report}\n{:#?}", outcome.stats.errors);
+    let last = std::sync::Mutex::new(None);
+    let waited = wait_for("both sides to be equal", Duration::from_secs(60), || async {
+        let comparison = compare(&old.uri(), &new.uri(), namespace).await?;
+        let is_equal = comparison.is_equal();
+        *last.lock().unwrap() = Some(comparison.to_string());
+        Ok(is_equal)
+    })
+    .await;
+    ensure!(waited.is_ok(), "{namespace}: {:?}", last.into_inner());
+    Ok(())
+}
+
+/// The application saw no error at all.
+pub(crate) fn no_errors(outcome: &Outcome) -> Result<()> {
+    ensure!(outcome.stats.errors.first.is_empty(), "the application saw errors: {:?}", outcome.stats.errors);
+    Ok(())
+}
