@@ -126,6 +126,10 @@ impl Builder {
             None => None,
         };
         let clusters = [Some(old), new];
+        if let [Some(old), Some(new)] = &clusters {
+            old.gossip().expect_foreign_times();
+            new.gossip().expect_foreign_times();
+        }
 
         let face = Arc::new(SharedFace::new());
         tasks.spawn("face", Box::pin(find_face(clusters.clone(), face.clone())));

@@ -2,7 +2,7 @@
 //! the cluster's own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use bson::{RawDocument, RawDocumentBuf};
@@ -15,9 +15,24 @@ pub struct Gossip {
     newest: AtomicU64,
     latest: ArcSwapOption<RawDocumentBuf>,
     writing: Mutex<()>,
+    foreign: AtomicBool,
 }
 
 impl Gossip {
+    /// Clients may hold times of another cluster from now on.
+    pub fn expect_foreign_times(&self) {
+        self.foreign.store(true, Ordering::Relaxed);
+    }
+
+    /// The time to wait for instead of one that a client asks for, which may be another cluster's: the
+    /// newest that was ever seen of this one, so never an older read than the client's. `None` where clients
+    /// only know this cluster.
+    #[must_use]
+    pub fn instead_of_a_clients(&self) -> Option<u64> {
+        let newest = self.newest.load(Ordering::Relaxed);
+        (self.foreign.load(Ordering::Relaxed) && newest > 0).then_some(newest)
+    }
+
     /// The document to send as `$clusterTime`, byte for byte as a server sent it; `None` before the first
     /// reply and for servers without cluster time.
     #[must_use]
@@ -48,6 +63,15 @@ mod tests {
 
     fn at(time: u32, key: i64) -> RawDocumentBuf {
         rawdoc! { "clusterTime": Timestamp { time, increment: 1 }, "signature": { "keyId": key } }
+    }
+
+    #[test]
+    fn times_of_clients_are_replaced_only_where_they_may_be_foreign() {
+        let gossip = Gossip::default();
+        gossip.observe(&at(5, 1));
+        assert_eq!(gossip.instead_of_a_clients(), None);
+        gossip.expect_foreign_times();
+        assert_eq!(gossip.instead_of_a_clients(), Some((5 << 32) | 1));
     }
 
     #[test]

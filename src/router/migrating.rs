@@ -7,6 +7,8 @@ use super::operation::Operation;
 use super::pipeline::Router;
 use super::reading::side_of_read;
 use super::writer::{Writer, Written};
+use crate::clock::timeout;
+use crate::converge::active::Active;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::policy::classify::Class;
@@ -15,8 +17,12 @@ use crate::state::table::MigrationRoute;
 use crate::wire::error::{Code, ErrorReply};
 use crate::wire::op_msg::build;
 use std::sync::Arc;
+use std::time::Duration;
 
 const ILLEGAL: Code = Code(20, "IllegalOperation");
+
+/// A mirror that has not answered a read after this is taken for hung.
+const SLOW_READ: Duration = Duration::from_secs(10);
 
 /// Commands that a namespace must not see while it moves.
 const REFUSED_DDL: [&str; 12] = [
@@ -77,13 +83,40 @@ impl Router {
         let authority = route.sole_authority();
         match operation.class {
             Class::Write => write(writer, operation, route, reply).await,
-            Class::Read => side_of_read(&writer.gate, operation, route, client).await.map(Course::Plain),
+            Class::Read => {
+                let chosen = side_of_read(&writer.gate, operation, route, client).await?;
+                match chosen.otherwise {
+                    None => Ok(Course::Plain(chosen.side)),
+                    Some((authority, active)) => {
+                        self.read_on_mirror(operation, chosen.side, authority, &active, reply).await
+                    }
+                }
+            }
             Class::Ddl if !route.phase.is_over() => self.ddl(operation, route, reply).await,
             Class::PipelineWrite => match authority {
                 Some(side) => Ok(Course::Plain(side)),
                 None => Err(ErrorReply::new(ILLEGAL, "$out and $merge cannot run while writes are divided")),
             },
             _ => Ok(Course::Plain(authority.unwrap_or(Side::Old))),
+        }
+    }
+
+    /// Reads where the cluster is a mirror; when it does not answer in time, the authority does.
+    async fn read_on_mirror(
+        &self,
+        operation: &Operation<'_>,
+        mirror: Side,
+        authority: Side,
+        active: &Active,
+        reply: &mut BytesMut,
+    ) -> Result<Course, ErrorReply> {
+        let read = self.plain_within(operation, mirror, active.mirror_timeout, reply);
+        let read = timeout(&*self.shared.clock, SLOW_READ, read).await;
+        let answered = matches!(read, Ok(Ok(_)));
+        active.breakers.get(mirror).note(answered, self.shared.clock.now());
+        match read {
+            Ok(Ok(ok)) => Ok(Course::Answered(mirror, ok)),
+            _ => Ok(Course::Plain(authority)),
         }
     }
 

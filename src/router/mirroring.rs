@@ -65,8 +65,11 @@ impl Mirroring {
     pub async fn follow(&self, clusters: &PerSide<SharedCluster>, entered: Entered, effect: Effect) {
         let Some(active) = entered.active.clone() else { return };
         let wait = entered.route.ack_both;
-        let inline = effect.lanes.is_some() && effect.all_known && self.mirrors_allow(&active, &effect);
-        if !inline {
+        if !self.mirrors_allow(&active, &effect) {
+            // A mirror that is away costs nobody time: reads keep off it until the streams have passed this.
+            return mark(&active, &effect);
+        }
+        if effect.lanes.is_none() || !effect.all_known {
             if wait {
                 self.wait_for_streams(&active, &effect).await;
             }

@@ -97,11 +97,15 @@ impl<'a> Operation<'a> {
             // The proxy's own; servers do not know it.
             patch.remove(token.range());
         }
-        if self.command.read_concern.is_some()
-            && self.command.after_cluster_time().is_some()
-            && let Some(latest) = gossip.latest()
-        {
-            patch.append(document_element("$clusterTime", latest.as_bytes()));
+        let causal = self.command.read_concern.and_then(|_| self.command.after_cluster_time());
+        if let Some(asked) = causal {
+            if let Some(instead) = gossip.instead_of_a_clients() {
+                // A timestamp is stored as one little-endian number: the increment below, the seconds above.
+                patch.replace(asked.value_range(), instead.to_le_bytes().to_vec());
+            }
+            if let Some(latest) = gossip.latest() {
+                patch.append(document_element("$clusterTime", latest.as_bytes()));
+            }
         }
         if let Some(w) = self.command.unacknowledged() {
             patch.set_number(&w, 1);

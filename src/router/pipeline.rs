@@ -189,6 +189,29 @@ impl Router {
         Ok(self.finish(side, replied, reply))
     }
 
+    /// As [`Self::plain`], waiting for a server no longer than `hold`.
+    pub(super) async fn plain_within(
+        &self,
+        operation: &Operation<'_>,
+        side: Side,
+        hold: Duration,
+        reply: &mut BytesMut,
+    ) -> Result<bool, ErrorReply> {
+        let selection = preference::selection(operation.command.read_preference);
+        let pools = self.pools(side)?;
+        let patched = operation.patched(pools.cluster().gossip());
+        let dispatch = Dispatch {
+            side,
+            selection: &selection,
+            kind: operation.kind(),
+            hold: operation.hold().min(hold),
+            message: operation.message,
+            patched: &patched,
+        };
+        let replied = self.send(&dispatch, reply).await?;
+        Ok(self.finish(side, replied, reply))
+    }
+
     /// Sends an operation to `side` with the changes that every message needs. The reply is as the server
     /// sent it; [`Self::finish`] makes it fit for the client.
     ///

@@ -1,5 +1,7 @@
 //! Reads of migrating namespaces: choosing the cluster, and waiting until it may answer.
 
+use std::sync::Arc;
+
 use bson::RawDocument;
 
 use super::entry::Gate;
@@ -14,6 +16,14 @@ use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE};
 
 const NOT_WHILE_MIXED: Code = Code(20, "IllegalOperation");
 
+/// Where a read goes.
+pub(super) struct Chosen {
+    /// The cluster.
+    pub side: Side,
+    /// The authority to fall back on, when `side` is its mirror and does not answer.
+    pub otherwise: Option<(Side, Arc<Active>)>,
+}
+
 /// The cluster for a read of a namespace that `route` routes.
 ///
 /// # Errors
@@ -23,21 +33,24 @@ pub(super) async fn side_of_read(
     operation: &Operation<'_>,
     route: &MigrationRoute,
     client: u64,
-) -> Result<Side, ErrorReply> {
+) -> Result<Chosen, ErrorReply> {
     let ask = ask(operation, client);
     let owned =
         Ownership { old: route.owned_by_old, new: route.owned_by_new, reads_on_new: route.reads_on_new };
     match plan(&ask, &owned) {
-        Plan::Authority(side) => Ok(side),
+        Plan::Authority(side) => Ok(Chosen { side, otherwise: None }),
         Plan::Refuse => Err(ErrorReply::new(
             NOT_WHILE_MIXED,
             "this read needs one authority, and writes are divided between two clusters now",
         )),
         Plan::Mirror { side, foreign, otherwise } => {
             let Some(active) = gate.registry.get(&route.name) else {
-                return Ok(otherwise.unwrap_or(Side::Old));
+                return Ok(Chosen { side: otherwise.unwrap_or(Side::Old), otherwise: None });
             };
-            current(gate, &active, side, &foreign, otherwise).await
+            let chosen = current(gate, &active, side, &foreign, otherwise).await?;
+            let fallback =
+                otherwise.filter(|authority| *authority != chosen).map(|authority| (authority, active));
+            Ok(Chosen { side: chosen, otherwise: fallback })
         }
     }
 }

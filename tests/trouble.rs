@@ -1,0 +1,109 @@
+//! Clusters that go away or change their primary in every phase, and clusters of different versions.
+
+mod support;
+
+use anyhow::{Result, ensure};
+use reshard_loadtest::{Load, Profile};
+use reshard_testbed::{ReplicaSet, Version};
+use support::process::Server;
+use support::proof::{load, no_errors, prove, work};
+use support::{Operator, proxy, two_sets, uri};
+
+/// New is away for a while, also over a restart of the proxy, for longer than any lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_away_before_it_has_authority_is_not_noticed() -> Result<()> {
+    let (old, new) = two_sets("new-away").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let config = load(server.uri(), Profile::Keyed, 20_000);
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    server.create_and_start("orders", "shop.orders").await?;
+
+    new.kill9_all().await?;
+    work(&load, 300).await?;
+    let (_, progress) = server.get("/v1/migrations/orders/progress").await?;
+    ensure!(progress["can_cut_over"] == false, "{progress}");
+    new.start_all().await?;
+    server.until_free("orders").await?;
+    server.percent("orders", "reads", 50).await?;
+    work(&load, 200).await?;
+
+    new.kill9_all().await?;
+    work(&load, 300).await?;
+    server.kill9()?;
+    server.restart().await?;
+    work(&load, 300).await?;
+    let (_, progress) = server.get("/v1/migrations/orders/progress").await?;
+    ensure!(progress["can_cut_over"] == false, "{progress}");
+    new.start_all().await?;
+    server.until_free("orders").await?;
+    work(&load, 100).await?;
+    let outcome = load.stop().await;
+    no_errors(&outcome)?;
+    server.until_level("orders").await?;
+    prove(outcome, &old, &new, &server.uri(), "shop.orders").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stepdowns_of_old_in_every_phase() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("stepdown-old").nodes(3).start(),
+        ReplicaSet::builder("stepdown-new").start()
+    )?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&proxy, "orders");
+    let config = load(uri(&proxy), Profile::Keyed, 10_000);
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    operator.create(&["shop.orders"]).await?;
+    operator.start().await?;
+    old.stepdown().await?;
+    work(&load, 100).await?;
+    operator.until_synced().await?;
+    old.stepdown().await?;
+    work(&load, 100).await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    operator.writes(50).await?;
+    old.stepdown().await?;
+    work(&load, 100).await?;
+    operator.until_synced().await?;
+    operator.writes(100).await?;
+    old.stepdown().await?;
+    work(&load, 100).await?;
+    let outcome = load.stop().await;
+    operator.until_level().await?;
+    prove(outcome, &old, &new, &uri(&proxy), "shop.orders").await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_an_older_version() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("version-old").version(Version::V5_0).start(),
+        ReplicaSet::builder("version-new").version(Version::V6_0).start()
+    )?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&proxy, "orders");
+    let config = load(uri(&proxy), Profile::Keyed, 5_000);
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    operator.create(&["shop.orders"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    operator.writes(50).await?;
+    work(&load, 200).await?;
+    operator.rollback().await?;
+    work(&load, 200).await?;
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    work(&load, 200).await?;
+    let outcome = load.stop().await;
+    no_errors(&outcome)?;
+    operator.until_level().await?;
+    prove(outcome, &old, &new, &uri(&proxy), "shop.orders").await?;
+    proxy.shutdown().await;
+    Ok(())
+}
