@@ -108,7 +108,9 @@ impl Mirror<'_> {
         equal.append(cstr!("$eq"), key.value());
         let mut filter = rawdoc! { "_id": equal };
         if self.guard {
-            filter.append(cstr!("$expr"), rawdoc! { "$eq": ["$$ROOT", { "$literal": seen.to_owned() }] });
+            // By `$cmp`: 5.0 tries to turn an `$eq` with `$$ROOT` into a match on a field, and fails (measured).
+            let compared = rawdoc! { "$cmp": ["$$ROOT", { "$literal": seen.to_owned() }] };
+            filter.append(cstr!("$expr"), rawdoc! { "$eq": [compared, 0] });
         }
         filter
     }

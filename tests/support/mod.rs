@@ -121,7 +121,10 @@ impl Operator {
 
     pub(crate) async fn rollback(&self) -> Result<Ramp> {
         let moved = self.engine.rollback(&me(), &self.name).await;
-        moved.map_err(|error| anyhow::anyhow!("rollback: {error} {:?}", error.reasons))
+        let conflicts = self.engine.conflicts(&self.name).await?;
+        moved.map_err(|error| {
+            anyhow::anyhow!("rollback: {error} {:?} {:?}", error.reasons, conflicts.iter().take(3).collect::<Vec<_>>())
+        })
     }
 
     pub(crate) async fn complete(&self) -> Result<()> {

@@ -147,7 +147,7 @@ fn call<'a>(operation: &'a RawDocument, document: &'a RawDocument) -> Outcome<Op
     let (name, argument) = operation.iter().next().ok_or_else(|| unsupported("expression", "empty"))??;
     let result = match name.as_str() {
         "$literal" => return Ok(Some(argument)),
-        "$eq" | "$ne" => {
+        "$eq" | "$ne" | "$cmp" => {
             let mut sides = Vec::with_capacity(2);
             for side in list(argument)? {
                 sides.push(evaluate(side?, document)?);
@@ -156,6 +156,10 @@ fn call<'a>(operation: &'a RawDocument, document: &'a RawDocument) -> Outcome<Op
                 (Some(left), Some(right)) => equal(left, right),
                 (left, right) => left.is_none() && right.is_none(),
             };
+            if name.as_str() == "$cmp" {
+                // Only its zero is asked for.
+                return Ok(Some(RawBsonRef::Int32(i32::from(!same))));
+            }
             same == (name.as_str() == "$eq")
         }
         "$and" => {
