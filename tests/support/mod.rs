@@ -123,7 +123,11 @@ impl Operator {
         let moved = self.engine.rollback(&me(), &self.name).await;
         let conflicts = self.engine.conflicts(&self.name).await?;
         moved.map_err(|error| {
-            anyhow::anyhow!("rollback: {error} {:?} {:?}", error.reasons, conflicts.iter().take(3).collect::<Vec<_>>())
+            anyhow::anyhow!(
+                "rollback: {error} {:?} {:?}",
+                error.reasons,
+                conflicts.iter().take(3).collect::<Vec<_>>()
+            )
         })
     }
 

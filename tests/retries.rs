@@ -1,0 +1,149 @@
+//! A retry that arrives after its slots have moved is answered with the first outcome, not applied twice.
+
+mod support;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bson::{Document, RawDocumentBuf, doc};
+use mongodb::Client;
+use reshard::cluster::command::{Commands as _, Request};
+use reshard::cluster::{Cluster, Settings as ClusterSettings};
+use reshard::shutdown::Tasks;
+use reshard::state::records::lsid;
+use support::{Operator, proxy, two_sets, uri};
+use uuid::Uuid;
+
+/// A write with its session and number, to be sent as often as wanted.
+struct Write {
+    what: &'static str,
+    session: Uuid,
+    command: Document,
+}
+
+impl Write {
+    fn new(what: &'static str, command: Document) -> Self {
+        Self { what, session: Uuid::new_v4(), command }
+    }
+
+    async fn send(&self, through: &str, number: i64) -> Result<Document> {
+        let tasks = Tasks::default();
+        let cluster = Cluster::connect(ClusterSettings::parse(through).await?, &tasks).await?;
+        let mut body = RawDocumentBuf::try_from(&self.command)?;
+        body.append(bson::cstr!("lsid"), lsid(self.session));
+        body.append(bson::cstr!("txnNumber"), number);
+        let reply = cluster.pools(1).run(Request::new("shop", body)).await?;
+        cluster.close();
+        if let Some(error) = reply.error() {
+            bail!("{}: {error}", self.what);
+        }
+        Ok(Document::try_from(&*reply.body)?)
+    }
+}
+
+fn writes() -> Vec<Write> {
+    let inc = |id: i32| doc! { "q": { "_id": id }, "u": { "$inc": { "n": 1 } } };
+    vec![
+        Write::new("update", doc! { "update": "c", "updates": [inc(1)] }),
+        Write::new(
+            "findAndModify",
+            doc! { "findAndModify": "c", "query": { "_id": 2 }, "update": { "$inc": { "n": 1 } }, "new": true },
+        ),
+        Write::new(
+            "insert",
+            doc! { "insert": "c", "documents": [{ "_id": 100, "n": 1 }, { "_id": 101, "n": 1 }] },
+        ),
+        Write::new("delete", doc! { "delete": "c", "deletes": [{ "q": { "_id": 3 }, "limit": 1 }] }),
+        Write::new(
+            "bulk",
+            doc! { "update": "c", "updates": (10..30).map(inc).collect::<Vec<_>>(), "ordered": false },
+        ),
+    ]
+}
+
+/// What the two answers have in common: everything but times and what tells a retry.
+fn outcome(mut reply: Document) -> Document {
+    for field in ["operationTime", "$clusterTime", "retriedStmtIds", "retriedStmtId", "electionId", "opTime"]
+    {
+        reply.remove(field);
+    }
+    reply
+}
+
+async fn count(client: &Client, id: i32) -> Result<Option<i32>> {
+    let found = client.database("shop").collection::<Document>("c").find_one(doc! { "_id": id }).await?;
+    Ok(found.and_then(|found| found.get_i32("n").ok()))
+}
+
+async fn check_effects(client: &Client) -> Result<()> {
+    for id in [1, 2].into_iter().chain(10..30) {
+        ensure!(count(client, id).await? == Some(1), "{id}: {:?}", count(client, id).await?);
+    }
+    ensure!(count(client, 3).await?.is_none(), "deleted");
+    ensure!(count(client, 100).await? == Some(1) && count(client, 101).await? == Some(1), "inserted");
+    Ok(())
+}
+
+async fn retried_after_a_move(percent: u8, restart: bool, name: &str) -> Result<()> {
+    let (old, new) = two_sets(name).await?;
+    let mut proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let mut operator = Operator::of(&proxy, "c");
+    let client = Client::with_uri_str(uri(&proxy)).await?;
+    let documents: Vec<Document> = (0..50).map(|id| doc! { "_id": id, "n": 0 }).collect();
+    client.database("shop").collection("c").insert_many(documents).await?;
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    let writes = writes();
+    let mut first = Vec::new();
+    for write in &writes {
+        first.push(write.send(&uri(&proxy), 7).await?);
+    }
+    operator.reads(percent).await?;
+    operator.writes(percent).await?;
+    if restart {
+        proxy.shutdown().await;
+        proxy = support::proxy(&old.uri(), Some(&new.uri())).await?;
+        operator = Operator::of(&proxy, "c");
+        operator.ready().await?;
+    }
+    let client = Client::with_uri_str(uri(&proxy)).await?;
+    for _ in 0..2 {
+        for (write, first) in writes.iter().zip(&first) {
+            let again = write.send(&uri(&proxy), 7).await.context(write.what)?;
+            ensure!(
+                outcome(again.clone()) == outcome(first.clone()),
+                "{}: {again} after {first}",
+                write.what
+            );
+        }
+    }
+    check_effects(&client).await?;
+    // A later write of the same session is no retry.
+    for write in writes.iter().filter(|write| write.what != "insert" && write.what != "delete") {
+        write.send(&uri(&proxy), 8).await.context(write.what)?;
+    }
+    ensure!(
+        count(&client, 1).await? == Some(2) && count(&client, 2).await? == Some(2),
+        "the next number counts"
+    );
+    ensure!(count(&client, 11).await? == Some(2), "the next number counts in bulk");
+    // And an older one is refused.
+    ensure!(writes[0].send(&uri(&proxy), 6).await.is_err(), "an older number");
+    operator.until_synced().await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_all_has_moved() -> Result<()> {
+    retried_after_a_move(100, false, "retry-all").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_half_has_moved() -> Result<()> {
+    retried_after_a_move(50, false, "retry-half").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_half_has_moved_and_the_proxy_was_restarted() -> Result<()> {
+    retried_after_a_move(50, true, "retry-restart").await
+}
