@@ -3,7 +3,6 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use reshard_testbed::wait_for;
@@ -28,6 +27,13 @@ fn free_port() -> Result<u16> {
 impl Server {
     /// Writes a configuration and starts the program.
     pub(crate) async fn start(old: &str, new: Option<&str>) -> Result<Self> {
+        let server = Self::prepare(old, new)?;
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Writes a configuration.
+    pub(crate) fn prepare(old: &str, new: Option<&str>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let (listen, admin) = (free_port()?, free_port()?);
         let new = new.map_or(String::new(), |uri| format!("[new]\nuri = \"{uri}\"\n"));
@@ -38,9 +44,7 @@ impl Server {
         );
         let config = folder.path().join("reshard.toml");
         std::fs::write(&config, text)?;
-        let server = Self { folder, config, listen, admin, child: std::sync::Mutex::default() };
-        server.restart().await?;
-        Ok(server)
+        Ok(Self { folder, config, listen, admin, child: std::sync::Mutex::default() })
     }
 
     /// Starts the program (again), and waits until it is ready.
@@ -198,6 +202,3 @@ impl Drop for Server {
         let _ended = self.kill9();
     }
 }
-
-/// How long a driver may go on retrying over a restart.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,199 @@
+//! What is refused, with the reason, and changes nothing.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use bson::{Document, doc};
+use mongodb::Client;
+use reshard::migration::control::{Complete, Control as _, Phase, Refusal};
+use reshard_loadtest::compare;
+use reshard_testbed::wait_for;
+use support::process::Server;
+use support::{LONG, Operator, me, proxy, two_sets, uri};
+
+async fn some_documents(through: &str) -> Result<Client> {
+    let client = Client::with_uri_str(through).await?;
+    let documents: Vec<Document> = (0..2000).map(|id| doc! { "_id": id, "n": 0 }).collect();
+    client.database("shop").collection("c").insert_many(documents).await?;
+    Ok(client)
+}
+
+/// A proxy that must not serve ends, and says why.
+async fn ends_with(old: &str, new: &str, words: &str) -> Result<()> {
+    let wrong = Server::prepare(old, Some(new))?;
+    wrong.spawn()?;
+    wait_for("the wrong configuration to be refused", LONG, || async { Ok(wrong.has_ended()) }).await?;
+    ensure!(wrong.tail().contains(words), "{}", wrong.tail());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clusters_that_are_not_those_it_began_with() -> Result<()> {
+    let (old, new) = two_sets("identity").await?;
+    let other = reshard_testbed::ReplicaSet::builder("identity-other").start().await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    some_documents(&server.uri()).await?;
+    server.create_and_start("m", "shop.c").await?;
+    server.until_free("m").await?;
+    server.kill9()?;
+    ends_with(&new.uri(), &old.uri(), "swapped").await?;
+    ends_with(&old.uri(), &other.uri(), "not the one that migration m began with").await?;
+    server.restart().await?;
+    server.until_free("m").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_cluster_as_both() -> Result<()> {
+    let old = reshard_testbed::ReplicaSet::builder("one").start().await?;
+    let proxy = proxy(&old.uri(), Some(&old.direct_uri(0))).await?;
+    some_documents(&uri(&proxy)).await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.c"]).await?;
+    let refused = operator.engine.start(&me(), "m").await.expect_err("old is new");
+    ensure!(refused.code == "same-cluster", "{refused:?}");
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_proxy_refuses_migrations() -> Result<()> {
+    let old = reshard_testbed::ReplicaSet::builder("plain").start().await?;
+    let proxy = proxy(&old.uri(), None).await?;
+    let operator = Operator::of(&proxy, "m");
+    let refused = operator.create(&["shop.c"]).await.expect_err("there is no new");
+    ensure!(refused.to_string().contains("[new]"), "{refused}");
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_do_not_fit_the_phase() -> Result<()> {
+    let (old, new) = two_sets("phases").await?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let client = some_documents(&uri(&proxy)).await?;
+    let operator = Operator::of(&proxy, "m");
+    let engine = &operator.engine;
+    operator.create(&["shop.c"]).await?;
+    operator.create(&["shop.c"]).await?;
+    let code = |result: Result<(), reshard::migration::control::ControlError>| match result {
+        Ok(()) => "ok",
+        Err(error) if error.kind == Refusal::Conflict => error.code,
+        Err(_) => "not a conflict",
+    };
+    ensure!(code(engine.set_writes(&me(), "m", 10, None).await.map(|_| ())) == "wrong-phase");
+    ensure!(code(engine.pause(&me(), "m").await.map(|_| ())) == "wrong-phase");
+    operator.start().await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    ensure!(code(engine.set_writes(&me(), "m", 10, None).await.map(|_| ())) == "writes-above-reads");
+    ensure!(code(engine.complete(&me(), "m", Complete::default()).await.map(|_| ())) == "not-all-on-new");
+
+    let shop = client.database("shop");
+    let dropped = shop.collection::<Document>("c").drop().await.expect_err("drop while it moves");
+    ensure!(dropped.to_string().contains("migration m"), "{dropped}");
+    ensure!(shop.drop().await.is_err(), "dropDatabase while a collection of it moves");
+
+    operator.reads(60).await?;
+    operator.writes(40).await?;
+    ensure!(code(engine.set_reads(&me(), "m", 10).await.map(|_| ())) == "reads-below-writes");
+    ensure!(code(engine.abort(&me(), "m").await.map(|_| ())) == "writes-on-new");
+    ensure!(code(engine.pause(&me(), "m").await.map(|_| ())) == "not-while-serving");
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    ensure!(code(engine.complete(&me(), "m", Complete::default()).await.map(|_| ())) == "hold-period");
+    let no_reason = Complete { force: true, reason: None };
+    ensure!(code(engine.complete(&me(), "m", no_reason).await.map(|_| ())) == "hold-period");
+    operator.complete().await?;
+    operator.complete().await?;
+    ensure!(code(engine.rollback(&me(), "m").await.map(|_| ())) == "wrong-phase");
+    ensure!(code(engine.abort(&me(), "m").await.map(|_| ())) == "wrong-phase");
+
+    let found = shop.collection::<Document>("c").count_documents(doc! {}).await?;
+    ensure!(found == 2000, "{found} documents through the proxy");
+    let events = engine.events("m").await?;
+    ensure!(
+        events.iter().any(|event| event.what.starts_with("writes 100") && event.result == "ok"),
+        "{events:?}"
+    );
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_is_quick_and_leaves_old_as_it_was() -> Result<()> {
+    let (old, new) = two_sets("abort").await?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let client = some_documents(&uri(&proxy)).await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(50).await?;
+    let begun = Instant::now();
+    operator.engine.abort(&me(), "m").await?;
+    ensure!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+    let orders = client.database("shop").collection::<Document>("c");
+    orders.insert_one(doc! { "_id": "after" }).await?;
+    ensure!(orders.count_documents(doc! {}).await? == 2001);
+    wait_for("new to be cleaned up", LONG, || async {
+        let names = new.client().await?.database("shop").list_collection_names().await?;
+        Ok(names.is_empty())
+    })
+    .await?;
+    ensure!(operator.progress().await?.phase == Phase::Aborted);
+    // Another migration of the same collection can begin.
+    let again = Operator::of(&proxy, "again");
+    again.create(&["shop.c"]).await?;
+    again.start().await?;
+    again.until_synced().await?;
+    again.until_level().await?;
+    ensure!(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal());
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_away_with_authority_fails_its_writes_in_bounded_time_and_nothing_else() -> Result<()> {
+    let (old, new) = two_sets("authority-away").await?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let client = some_documents(&uri(&proxy)).await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(50).await?;
+    operator.writes(50).await?;
+    let orders = client.database("shop").collection::<Document>("c");
+    new.kill9_all().await?;
+    let (mut worked, mut failed) = (0, 0);
+    let mut tasks = tokio::task::JoinSet::new();
+    for id in 0..40 {
+        let orders = orders.clone();
+        tasks.spawn(async move { orders.update_one(doc! { "_id": id }, doc! { "$inc": { "n": 1 } }).await });
+    }
+    let all = async {
+        while let Some(result) = tasks.join_next().await {
+            match result? {
+                Ok(_) => worked += 1,
+                Err(error) => {
+                    ensure!(error.contains_label("RetryableWriteError"), "{error}");
+                    failed += 1;
+                }
+            }
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    tokio::time::timeout(Duration::from_secs(100), all).await??;
+    ensure!(worked > 5 && failed > 5, "{worked} worked, {failed} failed");
+    // Collections that do not migrate, and aborting clients, notice nothing.
+    client.database("shop").collection("other").insert_one(doc! { "_id": 1 }).await?;
+    new.start_all().await?;
+    operator.until_synced().await?;
+    orders.update_many(doc! {}, doc! { "$inc": { "n": 100 } }).await?;
+    operator.until_level().await?;
+    ensure!(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal());
+    proxy.shutdown().await;
+    Ok(())
+}
