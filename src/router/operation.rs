@@ -8,7 +8,7 @@ use crate::policy::failover::Kind;
 use crate::wire::header::FrameError;
 use crate::wire::op_msg::{MORE_TO_COME, OpMsg};
 use crate::wire::patch::{Patch, Patched, document_element};
-use crate::wire::scan::Command;
+use crate::wire::scan::{Command, find};
 
 /// How long an operation may wait for a server, unless its `maxTimeMS` is shorter.
 pub const HOLD: Duration = Duration::from_secs(30);
@@ -92,6 +92,10 @@ impl<'a> Operation<'a> {
         let mut patch = Patch::new(&self.parts);
         if let Some(cluster_time) = &self.command.cluster_time {
             patch.remove(cluster_time.range());
+        }
+        if let Some(token) = self.command.recovery_token.filter(|token| find(*token, b"reshard").is_some()) {
+            // The proxy's own; servers do not know it.
+            patch.remove(token.range());
         }
         if self.command.read_concern.is_some()
             && self.command.after_cluster_time().is_some()

@@ -1,0 +1,138 @@
+//! A proxy between two real replica sets, in this process, and its operator.
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reshard::app::{Builder, Proxy};
+use reshard::cluster::Settings as ClusterSettings;
+use reshard::listener::Settings as ListenerSettings;
+use reshard::migration::control::{
+    Actor, Complete, Control, NamespaceSpec, NewMigration, Phase, Progress, Ramp,
+};
+use reshard::migration::engine::{Engine, Settings as MigrationSettings};
+use reshard::model::side::Side;
+use reshard_testbed::{ReplicaSet, wait_for};
+
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+/// Times of migrations for tests: short leases, so that a successor may move soon.
+pub(crate) fn settings() -> MigrationSettings {
+    MigrationSettings {
+        max_pause: Duration::from_millis(2000),
+        mirror_timeout: Duration::from_secs(1),
+        lease: Duration::from_secs(3),
+        hold: Duration::from_secs(7 * 24 * 60 * 60),
+        backfill_parallel: 2,
+        state: Side::Old,
+    }
+}
+
+/// Two replica sets of one node each.
+pub(crate) async fn two_sets(name: &str) -> Result<(ReplicaSet, ReplicaSet)> {
+    let (old, new) = (format!("{name}-old"), format!("{name}-new"));
+    tokio::try_join!(ReplicaSet::builder(&old).start(), ReplicaSet::builder(&new).start())
+}
+
+/// A proxy in this process.
+pub(crate) async fn proxy(old: &str, new: Option<&str>) -> Result<Proxy> {
+    proxy_with(old, new, settings()).await
+}
+
+pub(crate) async fn proxy_with(old: &str, new: Option<&str>, settings: MigrationSettings) -> Result<Proxy> {
+    let listener = ListenerSettings::new("127.0.0.1:0".parse()?);
+    let mut builder = Builder::new(ClusterSettings::parse(old).await?, listener).with_migrations(settings);
+    if let Some(new) = new {
+        builder = builder.with_new(ClusterSettings::parse(new).await?);
+    }
+    Ok(builder.start().await?)
+}
+
+/// The connection string of applications.
+pub(crate) fn uri(proxy: &Proxy) -> String {
+    format!("mongodb://{}/", proxy.address())
+}
+
+/// An operator of one migration.
+pub(crate) struct Operator {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) name: String,
+}
+
+pub(crate) fn me() -> Actor {
+    Actor("test".into())
+}
+
+impl Operator {
+    pub(crate) fn of(proxy: &Proxy, name: &str) -> Self {
+        Self { engine: Arc::clone(proxy.engine()), name: name.into() }
+    }
+
+    pub(crate) async fn ready(&self) -> Result<()> {
+        wait_for("the proxy to be ready", LONG, || async { Ok(self.engine.not_ready().await.is_empty()) })
+            .await
+    }
+
+    pub(crate) async fn create(&self, namespaces: &[&str]) -> Result<()> {
+        self.ready().await?;
+        let namespaces =
+            namespaces.iter().map(|namespace| NamespaceSpec { namespace: (*namespace).into() }).collect();
+        self.engine.create(&me(), NewMigration { name: self.name.clone(), namespaces }).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn start(&self) -> Result<()> {
+        let started = self.engine.start(&me(), &self.name).await;
+        if let Err(error) = started {
+            bail!("start: {error} {:?}", error.reasons);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn progress(&self) -> Result<Progress> {
+        Ok(self.engine.progress(&self.name).await?)
+    }
+
+    pub(crate) async fn until_synced(&self) -> Result<()> {
+        let synced = wait_for("the migration to be synced and free to move", LONG, || async {
+            let progress = self.progress().await?;
+            if progress.phase == Phase::Failed {
+                bail!("it failed: {:?}", self.engine.get(&self.name).await?.failure);
+            }
+            Ok(progress.can_cut_over)
+        })
+        .await;
+        synced.with_context(|| format!("{:?}", futures::executor::block_on(self.progress())))
+    }
+
+    pub(crate) async fn reads(&self, percent: u8) -> Result<Ramp> {
+        let moved = self.engine.set_reads(&me(), &self.name, percent).await;
+        moved.map_err(|error| anyhow::anyhow!("reads {percent}: {error} {:?}", error.reasons))
+    }
+
+    pub(crate) async fn writes(&self, percent: u8) -> Result<Ramp> {
+        let moved = self.engine.set_writes(&me(), &self.name, percent, None).await;
+        moved.map_err(|error| anyhow::anyhow!("writes {percent}: {error} {:?}", error.reasons))
+    }
+
+    pub(crate) async fn rollback(&self) -> Result<Ramp> {
+        let moved = self.engine.rollback(&me(), &self.name).await;
+        moved.map_err(|error| anyhow::anyhow!("rollback: {error} {:?}", error.reasons))
+    }
+
+    pub(crate) async fn complete(&self) -> Result<()> {
+        let how = Complete { force: true, reason: Some("test".into()) };
+        self.engine.complete(&me(), &self.name, how).await?;
+        Ok(())
+    }
+
+    /// Waits until everything acknowledged by now has reached the other side.
+    pub(crate) async fn until_level(&self) -> Result<()> {
+        wait_for("both streams to be level", LONG, || async {
+            let progress = self.progress().await?;
+            Ok(progress.lag_seconds == Some(0.0) && progress.blocked_by.is_empty())
+        })
+        .await
+    }
+}
