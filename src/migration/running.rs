@@ -15,6 +15,7 @@ use super::context::Context;
 use super::control::{Phase, Verification};
 use super::engine::Environment;
 use super::holder::{Watch, backfill_app_name};
+use super::preflight::oplog_window_seconds;
 use super::ranges;
 use super::stored::Stored;
 use super::tailer::{Health, Tailer};
@@ -31,6 +32,7 @@ const RECENT: usize = 1_000_000;
 const SYNCED_LAG_SECONDS: f64 = 3.0;
 const LOOK: Duration = Duration::from_millis(200);
 const TTL_EVERY: Duration = Duration::from_secs(30);
+const OPLOG_EVERY: Duration = Duration::from_secs(30);
 const PARKED_EVERY: Duration = Duration::from_secs(5);
 
 /// One migration, as this process runs it.
@@ -135,6 +137,7 @@ impl Running {
         }
         self.spawn(environment, "drive", Arc::clone(self).drive(Arc::clone(environment)).boxed());
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
+        self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
         self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
     }
 
@@ -237,6 +240,17 @@ impl Running {
                     }
                 }
             }
+        }
+    }
+
+    /// Asks from time to time how far back old's oplog reaches.
+    async fn watch_oplog(self: Arc<Self>, context: Arc<Context>) {
+        loop {
+            let window = oplog_window_seconds(&*context.clusters.old).await;
+            *self.oplog_window.lock() = window
+                .inspect_err(|why| tracing::debug!(why, "how far the oplog reaches back is not known"))
+                .ok();
+            context.clock.sleep(OPLOG_EVERY).await;
         }
     }
 
