@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::context::Context;
-use super::control::{ControlError, Refusal};
+use super::control::{ControlError, Phase, Refusal};
 use super::holder::mirror_name;
 use super::running::Running;
 use super::stored::{Stored, identity, known_identity};
@@ -183,12 +183,7 @@ impl Engine {
         };
         for stored in stored {
             let running = self.take_up(&stored).await;
-            let mirrors = matches!(
-                stored.phase,
-                super::control::Phase::Copying
-                    | super::control::Phase::CatchingUp
-                    | super::control::Phase::Synced
-            );
+            let mirrors = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
             *running.stored.lock() = stored.clone();
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);
@@ -274,7 +269,7 @@ impl Engine {
         let running = migrations
             .entry(stored.name.clone())
             .or_insert_with(|| Running::new(stored.clone(), &self.environment));
-        if running.parts().is_none() && !matches!(stored.phase, super::control::Phase::Created) {
+        if running.parts().is_none() && !matches!(stored.phase, Phase::Created | Phase::Aborted) {
             self.equip(running);
         }
         Arc::clone(running)

@@ -31,6 +31,7 @@ const RECENT: usize = 1_000_000;
 /// Ready to be moved when both streams are at most this far behind.
 const SYNCED_LAG_SECONDS: f64 = 3.0;
 const LOOK: Duration = Duration::from_millis(200);
+const MARK_LIMIT: Duration = Duration::from_secs(10);
 const TTL_EVERY: Duration = Duration::from_secs(30);
 const OPLOG_EVERY: Duration = Duration::from_secs(30);
 const PARKED_EVERY: Duration = Duration::from_secs(5);
@@ -135,6 +136,7 @@ impl Running {
             };
             self.spawn(environment, "tailer", tailer.run().boxed());
         }
+        self.spawn(environment, "level", Arc::clone(self).make_readable(Arc::clone(&context)).boxed());
         self.spawn(environment, "drive", Arc::clone(self).drive(Arc::clone(environment)).boxed());
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
         self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
@@ -221,6 +223,22 @@ impl Running {
             if let Err(error) = stored.store(&context.records).await {
                 tracing::warn!(%error, "the phase could not be stored; it is found out again after a restart");
             }
+        }
+    }
+
+    /// Writes a marker to each stream: once it has passed, the mirror misses nothing that was acknowledged
+    /// before this process began.
+    async fn make_readable(self: Arc<Self>, context: Arc<Context>) {
+        let Some(active) = self.active.lock().clone() else { return };
+        for side in Side::BOTH {
+            let time = loop {
+                match context.mark(side, MARK_LIMIT).await {
+                    Ok(time) => break time,
+                    Err(why) => tracing::debug!(%side, why, "no marker yet"),
+                }
+                context.clock.sleep(LOOK).await;
+            };
+            active.unreadable.begin(side, time);
         }
     }
 
