@@ -204,13 +204,15 @@ def upserts():
     equal((result.matched_count, result.modified_count, result.upserted_id), (1, 1, None))
     if MIXED:
         refused(lambda: items.update_one({"run": RUN, "word": "x"}, {"$set": {"n": 1}}, upsert=True), "_id")
-        refused(lambda: items.update_many({"run": RUN, "word": "y"}, {"$set": {"n": 1}}, upsert=True))
     unkeyed = lambda: accounts.update_one({"run": RUN, "email": key}, {"$set": {"n": 1}}, upsert=True)
     assert isinstance(unkeyed().upserted_id, ObjectId)
     equal(unkeyed().matched_count, 1)
-    many = lambda: accounts.update_many({"run": RUN, "email": name("y")}, {"$set": {"n": 1}}, upsert=True)
-    assert isinstance(many().upserted_id, ObjectId)
-    equal(many().matched_count, 1)
+    for collection in (accounts, items):
+        many = lambda: collection.update_many({"run": RUN, "email": name("y")}, {"$set": {"n": 1}}, upsert=True)
+        made = many().upserted_id
+        assert isinstance(made, ObjectId)
+        equal(many().matched_count, 1)
+        equal(collection.find_one({"_id": made})["email"], name("y"))
     equal(accounts.delete_one({"run": RUN, "n": 1}).deleted_count, 1)
     equal(accounts.delete_many({"run": RUN}).deleted_count, 1)
     items.delete_many({"run": RUN})
