@@ -188,6 +188,18 @@ async fn nobody_answers() {
 }
 
 #[tokio::test]
+async fn a_healthcheck_tells_whether_the_process_can_serve() {
+    let fixture = Fixture::new(&[]).await;
+    let url = fixture.0.url();
+    assert_eq!(reshard(&url, &["healthcheck"]).await, (0, "ready\n".to_owned(), String::new()));
+    fixture.0.control.not_ready.lock().unwrap().push("old does not answer".to_owned());
+    let (code, _, error) = reshard("", &["healthcheck", "--admin", &url]).await;
+    assert_eq!(code, 3);
+    assert!(error.ends_with("not ready to serve\n  - old does not answer\n"), "{error}");
+    assert_eq!(reshard("http://127.0.0.1:1", &["healthcheck"]).await.0, 3);
+}
+
+#[tokio::test]
 async fn help_documents_the_exit_codes() {
     for arguments in [&["--help"][..], &["migrate", "--help"]] {
         let (code, out, _) = reshard("http://127.0.0.1:1", arguments).await;

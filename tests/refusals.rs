@@ -165,7 +165,9 @@ async fn new_away_with_authority_fails_its_writes_in_bounded_time_and_nothing_el
     operator.until_synced().await?;
     operator.reads(50).await?;
     operator.writes(50).await?;
-    let orders = client.database("shop").collection::<Document>("c");
+    // Enough connections that a write which waits keeps no other one waiting in the driver.
+    let wide = Client::with_uri_str(format!("{}?maxPoolSize=60", uri(&proxy))).await?;
+    let orders = wide.database("shop").collection::<Document>("c");
     new.kill9_all().await?;
     let (mut worked, mut failed) = (0, 0);
     let mut tasks = tokio::task::JoinSet::new();

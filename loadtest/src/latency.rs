@@ -194,6 +194,12 @@ impl Recorder {
         self.phases.iter().map(|phase| phase.stats(now)).collect()
     }
 
+    /// Operations of all phases that ended well, and the latency of the running phase.
+    pub(crate) fn glance(&self) -> (u64, Latency) {
+        let operations = self.phases.iter().map(|phase| phase.overall.len()).sum();
+        (operations, Latency::of(&self.phases[self.current].overall))
+    }
+
     /// All phases in one.
     pub(crate) fn total(&self, now: Instant) -> PhaseStats {
         let mut sum = Phase::new("total", self.start);

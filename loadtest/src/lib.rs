@@ -43,4 +43,4 @@ pub use load::Load;
 pub use ops::{Mix, OpKind};
 pub use outcome::Outcome;
 pub use report::{Report, Violation, ViolationKind};
-pub use stats::{Gap, Latency, PhaseStats, Stats};
+pub use stats::{Gap, Glance, Latency, PhaseStats, Stats};

@@ -24,7 +24,7 @@ use crate::outcome::Outcome;
 use crate::prepare::{self, history_count, hot_count};
 use crate::report::Findings;
 use crate::scan::connect;
-use crate::stats::Stats;
+use crate::stats::{Glance, Stats};
 use crate::worker::Worker;
 use crate::worker::pacer::Pacer;
 
@@ -112,11 +112,19 @@ impl Shared {
     }
 }
 
+/// What the workers are told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Work,
+    Rest,
+    Stop,
+}
+
 /// A running load.
 #[derive(Debug)]
 pub struct Load {
     shared: Arc<Shared>,
-    stop: watch::Sender<bool>,
+    order: watch::Sender<Order>,
     workers: JoinSet<Worker>,
 }
 
@@ -139,19 +147,55 @@ impl Load {
         }
         check_prepared(&config, &clients[0]).await?;
         let shared = Arc::new(Shared::new(config));
-        let (stop, stopped) = watch::channel(false);
+        let (order, orders) = watch::channel(Order::Work);
         let mut workers = JoinSet::new();
         for id in 0..shared.config.workers {
             let worker = Worker::new(id, shared.clone(), clients[id % clients.len()].clone());
-            workers.spawn(worker.run(stopped.clone()));
+            workers.spawn(worker.run(orders.clone()));
         }
-        Ok(Load { shared, stop, workers })
+        Ok(Load { shared, order, workers })
     }
 
     /// Starts a phase, or goes on with the one of that name; its numbers are
     /// apart from those of the others.
     pub fn set_phase(&self, name: &str) {
         self.shared.recorder.lock().set_phase(name, Instant::now());
+    }
+
+    /// Lets each worker finish its operation and do nothing more until `resume`. False: not all have
+    /// finished within `drain_timeout`.
+    pub async fn pause(&self) -> bool {
+        let _ = self.order.send_replace(Order::Rest);
+        let deadline = Instant::now() + self.shared.config.drain_timeout;
+        while self.shared.busy.lock().iter().any(Option::is_some) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.shared.recorder.lock().pause(Instant::now());
+        true
+    }
+
+    /// Ends a pause, with a phase as in `set_phase`. In an open loop the arrivals of the pause are due now.
+    pub fn resume(&self, phase: &str) {
+        self.set_phase(phase);
+        let _ = self.order.send_replace(Order::Work);
+    }
+
+    /// The numbers of this moment, cheap enough to be asked for many times a second.
+    pub fn glance(&self) -> Glance {
+        let oldest = self.shared.busy.lock().iter().flatten().min().copied();
+        let oldest = oldest.map_or(Duration::ZERO, |since| since.elapsed());
+        let (operations, latency) = self.shared.recorder.lock().glance();
+        Glance {
+            operations,
+            latency,
+            acknowledged: self.shared.tally.lock().acknowledged,
+            errors: self.shared.errors.lock().total,
+            violations: self.shared.findings.lock().total(),
+            oldest_outstanding_ms: oldest.as_secs_f64() * 1000.0,
+        }
     }
 
     /// The numbers so far.
@@ -165,7 +209,7 @@ impl Load {
         let now = Instant::now();
         self.shared.recorder.lock().pause(now);
         self.shared.pacer.close(now);
-        let _ = self.stop.send(true);
+        let _ = self.order.send_replace(Order::Stop);
         let deadline = tokio::time::Instant::now() + self.shared.config.drain_timeout;
         // Kept until the last worker is done: their sessions hold transaction
         // numbers that no other worker may meet in the pool.

@@ -71,6 +71,23 @@ impl fmt::Display for Gap {
     }
 }
 
+/// Numbers of one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Glance {
+    /// Operations that ended well so far.
+    pub operations: u64,
+    /// Of the running phase, all kinds together.
+    pub latency: Latency,
+    /// Single writes acknowledged so far.
+    pub acknowledged: u64,
+    /// Errors that the application saw so far.
+    pub errors: u64,
+    /// Violations seen while running.
+    pub violations: u64,
+    /// Age of the oldest operation under way, from its intended start.
+    pub oldest_outstanding_ms: f64,
+}
+
 /// Numbers of one phase.
 #[derive(Clone, Debug, Serialize)]
 pub struct PhaseStats {

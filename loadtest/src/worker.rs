@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::keys::{Key, mix64};
 use crate::latency::{Ending, Sample};
-use crate::load::Shared;
+use crate::load::{Order, Shared};
 use crate::ops::OpKind;
 
 mod bulk;
@@ -78,15 +78,24 @@ impl Worker {
     }
 
     /// Works until told to stop.
-    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Self {
+    pub(crate) async fn run(mut self, mut orders: watch::Receiver<Order>) -> Self {
         loop {
+            let order = orders.wait_for(|order| *order != Order::Rest).await.map(|order| *order);
+            if !matches!(order, Ok(Order::Work)) {
+                return self;
+            }
             let intended = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return self,
+                _ = orders.wait_for(|order| *order != Order::Work) => continue,
                 intended = self.shared.pacer.next() => intended,
             };
             self.intended = intended;
             self.shared.busy.lock()[self.id] = Some(intended);
+            // Whoever pauses gives the order first and then looks who is busy.
+            if *orders.borrow() != Order::Work {
+                self.shared.busy.lock()[self.id] = None;
+                continue;
+            }
             let kind = self.shared.mix.pick(&mut self.rng);
             let (kind, done) = Box::pin(self.operation(kind)).await;
             self.record(kind, done);

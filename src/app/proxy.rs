@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::control::{ControlPlane, defaults, opener, plain_engine, writer};
@@ -110,6 +111,8 @@ impl Builder {
     /// # Errors
     /// [`StartError`]; clusters that do not answer are no error.
     pub async fn start(self) -> Result<Proxy, StartError> {
+        // First of all: a handle of a metric that is made before there is a recorder counts nothing, ever.
+        let metrics = self.admin.map(|_| recorder::install()).transpose().map_err(StartError::Metrics)?;
         let tasks = Tasks::default();
         let listener = Listener::bind(self.listener.listen)?;
         let workers = self.listener.workers.get();
@@ -161,8 +164,10 @@ impl Builder {
         let engine = control.map_or_else(|| plain_engine(&self.holder, &tasks), |control| control.engine);
         let begin = Arc::clone(&engine);
         tasks.spawn("engine", Box::pin(async move { begin.begin().await }));
-        let admin = match self.admin {
-            Some(address) => Some(serve_admin(address, Arc::clone(&engine), &tasks).await?),
+        let admin = match self.admin.zip(metrics) {
+            Some((address, metrics)) => {
+                Some(serve_admin(address, Arc::clone(&engine), metrics, &tasks).await?)
+            }
             None => None,
         };
         tracing::info!(%address, ?admin, "serving clients");
@@ -228,9 +233,9 @@ impl Proxy {
 async fn serve_admin(
     address: SocketAddr,
     engine: Arc<Engine>,
+    metrics: PrometheusHandle,
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
-    let metrics = recorder::install().map_err(StartError::Metrics)?;
     let listener = tokio::net::TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     let router = admin::router(engine, metrics);

@@ -12,6 +12,8 @@ const EXIT_CODES: &str = "Exit codes:
   2  the command line or the configuration is wrong
   3  unavailable: no connection, or a cluster does not answer; try again";
 
+const DEFAULT_ADMIN: &str = "http://127.0.0.1:8080";
+
 /// Moves live data from an old MongoDB cluster to a new one, as a transparent proxy.
 #[derive(Debug, Parser)]
 #[command(name = "reshard", version, after_help = EXIT_CODES)]
@@ -34,6 +36,12 @@ pub(super) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Ask a running proxy whether it can serve (exit code 3 if not), for containers and scripts
+    Healthcheck {
+        /// Where the admin API is
+        #[arg(long, env = "RESHARD_ADMIN", value_name = "URL", default_value = DEFAULT_ADMIN)]
+        admin: String,
+    },
     /// Create, follow and steer migrations, through the admin API of a running proxy
     Migrate(Migrate),
 }
@@ -42,13 +50,7 @@ pub(super) enum Command {
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Migrate {
     /// Where the admin API is
-    #[arg(
-        long,
-        global = true,
-        env = "RESHARD_ADMIN",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
+    #[arg(long, global = true, env = "RESHARD_ADMIN", value_name = "URL", default_value = DEFAULT_ADMIN)]
     pub(super) admin: String,
     /// Print the answer of the admin API, for scripts; problems too
     #[arg(long, global = true)]

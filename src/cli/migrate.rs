@@ -134,7 +134,8 @@ pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_json::from_value(value).map_err(|_| stranger())
 }
 
-fn stranger() -> Failure {
+/// Whoever answered is no admin API of this version.
+pub(super) fn stranger() -> Failure {
     Failure::Unreachable(
         "the answer is not one of reshard's admin API; check --admin or RESHARD_ADMIN, and that both are of \
          the same version"
@@ -142,7 +143,8 @@ fn stranger() -> Failure {
     )
 }
 
-fn unreachable(error: ClientError) -> Failure {
+/// Nobody answered, or nobody could be asked.
+pub(super) fn unreachable(error: ClientError) -> Failure {
     match error {
         ClientError::Address(_) => Failure::Usage(error.to_string()),
         ClientError::NoAnswer { .. } => Failure::Unreachable(error.to_string()),

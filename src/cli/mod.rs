@@ -1,8 +1,9 @@
-//! The command line: `serve`, `check-config`, and `migrate …`, which speaks to the admin API.
+//! The command line: `serve`, `check-config`, and `migrate …` and `healthcheck`, which speak to the admin API.
 
 mod args;
 pub mod client;
 mod failure;
+mod health;
 mod human;
 mod migrate;
 mod output;
@@ -33,6 +34,7 @@ where
     let done = match Cli::parse().command {
         Command::Serve { config } => serve::serve(&config, app),
         Command::CheckConfig { config } => serve::check(&config),
+        Command::Healthcheck { admin } => blocking(health::check(&admin)),
         Command::Migrate(args) => {
             let json = args.json;
             let done = blocking(migrate::run(args));

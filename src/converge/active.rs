@@ -76,34 +76,61 @@ impl Active {
 }
 
 /// Slots whose mirror misses an acknowledged write until the authority's stream has passed it.
+///
+/// A process that has just begun does not know what its predecessor left behind: until each stream has passed
+/// a marker written since, no mirror is readable.
 #[derive(Debug, Default)]
-pub struct Unreadable(Mutex<HashMap<(Side, Slot), Timestamp>>);
+pub struct Unreadable(Mutex<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    slots: HashMap<(Side, Slot), Timestamp>,
+    begun: PerSide<Begun>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    /// No marker of this process is in the stream yet.
+    #[default]
+    Unknown,
+    /// The stream must pass this.
+    Until(Timestamp),
+    /// It has.
+    Level,
+}
 
 impl Unreadable {
+    /// A marker of this process stands in `authority`'s stream at `time`.
+    pub fn begin(&self, authority: Side, time: Timestamp) {
+        *self.0.lock().begun.get_mut(authority) = Begun::Until(time);
+    }
+
     /// `authority` acknowledged a write at `time` that the mirror may not have.
     pub fn mark(&self, authority: Side, slots: &SlotSet, time: Timestamp) {
         let mut marks = self.0.lock();
         for slot in (0..crate::model::slots::SLOTS).filter_map(Slot::from_number) {
             if slots.contains(slot) {
-                let mark = marks.entry((authority, slot)).or_insert(time);
+                let mark = marks.slots.entry((authority, slot)).or_insert(time);
                 *mark = (*mark).max(time);
             }
         }
     }
 
-    /// The time that `authority`'s frontier must pass before any of `slots` is read on the mirror.
+    /// Whether the mirror of `authority` has every acknowledged write of `slots`.
     #[must_use]
-    pub fn until(&self, authority: Side, slots: &SlotSet, frontier: &Frontier) -> Option<Timestamp> {
+    pub fn is_current(&self, authority: Side, slots: &SlotSet, frontier: &Frontier) -> bool {
         let mut marks = self.0.lock();
-        if marks.is_empty() {
-            return None;
+        match *marks.begun.get(authority) {
+            Begun::Unknown => return false,
+            Begun::Until(time) if !frontier.has_passed(time) => return false,
+            Begun::Until(_) => *marks.begun.get_mut(authority) = Begun::Level,
+            Begun::Level => {}
         }
-        marks.retain(|(side, _), time| *side != authority || !frontier.has_passed(*time));
-        marks
-            .iter()
-            .filter(|((side, slot), _)| *side == authority && slots.contains(*slot))
-            .map(|(_, time)| *time)
-            .max()
+        if marks.slots.is_empty() {
+            return true;
+        }
+        marks.slots.retain(|(side, _), time| *side != authority || !frontier.has_passed(*time));
+        !marks.slots.keys().any(|(side, slot)| *side == authority && slots.contains(*slot))
     }
 }
 
@@ -191,10 +218,15 @@ mod tests {
     fn a_mark_lasts_until_the_frontier_has_passed() {
         let (unreadable, frontier) = (Unreadable::default(), Frontier::default());
         let at = |increment| Timestamp { time: 1, increment };
+        let current = |side| unreadable.is_current(side, &SlotSet::ALL, &frontier);
+        assert!(!current(Side::Old), "nothing is known at the beginning");
+        unreadable.begin(Side::Old, at(3));
+        assert!(!current(Side::Old));
+        frontier.advance(at(3), at(3));
+        assert!(current(Side::Old));
         unreadable.mark(Side::Old, &SlotSet::percent(1), at(5));
-        assert_eq!(unreadable.until(Side::Old, &SlotSet::ALL, &frontier), Some(at(5)));
-        assert_eq!(unreadable.until(Side::New, &SlotSet::ALL, &frontier), None);
+        assert!(!current(Side::Old));
         frontier.advance(at(5), at(5));
-        assert_eq!(unreadable.until(Side::Old, &SlotSet::ALL, &frontier), None);
+        assert!(current(Side::Old));
     }
 }

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::context::Context;
-use super::control::{ControlError, Refusal};
+use super::control::{ControlError, Phase, Refusal};
 use super::holder::mirror_name;
 use super::running::Running;
 use super::stored::{Stored, identity, known_identity};
@@ -29,7 +29,7 @@ use crate::state::frontier::Frontier;
 use crate::state::inflight::Inflight;
 use crate::state::lease::Lease;
 use crate::state::parking::Parking;
-use crate::state::record::{AUTHORITY, AuthorityRecord, DATABASE, SCHEMA};
+use crate::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
 use crate::state::records::Records;
 use crate::state::table::Routing;
 
@@ -183,12 +183,7 @@ impl Engine {
         };
         for stored in stored {
             let running = self.take_up(&stored).await;
-            let mirrors = matches!(
-                stored.phase,
-                super::control::Phase::Copying
-                    | super::control::Phase::CatchingUp
-                    | super::control::Phase::Synced
-            );
+            let mirrors = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
             *running.stored.lock() = stored.clone();
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);
@@ -225,7 +220,7 @@ impl Engine {
         for raw in found {
             let record: AuthorityRecord = bson::deserialize_from_slice(raw.as_bytes())
                 .map_err(|error| format!("a record of {side} does not read: {error}"))?;
-            check(side, &record, identity.as_deref())?;
+            record.check(side, identity.as_deref())?;
             self.check_other(side, &record).await?;
             self.adopt(side, record).await;
         }
@@ -274,7 +269,7 @@ impl Engine {
         let running = migrations
             .entry(stored.name.clone())
             .or_insert_with(|| Running::new(stored.clone(), &self.environment));
-        if running.parts().is_none() && !matches!(stored.phase, super::control::Phase::Created) {
+        if running.parts().is_none() && !matches!(stored.phase, Phase::Created | Phase::Aborted) {
             self.equip(running);
         }
         Arc::clone(running)
@@ -383,23 +378,4 @@ impl Engine {
 #[must_use]
 pub fn unavailable(why: String) -> ControlError {
     ControlError::new(Refusal::Unavailable, "unavailable", why)
-}
-
-fn check(side: Side, record: &AuthorityRecord, identity: Option<&str>) -> Result<(), String> {
-    if record.schema != SCHEMA {
-        return Err(format!("migration {} was stored by another version of reshard", record.name));
-    }
-    if record.side != side {
-        return Err(format!(
-            "the uris of [old] and [new] are swapped: migration {} knows this cluster as {}",
-            record.name, record.side
-        ));
-    }
-    if identity != Some(record.identities.get(side).as_str()) {
-        return Err(format!(
-            "the {side} cluster is not the one that migration {} began with; check [{side}] uri",
-            record.name
-        ));
-    }
-    Ok(())
 }

@@ -63,6 +63,8 @@ impl Context {
                         self.publish(|_| ());
                     }
                 }
+                // The start makes the record, a moment after this has begun.
+                Ok(false) if before.is_none() => tracing::debug!(%side, "no record yet"),
                 Ok(false) => tracing::error!(%side, "this process may not write to the cluster any more"),
                 Err(error) => tracing::debug!(%side, %error, "no lease yet"),
             }

@@ -58,8 +58,10 @@ impl Engine {
         let (documents_per_second, bytes_per_second) = running.rate.lock().sample(now, documents, bytes);
         let context = running.parts();
         let stored = running.stored.lock().clone();
-        let total_documents = u64::try_from(stored.total_documents).unwrap_or(0);
-        let copied_documents = if stored.copied { documents.max(total_documents) } else { documents };
+        let counted = u64::try_from(stored.total_documents).unwrap_or(0);
+        let copied_documents = if stored.copied { documents.max(counted) } else { documents };
+        // The copy also meets what was inserted after the servers counted.
+        let total_documents = counted.max(copied_documents);
         let left = total_documents.saturating_sub(copied_documents);
         let copying = stored.phase == Phase::Copying;
         let lag = context.as_ref().map_or(Lag::default(), |context| Lag {
@@ -78,7 +80,7 @@ impl Engine {
             copied_documents,
             total_documents,
             copied_bytes: bytes,
-            total_bytes: u64::try_from(stored.total_bytes).unwrap_or(0),
+            total_bytes: u64::try_from(stored.total_bytes).unwrap_or(0).max(bytes),
             documents_per_second,
             bytes_per_second,
             elapsed_seconds: stored

@@ -15,6 +15,7 @@ use super::context::Context;
 use super::control::{Phase, Verification};
 use super::engine::Environment;
 use super::holder::{Watch, backfill_app_name};
+use super::preflight::oplog_window_seconds;
 use super::ranges;
 use super::stored::Stored;
 use super::tailer::{Health, Tailer};
@@ -30,7 +31,9 @@ const RECENT: usize = 1_000_000;
 /// Ready to be moved when both streams are at most this far behind.
 const SYNCED_LAG_SECONDS: f64 = 3.0;
 const LOOK: Duration = Duration::from_millis(200);
+const MARK_LIMIT: Duration = Duration::from_secs(10);
 const TTL_EVERY: Duration = Duration::from_secs(30);
+const OPLOG_EVERY: Duration = Duration::from_secs(30);
 const PARKED_EVERY: Duration = Duration::from_secs(5);
 
 /// One migration, as this process runs it.
@@ -133,8 +136,10 @@ impl Running {
             };
             self.spawn(environment, "tailer", tailer.run().boxed());
         }
+        self.spawn(environment, "level", Arc::clone(self).make_readable(Arc::clone(&context)).boxed());
         self.spawn(environment, "drive", Arc::clone(self).drive(Arc::clone(environment)).boxed());
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
+        self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
         self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
     }
 
@@ -221,6 +226,22 @@ impl Running {
         }
     }
 
+    /// Writes a marker to each stream: once it has passed, the mirror misses nothing that was acknowledged
+    /// before this process began.
+    async fn make_readable(self: Arc<Self>, context: Arc<Context>) {
+        let Some(active) = self.active.lock().clone() else { return };
+        for side in Side::BOTH {
+            let time = loop {
+                match context.mark(side, MARK_LIMIT).await {
+                    Ok(time) => break time,
+                    Err(why) => tracing::debug!(%side, why, "no marker yet"),
+                }
+                context.clock.sleep(LOOK).await;
+            };
+            active.unreadable.begin(side, time);
+        }
+    }
+
     /// Looks at parked keys again from time to time.
     async fn retry_parked(self: Arc<Self>, context: Arc<Context>) {
         loop {
@@ -237,6 +258,17 @@ impl Running {
                     }
                 }
             }
+        }
+    }
+
+    /// Asks from time to time how far back old's oplog reaches.
+    async fn watch_oplog(self: Arc<Self>, context: Arc<Context>) {
+        loop {
+            let window = oplog_window_seconds(&*context.clusters.old).await;
+            *self.oplog_window.lock() = window
+                .inspect_err(|why| tracing::debug!(why, "how far the oplog reaches back is not known"))
+                .ok();
+            context.clock.sleep(OPLOG_EVERY).await;
         }
     }
 

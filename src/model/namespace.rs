@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+/// The database that holds the product's records on either cluster.
+pub const DATABASE: &str = "reshard";
+
 /// `database.collection`.
 #[derive(Clone)]
 pub struct Namespace {

@@ -4,9 +4,8 @@ use std::fmt;
 
 use bson::Document;
 
-use crate::model::namespace::Namespace;
+use crate::model::namespace::{DATABASE, Namespace};
 use crate::model::side::Side;
-use crate::state::record::DATABASE;
 
 /// What an action is needed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

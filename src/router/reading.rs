@@ -1,6 +1,7 @@
 //! Reads of migrating namespaces: choosing the cluster, and waiting until it may answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::RawDocument;
 
@@ -14,6 +15,9 @@ use crate::policy::reads::{Ask, Ownership, Plan, is_change_stream, joins, key_of
 use crate::state::table::MigrationRoute;
 use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE};
 
+/// How long a read that meets documents of both authorities waits for the mirror to be current.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
 const NOT_WHILE_MIXED: Code = Code(20, "IllegalOperation");
 
 /// Where a read goes.
@@ -81,12 +85,21 @@ async fn current(
 ) -> Result<Side, ErrorReply> {
     let authority = side.other();
     let frontier = active.frontiers.get(authority);
-    let until = active.unreadable.until(authority, foreign, frontier);
-    let reachable = active.breakers.get(side).allows(gate.clock.now());
-    match (until, otherwise) {
-        (None, _) if reachable => Ok(side),
-        (_, Some(authority)) => Ok(authority),
-        (Some(time), None) if frontier.wait_past(time, &*gate.clock, active.mirror_timeout).await => Ok(side),
-        _ => Err(ErrorReply::new(HOST_UNREACHABLE, "no cluster is current for this read yet; try again")),
+    let give_up = gate.clock.now() + PATIENCE;
+    loop {
+        let reachable = active.breakers.get(side).allows(gate.clock.now());
+        if reachable && active.unreadable.is_current(authority, foreign, frontier) {
+            return Ok(side);
+        }
+        if let Some(authority) = otherwise {
+            return Ok(authority);
+        }
+        if gate.clock.now() >= give_up {
+            return Err(ErrorReply::new(
+                HOST_UNREACHABLE,
+                "no cluster is current for this read yet; try again",
+            ));
+        }
+        gate.clock.sleep(LOOK).await;
     }
 }

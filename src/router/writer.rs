@@ -28,7 +28,7 @@ use crate::state::inflight::Work;
 use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE, RETRYABLE_WRITE};
 
 /// How long a write may wait for fences, leases and servers, unless its `maxTimeMS` is shorter.
-pub const HOLD: Duration = Duration::from_secs(30);
+pub const HOLD: Duration = Duration::from_secs(15);
 const NOT_WHILE_MIXED: Code = Code(20, "IllegalOperation");
 
 /// Writes for one worker.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use bson::Timestamp;
 use parking_lot::Mutex;
 
-/// What happened to keys lately. Bounded; see [`Recent::changed_since`] for what it does when full.
+/// What happened to keys lately. Bounded; see [`Reading::changed`] for what it does when full.
 #[derive(Debug)]
 pub struct Recent {
     state: Mutex<State>,

@@ -12,14 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::table::MigrationRoute;
 use crate::model::moves::Move;
+pub use crate::model::namespace::DATABASE;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 
 /// Version of the stored format; a process refuses records of a version it does not know.
 pub const SCHEMA: i32 = 1;
-/// The database that holds the product's records on either cluster.
-pub const DATABASE: &str = "reshard";
 /// Collection of [`AuthorityRecord`]s.
 pub const AUTHORITY: &str = "authority";
 /// Collection that streams are pushed with.
@@ -144,6 +143,29 @@ impl AuthorityRecord {
             holders: BTreeMap::new(),
             moves: Vec::new(),
         }
+    }
+
+    /// Whether `side` is the cluster that this record was stored on, and this process can read it.
+    ///
+    /// # Errors
+    /// In words, what does not fit.
+    pub fn check(&self, side: Side, identity: Option<&str>) -> Result<(), String> {
+        if self.schema != SCHEMA {
+            return Err(format!("migration {} was stored by another version of reshard", self.name));
+        }
+        if self.side != side {
+            return Err(format!(
+                "the uris of [old] and [new] are swapped: migration {} knows this cluster as {}",
+                self.name, self.side
+            ));
+        }
+        if identity != Some(self.identities.get(side).as_str()) {
+            return Err(format!(
+                "the {side} cluster is not the one that migration {} began with; check [{side}] uri",
+                self.name
+            ));
+        }
+        Ok(())
     }
 
     /// The slots that an open fence holds.

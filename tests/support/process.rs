@@ -17,7 +17,7 @@ pub(crate) struct Server {
     config: PathBuf,
     pub(crate) listen: u16,
     pub(crate) admin: u16,
-    child: std::sync::Mutex<Option<Child>>,
+    child: parking_lot::Mutex<Option<Child>>,
 }
 
 fn free_port() -> Result<u16> {
@@ -44,7 +44,7 @@ impl Server {
         );
         let config = folder.path().join("reshard.toml");
         std::fs::write(&config, text)?;
-        Ok(Self { folder, config, listen, admin, child: std::sync::Mutex::default() })
+        Ok(Self { folder, config, listen, admin, child: parking_lot::Mutex::default() })
     }
 
     /// Starts the program (again), and waits until it is ready.
@@ -62,7 +62,7 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        *self.child.lock().unwrap() = Some(child);
+        *self.child.lock() = Some(child);
         Ok(())
     }
 
@@ -86,7 +86,7 @@ impl Server {
 
     /// Ends it without a chance to do anything.
     pub(crate) fn kill9(&self) -> Result<()> {
-        if let Some(mut child) = self.child.lock().unwrap().take() {
+        if let Some(mut child) = self.child.lock().take() {
             child.kill()?;
             child.wait()?;
         }
@@ -95,7 +95,7 @@ impl Server {
 
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&self) -> bool {
-        self.child.lock().unwrap().as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
+        self.child.lock().as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
     }
 
     pub(crate) fn uri(&self) -> String {
@@ -139,25 +139,25 @@ impl Server {
 
     /// A call that is repeated until it succeeds, as an operator's script does on 409 and 503.
     pub(crate) async fn insist(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
-        let last = std::sync::Mutex::new(String::new());
-        let answer = std::sync::Mutex::new(Value::Null);
+        let last = parking_lot::Mutex::new(String::new());
+        let answer = parking_lot::Mutex::new(Value::Null);
         let done = wait_for("a call to succeed", LONG, || async {
             match self.call(method, path, body.clone()).await {
                 Ok(value) => {
-                    *answer.lock().unwrap() = value;
+                    *answer.lock() = value;
                     Ok(true)
                 }
                 Err(error) => {
-                    *last.lock().unwrap() = error.to_string();
+                    *last.lock() = error.to_string();
                     Ok(false)
                 }
             }
         })
         .await;
         if done.is_err() {
-            bail!("{}\n{}", last.into_inner().unwrap_or_default(), self.tail());
+            bail!("{}\n{}", last.into_inner(), self.tail());
         }
-        Ok(answer.into_inner().unwrap_or_default())
+        Ok(answer.into_inner())
     }
 
     pub(crate) async fn create_and_start(&self, name: &str, namespace: &str) -> Result<()> {
@@ -173,17 +173,17 @@ impl Server {
     }
 
     pub(crate) async fn until(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
-        let last = std::sync::Mutex::new(Value::Null);
+        let last = parking_lot::Mutex::new(Value::Null);
         let waited = wait_for(what, LONG, || async {
             let Ok((200, progress)) = self.get(&format!("/v1/migrations/{name}/progress")).await else {
                 return Ok(false);
             };
             let holds = holds(&progress);
-            *last.lock().unwrap() = progress;
+            *last.lock() = progress;
             Ok(holds)
         })
         .await;
-        waited.with_context(|| format!("{:#}\n{}", last.into_inner().unwrap_or_default(), self.tail()))
+        waited.with_context(|| format!("{:#}\n{}", last.into_inner(), self.tail()))
     }
 
     pub(crate) async fn until_free(&self, name: &str) -> Result<()> {

@@ -43,11 +43,11 @@ pub(crate) async fn prove(
 ) -> Result<()> {
     let report = outcome.verify(through).await?;
     ensure!(report.is_clean(), "{report}\n{:#?}", outcome.stats.errors);
-    let last = std::sync::Mutex::new(None);
+    let last = parking_lot::Mutex::new(None);
     let waited = wait_for("both sides to be equal", Duration::from_secs(60), || async {
         let comparison = compare(&old.uri(), &new.uri(), namespace).await?;
         let is_equal = comparison.is_equal();
-        *last.lock().unwrap() = Some(comparison.to_string());
+        *last.lock() = Some(comparison.to_string());
         Ok(is_equal)
     })
     .await;

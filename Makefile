@@ -1,0 +1,48 @@
+# make            what there is
+# make demo       two clusters, a load, and a whole migration before your eyes
+# make test       everything that must hold before a change goes in
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# Tests start real servers: this many at once, one test program after the other.
+TEST_THREADS ?= 4
+CARGO ?= cargo
+RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
+
+.PHONY: help build demo test check drivers bench bench-migration
+
+help:
+	@echo 'make demo             two clusters, a load, and a whole migration'
+	@echo 'make test             formatting, lints, dependencies, drivers, all tests (TEST_THREADS=4)'
+	@echo 'make check            the part of it that starts no server'
+	@echo 'make bench            what the proxy costs, against the same servers without it'
+	@echo 'make bench-migration  how fast it copies, how long writes are held'
+	@echo 'make build            target/release/reshard'
+
+build:
+	$(CARGO) build --release --locked -p reshard --bin reshard
+
+demo: build
+	$(RELEASE) --bin demo
+
+bench: build
+	$(RELEASE) --bin bench
+
+bench-migration: build
+	$(RELEASE) --bin bench-migration
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
+	if command -v cargo-deny >/dev/null; then cargo deny check; else echo 'cargo-deny is not installed: dependencies are not checked'; fi
+
+# Applications' own drivers in other languages, through the proxy.
+drivers:
+	if [ -x tests/drivers/run ]; then time tests/drivers/run; fi
+
+test: check drivers
+	time $(CARGO) test --workspace --locked --no-run
+	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)

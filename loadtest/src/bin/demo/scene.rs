@@ -1,0 +1,64 @@
+//! Everything that runs: two replica sets, the proxy, and the files of both.
+
+use anyhow::{Context, Result};
+use reshard_testbed::ReplicaSet;
+use tempfile::TempDir;
+
+use crate::Args;
+use crate::child::{self, Proxy};
+use crate::screen::Screen;
+
+/// What the demo plays on; ends when dropped.
+pub(crate) struct Scene {
+    pub(crate) proxy: Proxy,
+    pub(crate) old: ReplicaSet,
+    pub(crate) new: ReplicaSet,
+    folder: TempDir,
+}
+
+impl Scene {
+    pub(crate) async fn start(args: &Args, screen: &Screen) -> Result<Self> {
+        // Known before anything is started.
+        child::program()?;
+        let nodes = usize::from(args.nodes);
+        screen.phase(
+            "Two real replica sets, and reshard between them",
+            "Nothing is simulated: mongod processes, the reshard binary, a MongoDB driver as the application.",
+        );
+        screen.live("starting the servers");
+        let set = |name: &str| ReplicaSet::builder(name).nodes(nodes).start();
+        let (old, new) = tokio::try_join!(set("old"), set("new"))?;
+        let folder = tempfile::Builder::new().prefix("reshard-demo-").tempdir()?;
+        screen.live("starting reshard");
+        let proxy = Proxy::start(folder.path(), &old.uri(), &new.uri()).await.context("the proxy")?;
+        screen.done(&format!("old {}", old.uri()));
+        screen.done(&format!("new {}", new.uri()));
+        screen.done(&format!("reshard {}  (admin API {})", proxy.uri, proxy.api.base()));
+        Ok(Self { proxy, old, new, folder })
+    }
+
+    /// Says what is known of a failure, and keeps the log.
+    pub(crate) fn failed(&mut self) {
+        eprintln!("\nThe last lines of reshard's log:\n{}", self.proxy.log_tail());
+        self.keep_log();
+    }
+
+    /// The log outlives the demo.
+    pub(crate) fn keep_log(&mut self) {
+        self.folder.disable_cleanup(true);
+        eprintln!("\nreshard's whole log: {}", self.proxy.log.display());
+    }
+
+    pub(crate) fn show_addresses(&self) {
+        println!("\nStill running, until Ctrl-C:");
+        println!("  application  {}", self.proxy.uri);
+        println!("  admin API    {}", self.proxy.api.base());
+        println!("  old          {}", self.old.uri());
+        println!("  new          {}", self.new.uri());
+        println!("  log          {}", self.proxy.log.display());
+    }
+
+    pub(crate) async fn end(mut self) {
+        self.proxy.end().await;
+    }
+}

@@ -1,0 +1,154 @@
+//! What a sceptic wants to know at the end.
+
+use std::fmt;
+use std::time::Duration;
+
+use reshard_loadtest::{Comparison, Gap, Report, Stats, ViolationKind};
+use serde::Serialize;
+
+use crate::load::BOTH;
+use crate::moves::Move;
+use crate::proof::differing;
+use crate::screen::thousands;
+
+/// All that was measured.
+pub(crate) struct Numbers {
+    pub(crate) stats: [Stats; 2],
+    pub(crate) reports: Vec<Report>,
+    pub(crate) comparisons: Vec<Comparison>,
+    pub(crate) moves: Vec<Move>,
+    pub(crate) took: Duration,
+}
+
+/// The summary.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Summary {
+    /// Nothing was lost, nothing differs, nothing failed.
+    pub(crate) good: bool,
+    pub(crate) acknowledged_writes: u64,
+    /// Acknowledged, and not there.
+    pub(crate) lost_writes: u64,
+    /// Anything else that the checker found: taken effect twice, come back, wrong content, wrong answers.
+    pub(crate) other_violations: u64,
+    /// Writes that the application does not know the outcome of.
+    pub(crate) unknown_writes: u64,
+    pub(crate) compared_documents: u64,
+    pub(crate) differing_documents: u64,
+    pub(crate) application_errors: u64,
+    pub(crate) transactions_run_again: u64,
+    pub(crate) moves: Vec<Move>,
+    /// The longest time any writer waited for an acknowledgement, whatever was tried meanwhile.
+    pub(crate) longest_gap: Option<Gap>,
+    pub(crate) latency: Vec<Line>,
+    pub(crate) seconds: f64,
+}
+
+/// Latency of one phase of one collection, in milliseconds.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Line {
+    pub(crate) phase: String,
+    pub(crate) collection: String,
+    pub(crate) operations: u64,
+    pub(crate) per_second: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+    pub(crate) longest_gap: f64,
+}
+
+impl Summary {
+    pub(crate) fn of(numbers: Numbers) -> Self {
+        let Numbers { stats, reports, comparisons, moves, took } = numbers;
+        let sum = |of: fn(&Stats) -> u64| stats.iter().map(of).sum::<u64>();
+        let is_lost = |kind| matches!(kind, ViolationKind::LostWrite | ViolationKind::MissingDocument);
+        let violations = |lost: bool| {
+            let all = reports.iter().flat_map(|report| &report.violations);
+            all.filter(|(kind, _)| is_lost(**kind) == lost).map(|(_, count)| count).sum::<u64>()
+        };
+        let gaps = stats.iter().flat_map(|stats| [&stats.total.longest_outage, &stats.total.longest_write]);
+        let longest_gap = gaps.flatten().max_by(|a, b| a.milliseconds.total_cmp(&b.milliseconds)).cloned();
+        let mut summary = Self {
+            good: false,
+            acknowledged_writes: sum(|stats| stats.acknowledged),
+            lost_writes: violations(true),
+            other_violations: violations(false),
+            unknown_writes: sum(|stats| stats.unknown),
+            compared_documents: comparisons.iter().map(|one| one.documents_b).sum(),
+            differing_documents: comparisons.iter().map(differing).sum(),
+            application_errors: sum(|stats| stats.errors.total),
+            transactions_run_again: sum(|stats| stats.transaction_retries),
+            moves,
+            longest_gap,
+            latency: BOTH.iter().zip(&stats).flat_map(|(name, stats)| lines(name, stats)).collect(),
+            seconds: took.as_secs_f64(),
+        };
+        summary.good = summary.acknowledged_writes > 0
+            && summary.compared_documents > 0
+            && summary.lost_writes
+                + summary.other_violations
+                + summary.differing_documents
+                + summary.application_errors
+                == 0;
+        summary
+    }
+
+    fn table(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heads = ["ops/s", "p50", "p99", "max", "gap"];
+        writeln!(out, "\n  Latency in ms, as the application saw it (gap: the longest any writer waited)")?;
+        for name in BOTH {
+            write!(out, "\n  {name:<16}")?;
+            heads.iter().try_for_each(|head| write!(out, "{head:>9}"))?;
+            writeln!(out)?;
+            for line in self.latency.iter().filter(|line| line.collection == *name) {
+                let Line { phase, per_second, p50, p99, max, longest_gap, .. } = line;
+                writeln!(
+                    out,
+                    "    {phase:<14}{per_second:>9.0}{p50:>9.1}{p99:>9.1}{max:>9.1}{longest_gap:>9.1}"
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lines(collection: &str, stats: &Stats) -> Vec<Line> {
+    let gap = |gap: &Option<Gap>| gap.as_ref().map_or(0.0, |gap| gap.milliseconds);
+    let line = |phase: &reshard_loadtest::PhaseStats| Line {
+        phase: phase.name.clone(),
+        collection: collection.to_owned(),
+        operations: phase.operations,
+        per_second: phase.throughput,
+        p50: phase.latency.p50,
+        p99: phase.latency.p99,
+        max: phase.latency.max,
+        longest_gap: gap(&phase.longest_outage).max(gap(&phase.longest_write)),
+    };
+    stats.phases.iter().map(line).collect()
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = "─".repeat(78);
+        writeln!(out, "\n{rule}\n  For the sceptic\n")?;
+        let mut line = |what: &str, value: String| writeln!(out, "  {what:<36}{value:>12}");
+        line("acknowledged writes", thousands(self.acknowledged_writes))?;
+        line("  of these lost", thousands(self.lost_writes))?;
+        line("  twice, back again, or wrong", thousands(self.other_violations))?;
+        line("documents compared byte by byte", thousands(self.compared_documents))?;
+        line("  of these different", thousands(self.differing_documents))?;
+        line("errors the application saw", thousands(self.application_errors))?;
+        line("moves of writes", thousands(self.moves.len() as u64))?;
+        let given_up: u32 = self.moves.iter().map(|one| one.attempts.saturating_sub(1)).sum();
+        line("  attempts given up before", given_up.to_string())?;
+        if let Some(gap) = &self.longest_gap {
+            line("longest gap any writer saw", format!("{:.0} ms", gap.milliseconds))?;
+        }
+        self.table(out)?;
+        let verdict = if self.good {
+            "Nothing lost, nothing different, no error."
+        } else {
+            "NOT GOOD: see the numbers above that should be 0."
+        };
+        write!(out, "\n  {verdict} {:.0} s in all.\n{rule}", self.seconds)
+    }
+}
