@@ -167,6 +167,7 @@ impl Mirror<'_> {
         let mut session = self.sessions.borrow().await?;
         let mut start = RawDocumentBuf::new();
         session.stamp(&mut start);
+        session.begins_transaction();
         let mut equal = RawDocumentBuf::new();
         equal.append(cstr!("$eq"), key.value());
         let filter = rawdoc! { "_id": equal };

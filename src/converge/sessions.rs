@@ -39,6 +39,8 @@ struct Session {
     number: i64,
     /// A write of this session may still arrive.
     tainted: bool,
+    /// A transaction of it may be open still, and hold up every other write on its documents.
+    open: bool,
 }
 
 /// The mirror sessions of this process on one cluster.
@@ -54,6 +56,7 @@ pub struct Borrowed<'a> {
     sessions: &'a Sessions,
     session: Option<Session>,
     settled: bool,
+    open: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -61,7 +64,7 @@ impl Sessions {
     /// The sessions of `holder` on `cluster`, which is `side`.
     #[must_use]
     pub fn new(holder: &str, side: Side, cluster: SharedCluster, clock: SharedClock) -> Self {
-        let session = |index| Session { id: session_id(holder, side, index), number: 0, tainted: false };
+        let session = |index| Session { id: session_id(holder, side, index), number: 0, tainted: false, open: false };
         let free: Vec<_> = (0..SESSIONS).map(session).collect();
         let permits = Arc::new(Semaphore::new(free.len()));
         Self { cluster, clock, free: Mutex::new(free), permits }
@@ -74,15 +77,17 @@ impl Sessions {
     pub async fn borrow(&self) -> Result<Borrowed<'_>, String> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|closed| closed.to_string())?;
         let session = self.pick(false);
-        let mut borrowed = Borrowed { sessions: self, session, settled: true, _permit: permit };
+        let mut borrowed = Borrowed::new(self, session, permit);
         borrowed.bar_if_tainted().await?;
         Ok(borrowed)
     }
 
-    /// The least tainted session, or with `tainted` one that is tainted.
+    /// One that has left a transaction open, for its barrier ends that; else the least tainted session, or
+    /// with `tainted` one that is tainted.
     fn pick(&self, tainted: bool) -> Option<Session> {
         let mut free = self.free.lock();
-        let position = free.iter().rposition(|session| session.tainted == tainted);
+        let open = free.iter().position(|session| session.open);
+        let position = open.or_else(|| free.iter().rposition(|session| session.tainted == tainted));
         match position {
             Some(at) => Some(free.swap_remove(at)),
             None if tainted => None,
@@ -100,8 +105,7 @@ impl Sessions {
             let permit =
                 Arc::clone(&self.permits).acquire_owned().await.map_err(|closed| closed.to_string())?;
             let Some(session) = self.pick(true) else { return Ok(()) };
-            let mut borrowed =
-                Borrowed { sessions: self, session: Some(session), settled: true, _permit: permit };
+            let mut borrowed = Borrowed::new(self, Some(session), permit);
             borrowed.bar_if_tainted().await?;
         }
     }
@@ -113,12 +117,17 @@ impl Sessions {
     }
 }
 
-impl Borrowed<'_> {
+impl<'a> Borrowed<'a> {
+    const fn new(sessions: &'a Sessions, session: Option<Session>, permit: OwnedSemaphorePermit) -> Self {
+        Self { sessions, session, settled: true, open: false, _permit: permit }
+    }
+
     async fn bar_if_tainted(&mut self) -> Result<(), String> {
         let Some(session) = self.session.as_mut().filter(|session| session.tainted) else { return Ok(()) };
         session.number += 1;
         bar(&self.sessions.cluster, session.id, session.number).await?;
         session.tainted = false;
+        session.open = false;
         Ok(())
     }
 
@@ -133,9 +142,15 @@ impl Borrowed<'_> {
         }
     }
 
+    /// What follows is a transaction, open until [`Borrowed::settled`].
+    pub const fn begins_transaction(&mut self) {
+        self.open = true;
+    }
+
     /// The write's answer is there: nothing of it can arrive any more.
     pub const fn settled(&mut self) {
         self.settled = true;
+        self.open = false;
     }
 
     /// The clock of the sessions, for those who wait with one borrowed.
@@ -149,6 +164,7 @@ impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         if let Some(mut session) = self.session.take() {
             session.tainted |= !self.settled;
+            session.open |= self.open;
             self.sessions.free.lock().push(session);
         }
     }
@@ -191,4 +207,49 @@ pub async fn bar_all(cluster: &SharedCluster, holder: &str, side: Side, sessions
         bar(cluster, session_id(holder, side, index), i64::MAX).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::cluster::command::{Commands, Reply, SendError};
+    use async_trait::async_trait;
+
+    /// A cluster that remembers the numbers of the barriers.
+    #[derive(Default)]
+    struct Barriers(Mutex<Vec<i64>>);
+
+    #[async_trait]
+    impl Commands for Barriers {
+        async fn run(&self, request: Request) -> Result<Reply, SendError> {
+            assert_eq!(request.body.get_str("update").unwrap(), BARRIERS);
+            self.0.lock().push(request.body.get_i64("txnNumber").unwrap());
+            Ok(Reply { body: rawdoc! { "n": 1, "ok": 1.0 }, operation_time: None, server: "a:1".into() })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_was_left_open_is_ended_by_the_next_write() {
+        let cluster = Arc::new(Barriers::default());
+        let sessions = Sessions::new("h", Side::New, cluster.clone(), Arc::new(SystemClock));
+        let mut write = sessions.borrow().await.unwrap();
+        write.stamp(&mut RawDocumentBuf::new());
+        drop(write);
+        // Only a write that may still arrive: others need not wait for it.
+        drop(sessions.borrow().await.unwrap());
+        assert!(sessions.any_tainted() && cluster.0.lock().is_empty());
+
+        let mut transaction = sessions.borrow().await.unwrap();
+        transaction.stamp(&mut RawDocumentBuf::new());
+        transaction.begins_transaction();
+        drop(transaction);
+        drop(sessions.borrow().await.unwrap());
+        assert_eq!(*cluster.0.lock(), [2]);
+        // Once ended it is one like the others.
+        drop(sessions.borrow().await.unwrap());
+        assert_eq!(cluster.0.lock().len(), 1);
+        sessions.settle().await.unwrap();
+        assert!(!sessions.any_tainted());
+    }
 }

@@ -19,7 +19,7 @@ use crate::wire::op_msg::build;
 use std::sync::Arc;
 use std::time::Duration;
 
-const ILLEGAL: Code = Code(20, "IllegalOperation");
+pub(super) const ILLEGAL: Code = Code(20, "IllegalOperation");
 
 /// A mirror that has not answered a read after this is taken for hung.
 const SLOW_READ: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl Router {
         if table.routes.is_empty() {
             return None;
         }
-        let (database, collection) = (operation.command.database?, operation.command.collection());
+        let (database, collection) = (operation.command.database?, collection(operation));
         if operation.class == Class::Ddl {
             return table
                 .routes
@@ -157,6 +157,14 @@ impl Router {
             }
         }
     }
+}
+
+/// The collection that an operation is about; of an `explain`, that of the explained command.
+fn collection<'a>(operation: &Operation<'a>) -> Option<&'a str> {
+    if operation.class != Class::Explain {
+        return operation.command.collection();
+    }
+    operation.command.first.children()?.next()?.ok()?.as_str()
 }
 
 /// Whether a change of collections concerns `namespace`.

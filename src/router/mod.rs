@@ -7,6 +7,7 @@ mod pipeline;
 mod reading;
 mod resolving;
 mod sending;
+mod together;
 
 pub mod census;
 pub mod cursors;

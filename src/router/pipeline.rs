@@ -109,6 +109,11 @@ impl Router {
         })
     }
 
+    /// The cluster of an operation whose namespace does not migrate.
+    pub(super) fn side_outside_migrations(&self, operation: &Operation<'_>) -> Side {
+        self.route.side(operation)
+    }
+
     /// Runs one operation; its answer is in `reply` afterwards unless it asked for none.
     /// A dropped future gives the operation up and closes its server connection.
     pub async fn handle(&self, operation: &Operation<'_>, reply: &mut BytesMut) -> Handled {
@@ -157,6 +162,9 @@ impl Router {
         reply: &mut BytesMut,
     ) -> (Side, Result<bool, ErrorReply>) {
         let mut side = self.route.side(operation);
+        if let Err(error) = self.served_together(operation) {
+            return (side, Err(error));
+        }
         if let Some(route) = self.migration_of(operation) {
             // Boxed: most operations never come here, and a client's task is as large as its largest await.
             let course = Box::pin(self.through_migration(operation, &route, 0, reply)).await;

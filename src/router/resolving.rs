@@ -132,10 +132,13 @@ async fn find(
     Ok(keys)
 }
 
-/// The statement for each of `keys`.
+/// The statement for each of `keys`; one that names its key is sent as it is.
 fn keyed(command: &WriteCommand, statement: &Statement, keys: &[Key], upserts: bool) -> Request {
     let mut documents = Vec::new();
-    for key in keys {
+    if statement.key.is_some() {
+        documents.extend_from_slice(statement.raw.as_bytes());
+    }
+    for key in keys.iter().filter(|_| statement.key.is_none()) {
         documents.extend_from_slice(one(command.verb, &statement.raw, key, upserts).as_bytes());
     }
     let mut body = RawDocumentBuf::new();
@@ -168,4 +171,45 @@ fn one(verb: Verb, raw: &RawDocument, key: &Key, upserts: bool) -> RawDocumentBu
         }
     }
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::namespace::Namespace;
+
+    /// The statements of the batch's second statement, as sent for `keys`.
+    fn sent(statement: RawDocumentBuf, keys: &[i32], upserts: bool) -> Vec<RawDocumentBuf> {
+        let body = rawdoc! { "update": "c", "updates": [statement], "txnNumber": 4_i64 };
+        let command =
+            WriteCommand::parse(Namespace::new("d", "c"), Verb::Update, &body, None, ObjectId::new).unwrap();
+        let ids: Vec<Key> = keys.iter().filter_map(|id| key_of(RawBsonRef::Int32(*id))).collect();
+        let request = keyed(&command, &command.statements[0], &ids, upserts);
+        assert!(request.body.get("txnNumber").unwrap().is_none());
+        let bytes = request.sequence.unwrap().documents;
+        let mut rest = &bytes[..];
+        let mut documents = Vec::new();
+        while let Some(length) = rest.first_chunk().map(|four| i32::from_le_bytes(*four)) {
+            let (one, after) = rest.split_at(usize::try_from(length).unwrap());
+            documents.push(RawDocument::from_bytes(one).unwrap().to_owned());
+            rest = after;
+        }
+        documents
+    }
+
+    #[test]
+    fn a_statement_that_names_its_key_stays_as_it_is() {
+        let upsert = rawdoc! { "q": { "_id": 7, "a": 1 }, "u": { "$set": { "b": 1 } }, "upsert": true };
+        assert_eq!(sent(upsert.clone(), &[7], false), [upsert]);
+    }
+
+    #[test]
+    fn one_that_does_not_is_sent_for_each_key() {
+        let many = rawdoc! { "q": { "a": 1 }, "u": { "$set": { "b": 1 } }, "multi": true, "upsert": true };
+        let both = sent(many.clone(), &[1, 2], false);
+        assert_eq!(both.len(), 2);
+        assert_eq!(both[1].get_document("q").unwrap(), &*rawdoc! { "$and": [{ "_id": 2 }, { "a": 1 }] });
+        assert!(!both[1].get_bool("upsert").unwrap());
+        assert!(sent(many, &[3], true)[0].get_bool("upsert").unwrap());
+    }
 }

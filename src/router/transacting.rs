@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use super::entry::Entered;
+use super::migrating::ILLEGAL;
 use super::mirroring::Effect;
 use super::operation::Operation;
 use super::pipeline::Router;
@@ -22,40 +23,46 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
 use crate::state::inflight::Work;
-use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE, RETRYABLE_WRITE, UNKNOWN_COMMIT};
+use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, RETRYABLE_WRITE, UNKNOWN_COMMIT};
 use crate::wire::reply::{ReplyFields, append_element};
 use crate::wire::scan::SessionId;
 
-const ILLEGAL: Code = Code(20, "IllegalOperation");
 /// Longer than servers let a transaction live (60 s): what is older cannot commit any more.
 const LONGEST: Duration = Duration::from_secs(90);
 const MOST_OPEN: usize = 20_000;
 
 /// Open transactions that have entered, by session and number. Bounded.
 #[derive(Default)]
-pub struct OpenTransactions(Mutex<HashMap<(SessionId, i64), (Entered, Duration)>>);
+pub struct OpenTransactions(Mutex<HashMap<(SessionId, i64), Open>>);
+
+struct Open {
+    /// One for each migration whose namespaces it has touched.
+    entered: Vec<Entered>,
+    since: Duration,
+}
 
 impl OpenTransactions {
     /// Forgets those that cannot commit any more.
     pub fn sweep(&self, now: Duration) {
-        self.0.lock().retain(|_, (_, since)| now.saturating_sub(*since) <= LONGEST);
+        self.0.lock().retain(|_, open| now.saturating_sub(open.since) <= LONGEST);
     }
 
-    fn contains(&self, key: &(SessionId, i64)) -> bool {
-        self.0.lock().contains_key(key)
+    fn has_entered(&self, key: &(SessionId, i64), migration: &str) -> bool {
+        let open = self.0.lock();
+        open.get(key).is_some_and(|open| open.entered.iter().any(|one| &*one.route.name == migration))
     }
 
     fn put(&self, key: (SessionId, i64), entered: Entered, now: Duration) -> Result<(), ErrorReply> {
         let mut open = self.0.lock();
-        if open.len() >= MOST_OPEN {
+        if open.len() >= MOST_OPEN && !open.contains_key(&key) {
             return Err(ErrorReply::new(HOST_UNREACHABLE, "too many transactions are open"));
         }
-        open.insert(key, (entered, now));
+        open.entry(key).or_insert(Open { entered: Vec::new(), since: now }).entered.push(entered);
         Ok(())
     }
 
-    fn take(&self, key: &(SessionId, i64)) -> Option<Entered> {
-        self.0.lock().remove(key).map(|(entered, _)| entered)
+    fn take(&self, key: &(SessionId, i64)) -> Vec<Entered> {
+        self.0.lock().remove(key).map(|open| open.entered).unwrap_or_default()
     }
 }
 
@@ -73,20 +80,22 @@ impl Router {
         if matches!(operation.class, Class::Commit | Class::Abort) {
             return Ok(known.or_else(|| side_in_token(operation)));
         }
-        let Some(route) = self.migration_of(operation) else { return Ok(known) };
+        self.served_together(operation)?;
+        let Some(route) = self.migration_of(operation) else {
+            return match known.filter(|known| *known != self.side_outside_migrations(operation)) {
+                Some(known) => Err(elsewhere(known, &name_of(operation), "which does not migrate")),
+                None => Ok(known),
+            };
+        };
         let (Some(session), Some(number)) = (operation.command.session(), operation.command.txn_number)
         else {
             return Ok(known);
         };
         let key = (session, number);
-        if self.shared.open_transactions.contains(&key) {
+        if self.shared.open_transactions.has_entered(&key, &route.name) {
             return Ok(known);
         }
-        let name = format!(
-            "{}.{}",
-            operation.command.database.unwrap_or(""),
-            operation.command.collection().unwrap_or("")
-        );
+        let name = name_of(operation);
         let what: Arc<str> = format!("transaction on {name}").into();
         let hold = operation.hold().min(HOLD);
         let entered = writer.gate.enter(&name, SlotSet::ALL, Work::Transaction, &what, hold).await?;
@@ -97,15 +106,8 @@ impl Router {
                 "transactions cannot run while writes are divided between two clusters",
             ));
         };
-        if known.is_some_and(|known| known != side) {
-            return Err(ErrorReply::new(
-                ILLEGAL,
-                format!(
-                    "the transaction runs on the {} cluster, and {name} is served by {side} (migration {})",
-                    side.other(),
-                    route.name
-                ),
-            ));
+        if let Some(known) = known.filter(|known| *known != side) {
+            return Err(elsewhere(known, &name, &format!("of migration {}", route.name)));
         }
         if let Some(active) = &entered.active {
             active.counters.transactions.fetch_add(1, Ordering::Relaxed);
@@ -130,15 +132,15 @@ impl Router {
         if !ends {
             return Ok(());
         }
-        let Some(entered) = self.shared.open_transactions.take(&key) else { return Ok(()) };
+        let all = self.shared.open_transactions.take(&key);
         if operation.class != Class::Commit || !fields.ok {
             return Ok(());
         }
-        if !entered.may_answer() {
+        if !all.iter().all(Entered::may_answer) {
             return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
                 .labelled(vec![RETRYABLE_WRITE, UNKNOWN_COMMIT]));
         }
-        if entered.route.mirrors() {
+        for entered in all.into_iter().filter(|entered| entered.route.mirrors()) {
             let mut times = PerSide::default();
             *times.get_mut(side) = fields.operation_time.map(timestamp);
             let effect = Effect {
@@ -168,6 +170,23 @@ impl Router {
             append_element(reply, &crate::wire::patch::document_element("recoveryToken", token.as_bytes()));
         }
     }
+}
+
+/// The namespace of a statement.
+fn name_of(operation: &Operation<'_>) -> String {
+    let command = &operation.command;
+    format!("{}.{}", command.database.unwrap_or(""), command.collection().unwrap_or(""))
+}
+
+fn elsewhere(runs_on: Side, name: &str, of: &str) -> ErrorReply {
+    ErrorReply::new(
+        ILLEGAL,
+        format!(
+            "the transaction runs on the {runs_on} cluster, and {name}, {of}, is served by {}: move together \
+             what is used together",
+            runs_on.other()
+        ),
+    )
 }
 
 fn side_in_token(operation: &Operation<'_>) -> Option<Side> {

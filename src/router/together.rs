@@ -1,0 +1,178 @@
+//! Commands over several collections: all must be served by one cluster, and none may be written past the
+//! proxy while it moves.
+
+use bson::RawDocument;
+
+use super::migrating::ILLEGAL;
+use super::operation::Operation;
+use super::pipeline::Router;
+use crate::model::namespace::Namespace;
+use crate::model::side::Side;
+use crate::policy::classify::Class;
+use crate::policy::others::Others;
+use crate::state::table::{MigrationRoute, RoutingTable};
+use crate::wire::error::ErrorReply;
+
+impl Router {
+    /// Refuses a command whose collections are not served by one cluster.
+    ///
+    /// # Errors
+    /// The error to answer with.
+    pub(super) fn served_together(&self, operation: &Operation<'_>) -> Result<(), ErrorReply> {
+        if !matches!(operation.class, Class::Read | Class::PipelineWrite | Class::Write) {
+            return Ok(());
+        }
+        let Some(writer) = &self.writer else { return Ok(()) };
+        let table = writer.gate.routing.peek();
+        let command = &operation.command;
+        let several = command.pipeline.is_some() || operation.class == Class::PipelineWrite;
+        if table.routes.is_empty() || !(several || command.name == "bulkWrite") {
+            return Ok(());
+        }
+        let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
+        let (Some(body), Some(database)) = (body, command.database) else { return Ok(()) };
+        if command.name == "bulkWrite" {
+            return bulk_write(operation, body, &table);
+        }
+        let others = Others::of(database, body);
+        let own = Namespace::new(database, command.collection().unwrap_or(""));
+        for other in &others.written {
+            if let Some(route) = table.routes.get(other).filter(|route| !route.phase.is_over()) {
+                return Err(ErrorReply::new(
+                    ILLEGAL,
+                    format!(
+                        "{other} cannot be written by {} while migration {} moves it: write it with \
+                         insert, update or delete, or wait until the migration is complete",
+                        if command.pipeline.is_some() { "$out or $merge" } else { command.name },
+                        route.name
+                    ),
+                ));
+            }
+        }
+        one_cluster(&table, &own, others.read.iter().chain(&others.written))
+    }
+}
+
+/// The cluster that serves `namespace` for commands over several collections; `None` while two do.
+fn home(table: &RoutingTable, namespace: &Namespace) -> Option<Side> {
+    // In the middle of a move in one step neither owns it, and both are equal.
+    let sole = |route: &MigrationRoute| match (route.owned_by_old.is_empty(), route.owned_by_new.is_empty()) {
+        (_, true) => Some(Side::Old),
+        (true, false) => Some(Side::New),
+        (false, false) => None,
+    };
+    table.routes.get(namespace).map_or(Some(Side::Old), |route| sole(route))
+}
+
+fn one_cluster<'a>(
+    table: &RoutingTable,
+    own: &Namespace,
+    others: impl Iterator<Item = &'a Namespace>,
+) -> Result<(), ErrorReply> {
+    let here = home(table, own);
+    for other in others {
+        let there = home(table, other);
+        if here.is_none() || here != there {
+            let by = |side: Option<Side>| side.map_or("both clusters", Side::as_str);
+            return Err(ErrorReply::new(
+                ILLEGAL,
+                format!(
+                    "one pipeline cannot use {own}, served by {}, and {other}, served by {}: move together \
+                     what is used together",
+                    by(here),
+                    by(there)
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `bulkWrite` names its collections in `nsInfo`.
+fn bulk_write(operation: &Operation<'_>, body: &RawDocument, table: &RoutingTable) -> Result<(), ErrorReply> {
+    let moves = |document: &RawDocument| {
+        let name = document.get_str("ns").ok()?;
+        table.route(name).is_some().then(|| name.to_owned())
+    };
+    let listed = body.get_array("nsInfo").ok().into_iter().flatten().flatten();
+    let mut found = listed.filter_map(|one| one.as_document()).find_map(moves);
+    for sequence in &operation.parts.sequences {
+        let mut rest = &operation.message[sequence.documents.clone()];
+        while found.is_none()
+            && let Some(length) = rest.first_chunk().map(|four| i32::from_le_bytes(*four))
+            && let Some((one, after)) = usize::try_from(length).ok().and_then(|at| rest.split_at_checked(at))
+            && !one.is_empty()
+        {
+            found = RawDocument::from_bytes(one).ok().and_then(moves);
+            rest = after;
+        }
+    }
+    let Some(name) = found else { return Ok(()) };
+    Err(ErrorReply::new(
+        ILLEGAL,
+        format!(
+            "{name} is part of a migration: write it by the commands of its collection, not by bulkWrite over \
+             several"
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::phase::Phase;
+    use crate::model::slots::SlotSet;
+    use crate::wire::op_msg::build;
+    use bson::rawdoc;
+    use std::sync::Arc;
+
+    fn route(writes: u8) -> Arc<MigrationRoute> {
+        let new = SlotSet::percent(writes);
+        Arc::new(MigrationRoute {
+            name: "m".into(),
+            epoch: 1,
+            phase: Phase::Synced,
+            owned_by_old: SlotSet::ALL.minus(&new),
+            owned_by_new: new,
+            reads_on_new: new,
+            held: SlotSet::EMPTY,
+            sealed: SlotSet::EMPTY,
+            moves: Vec::new(),
+            ack_both: true,
+        })
+    }
+
+    fn table() -> RoutingTable {
+        let routes = [("d.dual", 0), ("d.half", 50), ("d.moved", 100)];
+        let routes = routes.map(|(name, writes)| (Namespace::parse(name).unwrap(), route(writes)));
+        RoutingTable { version: 1, routes: routes.into() }
+    }
+
+    #[test]
+    fn one_pipeline_uses_one_cluster() {
+        let fits = |own: &str, other: &str| {
+            let [own, other] = [own, other].map(|name| Namespace::new("d", name));
+            one_cluster(&table(), &own, [other].iter()).is_ok()
+        };
+        assert!(fits("plain", "plain") && fits("plain", "dual") && fits("dual", "plain"));
+        assert!(fits("moved", "moved"));
+        assert!(!fits("moved", "plain") && !fits("plain", "moved") && !fits("moved", "dual"));
+        assert!(!fits("half", "half") && !fits("half", "plain") && !fits("plain", "half"));
+    }
+
+    #[test]
+    fn a_bulk_write_of_a_collection_that_moves_is_found() {
+        let refused = |body: bson::RawDocumentBuf, sequence: Option<(&str, &[u8])>| {
+            let message = build(1, 0, 0, body.as_bytes(), sequence);
+            let operation = Operation::parse(&message).unwrap();
+            bulk_write(&operation, &body, &table()).is_err()
+        };
+        let body = |name: &str| rawdoc! { "bulkWrite": 1, "nsInfo": [{ "ns": "d.x" }, { "ns": name }] };
+        assert!(refused(body("d.dual"), None) && !refused(body("d.other"), None));
+        let ops = rawdoc! { "insert": 0, "document": {} };
+        let spaces = rawdoc! { "ns": "d.moved" };
+        let bytes = [ops.as_bytes(), spaces.as_bytes()].concat();
+        assert!(refused(rawdoc! { "bulkWrite": 1 }, Some(("nsInfo", &bytes))));
+        assert!(!refused(rawdoc! { "bulkWrite": 1 }, Some(("ops", ops.as_bytes()))));
+    }
+}

@@ -1,0 +1,60 @@
+//! Applications in several drivers, unmodified, through the real program and a migration.
+//!
+//! Each driver has one test with clusters and a proxy of its own. Needs `python3` (with `venv`) and
+//! `node` with `npm`, and for the first run a network to install the drivers.
+
+mod application;
+mod rust_driver;
+mod stage;
+mod tools;
+
+use anyhow::{Error, Result, bail};
+use application::Application;
+use stage::{Phase, Stage};
+
+/// Takes an application through all phases, with one run inside each and one across each change.
+async fn through_all_phases(name: &str, application: &Application) -> Result<()> {
+    let mut stage = Stage::start(name).await?;
+    // What fails in one phase does not hide what fails in the next.
+    let mut failures = Vec::new();
+    let end = Box::pin(go(&mut stage, application, &mut failures)).await;
+    failures.extend(end.err());
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let failures: Vec<_> = failures.iter().map(|error| format!("{error:#}")).collect();
+    bail!("{}\nthe proxy's log ends with:\n{}", failures.join("\n"), stage.log_tail())
+}
+
+async fn go(stage: &mut Stage, application: &Application, failures: &mut Vec<Error>) -> Result<()> {
+    failures.extend(application.run(stage, Phase::Plain).await.err());
+    stage.configure_new().await?;
+    for (before, phase) in Phase::ALL.iter().zip(&Phase::ALL[1..]) {
+        let across = application.across(stage, *before, *phase).await;
+        stage.enter(*phase).await?;
+        let gone = async { across?.finish().await }.await;
+        failures.extend(gone.err().map(|error| error.context(format!("into {}", phase.name()))));
+        failures.extend(application.run(stage, *phase).await.err());
+    }
+    stage.both_sides_are_equal().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo() -> Result<()> {
+    through_all_phases("pymongo", &tools::python().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_and_mongoose() -> Result<()> {
+    through_all_phases("node", &tools::node().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongosh() -> Result<()> {
+    through_all_phases("mongosh", &tools::mongosh().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rust() -> Result<()> {
+    through_all_phases("rust", &Application::Rust).await
+}

@@ -1,0 +1,236 @@
+//! Two clusters, the program between them, and its operator.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hyper::http::{HeaderMap, Method};
+use reshard::cli::client::Client;
+use reshard_testbed::{ReplicaSet, wait_for, wait_for_value};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Migrations with what they move: one whose writes can be divided, one that moves in one step, one that stays.
+const MIGRATIONS: [(&str, &[&str]); 3] =
+    [("items", &["app.items"]), ("accounts", &["app.accounts", "app.orders"]), ("stock", &["app.stock"])];
+
+/// What an application finds the migration at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// No new cluster.
+    Plain,
+    /// Both clusters are written to and equal.
+    Dual,
+    /// Half of the reads are served by new.
+    Reads,
+    /// Half of `app.items` belongs to new.
+    Half,
+    /// All of `app.items`, `app.accounts` and `app.orders` belongs to new.
+    Moved,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Self; 5] = [Self::Plain, Self::Dual, Self::Reads, Self::Half, Self::Moved];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Dual => "dual",
+            Self::Reads => "reads",
+            Self::Half => "half",
+            Self::Moved => "moved",
+        }
+    }
+}
+
+/// The program, running.
+struct Program {
+    child: Child,
+    log: PathBuf,
+    address: String,
+    admin: Client,
+}
+
+/// Two clusters and a proxy.
+pub(crate) struct Stage {
+    pub(crate) old: ReplicaSet,
+    pub(crate) new: ReplicaSet,
+    folder: tempfile::TempDir,
+    program: Program,
+}
+
+impl Stage {
+    /// With a proxy that knows the old cluster only.
+    pub(crate) async fn start(name: &str) -> Result<Self> {
+        let (old, new) = (format!("{name}-old"), format!("{name}-new"));
+        let (old, new) =
+            tokio::try_join!(ReplicaSet::builder(&old).start(), ReplicaSet::builder(&new).start())?;
+        let folder = tempfile::tempdir()?;
+        let program = Program::start(folder.path().join("plain"), &old.uri(), None).await?;
+        Ok(Self { old, new, folder, program })
+    }
+
+    /// The connection string of applications.
+    pub(crate) fn uri(&self) -> String {
+        format!("mongodb://{}/", self.program.address)
+    }
+
+    /// The end of the proxy's log.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.program.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Starts the proxy again, with the new cluster.
+    pub(crate) async fn configure_new(&mut self) -> Result<()> {
+        self.program.stop().await?;
+        let folder = self.folder.path().join("migrating");
+        self.program = Program::start(folder, &self.old.uri(), Some(&self.new.uri())).await?;
+        Ok(())
+    }
+
+    /// Brings the migrations to `phase`, from the one before it.
+    pub(crate) async fn enter(&self, phase: Phase) -> Result<()> {
+        match phase {
+            Phase::Plain => Ok(()),
+            Phase::Dual => self.start_migrations().await,
+            Phase::Reads => {
+                self.set("items", "reads", 50).await?;
+                self.set("accounts", "reads", 50).await?;
+                self.set("stock", "reads", 50).await
+            }
+            Phase::Half => self.set("items", "writes", 50).await,
+            Phase::Moved => {
+                self.set("accounts", "reads", 100).await?;
+                self.set("items", "reads", 100).await?;
+                self.set("accounts", "writes", 100).await?;
+                self.set("items", "writes", 100).await
+            }
+        }
+    }
+
+    async fn start_migrations(&self) -> Result<()> {
+        for (name, namespaces) in MIGRATIONS {
+            let namespaces: Vec<_> = namespaces.iter().map(|name| json!({ "namespace": name })).collect();
+            let body = json!({ "name": name, "namespaces": namespaces });
+            self.ask(Method::POST, "/v1/migrations", Some(body)).await?;
+            self.ask(Method::POST, &format!("/v1/migrations/{name}/start"), None).await?;
+        }
+        for (name, _) in MIGRATIONS {
+            self.until_free_to_move(name).await?;
+        }
+        Ok(())
+    }
+
+    async fn set(&self, name: &str, what: &str, percent: u8) -> Result<()> {
+        self.until_free_to_move(name).await?;
+        let body = json!({ "percent": percent });
+        let answer = self.ask(Method::PUT, &format!("/v1/migrations/{name}/{what}"), Some(body)).await?;
+        ensure!(answer["percent"] == percent, "{answer}");
+        Ok(())
+    }
+
+    async fn until_free_to_move(&self, name: &str) -> Result<()> {
+        let path = format!("/v1/migrations/{name}/progress");
+        wait_for("the migration to be synced and free to move", LIMIT, || async {
+            let progress = self.ask(Method::GET, &path, None).await?;
+            if progress["can_cut_over"] != true {
+                bail!("{progress}");
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Both clusters have the same in the collections that move.
+    pub(crate) async fn both_sides_are_equal(&self) -> Result<()> {
+        for namespace in MIGRATIONS.iter().flat_map(|(_, namespaces)| *namespaces) {
+            wait_for("both clusters to be equal", LIMIT, || async {
+                let comparison =
+                    reshard_loadtest::compare(&self.old.uri(), &self.new.uri(), namespace).await?;
+                ensure!(comparison.is_equal(), "{namespace}: {comparison}");
+                Ok(true)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        ask(&self.program.admin, method, path, body).await
+    }
+}
+
+impl Program {
+    async fn start(folder: PathBuf, old: &str, new: Option<&str>) -> Result<Self> {
+        fs::create_dir_all(&folder)?;
+        let (config, log) = (folder.join("reshard.toml"), folder.join("log"));
+        let new = new.map(|uri| format!("[new]\nuri = {uri:?}\n")).unwrap_or_default();
+        // A debug build between two servers on a busy machine needs more time than the default.
+        let text = format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[old]\nuri = {old:?}\n{new}[admin]\naddress = \
+             \"127.0.0.1:0\"\n[migration]\nmax_pause_ms = 3000\nlease_ms = 6000\n[log]\nlevel = \
+             \"info,reshard::router=debug\"\nformat = \"json\"\n"
+        );
+        fs::write(&config, text)?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_reshard"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?)
+            .kill_on_drop(true)
+            .spawn()?;
+        let serving = wait_for_value("the proxy to serve", LIMIT, || {
+            let found = look(&mut child, &log);
+            async move { found }
+        })
+        .await?;
+        let field = |name: &str| -> Result<String> {
+            let fields = serving.get("fields").unwrap_or(&serving);
+            let text = fields[name].as_str().with_context(|| format!("{name} in {serving}"))?;
+            Ok(text.trim_start_matches("Some(").trim_end_matches(')').to_owned())
+        };
+        let (address, admin) = (field("address")?, field("admin")?);
+        let admin = Client::new(&format!("http://{admin}"), HeaderMap::new())?;
+        wait_for("the proxy to be ready", LIMIT, || async {
+            ask(&admin, Method::GET, "/readyz", None).await.map(|_| true)
+        })
+        .await?;
+        Ok(Self { child, log, address, admin })
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        let id = self.child.id().context("the proxy has ended by itself")?;
+        let killed = Command::new("kill").arg(id.to_string()).status().await?;
+        ensure!(killed.success());
+        let status = tokio::time::timeout(LIMIT, self.child.wait()).await.context("the proxy does not stop")??;
+        ensure!(status.success(), "the proxy ended with {status}");
+        Ok(())
+    }
+}
+
+/// The line of the log that says where it serves.
+fn look(child: &mut Child, log: &PathBuf) -> Result<Option<Value>> {
+    let text = fs::read_to_string(log)?;
+    let serving = text.lines().find(|line| line.contains("serving clients"));
+    if let Some(line) = serving {
+        return Ok(Some(serde_json::from_str(line)?));
+    }
+    if let Some(status) = child.try_wait()? {
+        bail!("it ended with {status}:\n{text}");
+    }
+    Ok(None)
+}
+
+async fn ask(admin: &Client, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+    let what = format!("{method} {path}");
+    let answer = admin.send(method, path, body.map(|body| body.to_string().into())).await?;
+    let text = String::from_utf8_lossy(&answer.body);
+    ensure!(answer.status.is_success(), "{what}: {} {text}", answer.status);
+    serde_json::from_slice(&answer.body).with_context(|| format!("{what}: {text}"))
+}

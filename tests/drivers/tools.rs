@@ -1,0 +1,109 @@
+//! Installs the drivers, once, into a cache.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::application::Application;
+
+const PYTHON: &str = "install Python 3.9 or later with its venv module (Debian: python3 python3-venv)";
+const NODE: &str = "install Node.js 20 or later with npm";
+
+/// pymongo.
+pub(crate) async fn python() -> Result<Application> {
+    let python = tokio::task::spawn_blocking(|| {
+        let wanted = source("python/requirements.txt");
+        installed("python", &wanted, |folder| {
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder), PYTHON)?;
+            let mut pip = Command::new(folder.join("bin/python"));
+            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&wanted);
+            run(&mut pip, "pip must be able to install pymongo")
+        })
+    });
+    let python = python.await??.join("bin/python");
+    Ok(Application::Script(vec![python.into(), "-B".into(), source("python/app.py").into()]))
+}
+
+/// The driver for Node, with mongoose.
+pub(crate) async fn node() -> Result<Application> {
+    // Modules are looked for from the script's own folder upwards, so it stands beside them.
+    let script = beside_modules("app.mjs", "node/app.mjs").await?;
+    Ok(Application::Script(vec!["node".into(), script]))
+}
+
+/// mongosh.
+pub(crate) async fn mongosh() -> Result<Application> {
+    let script = beside_modules("mongosh.js", "mongosh/app.js").await?;
+    let shell = modules().await?.join("node_modules/mongosh/bin/mongosh.js");
+    let words = [shell.into(), "--nodb".into(), "--norc".into(), "--quiet".into(), "--file".into(), script];
+    Ok(Application::Script([OsString::from("node")].into_iter().chain(words).collect()))
+}
+
+async fn beside_modules(name: &str, script: &str) -> Result<OsString> {
+    let place = modules().await?.join(name);
+    // Tests of several checkouts may share the cache: written whole or not at all.
+    let whole = place.with_extension(format!("{}.new", std::process::id()));
+    fs::copy(source(script), &whole)?;
+    fs::rename(&whole, &place)?;
+    Ok(place.into())
+}
+
+async fn modules() -> Result<PathBuf> {
+    tokio::task::spawn_blocking(|| {
+        let wanted = source("node/package.json");
+        installed("node", &wanted, |folder| {
+            fs::copy(&wanted, folder.join("package.json"))?;
+            let mut npm = Command::new("npm");
+            npm.args(["install", "--no-audit", "--no-fund", "--package-lock=false", "--ignore-scripts"]);
+            run(npm.current_dir(folder), NODE)?;
+            run(Command::new("node").arg("--version"), NODE)
+        })
+    })
+    .await?
+}
+
+/// A folder that holds what `wanted` lists, installed by `install` if it does not yet.
+fn installed(name: &str, wanted: &Path, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let cache = cache();
+    fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    let lock = lock(&cache.join(format!("{name}.lock")))?;
+    let (folder, mark) = (cache.join(name), cache.join(format!("{name}.installed")));
+    let list = fs::read(wanted)?;
+    if fs::read(&mark).is_ok_and(|installed| installed == list) {
+        return Ok(folder);
+    }
+    _ = fs::remove_file(&mark);
+    fs::create_dir_all(&folder)?;
+    install(&folder).with_context(|| format!("installing the drivers for {name}"))?;
+    fs::write(&mark, list)?;
+    drop(lock);
+    Ok(folder)
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
+fn cache() -> PathBuf {
+    match std::env::var_os("RESHARD_DRIVERS_CACHE").filter(|value| !value.is_empty()) {
+        Some(cache) => cache.into(),
+        None => Path::new(env!("CARGO_TARGET_TMPDIR")).join("drivers-cache"),
+    }
+}
+
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers").join(path)
+}
+
+fn run(command: &mut Command, remedy: &str) -> Result<()> {
+    let Output { status, stdout, stderr } =
+        command.output().with_context(|| format!("{command:?} cannot run: {remedy}"))?;
+    let said = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    ensure!(status.success(), "{command:?}: {status}: {remedy}\n{said}");
+    Ok(())
+}
