@@ -169,7 +169,7 @@ impl Play<'_> {
         }
         self.screen.done("written to both clusters from now on");
         for migration in BOTH {
-            let done = self.until("copy", migration, |now| Ok(self.show_copy(now))).await;
+            let done = self.until("copy", migration, |now| Ok(self.show_copy(migration, now))).await;
             self.screen.no_bar();
             let done = done?;
             self.screen.done(&format!(
@@ -184,12 +184,19 @@ impl Play<'_> {
     }
 
     /// Whether it is done.
-    fn show_copy(&self, now: &crate::api::Progress) -> bool {
+    fn show_copy(&self, migration: &str, now: &crate::api::Progress) -> bool {
+        let (done, of) = (now.copied_documents, now.total_documents);
+        if now.phase != "copying" {
+            let text = format!("{migration}: copied; now {}", now.blocked_by.join("; "));
+            self.screen.bar(done, of, &text);
+            return now.can_cut_over;
+        }
+
         let left = now.remaining_seconds.map_or(String::new(), |left| format!(", {left:.0} s left"));
         let rate = now.bytes_per_second / 1e6;
-        let text = format!("{rate:.1} MB/s, {:.0} documents/s{left}", now.documents_per_second);
-        self.screen.bar(now.copied_documents, now.total_documents, &text);
-        now.can_cut_over
+        let rows = now.documents_per_second;
+        self.screen.bar(done, of, &format!("{migration}: {rate:.1} MB/s, {rows:.0} documents/s{left}"));
+        false
     }
 
     async fn verify(&self, title: &str) -> Result<()> {
