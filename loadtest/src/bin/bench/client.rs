@@ -3,17 +3,15 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail, ensure};
-use bson::{RawDocument, RawDocumentBuf, rawdoc};
+use anyhow::{Context, Result, ensure};
+use bson::{RawDocumentBuf, rawdoc};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::wire::{HEADER, check, field, message};
+
 pub(crate) const DATABASE: &str = "bench";
-const HEADER: usize = 16;
-const OP_MSG: i32 = 2013;
-/// The body begins after the header, the flags and the kind of the section.
-const BODY: usize = HEADER + 5;
 /// Bytes of a document, about.
 const DOCUMENT: usize = 1024;
 /// Stand where numbers will be; nothing else in the messages looks like them.
@@ -55,23 +53,6 @@ pub(crate) fn document(id: i64) -> RawDocumentBuf {
     rawdoc! { "_id": id, "group": 7_i64, "name": "bench", "pad": pad }
 }
 
-fn message(body: &RawDocumentBuf, documents: Option<&RawDocumentBuf>) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; HEADER + 4];
-    bytes[12..16].copy_from_slice(&OP_MSG.to_le_bytes());
-    bytes.push(0);
-    bytes.extend_from_slice(body.as_bytes());
-    if let Some(document) = documents {
-        bytes.push(1);
-        let length = 4 + b"documents\0".len() + document.as_bytes().len();
-        bytes.extend_from_slice(&i32::try_from(length)?.to_le_bytes());
-        bytes.extend_from_slice(b"documents\0");
-        bytes.extend_from_slice(document.as_bytes());
-    }
-    let length = i32::try_from(bytes.len())?;
-    bytes[0..4].copy_from_slice(&length.to_le_bytes());
-    Ok(bytes)
-}
-
 /// A message with places for the numbers that change.
 struct Template {
     bytes: Vec<u8>,
@@ -95,7 +76,7 @@ impl Template {
                     "insert": collection, "ordered": true, "lsid": session.clone(), "txnNumber": NUMBER_MARK,
                     "$db": DATABASE,
                 },
-                Some(&document(ID_MARK)),
+                Some(("documents", document(ID_MARK).as_bytes())),
             ),
         }?;
         let place = |mark: i64| bytes.windows(8).position(|window| window == mark.to_le_bytes());
@@ -190,17 +171,4 @@ async fn exchange(
     }
     ensure!(length == wanted && field(reply, 8) == *request, "the reply is not to this request");
     Ok(length)
-}
-
-fn field(bytes: &[u8], at: usize) -> i32 {
-    bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_le_bytes)
-}
-
-fn check(reply: &[u8]) -> Result<&RawDocument> {
-    let body = reply.get(BODY..).context("a short reply")?;
-    let body = RawDocument::from_bytes(body).context("the reply is not one document")?;
-    if body.get_f64("ok").ok() != Some(1.0) || matches!(body.get("writeErrors"), Ok(Some(_))) {
-        bail!("{body:?}");
-    }
-    Ok(body)
 }

@@ -12,6 +12,7 @@ mod idle;
 mod report;
 mod round;
 mod usage;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
