@@ -51,7 +51,7 @@ impl Authority {
     /// Takes a record that was read elsewhere, unless a newer one is known.
     pub fn learn(&self, record: AuthorityRecord) {
         let mut known = self.known.lock();
-        if known.as_ref().is_none_or(|known| known.epoch <= record.epoch) {
+        if known.as_ref().is_none_or(|known| known.epoch < record.epoch) {
             *known = Some(record);
         }
     }
@@ -91,9 +91,12 @@ impl Authority {
 
     /// Asks for the lease, or for more of it. `false`: this process has been expelled, or there is no record.
     ///
+    /// `obey` is called before the lease counts: whoever works under it must go by what the record said
+    /// when it was granted, and by nothing older.
+    ///
     /// # Errors
     /// [`RecordError`]; the lease runs on until its end.
-    pub async fn beat(&self) -> Result<bool, RecordError> {
+    pub async fn beat(&self, obey: impl FnOnce() + Send) -> Result<bool, RecordError> {
         let asked = self.clock.now();
         let me = format!("holders.{}", self.holder);
         let epoch = self.known().map_or(0, |record| record.epoch);
@@ -106,6 +109,7 @@ impl Authority {
             },
         };
         if self.change(query, update).await?.is_some() {
+            obey();
             self.lease.granted(asked);
             Ok(true)
         } else {

@@ -67,6 +67,18 @@ impl MigrationRoute {
         }
     }
 
+    /// Whether both say the same about what is stored.
+    #[must_use]
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let stored = |route: &Self| {
+            (
+                (route.epoch, route.phase, route.held),
+                (route.owned_by_old, route.owned_by_new, route.reads_on_new),
+            )
+        };
+        stored(self) == stored(other) && self.moves == other.moves
+    }
+
     /// Writes go to both clusters.
     #[must_use]
     pub const fn mirrors(&self) -> bool {
