@@ -155,9 +155,8 @@ impl Converger {
             let ticket = self.inflight.enter(&self.migration, slots, Work::Converge, what);
             let route = ticket.table.routes.values().find(|route| route.name == self.migration);
             let blocked = route.is_some_and(|route| {
-                let owned = route.owned_by_old.or(&route.owned_by_new);
                 (self.safeguards.workers_fenced && route.sealed.meets(&slots))
-                    || !slots.minus(&owned).is_empty()
+                    || !slots.minus(&route.settled()).is_empty()
             });
             if !blocked {
                 return ticket;

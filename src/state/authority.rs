@@ -158,7 +158,8 @@ impl Authority {
         Ok(self.change(doc! { "fence.id": id, "fence.state": "open" }, update).await?.is_some())
     }
 
-    /// Records the gain of slots that the other cluster's record has given up at `epoch`.
+    /// Records the gain of slots that the other cluster's record has given up, once: a fence that was
+    /// finished long ago may be found again, when its slots have moved on.
     ///
     /// # Errors
     /// [`RecordError`].
@@ -167,13 +168,14 @@ impl Authority {
         let Some(known) = self.refresh().await? else {
             return Err(RecordError::Malformed("the record is gone".into()));
         };
-        if known.epoch >= epoch && fence.slots.minus(&known.owned).is_empty() {
+        let former = self.side.other();
+        if known.moves.iter().any(|past| past.epoch == epoch && past.former == former) {
             return Ok(());
         }
         let at = self.clock.wall_millis();
         let update = doc! {
             "$set": { "owned": slots(&known.owned.or(&fence.slots)), "epoch": as_long(epoch.max(known.epoch)) },
-            "$push": { "moves": { "$each": [past_move(&fence.slots, self.side.other(), epoch, at)], "$slice": -500 } },
+            "$push": { "moves": { "$each": [past_move(&fence.slots, former, epoch, at)], "$slice": -500 } },
         };
         match self.change(doc! { "epoch": as_long(known.epoch) }, update).await? {
             Some(_) => Ok(()),

@@ -58,6 +58,14 @@ impl MigrationRoute {
         }
     }
 
+    /// Slots that exactly one cluster owns, as far as is known. Nobody may work on others: their records
+    /// disagree, or one was read before a move and the other after it.
+    #[must_use]
+    pub fn settled(&self) -> SlotSet {
+        let both = self.owned_by_old.and(&self.owned_by_new);
+        self.owned_by_old.or(&self.owned_by_new).minus(&both)
+    }
+
     /// Slots of `side`.
     #[must_use]
     pub const fn owned_by(&self, side: Side) -> &SlotSet {
