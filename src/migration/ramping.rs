@@ -41,7 +41,7 @@ impl Context {
     /// Brings both records to one epoch, with what the newer one says.
     pub(super) async fn level_epochs(&self) -> Result<(), ControlError> {
         for side in Side::BOTH {
-            let alive = self.authorities.get(side).beat().await;
+            let alive = self.beat(side).await;
             if !alive.map_err(|error| unavailable(format!("{side}: {error}")))? {
                 return Err(unavailable(format!(
                     "this process may not write to {side} any more; restart it"
