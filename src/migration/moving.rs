@@ -221,7 +221,8 @@ impl Context {
                 Ok(false) => match self.state_of(transfer.from, &fence).await {
                     FenceState::Committed => break,
                     FenceState::Aborted | FenceState::Open => {
-                        self.publish(|_| ());
+                        // Another epoch, or another's decision: nothing has moved.
+                        self.decide_aborted(transfer.from, &fence).await;
                         return Err(GaveUp::Again("somebody else gave the fence up".into()));
                     }
                 },
