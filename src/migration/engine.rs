@@ -161,6 +161,9 @@ impl Engine {
         environment.routing.publish(|_| ());
         self.ready.send_replace(Vec::new());
         let engine = Arc::clone(self);
+        let telling = async move { engine.keep_telling().await };
+        environment.spawn.spawn("gauges", telling.boxed());
+        let engine = Arc::clone(self);
         let rest = async move { engine.finish_beginning().await };
         environment.spawn.spawn("begin", rest.boxed());
     }
