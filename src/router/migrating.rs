@@ -14,12 +14,10 @@ use crate::model::side::Side;
 use crate::policy::classify::Class;
 use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::table::MigrationRoute;
-use crate::wire::error::{Code, ErrorReply};
+use crate::wire::error::{ErrorReply, NOT_NOW};
 use crate::wire::op_msg::build;
 use std::sync::Arc;
 use std::time::Duration;
-
-pub(super) const ILLEGAL: Code = Code(20, "IllegalOperation");
 
 /// A mirror that has not answered a read after this is taken for hung.
 const SLOW_READ: Duration = Duration::from_secs(10);
@@ -95,7 +93,7 @@ impl Router {
             _ if pulls_away(operation) && !route.phase.is_over() => self.ddl(operation, route, reply).await,
             Class::PipelineWrite => match authority {
                 Some(side) => Ok(Course::Plain(side)),
-                None => Err(ErrorReply::new(ILLEGAL, "$out and $merge cannot run while writes are divided")),
+                None => Err(ErrorReply::new(NOT_NOW, "$out and $merge cannot run while writes are divided")),
             },
             _ => Ok(Course::Plain(authority.unwrap_or(Side::Old))),
         }
@@ -130,7 +128,7 @@ impl Router {
         let name = operation.command.name;
         if REFUSED_DDL.contains(&name) {
             return Err(ErrorReply::new(
-                ILLEGAL,
+                NOT_NOW,
                 format!(
                     "{name} cannot run while migration {} moves this collection; complete or abort it first",
                     route.name

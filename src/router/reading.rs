@@ -13,12 +13,11 @@ use crate::model::side::Side;
 use crate::model::slots::{Slot, SlotSet};
 use crate::policy::reads::{Ask, Ownership, Plan, is_change_stream, joins, key_of_read, plan};
 use crate::state::table::MigrationRoute;
-use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE};
+use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW};
 
 /// How long a read that meets documents of both authorities waits for the mirror to be current.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
-const NOT_WHILE_MIXED: Code = Code(20, "IllegalOperation");
 
 /// Where a read goes.
 pub(super) struct Chosen {
@@ -44,7 +43,7 @@ pub(super) async fn side_of_read(
     match plan(&ask, &owned) {
         Plan::Authority(side) => Ok(Chosen { side, otherwise: None }),
         Plan::Refuse => Err(ErrorReply::new(
-            NOT_WHILE_MIXED,
+            NOT_NOW,
             "this read needs one authority, and writes are divided between two clusters now",
         )),
         Plan::Mirror { side, foreign, otherwise } => {

@@ -3,7 +3,6 @@
 
 use bson::RawDocument;
 
-use super::migrating::ILLEGAL;
 use super::operation::Operation;
 use super::pipeline::Router;
 use crate::model::namespace::Namespace;
@@ -11,7 +10,7 @@ use crate::model::side::Side;
 use crate::policy::classify::Class;
 use crate::policy::others::Others;
 use crate::state::table::{MigrationRoute, RoutingTable};
-use crate::wire::error::ErrorReply;
+use crate::wire::error::{ErrorReply, NOT_NOW};
 
 impl Router {
     /// Refuses a command whose collections are not served by one cluster.
@@ -39,7 +38,7 @@ impl Router {
         for other in &others.written {
             if let Some(route) = table.routes.get(other).filter(|route| !route.phase.is_over()) {
                 return Err(ErrorReply::new(
-                    ILLEGAL,
+                    NOT_NOW,
                     format!(
                         "{other} cannot be written by {} while migration {} moves it: write it with \
                          insert, update or delete, or wait until the migration is complete",
@@ -75,7 +74,7 @@ fn one_cluster<'a>(
         if here.is_none() || here != there {
             let by = |side: Option<Side>| side.map_or("both clusters", Side::as_str);
             return Err(ErrorReply::new(
-                ILLEGAL,
+                NOT_NOW,
                 format!(
                     "one pipeline cannot use {own}, served by {}, and {other}, served by {}: move together \
                      what is used together",
@@ -109,7 +108,7 @@ fn bulk_write(operation: &Operation<'_>, body: &RawDocument, table: &RoutingTabl
     }
     let Some(name) = found else { return Ok(()) };
     Err(ErrorReply::new(
-        ILLEGAL,
+        NOT_NOW,
         format!(
             "{name} is part of a migration: write it by the commands of its collection, not by bulkWrite over \
              several"

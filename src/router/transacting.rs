@@ -13,7 +13,6 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use super::entry::Entered;
-use super::migrating::ILLEGAL;
 use super::mirroring::Effect;
 use super::operation::Operation;
 use super::pipeline::Router;
@@ -23,7 +22,7 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
 use crate::state::inflight::Work;
-use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, RETRYABLE_WRITE, UNKNOWN_COMMIT};
+use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW, RETRYABLE_WRITE, UNKNOWN_COMMIT};
 use crate::wire::reply::{ReplyFields, append_element};
 use crate::wire::scan::SessionId;
 
@@ -102,7 +101,7 @@ impl Router {
         let Some(entered) = entered else { return Ok(known) };
         let Some(side) = entered.route.sole_authority() else {
             return Err(ErrorReply::new(
-                ILLEGAL,
+                NOT_NOW,
                 "transactions cannot run while writes are divided between two clusters",
             ));
         };
@@ -180,7 +179,7 @@ fn name_of(operation: &Operation<'_>) -> String {
 
 fn elsewhere(runs_on: Side, name: &str, of: &str) -> ErrorReply {
     ErrorReply::new(
-        ILLEGAL,
+        NOT_NOW,
         format!(
             "the transaction runs on the {runs_on} cluster, and {name}, {of}, is served by {}: move together \
              what is used together",

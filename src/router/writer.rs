@@ -25,11 +25,10 @@ use crate::policy::failover::Kind;
 use crate::policy::split::{Part, merge, parts, stops};
 use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::inflight::Work;
-use crate::wire::error::{Code, ErrorReply, HOST_UNREACHABLE, RETRYABLE_WRITE};
+use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW, RETRYABLE_WRITE};
 
 /// How long a write may wait for fences, leases and servers, unless its `maxTimeMS` is shorter.
 pub const HOLD: Duration = Duration::from_secs(15);
-const NOT_WHILE_MIXED: Code = Code(20, "IllegalOperation");
 
 /// Writes for one worker.
 pub struct Writer {
@@ -183,7 +182,7 @@ impl Writer {
             |statement: &crate::policy::writes::Statement| statement.key.is_none() && !statement.multi;
         if command.statements.iter().any(single) {
             return Err(ErrorReply::new(
-                NOT_WHILE_MIXED,
+                NOT_NOW,
                 "a write of one document that does not name its _id cannot run while writes are divided \
                  between two clusters; move this namespace's writes in one step",
             ));

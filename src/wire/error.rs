@@ -22,6 +22,9 @@ pub const CURSOR_NOT_FOUND: Code = Code(43, "CursorNotFound");
 pub const CLIENT_METADATA_CANNOT_BE_MUTATED: Code = Code(186, "ClientMetadataCannotBeMutated");
 /// Only `hello` may come in this old form.
 pub const UNSUPPORTED_OP_QUERY: Code = Code(352, "UnsupportedOpQueryCommand");
+/// A migration does not allow this now. Not 20 (`IllegalOperation`): of a retryable write drivers take that for
+/// a server without retryable writes, and say so in place of the message.
+pub const NOT_NOW: Code = Code(115, "CommandNotSupported");
 
 /// The driver may send the write again.
 pub const RETRYABLE_WRITE: &str = "RetryableWriteError";

@@ -37,7 +37,7 @@ ACROSS = os.environ.get("RESHARD_ACROSS")
 MIGRATES = PHASE != "plain"
 MIXED = PHASE == "half"
 MOVED = PHASE == "moved"
-REFUSED = 20
+REFUSED = 115
 RUN = ""  # Of the check that runs.
 
 client = MongoClient(os.environ["RESHARD_URI"], serverSelectionTimeoutMS=10_000, appname="driver-test")
