@@ -172,6 +172,10 @@ impl Mirror<'_> {
         seen: &RawDocument,
         want: &RawDocument,
     ) -> Result<Written, String> {
+        // A transaction that was given up midway keeps its locks, until its session is barred.
+        if self.sessions.any_tainted() {
+            self.sessions.settle().await?;
+        }
         let mut session = self.sessions.borrow().await?;
         let mut start = RawDocumentBuf::new();
         session.stamp(&mut start);
