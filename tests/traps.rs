@@ -3,14 +3,13 @@
 mod support;
 
 use std::str::FromStr as _;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bson::raw::{RawBson, RawDocumentBuf};
 use bson::spec::BinarySubtype;
 use bson::{Decimal128, Document, RawArrayBuf, RawDocument, Timestamp, cstr, doc, oid::ObjectId, rawdoc};
 use mongodb::options::SessionOptions;
-use mongodb::{Client, Collection, Database};
+use mongodb::{Client, ClientSession, Collection, Database};
 use reshard::app::Proxy;
 use reshard::cluster::command::SharedCluster;
 use reshard::cluster::{Cluster, Settings as ClusterSettings};
@@ -88,7 +87,7 @@ impl Bed {
     async fn equal(&self) -> Result<()> {
         self.operator.until_level().await?;
         let last = std::sync::Mutex::new(String::new());
-        let equal = wait_for("both sides to be equal", Duration::from_secs(30), || async {
+        let equal = wait_for("both sides to be equal", LONG, || async {
             let comparison = compare(&self.old.uri(), &self.new.uri(), "shop.c").await?;
             *last.lock().unwrap() = comparison.to_string();
             Ok(comparison.is_equal())
@@ -301,10 +300,8 @@ async fn strange_values(bed: &Bed, round: &str) -> Result<()> {
     pipeline.push(literal);
     bed.write(update(of("ts-stays"), pipeline)).await?;
 
-    bed.write(insert(
-        ["now", "sys", "rand"].map(|name| with_id(id(name), &rawdoc! { "in": {}, "a": [1] })),
-    ))
-    .await?;
+    bed.write(insert(["now", "sys", "rand"].map(|name| with_id(id(name), &rawdoc! { "in": {}, "a": [1] }))))
+        .await?;
     let dates = rawdoc! { "$currentDate": { "d": true, "in.t": { "$type": "timestamp" } } };
     bed.write(update(of("now"), dates)).await?;
     let stage = |stage: RawDocumentBuf| {
@@ -346,7 +343,8 @@ async fn values_that_a_server_would_make_or_change() -> Result<()> {
     bed.half().await?;
     strange_values(&bed, "half").await?;
     for round in ["before", "dual"] {
-        let both = update(by_id(&RawBson::String(format!("ts-stays-{round}"))), rawdoc! { "$inc": { "a": 1 } });
+        let both =
+            update(by_id(&RawBson::String(format!("ts-stays-{round}"))), rawdoc! { "$inc": { "a": 1 } });
         bed.write(both).await?;
     }
     bed.equal().await?;
@@ -448,7 +446,11 @@ async fn partial_failures(bed: &Bed, round: &str) -> Result<()> {
 
         let mut updates = RawArrayBuf::new();
         for at in 0..6 {
-            let change = if at == 3 { rawdoc! { "$inc": { "_id": 1 } } } else { rawdoc! { "$inc": { "u": 1 } } };
+            let change = if at == 3 {
+                rawdoc! { "$inc": { "_id": 1 } }
+            } else {
+                rawdoc! { "$inc": { "u": 1 } }
+            };
             updates.push(rawdoc! { "q": { "_id": id(at) }, "u": change });
         }
         let reply = bed.raw(rawdoc! { "update": "c", "updates": updates, "ordered": ordered }).await?;
@@ -466,7 +468,11 @@ async fn unacknowledged(bed: &Bed, round: &str) -> Result<()> {
     let mut stream = TcpStream::connect(bed.proxy.address()).await?;
     let mut say = Vec::new();
     for mut command in [
-        insert([rawdoc! { "_id": id.as_str(), "n": 0 }, rawdoc! { "_id": "w0-gone" }, rawdoc! { "w0": round }]),
+        insert([
+            rawdoc! { "_id": id.as_str(), "n": 0 },
+            rawdoc! { "_id": "w0-gone" },
+            rawdoc! { "w0": round },
+        ]),
         insert([rawdoc! { "_id": id.as_str(), "n": 100 }]),
         update(rawdoc! { "_id": id.as_str() }, rawdoc! { "$inc": { "n": 1 } }),
         delete(rawdoc! { "_id": "w0-gone" }),
@@ -496,7 +502,7 @@ async fn answer(stream: &mut TcpStream) -> Result<(i32, Document)> {
         stream.read_exact(&mut bytes[16..]).await?;
         anyhow::Ok(header.response_to)
     };
-    let to = tokio::time::timeout(Duration::from_secs(30), read).await??;
+    let to = tokio::time::timeout(LONG, read).await??;
     let body = RawDocument::from_bytes(&bytes[OpMsg::parse(&bytes)?.body])?;
     Ok((to, Document::try_from(body)?))
 }
@@ -557,7 +563,8 @@ async fn rotate(bed: &Bed, ids: &[i32]) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unique_values_that_swap_between_documents() -> Result<()> {
     let bed = Bed::start("trap-swap").await?;
-    let unique = rawdoc! { "createIndexes": "c", "indexes": [{ "key": { "u": 1 }, "name": "u", "unique": true }] };
+    let unique =
+        rawdoc! { "createIndexes": "c", "indexes": [{ "key": { "u": 1 }, "name": "u", "unique": true }] };
     bed.raw(unique).await?;
     bed.write(insert((0..9).map(|id| rawdoc! { "_id": id, "u": id, "swaps": 0 }))).await?;
     bed.move_begins().await?;
@@ -651,20 +658,19 @@ async fn touch(bed: &Bed, ids: &[&str]) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_as_large_as_can_be() -> Result<()> {
     let bed = Bed::start("trap-large").await?;
-    one_by_one(&bed, &[("9", 9 << 20), ("12", 12 << 20), ("16", MOST)]).await?;
+    one_by_one(&bed, &[("12", 12 << 20), ("16", MOST)]).await?;
     bed.move_begins().await?;
-    touch(&bed, &["9", "12", "16"]).await?;
-    bed.equal().await?;
+    touch(&bed, &["12", "16"]).await?;
     one_by_one(&bed, &[("9-dual", 9 << 20), ("16-dual", MOST)]).await?;
-    touch(&bed, &["9-dual", "16-dual", "16"]).await?;
+    touch(&bed, &["9-dual", "16-dual"]).await?;
     let smaller = large("12", 7_700_000);
     let c = bed.shop().collection::<RawDocumentBuf>("c");
     c.replace_one(doc! { "_id": "12" }, smaller).await?;
     c.replace_one(doc! { "_id": "12" }, large("12", 14_000_000)).await?;
     bed.equal().await?;
     bed.half().await?;
-    one_by_one(&bed, &[("16-half", MOST - 100), ("12-half", 12 << 20)]).await?;
-    touch(&bed, &["9", "12", "16", "16-half", "12-half", "16-dual"]).await?;
+    one_by_one(&bed, &[("16-half", MOST - 100)]).await?;
+    touch(&bed, &["9-dual", "12", "16", "16-half"]).await?;
     bed.equal().await?;
     let stuck = bed.operator.engine.conflicts("m").await?;
     ensure!(stuck.is_empty(), "{stuck:?}");
@@ -720,10 +726,8 @@ async fn batches_as_large_as_can_be() -> Result<()> {
     }
     let reply = send(many, false).await?;
     let errors = reply.get_array("writeErrors").with_context(|| reply.to_string())?;
-    let places: Vec<_> = errors
-        .iter()
-        .filter_map(|error| error.as_document()?.get_i32("index").ok())
-        .collect();
+    let places: Vec<_> =
+        errors.iter().filter_map(|error| error.as_document()?.get_i32("index").ok()).collect();
     ensure!(places == (0..10).map(|n| n * 10_000 + 9_999).collect::<Vec<_>>(), "{places:?}");
     ensure!(reply.get_i32("n")? == 99_990, "{}", reply.get_i32("n")?);
     let some: Vec<u8> = (200_000..205_000).flat_map(|id| rawdoc! { "_id": id }.into_bytes()).collect();
@@ -753,7 +757,8 @@ async fn writes_by_filter_while_writes_are_divided() -> Result<()> {
     let made = c.update_many(doc! { "g": 77 }, doc! { "$set": { "n": 5 } }).upsert(true).await?;
     ensure!(made.upserted_id.is_some() && made.matched_count == 0, "{made:?}");
     let gone_between = (100..200).filter(|id| id % 8 == 2).count() as u64;
-    let done = c.update_many(doc! { "_id": { "$gte": 100, "$lt": 200 } }, doc! { "$set": { "z": 1 } }).await?;
+    let done =
+        c.update_many(doc! { "_id": { "$gte": 100, "$lt": 200 } }, doc! { "$set": { "z": 1 } }).await?;
     ensure!(done.matched_count == 100 - gone_between, "{done:?}");
     let again = c.update_many(doc! { "z": 1 }, doc! { "$set": { "z": 1 } }).await?;
     ensure!(again.matched_count == done.matched_count && again.modified_count == 0, "{again:?}");
@@ -791,7 +796,8 @@ async fn ahead(set: &ReplicaSet) -> Result<u32> {
     let hello = set.client().await?.database("admin").run_command(doc! { "hello": 1 }).await?;
     let now = hello.get_timestamp("operationTime")?.time;
     let signature = rawdoc! { "hash": bson::Binary { subtype: BinarySubtype::Generic, bytes: vec![0; 20] }, "keyId": 0_i64 };
-    let time = rawdoc! { "clusterTime": Timestamp { time: now + 3600, increment: 1 }, "signature": signature };
+    let time =
+        rawdoc! { "clusterTime": Timestamp { time: now + 3600, increment: 1 }, "signature": signature };
     let mut stream = TcpStream::connect(set.node(0).address()).await?;
     let body = rawdoc! { "ping": 1, "$db": "admin", "$clusterTime": time };
     stream.write_all(&build(1, 0, 0, body.as_bytes(), None)).await?;
@@ -805,19 +811,27 @@ async fn cluster_time(set: &ReplicaSet) -> Result<u32> {
     Ok(hello.get_document("$clusterTime")?.get_timestamp("clusterTime")?.time)
 }
 
-/// A session that reads what it wrote, by key and by filter.
-async fn causal(bed: &Bed, round: &str, by_filter: bool) -> Result<()> {
+async fn session(bed: &Bed) -> Result<ClientSession> {
     let options = SessionOptions::builder().causal_consistency(true).build();
-    let mut session = bed.client.start_session().with_options(options).await?;
+    Ok(bed.client.start_session().with_options(options).await?)
+}
+
+/// What a session wrote it reads, by key and by filter: one that goes on over the moves, and a new one.
+async fn causal(bed: &Bed, lasting: &mut ClientSession, round: &str, by_filter: bool) -> Result<()> {
+    let mut fresh = session(bed).await?;
     let c = bed.c();
-    for n in 0..20 {
-        let id = format!("{round}-{n}");
-        c.insert_one(doc! { "_id": &id, "round": round }).session(&mut session).await.context("insert")?;
-        let found = c.find_one(doc! { "_id": &id }).session(&mut session).await.context("find")?;
-        ensure!(found.is_some(), "{id}");
-        if by_filter {
-            let count = c.count_documents(doc! { "round": round }).session(&mut session).await?;
-            ensure!(count == n + 1, "{round}: {count} of {n}");
+    for (kind, session) in [("lasting", lasting), ("fresh", &mut fresh)] {
+        let round = format!("{round}-{kind}");
+        for n in 0..20 {
+            let id = format!("{round}-{n}");
+            let written = c.insert_one(doc! { "_id": &id, "round": &round }).session(&mut *session).await;
+            written.with_context(|| format!("insert {id}"))?;
+            let found = c.find_one(doc! { "_id": &id }).session(&mut *session).await;
+            ensure!(found.with_context(|| format!("find {id}"))?.is_some(), "{id}");
+            if by_filter {
+                let count = c.count_documents(doc! { "round": &round }).session(&mut *session).await?;
+                ensure!(count == n + 1, "{round}: {count} of {n}");
+            }
         }
     }
     Ok(())
@@ -828,18 +842,19 @@ async fn cluster_times_stay_with_their_cluster() -> Result<()> {
     let bed = Bed::start("trap-clock").await?;
     let now = ahead(&bed.old).await?;
     ensure!(cluster_time(&bed.old).await? >= now + 3600);
-    causal(&bed, "before", true).await?;
+    let mut lasting = session(&bed).await?;
+    causal(&bed, &mut lasting, "before", true).await?;
     bed.move_begins().await?;
-    causal(&bed, "dual", true).await?;
+    causal(&bed, &mut lasting, "dual", true).await?;
     bed.operator.reads(50).await?;
-    causal(&bed, "mirrored", true).await?;
+    causal(&bed, &mut lasting, "mirrored", true).await?;
     bed.operator.writes(50).await?;
-    causal(&bed, "half", false).await?;
+    causal(&bed, &mut lasting, "half", false).await?;
     bed.operator.reads(100).await?;
     bed.operator.writes(100).await?;
-    causal(&bed, "all", true).await?;
+    causal(&bed, &mut lasting, "all", true).await?;
     bed.operator.rollback().await?;
-    causal(&bed, "back", true).await?;
+    causal(&bed, &mut lasting, "back", true).await?;
     ensure!(cluster_time(&bed.new).await? < now + 1800, "old's time has reached new");
     bed.equal().await?;
     bed.proxy.shutdown().await;
@@ -881,8 +896,10 @@ async fn expiry_is_put_back_by_abort_and_by_complete() -> Result<()> {
 
 /// Waits until the migration has failed, and returns why.
 async fn failed(operator: &Operator) -> Result<String> {
-    wait_for("the migration to fail", LONG, || async { Ok(operator.progress().await?.phase == Phase::Failed) })
-        .await?;
+    wait_for("the migration to fail", LONG, || async {
+        Ok(operator.progress().await?.phase == Phase::Failed)
+    })
+    .await?;
     operator.engine.get(&operator.name).await?.failure.context("a reason")
 }
 
