@@ -187,7 +187,8 @@ impl Scenario {
         if let Some(why) = &*proxy.engine.fatal().borrow() {
             return Err(format!("the last proxy refuses to serve: {why}"));
         }
-        self.quiesce(world, proxy).await?;
+        let settled = self.quiesce(world, proxy).await;
+        settled.map_err(|why| format!("{why}; the operator: {:?}", calls.given_up))?;
         let parked = proxy.engine.conflicts(MIGRATION).await.unwrap_or_default();
         if !parked.is_empty() {
             return Err(format!("nothing should be parked: {parked:?}"));
@@ -240,18 +241,16 @@ impl Scenario {
         let authority = |key: &Key| {
             if owned.new.contains(slots[key]) { &clusters.new } else { &clusters.old }
         };
-        let story = |text: String| {
-            let stories = slots.keys().filter(|key| {
-                let documents = Side::BOTH.map(|side| clusters.get(side).state().primary.store.document(NS, key).cloned());
-                documents[0] != documents[1]
-            });
-            stories.fold(text, |text, key| text + &self.ledger.story(clusters, key))
-        };
-        check_equal(&clusters.old, &clusters.new, NS, &BTreeSet::new())
-            .map_err(|violation| story(violation.to_string()))?;
-        check_history(&self.history, &self.initial, |_, key| authority(key)).map_err(|violation| {
-            slots.keys().fold(violation.to_string(), |text, key| text + &self.ledger.story(clusters, key))
-        })?;
+        for key in slots.keys() {
+            let document = |cluster: &Cluster| cluster.state().primary.store.document(NS, key).cloned();
+            let differs = document(&clusters.old) != document(&clusters.new);
+            let checked = check_history(&self.history.only(NS, key), &self.initial, |_, key| authority(key));
+            let checked = match (checked, differs) {
+                (Ok(()), true) => check_equal(&clusters.old, &clusters.new, NS, &BTreeSet::new()),
+                (checked, _) => checked,
+            };
+            checked.map_err(|violation| format!("{violation}{}", self.ledger.story(clusters, key)))?;
+        }
         self.check_untouched(authority)?;
         self.ledger.check(clusters, |key| slots[key]).map_err(|violation| violation.to_string())
     }
