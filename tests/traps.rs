@@ -86,10 +86,10 @@ impl Bed {
 
     async fn equal(&self) -> Result<()> {
         self.operator.until_level().await?;
-        let last = std::sync::Mutex::new(String::new());
+        let last = parking_lot::Mutex::new(String::new());
         let equal = wait_for("both sides to be equal", LONG, || async {
             let comparison = compare(&self.old.uri(), &self.new.uri(), "shop.c").await?;
-            *last.lock().unwrap() = comparison.to_string();
+            *last.lock() = comparison.to_string();
             Ok(comparison.is_equal())
         })
         .await;
@@ -109,7 +109,7 @@ async fn raw(database: &Database, command: RawDocumentBuf) -> Result<Document> {
 }
 
 fn decimal(text: &str) -> Decimal128 {
-    Decimal128::from_str(text).unwrap()
+    Decimal128::from_str(text).expect("a decimal")
 }
 
 /// `_id`s of every type; each is one key, and no two are equal.
@@ -950,7 +950,8 @@ async fn writers_that_go_past_the_proxy() -> Result<()> {
         for id in 0..20 {
             let inc = update(rawdoc! { "_id": id }, rawdoc! { "$inc": { "n": 1 } });
             let (through, past) = tokio::join!(bed.write(inc.clone()), raw(&old, inc));
-            (through?, past?);
+            through?;
+            past?;
         }
         raw(&old, insert([rawdoc! { "_id": format!("past-{round}"), "n": 0 }])).await?;
         raw(&old, delete(rawdoc! { "_id": 40 + round })).await?;

@@ -15,6 +15,8 @@ pub const AUDIT: &str = "audit";
 /// Collection of the clusters' identities.
 pub const IDENTITY: &str = "identity";
 const MOST_LISTED: i32 = 1000;
+const DUPLICATE_KEY: i32 = 11000;
+const MOST_RACES: u32 = 10;
 
 /// A migration, as stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,7 +84,8 @@ impl Stored {
         }
     }
 
-    /// Stores it as it is.
+    /// Stores it as it is. What a process that died had sent can arrive at any later time; it names the
+    /// version that it knew, and changes nothing then.
     ///
     /// # Errors
     /// [`RecordError`].
@@ -90,8 +93,20 @@ impl Stored {
         let mut fields =
             bson::serialize_to_document(self).map_err(|error| RecordError::Malformed(error.to_string()))?;
         fields.remove("_id");
-        let query = doc! { "_id": &self.name };
-        records.change(DATABASE, MIGRATIONS, query, doc! { "$set": fields }, true).await.map(|_| ())
+        for _ in 0..MOST_RACES {
+            let known = records.find(DATABASE, MIGRATIONS, rawdoc! { "_id": &*self.name }, 1).await?;
+            let version = known.first().and_then(|raw| raw.get_i64("version").ok());
+            fields.insert("version", version.unwrap_or(0) + 1);
+            let query = doc! { "_id": &self.name, "version": version };
+            let update = doc! { "$set": fields.clone() };
+            match records.change(DATABASE, MIGRATIONS, query, update, known.is_empty()).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => {}
+                Err(RecordError::Refused(error)) if error.code == DUPLICATE_KEY => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(RecordError::Unavailable("another process changes it all the time".into()))
     }
 
     /// All that are stored.

@@ -96,7 +96,8 @@ impl Records {
         self.until_answered(request).await
     }
 
-    /// The documents of a collection that match `filter`, by majority.
+    /// The documents of a collection that match `filter`, as they are now: a deposed primary, which would
+    /// tell what was, cannot answer.
     ///
     /// # Errors
     /// [`RecordError`]; also when there are more than one reply holds.
@@ -109,7 +110,7 @@ impl Records {
     ) -> Result<Vec<RawDocumentBuf>, RecordError> {
         let body = rawdoc! {
             "find": collection, "filter": filter, "limit": limit, "batchSize": limit.saturating_add(1),
-            "singleBatch": true, "sort": { "_id": 1 }, "readConcern": { "level": "majority" },
+            "singleBatch": true, "sort": { "_id": 1 }, "readConcern": { "level": "linearizable" },
         };
         let reply = self.read(database, body).await?;
         first_batch(&reply.body).map_err(RecordError::Malformed)

@@ -189,7 +189,8 @@ impl App {
         ensure!(after.get_i32("n")? == 4, "{after}");
         ensure!(items.replace_one(by_id.clone(), self.document("one", 9)).await?.modified_count == 1);
         ensure!(items.delete_one(by_id.clone()).await?.deleted_count == 1);
-        let upserted = items.update_one(by_id.clone(), doc! { "$set": { "run": &self.run } }).upsert(true).await?;
+        let upserted =
+            items.update_one(by_id.clone(), doc! { "$set": { "run": &self.run } }).upsert(true).await?;
         ensure!(upserted.upserted_id == Some(Bson::String(self.id("one"))), "{upserted:?}");
         self.remove(items, 1).await?;
         if self.mixed() {

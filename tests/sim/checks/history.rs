@@ -104,6 +104,13 @@ impl History {
         self.operations.lock().clone()
     }
 
+    /// The operations on one key, as a history of their own.
+    pub(crate) fn only(&self, ns: &str, key: &Key) -> Self {
+        let mut operations = self.operations();
+        operations.retain(|operation| operation.ns == ns && operation.key == *key);
+        Self { executor: self.executor.clone(), operations: Arc::new(Mutex::new(operations)) }
+    }
+
     /// How many operations were acknowledged by a majority.
     pub(crate) fn durable(&self) -> usize {
         self.operations.lock().iter().filter(|operation| operation.is_durable()).count()

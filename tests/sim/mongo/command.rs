@@ -25,6 +25,8 @@ pub(crate) struct Command<'a> {
 pub(crate) struct ReadConcern {
     /// Only what the majority has.
     pub(crate) majority: bool,
+    /// Only from a member that is the primary at that moment.
+    pub(crate) linearizable: bool,
     /// Not before this time.
     pub(crate) after: Option<Timestamp>,
 }
@@ -102,6 +104,7 @@ impl<'a> Command<'a> {
         let Some(concern) = self.document("readConcern") else { return ReadConcern::default() };
         ReadConcern {
             majority: concern.get_str("level").is_ok_and(|level| level == "majority"),
+            linearizable: concern.get_str("level").is_ok_and(|level| level == "linearizable"),
             after: concern.get_timestamp("afterClusterTime").ok(),
         }
     }

@@ -10,11 +10,12 @@ use futures::future::select;
 use reshard::cluster::command::{Reply, Request, Target};
 
 use super::cluster::Cluster;
-use super::command::{Command, ReadConcern};
+use super::command::{Command, ReadConcern, WriteConcern};
 use super::cursor::Source;
 use super::error::{
     Failure, INTERRUPTED, INVALID_OPTIONS, MAX_TIME_EXPIRED, NOT_PRIMARY, Outcome, STEPPED_DOWN, labels,
 };
+use super::log::Op;
 use super::state::{Place, State};
 use super::{about, admin, find_and_modify, read, stream, write_command};
 use crate::executor::ProcessId;
@@ -132,7 +133,14 @@ impl Service<'_> {
                 state.member(place).tail.range(seen..).for_each(|entry| observer(self.app, place, entry));
             }
             let body = body?;
-            (body, is_write(self.command.name).then(|| state.member(place).applied), concern)
+            if self.command.read_concern().linearizable {
+                // As servers do it: an empty entry that the majority must get proves who is primary.
+                let (member, clock, _) = state.writer(place);
+                member.append(clock.tick(), 0, Op::Noop, None);
+                (body, Some(state.member(place).applied), WriteConcern { majority: true, limit: None })
+            } else {
+                (body, is_write(self.command.name).then(|| state.member(place).applied), concern)
+            }
         };
         let Some(time) = wrote else { return Ok(body) };
         self.cluster.schedule_commit();
@@ -143,6 +151,9 @@ impl Service<'_> {
         let waited = self.wait(limit.or(self.deadline), |state, place| {
             if state.majority(place).time >= time { Look::Done(()) } else { Look::Wait }
         });
+        if self.command.read_concern().linearizable {
+            return waited.await.map(|()| body);
+        }
         Ok(with_concern_error(body, waited.await, limit.is_some()))
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Client {
     pub(crate) stop: Arc<AtomicBool>,
     /// The longest pause between writes.
     pub(crate) pause: Duration,
+    /// How many of 1,000 answers do not reach it.
+    pub(crate) broken: u32,
 }
 
 impl Client {
@@ -92,7 +94,10 @@ impl Client {
         let mut may_have_run = false;
         for _ in 0..2 {
             let proxy = self.front.proxy().await;
-            match proxy.write(&self.world, Arc::clone(&command)).await {
+            let answer = proxy.write(&self.world, Arc::clone(&command)).await;
+            // The way between client and proxy breaks too.
+            let answer = if self.rng.chance(self.broken) { Answer::Lost } else { answer };
+            match answer {
                 Answer::Reply(body) => {
                     match told(&body) {
                         Some(true) => return if durable { Told::Durable } else { Told::Accepted },
@@ -108,7 +113,9 @@ impl Client {
                 }
                 Answer::Lost => {
                     may_have_run = true;
-                    let pause = self.rng.between(Duration::from_millis(1), Duration::from_millis(200));
+                    // Mostly at once; an application that stood still comes back much later.
+                    let most = if self.rng.chance(700) { 200 } else { 8000 };
+                    let pause = self.rng.between(Duration::from_millis(1), Duration::from_millis(most));
                     self.world.sleep(pause).await;
                 }
             }

@@ -23,6 +23,8 @@ pub(crate) struct Mix {
     pub(crate) cut: u64,
     /// Some commands arrive much later.
     pub(crate) hold: u64,
+    /// The most faults of one schedule.
+    pub(crate) most: u64,
     /// The longest time between two faults.
     pub(crate) every: Duration,
 }
@@ -30,10 +32,10 @@ pub(crate) struct Mix {
 impl Mix {
     /// All kinds.
     pub(crate) const ALL: Self =
-        Self { crash: 3, pause: 2, failover: 3, cut: 2, hold: 4, every: Duration::from_secs(4) };
+        Self { crash: 3, pause: 2, failover: 3, cut: 2, hold: 4, most: 10, every: Duration::from_secs(3) };
     /// Nothing ever goes wrong.
     pub(crate) const NONE: Self =
-        Self { crash: 0, pause: 0, failover: 0, cut: 0, hold: 0, every: Duration::from_secs(1) };
+        Self { crash: 0, pause: 0, failover: 0, cut: 0, hold: 0, most: 0, every: Duration::from_secs(1) };
 }
 
 /// Makes things go wrong until it is told to stop.
@@ -54,14 +56,16 @@ const COMMANDS: [&str; 6] = ["insert", "update", "delete", "findAndModify", "fin
 impl Faults {
     /// Goes on until it is told to stop; returns with one proxy alive and no other.
     pub(crate) async fn run(mut self) -> Arc<Proxy> {
+        let mut left = self.rng.below(self.mix.most + 1);
         while !self.stop.load(Ordering::Relaxed) {
             self.wait(Duration::ZERO, self.mix.every).await;
             let Mix { crash, pause, failover, cut, hold, .. } = self.mix;
             let weights = [crash, pause, failover, cut, hold];
             let all: u64 = weights.iter().sum();
-            if all == 0 {
+            if left == 0 || all == 0 {
                 continue;
             }
+            left -= 1;
             let mut dice = self.rng.below(all);
             let mut kind = 0;
             while dice >= weights[kind] {

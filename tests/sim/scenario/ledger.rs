@@ -75,7 +75,9 @@ impl Ledger {
             entries.map(|entry| entry.position()).collect::<std::collections::BTreeSet<_>>()
         });
         let mut owned = PerSide { old: SlotSet::ALL, new: SlotSet::EMPTY };
-        for seen in self.seen.lock().iter() {
+        let all = std::mem::take(&mut *self.seen.lock());
+        let mut wrong = None;
+        for seen in &all {
             let Some((ns, key)) = document(&seen.entry.op) else { continue };
             if undone.get(seen.side).contains(&seen.entry.position()) {
                 continue;
@@ -89,13 +91,18 @@ impl Ledger {
             let slot = slot(key);
             if !by_client(&seen.entry) && owned.get(seen.side).contains(slot) {
                 let text = format!(
-                    "{} changed a document on its authority {} at {:?}: {:?}",
-                    seen.app, seen.side, seen.at, seen.entry
+                    "{} changed a document on its authority {} at {:?}",
+                    seen.app, seen.side, seen.at
                 );
-                return Err(Violation { invariant: 12, text });
+                wrong = Some((text, key.clone()));
+                break;
             }
         }
-        Ok(())
+        *self.seen.lock() = all;
+        wrong.map_or(Ok(()), |(text, key)| {
+            let text = text + &self.story(clusters, &key);
+            Err(Violation { invariant: 12, text })
+        })
     }
 
     /// Everything about one key, for a report.

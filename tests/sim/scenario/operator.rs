@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use reshard::migration::control::{Actor, Control, ControlError, NamespaceSpec, NewMigration};
 use reshard::migration::engine::Engine;
+use tokio::sync::Notify;
 
 use super::client::NS;
 use super::proxy::Front;
@@ -53,13 +54,20 @@ pub(crate) fn way(rng: &mut Rng) -> Vec<Step> {
 }
 
 /// Makes the calls one after the other.
-pub(crate) async fn operate(world: World, front: Front, mut rng: Rng, steps: Vec<Step>) -> Calls {
+pub(crate) async fn operate(
+    world: World,
+    front: Front,
+    mut rng: Rng,
+    steps: Vec<Step>,
+    started: &Notify,
+) -> Calls {
     let mut calls = Calls::default();
     for step in steps {
         let give_up = world.executor().now() + PATIENCE;
         let mut why = "no proxy lived long enough".to_owned();
         loop {
             if world.executor().now() >= give_up {
+                started.notify_waiters();
                 calls.given_up = Some(format!("{step:?}: {why}"));
                 return calls;
             }
@@ -74,6 +82,9 @@ pub(crate) async fn operate(world: World, front: Front, mut rng: Rng, steps: Vec
                 Either::Right(_) => why = "no answer".to_owned(),
             }
             world.sleep(rng.between(Duration::from_millis(100), Duration::from_millis(600))).await;
+        }
+        if step == Step::Start {
+            started.notify_waiters();
         }
         calls.moves += u32::from(matches!(step, Step::Writes(_)));
         world.sleep(rng.between(Duration::ZERO, Duration::from_secs(2))).await;
