@@ -96,7 +96,7 @@ impl Bed {
         if let Err(why) = equal {
             let parked = self.operator.engine.conflicts("m").await?;
             let progress = self.operator.progress().await?;
-            bail!("{why:#} {} {parked:?} {progress:?}", last.into_inner().unwrap_or_default());
+            bail!("{why:#} {} {parked:?} {progress:?}", last.into_inner());
         }
         ensure!(self.operator.progress().await?.phase != Phase::Failed);
         Ok(())
