@@ -64,7 +64,8 @@ impl Sessions {
     /// The sessions of `holder` on `cluster`, which is `side`.
     #[must_use]
     pub fn new(holder: &str, side: Side, cluster: SharedCluster, clock: SharedClock) -> Self {
-        let session = |index| Session { id: session_id(holder, side, index), number: 0, tainted: false, open: false };
+        let session =
+            |index| Session { id: session_id(holder, side, index), number: 0, tainted: false, open: false };
         let free: Vec<_> = (0..SESSIONS).map(session).collect();
         let permits = Arc::new(Semaphore::new(free.len()));
         Self { cluster, clock, free: Mutex::new(free), permits }

@@ -1,7 +1,7 @@
 //! Which collections a command reads or writes besides the one that it names.
 
-use bson::raw::{RawArray, RawBsonRef};
 use bson::RawDocument;
+use bson::raw::{RawArray, RawBsonRef};
 
 use crate::model::namespace::Namespace;
 

@@ -208,7 +208,8 @@ impl Program {
         let id = self.child.id().context("the proxy has ended by itself")?;
         let killed = Command::new("kill").arg(id.to_string()).status().await?;
         ensure!(killed.success());
-        let status = tokio::time::timeout(LIMIT, self.child.wait()).await.context("the proxy does not stop")??;
+        let status =
+            tokio::time::timeout(LIMIT, self.child.wait()).await.context("the proxy does not stop")??;
         ensure!(status.success(), "the proxy ended with {status}");
         Ok(())
     }
