@@ -17,8 +17,6 @@ help:
 	@echo 'make demo             two clusters, a load, and a whole migration'
 	@echo 'make test             formatting, lints, dependencies, drivers, all tests (TEST_THREADS=4)'
 	@echo 'make check            the part of it that starts no server'
-	@echo 'make bench            what the proxy costs, against the same servers without it'
-	@echo 'make bench-migration  how fast it copies, how long writes are held'
 	@echo 'make build            target/release/reshard'
 
 build:

@@ -69,7 +69,7 @@ impl Bed {
             record.owned = if side == Side::New { owned } else { SlotSet::ALL.minus(&owned) };
             record.phase = Phase::Synced;
             authorities.get(side).create(&record).await?;
-            ensure!(authorities.get(side).beat().await?);
+            ensure!(authorities.get(side).beat(|| ()).await?);
         }
         let sessions = PerSide::from_fn(|side| {
             Arc::new(Sessions::new("p1", side, clusters.get(side).clone(), clock.clone()))

@@ -156,7 +156,7 @@ impl Converger {
             let route = ticket.table.routes.values().find(|route| route.name == self.migration);
             let blocked = route.is_some_and(|route| {
                 (self.safeguards.workers_fenced && route.sealed.meets(&slots))
-                    || route.in_doubt().meets(&slots)
+                    || !slots.minus(&route.settled()).is_empty()
             });
             if !blocked {
                 return ticket;

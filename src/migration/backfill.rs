@@ -101,9 +101,11 @@ impl Backfill {
     /// Copies from where the range stands until it is done or paused.
     async fn copy_from_next(&self, range: &mut Range) -> Result<(), String> {
         let source = &self.clusters.old;
-        let since = time_now(&**source).await?;
-        let reading = self.recent.reading(since);
-        let mut reply = ask(&**source, self.find(range)).await?;
+        // First remember, then ask for the time, then read after it: no change falls in between.
+        let mut reading = self.recent.reading();
+        let after = time_now(&**source).await?.max(self.start);
+        reading.reads_after(after);
+        let mut reply = ask(&**source, find(range, after)).await?;
         let mut field = "firstBatch";
         let mut stored_at = self.clock.now();
         loop {
@@ -114,7 +116,7 @@ impl Backfill {
                 futures::join!(self.get_more(range, more, &reply), self.land(range, &cargo, &reading));
             landed?;
             if more == 0 && range.high.is_none() {
-                self.land_max_key(range, &reading).await?;
+                self.land_max_key(range, &reading, after).await?;
             }
             range.next = cargo.last.or(range.next.take());
             range.done = more == 0;
@@ -138,31 +140,14 @@ impl Backfill {
         stored.map_err(|error| error.to_string())
     }
 
-    fn find(&self, range: &Range) -> Request {
-        let mut body = rawdoc! {
-            "find": range.namespace.collection(), "hint": { "_id": 1 }, "batchSize": BATCH_DOCUMENTS,
-            "readConcern": { "level": "majority", "afterClusterTime": self.start },
-        };
-        if range.next.as_ref().is_some_and(is_max_key) {
-            // Nothing but that one document is left, and `min` does not take it.
-            return max_key(range, self.start);
-        }
-        // From the last key copied, again: it is there already then.
-        for (name, bound) in
-            [(cstr!("min"), range.next.as_ref().or(range.low.as_ref())), (cstr!("max"), range.high.as_ref())]
-        {
-            if let Some(id) = bound {
-                let mut document = RawDocumentBuf::new();
-                document.append(cstr!("_id"), id.as_raw_bson_ref());
-                body.append(name, document);
-            }
-        }
-        Request::new(range.namespace.database(), body)
-    }
-
     /// A scan with a lower bound leaves out the document whose `_id` is `MaxKey` (measured on 4.4 and 6.0).
-    async fn land_max_key(&self, range: &Range, reading: &Reading<'_>) -> Result<(), String> {
-        let reply = ask(&*self.clusters.old, max_key(range, self.start)).await?;
+    async fn land_max_key(
+        &self,
+        range: &Range,
+        reading: &Reading<'_>,
+        after: Timestamp,
+    ) -> Result<(), String> {
+        let reply = ask(&*self.clusters.old, max_key(range, after)).await?;
         let cargo = unload(&reply.body, "firstBatch")?;
         if cargo.last.is_none() {
             return Ok(());
@@ -265,17 +250,40 @@ impl Backfill {
     }
 }
 
+/// The scan of a range, from where it stands.
+fn find(range: &Range, after: Timestamp) -> Request {
+    let mut body = rawdoc! {
+        "find": range.namespace.collection(), "hint": { "_id": 1 }, "batchSize": BATCH_DOCUMENTS,
+        "readConcern": { "level": "majority", "afterClusterTime": after },
+    };
+    if range.next.as_ref().is_some_and(is_max_key) {
+        // Nothing but that one document is left, and `min` does not take it.
+        return max_key(range, after);
+    }
+    // From the last key copied, again: it is there already then.
+    for (name, bound) in
+        [(cstr!("min"), range.next.as_ref().or(range.low.as_ref())), (cstr!("max"), range.high.as_ref())]
+    {
+        if let Some(id) = bound {
+            let mut document = RawDocumentBuf::new();
+            document.append(cstr!("_id"), id.as_raw_bson_ref());
+            body.append(name, document);
+        }
+    }
+    Request::new(range.namespace.database(), body)
+}
+
 fn is_max_key(id: &RawBson) -> bool {
     matches!(id, RawBson::MaxKey)
 }
 
 /// Reads the document whose `_id` is `MaxKey`.
-fn max_key(range: &Range, start: Timestamp) -> Request {
+fn max_key(range: &Range, after: Timestamp) -> Request {
     let mut equal = RawDocumentBuf::new();
     equal.append(cstr!("$eq"), RawBsonRef::MaxKey);
     let body = rawdoc! {
         "find": range.namespace.collection(), "filter": { "_id": equal },
-        "readConcern": { "level": "majority", "afterClusterTime": start },
+        "readConcern": { "level": "majority", "afterClusterTime": after },
     };
     Request::new(range.namespace.database(), body)
 }

@@ -11,6 +11,7 @@ use crate::converge::converger::Converger;
 use crate::converge::read::ask;
 use crate::converge::sessions::Sessions;
 use crate::model::namespace::Namespace;
+use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
 use crate::state::authority::Authority;
@@ -18,7 +19,7 @@ use crate::state::frontier::Frontier;
 use crate::state::inflight::Inflight;
 use crate::state::parking::Parking;
 use crate::state::record::{DATABASE, MARKERS, route};
-use crate::state::records::{Records, write_concern_problem};
+use crate::state::records::{RecordError, Records, write_concern_problem};
 use crate::state::table::{MigrationRoute, Routing};
 
 /// One migration, as this process works on it.
@@ -64,6 +65,31 @@ impl Context {
         let mut route = self.route()?;
         adjust(&mut route);
         Some(self.routing.publish_route(&self.namespaces, &route))
+    }
+
+    /// Asks `side` for its lease. What its record says is published before the lease counts.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn beat(&self, side: Side) -> Result<bool, RecordError> {
+        self.authorities.get(side).beat(|| self.publish_news()).await
+    }
+
+    /// Publishes what the records last seen say, if that is news; what this process has set for a move of
+    /// its own stays.
+    fn publish_news(&self) {
+        let (Some(route), Some(namespace)) = (self.route(), self.namespaces.first()) else { return };
+        let published = self.routing.load().route(namespace.as_str()).cloned();
+        let (sealed, ack_both) =
+            published.as_ref().map_or_else(Default::default, |route| (route.sealed, route.ack_both));
+        let is_news = published.is_none_or(|published| !published.agrees_with(&route));
+        // Once it is aborted its namespaces are nobody's business any more.
+        if is_news && route.phase != Phase::Aborted {
+            self.publish(|route| {
+                route.sealed = sealed;
+                route.ack_both |= ack_both;
+            });
+        }
     }
 
     /// The epoch as last seen on either side.

@@ -59,22 +59,24 @@ impl Engine {
         context.raise_both(doc! { "phase": Phase::Completed.as_str() }).await?;
         self.set_phase(running, &context, Phase::Completed).await?;
         let version = context.publish(|_| ()).unwrap_or(0);
-        let engine = Arc::clone(&self.environment);
-        let (of, created) = (Arc::clone(running), running.stored.lock().created.clone());
+        self.spawn_clean_up(running, &context, version);
+        Ok(())
+    }
+
+    /// Puts back and removes what the migration needed, however often the process is restarted meanwhile.
+    pub(super) fn spawn_clean_up(&self, running: &Arc<Running>, context: &Arc<Context>, version: u64) {
+        let (running, context) = (Arc::clone(running), Arc::clone(context));
         let clean_up = async move {
-            context
-                .inflight
-                .drained(&context.name, &SlotSet::ALL, version, &[Work::Write, Work::Transaction])
-                .await;
-            of.token.cancel();
-            while let Err(why) = restore_ttl(&context.clusters.new, &created).await {
-                tracing::warn!(why, "expiry on new is still suspended");
+            let kinds = [Work::Write, Work::Transaction];
+            context.inflight.drained(&context.name, &SlotSet::ALL, version, &kinds).await;
+            running.token.cancel();
+            context.inflight.drained(&context.name, &SlotSet::ALL, version, &[Work::Converge]).await;
+            while let Err(why) = clean_up_once(&running, &context).await {
+                tracing::warn!(why, "the clean-up goes on");
                 context.clock.sleep(RETRY).await;
             }
-            forget_progress(&context).await;
         };
-        engine.spawn.spawn("complete", clean_up.boxed());
-        Ok(())
+        self.environment.spawn.spawn("clean-up", clean_up.boxed());
     }
 
     async fn set_phase(
@@ -128,9 +130,8 @@ impl Engine {
             }
         });
         running.token.cancel();
-        let clean_up = clean_up_aborted(Arc::clone(&context), running.stored.lock().created.clone(), version);
         self.environment.registry.remove(&context.name);
-        self.environment.spawn.spawn("abort", clean_up.boxed());
+        self.spawn_clean_up(running, &context, version);
         Ok(())
     }
 
@@ -151,29 +152,32 @@ impl Engine {
     }
 }
 
-/// Removes what was made on new, once nothing is under way to it any more; goes on until it is done.
-async fn clean_up_aborted(context: Arc<Context>, created: Vec<super::prepare::Created>, version: u64) {
-    let kinds = [Work::Write, Work::Transaction, Work::Converge];
-    context.inflight.drained(&context.name, &SlotSet::ALL, version, &kinds).await;
-    while let Err(why) = clean_up_once(&context, &created).await {
-        tracing::warn!(why, "the clean-up after the abort goes on");
-        context.clock.sleep(RETRY).await;
+async fn clean_up_once(running: &Running, context: &Context) -> Result<(), String> {
+    let (phase, created) = {
+        let stored = running.stored.lock();
+        (stored.phase, stored.created.clone())
+    };
+    if phase == Phase::Completed {
+        restore_ttl(&context.clusters.new, &created).await?;
+    } else {
+        restore_ttl(&context.clusters.old, &created).await?;
+        context.sessions.new.settle().await?;
+        drop_created(&context.clusters.new, &created).await?;
+        for cluster in [&context.clusters.new, &context.clusters.old] {
+            let body = rawdoc! {
+                "delete": AUTHORITY, "deletes": [{ "q": { "_id": &*context.name }, "limit": 1 }],
+                "writeConcern": { "w": "majority" },
+            };
+            ask(&**cluster, Request::new(DATABASE, body)).await?;
+        }
     }
-    forget_progress(&context).await;
-}
-
-async fn clean_up_once(context: &Context, created: &[super::prepare::Created]) -> Result<(), String> {
-    restore_ttl(&context.clusters.old, created).await?;
-    context.sessions.new.settle().await?;
-    drop_created(&context.clusters.new, created).await?;
-    for cluster in [&context.clusters.new, &context.clusters.old] {
-        let body = rawdoc! {
-            "delete": AUTHORITY, "deletes": [{ "q": { "_id": &*context.name }, "limit": 1 }],
-            "writeConcern": { "w": "majority" },
-        };
-        ask(&**cluster, Request::new(DATABASE, body)).await?;
-    }
-    Ok(())
+    forget_progress(context).await;
+    let stored = {
+        let mut stored = running.stored.lock();
+        stored.cleaned = true;
+        stored.clone()
+    };
+    stored.store(&context.records).await.map_err(|error| error.to_string())
 }
 
 /// What was stored to go on after a restart is of no use any more.

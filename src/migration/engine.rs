@@ -161,6 +161,9 @@ impl Engine {
         environment.routing.publish(|_| ());
         self.ready.send_replace(Vec::new());
         let engine = Arc::clone(self);
+        let telling = async move { engine.keep_telling().await };
+        environment.spawn.spawn("gauges", telling.boxed());
+        let engine = Arc::clone(self);
         let rest = async move { engine.finish_beginning().await };
         environment.spawn.spawn("begin", rest.boxed());
     }
@@ -187,7 +190,14 @@ impl Engine {
             *running.stored.lock() = stored.clone();
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);
+            let unclean = stored.phase.is_over() && !stored.cleaned && stored.started_at.is_some();
+            if unclean && running.parts().is_none() {
+                self.equip(&running);
+            }
             let Some(context) = running.parts() else { continue };
+            if unclean {
+                self.spawn_clean_up(&running, &context, 0);
+            }
             if mirrors {
                 while let Err(error) = context.parking.load(&context.records).await {
                     tracing::warn!(%error, "parked keys cannot be read yet");

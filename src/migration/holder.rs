@@ -53,18 +53,12 @@ impl Context {
     /// Asks `side` for its lease every `every`; for as long as the process lives.
     pub async fn keep_lease(self: Arc<Self>, side: Side, every: Duration) {
         loop {
-            let before = self.authorities.get(side).known();
-            match self.authorities.get(side).beat().await {
-                Ok(true) => {
-                    let now = self.authorities.get(side).known();
-                    let visible = |record: &AuthorityRecord| (record.epoch, record.fence.clone());
-                    if before.as_ref().map(visible) != now.as_ref().map(visible) && before.is_none() {
-                        // First contact since the start: what this side owns is known now.
-                        self.publish(|_| ());
-                    }
-                }
+            match self.beat(side).await {
+                Ok(true) => {}
                 // The start makes the record, a moment after this has begun.
-                Ok(false) if before.is_none() => tracing::debug!(%side, "no record yet"),
+                Ok(false) if self.authorities.get(side).known().is_none() => {
+                    tracing::debug!(%side, "no record yet")
+                }
                 Ok(false) => tracing::error!(%side, "this process may not write to the cluster any more"),
                 Err(error) => tracing::debug!(%side, %error, "no lease yet"),
             }

@@ -6,6 +6,7 @@ pub mod context;
 pub mod control;
 mod ending;
 pub mod engine;
+mod gauges;
 pub mod holder;
 pub mod moving;
 pub mod preflight;

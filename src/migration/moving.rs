@@ -86,6 +86,11 @@ impl Context {
             self.decide_aborted(transfer.from, &fence).await;
             return Err(GaveUp::Again(why));
         }
+        // Whoever joined before the fence was opened may not know of it; whoever joins later does.
+        if let Some(other) = self.another_holder(transfer.from) {
+            self.decide_aborted(transfer.from, &fence).await;
+            return Err(GaveUp::Again(format!("process {other} has joined")));
+        }
         let held_at = self.clock.now();
         let deadline = held_at + transfer.max_pause;
         let ready = timeout(&*self.clock, transfer.max_pause, self.make_equal(transfer, fence)).await;
@@ -105,6 +110,12 @@ impl Context {
             }
         }
         Ok(self.clock.now() - held_at)
+    }
+
+    fn another_holder(&self, side: Side) -> Option<String> {
+        let authority = self.authorities.get(side);
+        let record = authority.known()?;
+        record.holders.into_keys().find(|holder| holder != authority.holder())
     }
 
     fn new_fence(&self, transfer: &Transfer) -> Result<Fence, GaveUp> {
@@ -210,7 +221,8 @@ impl Context {
                 Ok(false) => match self.state_of(transfer.from, &fence).await {
                     FenceState::Committed => break,
                     FenceState::Aborted | FenceState::Open => {
-                        self.publish(|_| ());
+                        // Another epoch, or another's decision: nothing has moved.
+                        self.decide_aborted(transfer.from, &fence).await;
                         return Err(GaveUp::Again("somebody else gave the fence up".into()));
                     }
                 },

@@ -15,19 +15,24 @@ pub struct Rate(VecDeque<(Duration, u64, u64)>);
 const WINDOW: Duration = Duration::from_secs(10);
 
 impl Rate {
-    /// Adds a sample and returns documents and bytes each second over the window.
-    #[expect(clippy::cast_precision_loss, reason = "rates")]
-    pub fn sample(&mut self, now: Duration, documents: u64, bytes: u64) -> (f64, f64) {
+    /// Adds a sample; to be called several times each second.
+    pub fn sample(&mut self, now: Duration, documents: u64, bytes: u64) {
         self.0.push_back((now, documents, bytes));
-        while self.0.front().is_some_and(|(at, _, _)| now - *at > WINDOW) && self.0.len() > 2 {
+        while self.0.front().is_some_and(|(at, _, _)| now - *at > WINDOW) {
             self.0.pop_front();
         }
-        let Some((at, first_documents, first_bytes)) = self.0.front() else { return (0.0, 0.0) };
-        let seconds = (now - *at).as_secs_f64();
+    }
+
+    /// Documents and bytes each second over the window.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "rates")]
+    pub fn now(&self) -> (f64, f64) {
+        let (Some(first), Some(last)) = (self.0.front(), self.0.back()) else { return (0.0, 0.0) };
+        let seconds = (last.0 - first.0).as_secs_f64();
         if seconds <= 0.0 {
             return (0.0, 0.0);
         }
-        ((documents - first_documents) as f64 / seconds, (bytes - first_bytes) as f64 / seconds)
+        ((last.1 - first.1) as f64 / seconds, (last.2 - first.2) as f64 / seconds)
     }
 }
 
@@ -52,10 +57,9 @@ impl Engine {
     pub(super) fn progress_of(&self, running: &Running) -> Progress {
         let view = self.view(running);
         let blocked_by = self.blocked(running);
-        let now = self.environment.clock.now();
         let (documents, bytes) =
             (running.copied.documents.load(Ordering::Relaxed), running.copied.bytes.load(Ordering::Relaxed));
-        let (documents_per_second, bytes_per_second) = running.rate.lock().sample(now, documents, bytes);
+        let (documents_per_second, bytes_per_second) = running.rate.lock().now();
         let context = running.parts();
         let stored = running.stored.lock().clone();
         let counted = u64::try_from(stored.total_documents).unwrap_or(0);

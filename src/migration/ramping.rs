@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use bson::{Bson, Document, doc};
 
+use super::catalog::describe;
 use super::context::Context;
 use super::control::{ControlError, Phase, Ramp, Refusal};
 use super::engine::{Engine, no_new, unavailable};
 use super::moving::Transfer;
-use super::running::Running;
+use super::preflight::single_step_reasons_of;
+use super::running::{Running, TRANSACTIONS_SEEN, UNKEYED_SEEN};
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::gate::{Measured, blocked_by};
@@ -17,6 +19,7 @@ use crate::state::inflight::Work;
 use crate::state::table::MigrationRoute;
 
 const STREAM_LIMIT: Duration = Duration::from_secs(20);
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(10);
 
 fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
     ControlError::new(Refusal::Conflict, code, detail)
@@ -38,10 +41,19 @@ impl Context {
         caught_up.map(|_| ()).map_err(|error| unavailable(format!("new: {error}")))
     }
 
+    /// Raises the epoch on old's record alone, which is the newer one then.
+    async fn raise_old(&self, fields: Document) -> Result<(), ControlError> {
+        let old = |error| unavailable(format!("old: {error}"));
+        self.beat(Side::Old).await.map_err(|error| old(error.to_string()))?;
+        let from = self.authorities.old.known().map_or(0, |record| record.epoch).max(self.epoch());
+        let caught_up = self.authorities.old.catch_up(from + 1, fields).await;
+        caught_up.map(|_| ()).map_err(|error| old(error.to_string()))
+    }
+
     /// Brings both records to one epoch, with what the newer one says.
     pub(super) async fn level_epochs(&self) -> Result<(), ControlError> {
         for side in Side::BOTH {
-            let alive = self.authorities.get(side).beat().await;
+            let alive = self.beat(side).await;
             if !alive.map_err(|error| unavailable(format!("{side}: {error}")))? {
                 return Err(unavailable(format!(
                     "this process may not write to {side} any more; restart it"
@@ -143,7 +155,13 @@ impl Engine {
                     return Err(error);
                 }
             }
-            let raised = context.raise_both(doc! { "reads_on_new": slots(&wanted) }).await;
+            let fields = doc! { "reads_on_new": slots(&wanted) };
+            let raised = context.raise_both(fields.clone()).await;
+            // The way back works without new, as long as new has no authority.
+            let raised = match raised {
+                Err(_) if percent == 0 && route.owned_by_new.is_empty() => context.raise_old(fields).await,
+                raised => raised,
+            };
             context.publish(|_| ());
             raised?;
         }
@@ -169,7 +187,7 @@ impl Engine {
             ));
         }
         if !matches!(percent, 0 | 100) {
-            self.must_allow_parts(running)?;
+            self.must_allow_parts(running, &context).await?;
         }
         self.must_not_be_blocked(running)?;
         context.level_epochs().await?;
@@ -186,20 +204,24 @@ impl Engine {
     }
 
     /// Refuses a partial percentage where it could not be right; there is no force.
-    fn must_allow_parts(&self, running: &Running) -> Result<(), ControlError> {
+    async fn must_allow_parts(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
         let mut reasons = running.stored.lock().single_step.clone();
+        for namespace in &context.namespaces {
+            // An index may have been made since preflight.
+            let found = describe(&*context.clusters.old, namespace, DESCRIBE_LIMIT).await;
+            let found = found.map_err(|error| unavailable(format!("{namespace} on old: {error}")))?;
+            reasons.extend(found.iter().flat_map(|found| single_step_reasons_of(namespace, &found.indexes)));
+        }
         if let Some(active) = &*running.active.lock() {
             if active.counters.unkeyed_retryable.load(Ordering::Relaxed) > 0 {
-                reasons.push(
-                    "writes of single documents that do not name their _id have been seen: a retry could choose \
-                     another document on the other cluster"
-                        .into(),
-                );
+                reasons.push(UNKEYED_SEEN.into());
             }
             if active.counters.transactions.load(Ordering::Relaxed) > 0 {
-                reasons.push("transactions have been seen: one could touch slots of both clusters".into());
+                reasons.push(TRANSACTIONS_SEEN.into());
             }
         }
+        reasons.sort();
+        reasons.dedup();
         if reasons.is_empty() {
             return Ok(());
         }

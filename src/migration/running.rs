@@ -1,7 +1,7 @@
 //! One migration at work: its tasks, and what it remembers.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -30,6 +30,11 @@ use crate::state::recent::Recent;
 const RECENT: usize = 1_000_000;
 /// Ready to be moved when both streams are at most this far behind.
 const SYNCED_LAG_SECONDS: f64 = 3.0;
+/// Why a partial percentage is refused once such writes have been seen.
+pub const UNKEYED_SEEN: &str = "writes of single documents that do not name their _id have been seen: a retry could \
+                                 choose another document on the other cluster";
+/// The same for transactions.
+pub const TRANSACTIONS_SEEN: &str = "transactions have been seen: one could touch slots of both clusters";
 const LOOK: Duration = Duration::from_millis(200);
 const MARK_LIMIT: Duration = Duration::from_secs(10);
 const TTL_EVERY: Duration = Duration::from_secs(30);
@@ -199,8 +204,28 @@ impl Running {
         })
     }
 
+    /// Kinds of writes that force a move in one step are remembered over restarts.
+    fn shapes(&self, stored: &mut Stored) -> bool {
+        let Some(active) = self.active.lock().clone() else { return false };
+        let seen = [
+            (&active.counters.unkeyed_retryable, UNKEYED_SEEN),
+            (&active.counters.transactions, TRANSACTIONS_SEEN),
+        ];
+        let before = stored.single_step.len();
+        for (count, why) in seen {
+            let is_new =
+                count.load(Ordering::Relaxed) > 0 && !stored.single_step.iter().any(|known| known == why);
+            stored.single_step.extend(is_new.then(|| why.to_owned()));
+        }
+        stored.single_step.len() > before
+    }
+
     /// Moves between the phases that depend on what the streams say.
     async fn look(&self, context: &Context) {
+        let copied = &self.copied;
+        let (documents, bytes) =
+            (copied.documents.load(Ordering::Relaxed), copied.bytes.load(Ordering::Relaxed));
+        self.rate.lock().sample(context.clock.now(), documents, bytes);
         let failed = Side::BOTH.into_iter().find_map(|side| match &*self.health.get(side).lock() {
             Health::Failed(why) => Some(format!("the change stream of {side} cannot go on: {why}")),
             _ => None,
@@ -216,7 +241,8 @@ impl Running {
             } else if stored.phase == Phase::CatchingUp && Side::BOTH.into_iter().all(close) {
                 stored.phase = Phase::Synced;
             }
-            (stored.phase != before).then(|| stored.clone())
+            let shapes = self.shapes(&mut stored);
+            (stored.phase != before || shapes).then(|| stored.clone())
         };
         if let Some(stored) = stored {
             tracing::info!(migration = %context.name, phase = %stored.phase, "phase");

@@ -127,7 +127,7 @@ impl Engine {
         for side in Side::BOTH {
             let record = AuthorityRecord::begin(&context.name, side, identities.clone(), names.clone());
             context.authorities.get(side).create(&record).await.map_err(to_control)?;
-            context.authorities.get(side).beat().await.map_err(to_control)?;
+            context.beat(side).await.map_err(to_control)?;
         }
         self.open_streams(running, &context).await?;
         self.cut_ranges(running, &context).await?;

@@ -52,6 +52,9 @@ pub struct Stored {
     pub total_bytes: i64,
     /// Why it failed.
     pub failure: Option<String>,
+    /// It is over, and nothing of it is left to be put back or removed.
+    #[serde(default)]
+    pub cleaned: bool,
 }
 
 impl Stored {
@@ -75,6 +78,7 @@ impl Stored {
             total_documents: 0,
             total_bytes: 0,
             failure: None,
+            cleaned: false,
         }
     }
 

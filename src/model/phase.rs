@@ -26,6 +26,18 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them, in the order of a migration's life.
+    pub const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Preparing,
+        Self::Copying,
+        Self::CatchingUp,
+        Self::Synced,
+        Self::Completed,
+        Self::Aborted,
+        Self::Failed,
+    ];
+
     /// As it is written in records and messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -15,9 +15,11 @@ pub struct Ask {
     pub slot: Option<Slot>,
     /// Where unkeyed reads of its session go together.
     pub session: Slot,
-    /// Only the authority may answer: linearizable, snapshot, causal after a time, or it joins other
-    /// collections.
+    /// Only one authority may answer: linearizable, snapshot, or it joins other collections.
     pub authority_only: bool,
+    /// It must see what its session has seen: the authority answers where there is one, and else a cluster
+    /// that misses no acknowledged write.
+    pub causal: bool,
     /// It is a change stream.
     pub change_stream: bool,
 }
@@ -54,12 +56,11 @@ pub enum Plan {
 /// Decides.
 #[must_use]
 pub fn plan(ask: &Ask, owned: &Ownership) -> Plan {
-    let sole = if owned.new.is_empty() {
-        Some(Side::Old)
-    } else if owned.old.is_empty() {
-        Some(Side::New)
-    } else {
-        None
+    // What a cluster that cannot be reached owns is not known: only all of it counts.
+    let sole = match (owned.old == SlotSet::ALL, owned.new == SlotSet::ALL) {
+        (true, false) if owned.new.is_empty() => Some(Side::Old),
+        (false, true) if owned.old.is_empty() => Some(Side::New),
+        _ => None,
     };
     if ask.change_stream {
         return Plan::Authority(sole.unwrap_or(Side::Old));
@@ -92,7 +93,7 @@ fn keyed(ask: &Ask, slot: Slot, owned: &Ownership) -> Plan {
 }
 
 fn one_of(ask: &Ask, wanted: Side, authority: Side, foreign: SlotSet) -> Plan {
-    if ask.authority_only || wanted == authority {
+    if ask.authority_only || ask.causal || wanted == authority {
         Plan::Authority(authority)
     } else {
         Plan::Mirror { side: wanted, foreign, otherwise: Some(authority) }
@@ -148,7 +149,13 @@ mod tests {
     }
 
     fn ask(key: Option<u16>, session: u16) -> Ask {
-        Ask { slot: key.map(slot), session: slot(session), authority_only: false, change_stream: false }
+        Ask {
+            slot: key.map(slot),
+            session: slot(session),
+            authority_only: false,
+            causal: false,
+            change_stream: false,
+        }
     }
 
     #[test]
@@ -178,6 +185,22 @@ mod tests {
         let strict = Ask { authority_only: true, ..ask(None, 900) };
         assert_eq!(plan(&strict, &owned(10, 50)), Plan::Refuse);
         assert_eq!(plan(&strict, &owned(100, 100)), Plan::Authority(Side::New));
+    }
+
+    #[test]
+    fn causal_reads_go_to_the_authority_and_are_never_refused() {
+        let causal = |key, session| Ask { causal: true, ..ask(key, session) };
+        assert_eq!(plan(&causal(Some(300), 0), &owned(10, 50)), Plan::Authority(Side::Old));
+        assert_eq!(plan(&causal(None, 0), &owned(0, 50)), Plan::Authority(Side::Old));
+        assert!(matches!(plan(&causal(None, 0), &owned(10, 50)), Plan::Mirror { otherwise: None, .. }));
+    }
+
+    #[test]
+    fn a_cluster_whose_slots_are_not_known_is_not_taken_for_owning_nothing() {
+        let mut unknown = owned(100, 100);
+        unknown.new = SlotSet::EMPTY;
+        let strict = Ask { authority_only: true, ..ask(None, 900) };
+        assert_eq!(plan(&strict, &unknown), Plan::Refuse);
     }
 
     #[test]

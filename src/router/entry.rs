@@ -129,8 +129,8 @@ impl Gate {
         if route.held.meets(&slots) {
             return Try::Table(version, "a move of its slots takes too long");
         }
-        if route.in_doubt().meets(&slots) {
-            return Try::Table(version, "the owner of its slots cannot be reached");
+        if !slots.minus(&route.settled()).is_empty() {
+            return Try::Table(version, "the owner of its slots is not known");
         }
         if route.phase.is_over() {
             return Try::Entered(Box::new(Entered { ticket, route, active: None, leases: Vec::new() }));

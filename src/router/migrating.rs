@@ -55,7 +55,7 @@ impl Router {
             return None;
         }
         let (database, collection) = (operation.command.database?, collection(operation));
-        if operation.class == Class::Ddl {
+        if pulls_away(operation) {
             return table
                 .routes
                 .iter()
@@ -90,7 +90,7 @@ impl Router {
                     }
                 }
             }
-            Class::Ddl if !route.phase.is_over() => self.ddl(operation, route, reply).await,
+            _ if pulls_away(operation) && !route.phase.is_over() => self.ddl(operation, route, reply).await,
             Class::PipelineWrite => match authority {
                 Some(side) => Ok(Course::Plain(side)),
                 None => Err(ErrorReply::new(NOT_NOW, "$out and $merge cannot run while writes are divided")),
@@ -163,6 +163,11 @@ fn collection<'a>(operation: &Operation<'a>) -> Option<&'a str> {
         return operation.command.collection();
     }
     operation.command.first.children()?.next()?.ok()?.as_str()
+}
+
+/// Whether it changes collections, or where they lie.
+fn pulls_away(operation: &Operation<'_>) -> bool {
+    operation.class == Class::Ddl || REFUSED_DDL.contains(&operation.command.name)
 }
 
 /// Whether a change of collections concerns `namespace`.

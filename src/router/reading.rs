@@ -64,12 +64,12 @@ fn ask(operation: &Operation<'_>, client: u64) -> Ask {
     let session = command.session().map_or(client, |session| xxhash_rust::xxh3::xxh3_64(&session));
     let level =
         body.and_then(|body| body.get_document("readConcern").ok()).and_then(|rc| rc.get_str("level").ok());
-    let strict = matches!(level, Some("linearizable" | "snapshot"))
-        || (command.read_concern.is_some() && command.after_cluster_time().is_some());
+    let strict = matches!(level, Some("linearizable" | "snapshot"));
     Ask {
         slot: body.and_then(|body| key_of_read(command.name, body)).as_ref().map(Key::slot),
         session: Slot::of_hash(session),
         authority_only: strict || body.is_some_and(joins),
+        causal: command.read_concern.is_some() && command.after_cluster_time().is_some(),
         change_stream: body.is_some_and(is_change_stream),
     }
 }

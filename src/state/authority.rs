@@ -6,7 +6,7 @@ use bson::{Bson, Document, doc};
 use parking_lot::Mutex;
 
 use super::lease::Lease;
-use super::record::{AUTHORITY, AuthorityRecord, DATABASE, Fence, StoredMove};
+use super::record::{AUTHORITY, AuthorityRecord, DATABASE, Fence};
 use super::records::{RecordError, Records};
 use crate::clock::SharedClock;
 use crate::model::side::Side;
@@ -51,7 +51,7 @@ impl Authority {
     /// Takes a record that was read elsewhere, unless a newer one is known.
     pub fn learn(&self, record: AuthorityRecord) {
         let mut known = self.known.lock();
-        if known.as_ref().is_none_or(|known| known.epoch <= record.epoch) {
+        if known.as_ref().is_none_or(|known| known.epoch < record.epoch) {
             *known = Some(record);
         }
     }
@@ -91,9 +91,12 @@ impl Authority {
 
     /// Asks for the lease, or for more of it. `false`: this process has been expelled, or there is no record.
     ///
+    /// `obey` is called before the lease counts: whoever works under it must go by what the record said
+    /// when it was granted, and by nothing older.
+    ///
     /// # Errors
     /// [`RecordError`]; the lease runs on until its end.
-    pub async fn beat(&self) -> Result<bool, RecordError> {
+    pub async fn beat(&self, obey: impl FnOnce() + Send) -> Result<bool, RecordError> {
         let asked = self.clock.now();
         let me = format!("holders.{}", self.holder);
         let epoch = self.known().map_or(0, |record| record.epoch);
@@ -106,6 +109,7 @@ impl Authority {
             },
         };
         if self.change(query, update).await?.is_some() {
+            obey();
             self.lease.granted(asked);
             Ok(true)
         } else {
@@ -154,7 +158,8 @@ impl Authority {
         Ok(self.change(doc! { "fence.id": id, "fence.state": "open" }, update).await?.is_some())
     }
 
-    /// Records the gain of slots that the other cluster's record has given up at `epoch`.
+    /// Records the gain of slots that the other cluster's record has given up, once: a fence that was
+    /// finished long ago may be found again, when its slots have moved on.
     ///
     /// # Errors
     /// [`RecordError`].
@@ -163,15 +168,14 @@ impl Authority {
         let Some(known) = self.refresh().await? else {
             return Err(RecordError::Malformed("the record is gone".into()));
         };
-        // The slots may have moved on since: the list of moves tells, not who owns them now.
-        let recorded = |past: &StoredMove| past.epoch == epoch && past.former == self.side.other();
-        if known.moves.iter().any(recorded) {
+        let former = self.side.other();
+        if known.moves.iter().any(|past| past.epoch == epoch && past.former == former) {
             return Ok(());
         }
         let at = self.clock.wall_millis();
         let update = doc! {
             "$set": { "owned": slots(&known.owned.or(&fence.slots)), "epoch": as_long(epoch.max(known.epoch)) },
-            "$push": { "moves": { "$each": [past_move(&fence.slots, self.side.other(), epoch, at)], "$slice": -500 } },
+            "$push": { "moves": { "$each": [past_move(&fence.slots, former, epoch, at)], "$slice": -500 } },
         };
         match self.change(doc! { "epoch": as_long(known.epoch) }, update).await? {
             Some(_) => Ok(()),

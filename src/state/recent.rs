@@ -55,8 +55,9 @@ impl Recent {
         Self { state: Mutex::default(), limit }
     }
 
-    /// Begins to remember changes after `since`, a time that the authority had reached before the reads.
-    pub fn reading(&self, since: Timestamp) -> Reading<'_> {
+    /// Begins to remember every change; [`Reading::reads_after`] says later which of them matter.
+    pub fn reading(&self) -> Reading<'_> {
+        let since = Timestamp { time: 0, increment: 0 };
         let mut state = self.state.lock();
         state.next += 1;
         let id = state.next;
@@ -122,6 +123,12 @@ impl Recent {
 }
 
 impl Reading<'_> {
+    /// The documents are read at or after `time`, by majority: changes at or below it are in what is read.
+    pub fn reads_after(&mut self, time: Timestamp) {
+        self.since = time;
+        self.recent.state.lock().reading.insert(self.id, time);
+    }
+
     /// Which of these keys changed since the reading began. Says yes to all of them when too many changes
     /// came in to remember them one by one.
     #[must_use]
@@ -144,21 +151,28 @@ mod tests {
     fn changes_during_a_reading_are_known_to_it() {
         let recent = Recent::new(10);
         recent.note_change(1, at(4));
-        let reading = recent.reading(at(5));
+        let mut reading = recent.reading();
         recent.note_change(2, at(5));
+        recent.note_change(4, at(7));
+        reading.reads_after(at(5));
         recent.note_change(3, at(6));
+        assert!(reading.changed(4), "seen before the time to read after was known");
         assert!(!reading.changed(1) && !reading.changed(2) && reading.changed(3));
     }
 
     #[test]
     fn when_full_every_key_counts_as_changed() {
         let recent = Recent::new(2);
-        let reading = recent.reading(at(1));
+        let mut reading = recent.reading();
+        reading.reads_after(at(1));
         for key in 0..3 {
             recent.note_change(key, at(9));
         }
         assert!(reading.changed(77));
-        assert!(!recent.reading(at(9)).changed(77));
+        drop(reading);
+        let mut later = recent.reading();
+        later.reads_after(at(9));
+        assert!(!later.changed(77));
     }
 
     #[test]

@@ -48,13 +48,6 @@ impl MigrationRoute {
         }
     }
 
-    /// Slots of which the clusters' records do not say with one voice who owns them.
-    #[must_use]
-    pub fn in_doubt(&self) -> SlotSet {
-        let neither = SlotSet::ALL.minus(&self.owned_by_old).minus(&self.owned_by_new);
-        neither.or(&self.owned_by_old.and(&self.owned_by_new))
-    }
-
     /// The cluster that owns every slot; `None` while authority is mixed or in doubt.
     #[must_use]
     pub fn sole_authority(&self) -> Option<Side> {
@@ -65,6 +58,14 @@ impl MigrationRoute {
         }
     }
 
+    /// Slots that exactly one cluster owns, as far as is known. Nobody may work on others: their records
+    /// disagree, or one was read before a move and the other after it.
+    #[must_use]
+    pub fn settled(&self) -> SlotSet {
+        let both = self.owned_by_old.and(&self.owned_by_new);
+        self.owned_by_old.or(&self.owned_by_new).minus(&both)
+    }
+
     /// Slots of `side`.
     #[must_use]
     pub const fn owned_by(&self, side: Side) -> &SlotSet {
@@ -72,6 +73,18 @@ impl MigrationRoute {
             Side::Old => &self.owned_by_old,
             Side::New => &self.owned_by_new,
         }
+    }
+
+    /// Whether both say the same about what is stored.
+    #[must_use]
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let stored = |route: &Self| {
+            (
+                (route.epoch, route.phase, route.held),
+                (route.owned_by_old, route.owned_by_new, route.reads_on_new),
+            )
+        };
+        stored(self) == stored(other) && self.moves == other.moves
     }
 
     /// Writes go to both clusters.

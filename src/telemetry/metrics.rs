@@ -26,3 +26,36 @@ pub const CURSORS: &str = "reshard_cursors";
 pub const CURSORS_FORGOTTEN: &str = "reshard_cursors_forgotten_total";
 /// Transactions remembered.
 pub const TRANSACTIONS: &str = "reshard_transactions";
+
+/// Share of reads served by new, by migration.
+pub const MIGRATION_READS_PERCENT: &str = "reshard_migration_reads_percent";
+/// Share of documents whose authority is new, by migration.
+pub const MIGRATION_WRITES_PERCENT: &str = "reshard_migration_writes_percent";
+/// The routing epoch, by migration.
+pub const MIGRATION_EPOCH: &str = "reshard_migration_epoch";
+/// Documents of history copied, by migration.
+pub const MIGRATION_COPIED_DOCUMENTS: &str = "reshard_migration_copied_documents";
+/// Documents of history there are, by migration.
+pub const MIGRATION_TOTAL_DOCUMENTS: &str = "reshard_migration_total_documents";
+/// Bytes copied, by migration.
+pub const MIGRATION_COPIED_BYTES: &str = "reshard_migration_copied_bytes";
+/// Bytes there are, by migration.
+pub const MIGRATION_TOTAL_BYTES: &str = "reshard_migration_total_bytes";
+/// Documents that were made equal, by migration.
+pub const MIGRATION_CONVERGED: &str = "reshard_migration_converged";
+/// Documents that verifications made equal, by migration.
+pub const MIGRATION_REPAIRED: &str = "reshard_migration_repaired";
+/// Inline mirror writes that failed or were late, by migration.
+pub const MIGRATION_MIRROR_FAILURES: &str = "reshard_migration_mirror_failures";
+/// Keys that cannot be made equal now, by migration.
+pub const MIGRATION_CONFLICTS: &str = "reshard_migration_conflicts";
+/// 1 when every gate for moving writes is passed, by migration.
+pub const MIGRATION_CAN_CUT_OVER: &str = "reshard_migration_can_cut_over";
+/// 1 while an operator has halted it, by migration.
+pub const MIGRATION_PAUSED: &str = "reshard_migration_paused";
+/// Seconds that old's oplog reaches back, by migration.
+pub const MIGRATION_OPLOG_WINDOW: &str = "reshard_migration_oplog_window_seconds";
+/// Seconds behind, by migration and direction; NaN while unknown.
+pub const MIGRATION_LAG: &str = "reshard_migration_lag_seconds";
+/// 1 for the phase it is in, by migration and phase.
+pub const MIGRATION_PHASE: &str = "reshard_migration_phase";

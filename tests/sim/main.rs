@@ -28,6 +28,7 @@ mod mongo;
 mod network;
 mod process;
 mod rng;
+mod scenario;
 mod schedules;
 mod selftest;
 mod world;

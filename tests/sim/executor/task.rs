@@ -12,13 +12,13 @@ use super::ProcessId;
 use crate::rng::Rng;
 
 /// A slot of the slab and which of its tenants is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TaskId {
     pub(super) index: usize,
     generation: u64,
 }
 
-/// Tasks that were woken.
+/// Tasks that were woken, sorted: channels may wake several in an order of their own.
 #[derive(Default)]
 pub(super) struct Ready(Mutex<Vec<TaskId>>);
 
@@ -29,8 +29,14 @@ impl Ready {
         match queue.len() {
             0 => None,
             1 => queue.pop(),
-            length => Some(queue.swap_remove(rng.index(length))),
+            length => Some(queue.remove(rng.index(length))),
         }
+    }
+
+    fn add(&self, id: TaskId) {
+        let mut queue = self.0.lock();
+        let place = queue.partition_point(|other| *other < id);
+        queue.insert(place, id);
     }
 }
 
@@ -48,7 +54,7 @@ impl Wake for TaskWake {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::Relaxed) {
-            self.ready.0.lock().push(self.id);
+            self.ready.add(self.id);
         }
     }
 }
@@ -183,7 +189,9 @@ impl Tasks {
     pub(super) fn resume(&mut self, process: ProcessId) {
         let Some(state) = self.processes.get_mut(&process) else { return };
         state.paused = false;
-        self.ready.0.lock().append(&mut state.stash);
+        for id in state.stash.drain(..) {
+            self.ready.add(id);
+        }
     }
 
     pub(super) fn clear(&mut self) -> Vec<Running> {

@@ -42,10 +42,13 @@ pub(crate) fn run(state: &mut State, place: Place, command: &Command<'_>) -> Out
     }
 }
 
-/// The reply of `[{$currentOp}]`.
-pub(crate) fn current_op(state: &State) -> RawDocumentBuf {
-    let batch: Vec<Doc> = state.connections.describe().into_iter().map(Arc::new).collect();
-    batch_reply("firstBatch", &batch, 0, "admin.$cmd.aggregate", None)
+/// The reply of `[{$currentOp}, ..]`.
+pub(crate) fn current_op(state: &mut State, command: &Command<'_>) -> Outcome<RawDocumentBuf> {
+    let mut batch: Vec<Doc> = state.connections.describe().into_iter().map(Arc::new).collect();
+    for stage in command.documents("pipeline")?.into_iter().skip(1) {
+        batch = super::read::through(stage, batch, &mut state.rng)?;
+    }
+    Ok(batch_reply("firstBatch", &batch, 0, "admin.$cmd.aggregate", None))
 }
 
 fn hello(state: &State, place: Place) -> RawDocumentBuf {

@@ -45,6 +45,13 @@ impl Connections {
         self.by_app.entry(app.clone()).or_default().processes.push(process);
     }
 
+    /// A process closes its connections of a name. They are gone once nothing of them is under way.
+    pub(crate) fn close(&mut self, app: &str, process: ProcessId) {
+        if let Some(connection) = self.by_app.get_mut(app) {
+            connection.processes.retain(|open| *open != process);
+        }
+    }
+
     /// A command is on its way.
     pub(crate) fn sent(&mut self, app: &Arc<str>) {
         match self.by_app.get_mut(app) {

@@ -1,5 +1,6 @@
 //! A MongoDB replica set in memory.
 
+pub(crate) mod about;
 pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod command;

@@ -194,9 +194,7 @@ pub(crate) fn aggregate(state: &mut State, place: Place, command: &Command<'_>) 
         found.map(|found| found.documents.values().cloned().collect()).unwrap_or_default();
     let stages = command.documents("pipeline")?;
     for stage in stages {
-        let (name, argument) =
-            stage.iter().next().ok_or_else(|| Failure::new(BAD_VALUE, "empty stage"))??;
-        documents = run_stage(name.as_str(), argument, documents, &mut state.rng)?;
+        documents = through(stage, documents, &mut state.rng)?;
     }
     let size = command.document("cursor").and_then(|cursor| number(cursor, "batchSize"));
     let size = size.map_or(FIRST_BATCH, |size| size as usize).min(documents.len());
@@ -209,6 +207,12 @@ pub(crate) fn aggregate(state: &mut State, place: Place, command: &Command<'_>) 
         state.cursors.insert(Cursor { ns: ns.clone(), term, source: Source::Results(rest) })
     };
     Ok(batch_reply("firstBatch", &batch, id, &ns, None))
+}
+
+/// Runs one stage of a pipeline.
+pub(crate) fn through(stage: &RawDocument, documents: Vec<Doc>, rng: &mut Rng) -> Outcome<Vec<Doc>> {
+    let (name, argument) = stage.iter().next().ok_or_else(|| Failure::new(BAD_VALUE, "empty stage"))??;
+    run_stage(name.as_str(), argument, documents, rng)
 }
 
 fn run_stage(

@@ -16,7 +16,7 @@ use super::error::{
     Failure, INTERRUPTED, INVALID_OPTIONS, MAX_TIME_EXPIRED, NOT_PRIMARY, Outcome, STEPPED_DOWN, labels,
 };
 use super::state::{Place, State};
-use super::{admin, find_and_modify, read, stream, write_command};
+use super::{about, admin, find_and_modify, read, stream, write_command};
 use crate::executor::ProcessId;
 
 /// Who sent a command.
@@ -275,13 +275,16 @@ fn is_write(name: &str) -> bool {
 }
 
 fn dispatch(state: &mut State, place: Place, command: &Command<'_>) -> Outcome<RawDocumentBuf> {
+    if let Some(told) = about::run(state, place, command) {
+        return Ok(told);
+    }
     match command.name {
         "insert" | "update" | "delete" => write_command::run(state, place, command),
         "findAndModify" | "findandmodify" => find_and_modify::run(state, place, command),
         "find" => read::find(state, place, command),
         "count" => read::count(state, place, command),
         "aggregate" if stream::is_stream(command) => stream::open(state, place, command),
-        "aggregate" if admin::is_current_op(command) => Ok(admin::current_op(state)),
+        "aggregate" if admin::is_current_op(command) => admin::current_op(state, command),
         "aggregate" => read::aggregate(state, place, command),
         _ => admin::run(state, place, command),
     }

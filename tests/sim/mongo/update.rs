@@ -174,18 +174,40 @@ fn operation(
             };
             set(document, path, sum);
         }
-        "$push" => match get(document, path) {
-            Some(Bson::Array(items)) => {
-                let mut items = items.clone();
-                items.push(value);
-                set(document, path, Bson::Array(items));
+        "$push" => push(document, path, value)?,
+        "$max" => {
+            let greater = match (get(document, path), &value) {
+                (Some(current), value) => real(current) < real(value),
+                (None, _) => true,
+            };
+            if greater {
+                set(document, path, value);
             }
-            Some(_) => return Err(Failure::new(BAD_VALUE, "$push needs an array")),
-            None => set(document, path, Bson::Array(vec![value])),
-        },
+        }
         "$currentDate" => set(document, path, Bson::Timestamp(now)),
         other => return Err(Failure::new(9, format!("unknown modifier {other}"))),
     }
+    Ok(())
+}
+
+/// Appends one value, or with `$each` several, of which `$slice` keeps the last.
+fn push(document: &mut Document, path: &str, value: Bson) -> Outcome<()> {
+    let mut items = match get(document, path) {
+        Some(Bson::Array(items)) => items.clone(),
+        Some(_) => return Err(Failure::new(BAD_VALUE, "$push needs an array")),
+        None => Vec::new(),
+    };
+    match &value {
+        Bson::Document(spec) if spec.contains_key("$each") => {
+            items.extend(spec.get_array("$each").cloned().unwrap_or_default());
+            if let Ok(keep) = spec.get_i32("$slice") {
+                let surplus = items.len().saturating_sub(keep.unsigned_abs() as usize);
+                items.drain(..surplus);
+            }
+        }
+        _ => items.push(value),
+    }
+    set(document, path, Bson::Array(items));
     Ok(())
 }
 

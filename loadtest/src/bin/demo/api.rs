@@ -174,6 +174,12 @@ impl Api {
         self.ask(Method::POST, &format!("/v1/migrations/{name}/rollback"), None).await
     }
 
+    #[allow(dead_code, reason = "for the benchmarks")]
+    pub(crate) async fn abort(&self, name: &str) -> Result<()> {
+        let path = format!("/v1/migrations/{name}/abort");
+        self.ask(Method::POST, &path, None).await.map(|_: Value| ())
+    }
+
     pub(crate) async fn complete(&self, name: &str) -> Result<()> {
         let path = format!("/v1/migrations/{name}/complete");
         let how = json!({ "force": true, "reason": "demo" });

@@ -44,13 +44,13 @@ pub(crate) fn program() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn free_ports() -> Result<(u16, u16)> {
+pub(crate) fn free_ports() -> Result<(u16, u16)> {
     let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
     Ok((one.local_addr()?.port(), other.local_addr()?.port()))
 }
 
 /// A command for `program` that ends with this process, however that ends.
-fn guarded(program: &Path) -> Command {
+pub(crate) fn guarded(program: &Path) -> Command {
     let help = std::process::Command::new("setpriv").arg("--help").output();
     let can = help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--pdeathsig"));
     if !can {
@@ -62,13 +62,14 @@ fn guarded(program: &Path) -> Command {
 }
 
 impl Proxy {
-    /// Starts it between two clusters; files go to `folder`.
-    pub(crate) async fn start(folder: &Path, old: &str, new: &str) -> Result<Self> {
+    /// Starts it between two clusters, or before one; files go to `folder`.
+    pub(crate) async fn start(folder: &Path, old: &str, new: Option<&str>) -> Result<Self> {
         let program = program()?;
         let (listen, admin) = free_ports()?;
         let config = folder.join("reshard.toml");
+        let new = new.map_or(String::new(), |uri| format!("[new]\nuri = \"{uri}\"\n\n"));
         let text = format!(
-            "[listen]\naddress = \"127.0.0.1:{listen}\"\n\n[old]\nuri = \"{old}\"\n\n[new]\nuri = \"{new}\"\n\n\
+            "[listen]\naddress = \"127.0.0.1:{listen}\"\n\n[old]\nuri = \"{old}\"\n\n{new}\
              [admin]\naddress = \"127.0.0.1:{admin}\"\n"
         );
         std::fs::write(&config, text).context("writing the configuration")?;
@@ -102,6 +103,12 @@ impl Proxy {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
+    }
+
+    /// Its process id.
+    #[allow(dead_code, reason = "for the benchmarks")]
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// The end of its log.

@@ -82,7 +82,10 @@ async fn main() -> ExitCode {
     match until_signal(args).await {
         Ok(Some(true)) => ExitCode::SUCCESS,
         Ok(Some(false)) => ExitCode::from(1),
-        Ok(None) => ExitCode::from(130),
+        Ok(None) => {
+            println!("\nInterrupted; everything that was started has ended.");
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("\nThe demo failed: {error:#}");
             ExitCode::from(2)

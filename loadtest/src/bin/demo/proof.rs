@@ -69,7 +69,7 @@ impl Play<'_> {
     }
 
     pub(crate) async fn prove(self, comparisons: Vec<Comparison>, start: Instant) -> Result<Summary> {
-        let Self { scene, screen, application, moves, .. } = self;
+        let Self { scene, screen, application, moves, mismatches, .. } = self;
         screen.phase(
             "Proof: every acknowledged write, on new",
             "The application knows what each document must be by all that was acknowledged to it.",
@@ -91,6 +91,7 @@ impl Play<'_> {
             ));
         }
         Ok(Summary::of(Numbers {
+            mismatches: mismatches.into_inner(),
             stats,
             reports,
             comparisons,

@@ -30,7 +30,7 @@ impl Scene {
         let (old, new) = tokio::try_join!(set("old"), set("new"))?;
         let folder = tempfile::Builder::new().prefix("reshard-demo-").tempdir()?;
         screen.live("starting reshard");
-        let proxy = Proxy::start(folder.path(), &old.uri(), &new.uri()).await.context("the proxy")?;
+        let proxy = Proxy::start(folder.path(), &old.uri(), Some(&new.uri())).await.context("the proxy")?;
         screen.done(&format!("old {}", old.uri()));
         screen.done(&format!("new {}", new.uri()));
         screen.done(&format!("reshard {}  (admin API {})", proxy.uri, proxy.api.base()));

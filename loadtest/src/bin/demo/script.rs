@@ -1,6 +1,7 @@
 //! What happens, in order.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +29,8 @@ pub(crate) struct Play<'a> {
     pub(crate) screen: &'a Screen,
     pub(crate) application: Application,
     pub(crate) moves: Mutex<Vec<Move>>,
+    /// Real differences that reshard's own verifications found.
+    pub(crate) mismatches: AtomicU64,
 }
 
 /// Plays all of it.
@@ -44,7 +47,8 @@ pub(crate) async fn play(args: &Args, scene: &Scene, screen: &Screen) -> Result<
     let (orders, customers) = (args.documents, args.customers);
     screen.done(&format!("{orders} orders and {customers} customers on old"));
     let application = Application::start(args, &scene.proxy.uri).await?;
-    let play = Play { args, scene, screen, application, moves: Mutex::default() };
+    let play =
+        Play { args, scene, screen, application, moves: Mutex::default(), mismatches: AtomicU64::new(0) };
     play.before().await?;
     play.copy().await?;
     play.verify("Compare everything").await?;
@@ -169,7 +173,7 @@ impl Play<'_> {
         }
         self.screen.done("written to both clusters from now on");
         for migration in BOTH {
-            let done = self.until("copy", migration, |now| Ok(self.show_copy(now))).await;
+            let done = self.until("copy", migration, |now| Ok(self.show_copy(migration, now))).await;
             self.screen.no_bar();
             let done = done?;
             self.screen.done(&format!(
@@ -184,19 +188,27 @@ impl Play<'_> {
     }
 
     /// Whether it is done.
-    fn show_copy(&self, now: &crate::api::Progress) -> bool {
+    fn show_copy(&self, migration: &str, now: &crate::api::Progress) -> bool {
+        let (done, of) = (now.copied_documents, now.total_documents);
+        if now.phase != "copying" {
+            let text = format!("{migration}: copied; now {}", now.blocked_by.join("; "));
+            self.screen.bar(done, of, &text);
+            return now.can_cut_over;
+        }
+
         let left = now.remaining_seconds.map_or(String::new(), |left| format!(", {left:.0} s left"));
         let rate = now.bytes_per_second / 1e6;
-        let text = format!("{rate:.1} MB/s, {:.0} documents/s{left}", now.documents_per_second);
-        self.screen.bar(now.copied_documents, now.total_documents, &text);
-        now.can_cut_over
+        let rows = now.documents_per_second;
+        self.screen.bar(done, of, &format!("{migration}: {rate:.1} MB/s, {rows:.0} documents/s{left}"));
+        false
     }
 
     async fn verify(&self, title: &str) -> Result<()> {
         self.screen.phase(
             title,
             "Every document of both sides, while the application goes on. What looks different is looked at \
-             again under the document's lock: only differences that stay are counted, and made equal.",
+             again, since it may have changed between two looks: only differences that stay are counted, and \
+             made equal.",
         );
         for migration in BOTH {
             self.api().verify(migration).await?;
@@ -214,6 +226,7 @@ impl Play<'_> {
                 bail!("the verification of {migration} failed: {why}");
             }
             let (documents, different) = (verification.compared_documents, verification.mismatches);
+            self.mismatches.fetch_add(different, Ordering::Relaxed);
             let text = format!(
                 "{migration}: {} documents compared in {:.1} s, {different} different",
                 thousands(documents),
@@ -227,8 +240,8 @@ impl Play<'_> {
     async fn reads(&self) -> Result<()> {
         self.screen.phase(
             &format!("Reads move to new: {} %", READS.map(|percent| percent.to_string()).join(" - ")),
-            "Old still decides about writes. From now on a write is acknowledged when both clusters have it, so \
-             that a read on new sees all that was acknowledged before.",
+            "Old still decides about writes. From now on a write is acknowledged when new has it too, and a document \
+             that new may not have yet is read from old: a read sees all that was acknowledged before it.",
         );
         self.application.set_phase("moving reads");
         for percent in READS {

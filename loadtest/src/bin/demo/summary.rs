@@ -17,6 +17,7 @@ pub(crate) struct Numbers {
     pub(crate) reports: Vec<Report>,
     pub(crate) comparisons: Vec<Comparison>,
     pub(crate) moves: Vec<Move>,
+    pub(crate) mismatches: u64,
     pub(crate) took: Duration,
 }
 
@@ -34,6 +35,8 @@ pub(crate) struct Summary {
     pub(crate) unknown_writes: u64,
     pub(crate) compared_documents: u64,
     pub(crate) differing_documents: u64,
+    /// Found by reshard's own verifications, while writes went on.
+    pub(crate) verification_mismatches: u64,
     pub(crate) application_errors: u64,
     pub(crate) transactions_run_again: u64,
     pub(crate) moves: Vec<Move>,
@@ -58,7 +61,7 @@ pub(crate) struct Line {
 
 impl Summary {
     pub(crate) fn of(numbers: Numbers) -> Self {
-        let Numbers { stats, reports, comparisons, moves, took } = numbers;
+        let Numbers { stats, reports, comparisons, moves, mismatches, took } = numbers;
         let sum = |of: fn(&Stats) -> u64| stats.iter().map(of).sum::<u64>();
         let is_lost = |kind| matches!(kind, ViolationKind::LostWrite | ViolationKind::MissingDocument);
         let violations = |lost: bool| {
@@ -75,6 +78,7 @@ impl Summary {
             unknown_writes: sum(|stats| stats.unknown),
             compared_documents: comparisons.iter().map(|one| one.documents_b).sum(),
             differing_documents: comparisons.iter().map(differing).sum(),
+            verification_mismatches: mismatches,
             application_errors: sum(|stats| stats.errors.total),
             transactions_run_again: sum(|stats| stats.transaction_retries),
             moves,
@@ -87,6 +91,7 @@ impl Summary {
             && summary.lost_writes
                 + summary.other_violations
                 + summary.differing_documents
+                + summary.verification_mismatches
                 + summary.application_errors
                 == 0;
         summary
@@ -136,6 +141,7 @@ impl fmt::Display for Summary {
         line("  twice, back again, or wrong", thousands(self.other_violations))?;
         line("documents compared byte by byte", thousands(self.compared_documents))?;
         line("  of these different", thousands(self.differing_documents))?;
+        line("different in reshard's own checks", thousands(self.verification_mismatches))?;
         line("errors the application saw", thousands(self.application_errors))?;
         line("moves of writes", thousands(self.moves.len() as u64))?;
         let given_up: u32 = self.moves.iter().map(|one| one.attempts.saturating_sub(1)).sum();

@@ -1,0 +1,68 @@
+//! A migration's numbers in Prometheus, under the names that `progress` gives them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::gauge;
+
+use super::control::{Phase, Progress};
+use super::engine::Engine;
+use super::preflight::oplog_window_seconds;
+use crate::telemetry::metrics as names;
+
+const TELL_EVERY: Duration = Duration::from_secs(2);
+/// Rounds of telling for each look at the oplog.
+const OPLOG_EVERY: u32 = 15;
+
+impl Engine {
+    /// Publishes every migration's numbers from time to time, and measures old's oplog.
+    pub(super) async fn keep_telling(self: Arc<Self>) {
+        let mut round = 0_u32;
+        loop {
+            let all: Vec<_> = self.migrations.lock().await.values().cloned().collect();
+            for running in all {
+                let Some(context) = running.parts() else { continue };
+                if round.is_multiple_of(OPLOG_EVERY) && !running.stored.lock().phase.is_over() {
+                    let window = oplog_window_seconds(&*context.clusters.old).await.ok();
+                    *running.oplog_window.lock() = window;
+                }
+                publish(&context.name, &self.progress_of(&running));
+            }
+            round = round.wrapping_add(1);
+            self.environment.clock.sleep(TELL_EVERY).await;
+        }
+    }
+}
+
+/// Publishes `progress` of `migration`.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+fn publish(migration: &str, progress: &Progress) {
+    let set = |name: &'static str, value: f64| gauge!(name, "migration" => migration.to_owned()).set(value);
+    set(names::MIGRATION_READS_PERCENT, f64::from(progress.reads_percent));
+    set(names::MIGRATION_WRITES_PERCENT, f64::from(progress.writes_percent));
+    set(names::MIGRATION_EPOCH, progress.epoch as f64);
+    set(names::MIGRATION_COPIED_DOCUMENTS, progress.copied_documents as f64);
+    set(names::MIGRATION_TOTAL_DOCUMENTS, progress.total_documents as f64);
+    set(names::MIGRATION_COPIED_BYTES, progress.copied_bytes as f64);
+    set(names::MIGRATION_TOTAL_BYTES, progress.total_bytes as f64);
+    set(names::MIGRATION_CONVERGED, progress.converged as f64);
+    set(names::MIGRATION_REPAIRED, progress.repaired as f64);
+    set(names::MIGRATION_MIRROR_FAILURES, progress.mirror_failures as f64);
+    set(names::MIGRATION_CONFLICTS, progress.conflicts as f64);
+    set(names::MIGRATION_CAN_CUT_OVER, f64::from(u8::from(progress.can_cut_over)));
+    set(names::MIGRATION_PAUSED, f64::from(u8::from(progress.paused)));
+    if let Some(seconds) = progress.oplog_window_seconds {
+        set(names::MIGRATION_OPLOG_WINDOW, seconds);
+    }
+    for (direction, lag) in [("old_to_new", progress.lag.old_to_new), ("new_to_old", progress.lag.new_to_old)]
+    {
+        // Unknown must not look like none.
+        let lag = lag.unwrap_or(f64::NAN);
+        gauge!(names::MIGRATION_LAG, "migration" => migration.to_owned(), "direction" => direction).set(lag);
+    }
+    for phase in Phase::ALL {
+        let is_it = f64::from(u8::from(phase == progress.phase));
+        gauge!(names::MIGRATION_PHASE, "migration" => migration.to_owned(), "phase" => phase.as_str())
+            .set(is_it);
+    }
+}

@@ -1,0 +1,229 @@
+//! Applications: sessions, numbers, one retry, as drivers do it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::raw::{RawDocumentBuf, cstr};
+use bson::{RawArrayBuf, RawBsonRef, RawDocument, rawdoc};
+use reshard::cluster::command::ServerError;
+use reshard::model::namespace::Namespace;
+use reshard::policy::writes::{Verb, WriteCommand};
+use reshard::wire::error::{NO_WRITES_PERFORMED, RETRYABLE_WRITE};
+
+use super::proxy::{Answer, Front};
+use crate::checks::history::{Action, History, Told};
+use crate::rng::Rng;
+use crate::world::World;
+
+/// The namespace that moves.
+pub(crate) const NS: &str = "app.c";
+/// Documents that are written as a whole.
+pub(crate) const REGISTERS: i32 = 12;
+/// The first of the documents that are counted in.
+pub(crate) const COUNTERS: i32 = 100;
+/// How many of those.
+pub(crate) const COUNTED: i32 = 6;
+/// The first byte of every client's session.
+pub(crate) const SESSION_MARK: u8 = 0xc1;
+
+/// One client.
+pub(crate) struct Client {
+    /// Its world.
+    pub(crate) world: World,
+    /// Where it finds the proxy.
+    pub(crate) front: Front,
+    /// Where it tells what it saw.
+    pub(crate) history: History,
+    /// Its choices.
+    pub(crate) rng: Rng,
+    /// Which client.
+    pub(crate) number: u8,
+    /// Sessions used up.
+    pub(crate) sessions: u8,
+    /// The number of the last write of this session.
+    pub(crate) txn: i64,
+    /// Writes made.
+    pub(crate) writes: i64,
+    /// Told to stop.
+    pub(crate) stop: Arc<AtomicBool>,
+    /// The longest pause between writes.
+    pub(crate) pause: Duration,
+}
+
+impl Client {
+    /// Writes until it is told to stop.
+    pub(crate) async fn run(mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            match self.rng.below(10) {
+                0..=1 => self.put().await,
+                2 => self.insert().await,
+                3 => self.delete().await,
+                4..=6 => self.step().await,
+                7 => self.find_and_step().await,
+                _ => self.steps().await,
+            }
+            let pause = self.rng.between(Duration::ZERO, self.pause);
+            self.world.sleep(pause).await;
+        }
+    }
+
+    fn session(&self) -> RawDocumentBuf {
+        let mut bytes = vec![0; 16];
+        bytes[..3].copy_from_slice(&[SESSION_MARK, self.number, self.sessions]);
+        rawdoc! { "id": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes } }
+    }
+
+    /// Sends a write, once more if a driver would; `w` is majority in most cases.
+    async fn write(&mut self, verb: Verb, mut body: RawDocumentBuf) -> Told {
+        self.txn += 1;
+        body.append(cstr!("lsid"), self.session());
+        body.append(cstr!("txnNumber"), self.txn);
+        let durable = self.rng.chance(900);
+        let w = if durable {
+            rawdoc! { "w": "majority" }
+        } else {
+            rawdoc! { "w": 1 }
+        };
+        body.append(cstr!("writeConcern"), w);
+        let ns = Namespace::parse(NS).unwrap();
+        let command = Arc::new(WriteCommand::parse(ns, verb, &body, None, ObjectId::new).unwrap());
+        let mut may_have_run = false;
+        for _ in 0..2 {
+            let proxy = self.front.proxy().await;
+            match proxy.write(&self.world, Arc::clone(&command)).await {
+                Answer::Reply(body) => {
+                    match told(&body) {
+                        Some(true) => return if durable { Told::Durable } else { Told::Accepted },
+                        Some(false) => return Told::Unknown,
+                        None => may_have_run = true,
+                    };
+                }
+                Answer::Error(error) => {
+                    may_have_run |= !error.labels.contains(&NO_WRITES_PERFORMED);
+                    if !error.labels.contains(&RETRYABLE_WRITE) {
+                        break;
+                    }
+                }
+                Answer::Lost => {
+                    may_have_run = true;
+                    let pause = self.rng.between(Duration::from_millis(1), Duration::from_millis(200));
+                    self.world.sleep(pause).await;
+                }
+            }
+        }
+        if self.rng.chance(500) {
+            // Drivers throw away sessions that have seen a network error.
+            self.sessions = self.sessions.wrapping_add(1);
+        }
+        if may_have_run { Told::Unknown } else { Told::Refused }
+    }
+
+    fn register(&mut self) -> i32 {
+        self.rng.below(REGISTERS as u64) as i32
+    }
+
+    fn counter(&mut self) -> i32 {
+        COUNTERS + self.rng.below(COUNTED as u64) as i32
+    }
+
+    /// No two are equal.
+    fn document(&mut self, id: i32) -> RawDocumentBuf {
+        self.writes += 1;
+        rawdoc! { "_id": id, "by": i32::from(self.number), "number": self.writes }
+    }
+
+    async fn put(&mut self) {
+        let id = self.register();
+        let document = self.document(id);
+        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Put(document.clone()));
+        let body =
+            rawdoc! { "update": "c", "updates": [{ "q": { "_id": id }, "u": document, "upsert": true }] };
+        let told = self.write(Verb::Update, body).await;
+        self.history.answer(operation, told);
+    }
+
+    async fn insert(&mut self) {
+        let id = self.register();
+        let document = self.document(id);
+        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Put(document.clone()));
+        let told = self.write(Verb::Insert, rawdoc! { "insert": "c", "documents": [document] }).await;
+        self.history.answer(operation, told);
+    }
+
+    async fn delete(&mut self) {
+        let id = self.register();
+        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Delete);
+        let body = rawdoc! { "delete": "c", "deletes": [{ "q": { "_id": id }, "limit": 1 }] };
+        let told = self.write(Verb::Delete, body).await;
+        self.history.answer(operation, told);
+    }
+
+    fn token(&mut self) -> i64 {
+        self.writes += 1;
+        self.writes * 100 + i64::from(self.number)
+    }
+
+    async fn step(&mut self) {
+        let (id, token) = (self.counter(), self.token());
+        let operations = self.invoke_step(id, token);
+        let body = rawdoc! { "update": "c", "updates": [change(id, token)] };
+        let told = self.write(Verb::Update, body).await;
+        self.answer_all(&operations, &told);
+    }
+
+    async fn find_and_step(&mut self) {
+        let (id, token) = (self.counter(), self.token());
+        let operations = self.invoke_step(id, token);
+        let body = rawdoc! {
+            "findAndModify": "c", "query": { "_id": id },
+            "update": { "$inc": { "n": 1 }, "$push": { "list": token } },
+        };
+        let told = self.write(Verb::FindAndModify, body).await;
+        self.answer_all(&operations, &told);
+    }
+
+    /// Two statements, which may belong to two authorities.
+    async fn steps(&mut self) {
+        let first = self.counter();
+        let second = COUNTERS + (first - COUNTERS + 1) % COUNTED;
+        let mut statements = RawArrayBuf::new();
+        let mut operations = Vec::new();
+        for id in [first, second] {
+            let token = self.token();
+            operations.extend(self.invoke_step(id, token));
+            statements.push(change(id, token));
+        }
+        let ordered = self.rng.chance(500);
+        let body = rawdoc! { "update": "c", "updates": statements, "ordered": ordered };
+        let told = self.write(Verb::Update, body).await;
+        self.answer_all(&operations, &told);
+    }
+
+    fn invoke_step(&self, id: i32, token: i64) -> [usize; 2] {
+        let id = RawBsonRef::Int32(id);
+        [
+            self.history.invoke(NS, id, Action::Increment("n")),
+            self.history.invoke(NS, id, Action::Push("list", token)),
+        ]
+    }
+
+    fn answer_all(&self, operations: &[usize], told: &Told) {
+        for operation in operations {
+            self.history.answer(*operation, told.clone());
+        }
+    }
+}
+
+fn change(id: i32, token: i64) -> RawDocumentBuf {
+    rawdoc! { "q": { "_id": id }, "u": { "$inc": { "n": 1 }, "$push": { "list": token } } }
+}
+
+/// Whether all of a command was done; `None`: worth another try.
+fn told(body: &RawDocument) -> Option<bool> {
+    if ServerError::of(body).is_some() || body.get_array("writeErrors").is_ok() {
+        return Some(false);
+    }
+    body.get_document("writeConcernError").is_err().then_some(true)
+}

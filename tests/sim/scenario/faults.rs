@@ -1,0 +1,170 @@
+//! What goes wrong, and when: all from the seed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use reshard::model::side::Side;
+
+use super::proxy::{Front, Proxy, Site};
+use crate::executor::ProcessId;
+use crate::rng::Rng;
+
+/// Kinds of faults, each with its weight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mix {
+    /// The proxy dies at some await; a successor follows.
+    pub(crate) crash: u64,
+    /// The proxy stands still; perhaps a successor takes over meanwhile.
+    pub(crate) pause: u64,
+    /// A cluster elects another primary.
+    pub(crate) failover: u64,
+    /// The proxy does not reach a cluster.
+    pub(crate) cut: u64,
+    /// Some commands arrive much later.
+    pub(crate) hold: u64,
+    /// The longest time between two faults.
+    pub(crate) every: Duration,
+}
+
+impl Mix {
+    /// All kinds.
+    pub(crate) const ALL: Self =
+        Self { crash: 3, pause: 2, failover: 3, cut: 2, hold: 4, every: Duration::from_secs(4) };
+    /// Nothing ever goes wrong.
+    pub(crate) const NONE: Self =
+        Self { crash: 0, pause: 0, failover: 0, cut: 0, hold: 0, every: Duration::from_secs(1) };
+}
+
+/// Makes things go wrong until it is told to stop.
+pub(crate) struct Faults {
+    pub(crate) site: Site,
+    pub(crate) front: Front,
+    pub(crate) rng: Rng,
+    pub(crate) mix: Mix,
+    pub(crate) stop: Arc<AtomicBool>,
+    /// The proxy started last.
+    pub(crate) proxy: Arc<Proxy>,
+    /// Its number.
+    pub(crate) number: u32,
+}
+
+const COMMANDS: [&str; 6] = ["insert", "update", "delete", "findAndModify", "find", "aggregate"];
+
+impl Faults {
+    /// Goes on until it is told to stop; returns with one proxy alive and no other.
+    pub(crate) async fn run(mut self) -> Arc<Proxy> {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.wait(Duration::ZERO, self.mix.every).await;
+            let Mix { crash, pause, failover, cut, hold, .. } = self.mix;
+            let weights = [crash, pause, failover, cut, hold];
+            let all: u64 = weights.iter().sum();
+            if all == 0 {
+                continue;
+            }
+            let mut dice = self.rng.below(all);
+            let mut kind = 0;
+            while dice >= weights[kind] {
+                dice -= weights[kind];
+                kind += 1;
+            }
+            match kind {
+                0 => self.crash().await,
+                1 => self.pause().await,
+                2 => self.failover().await,
+                3 => self.cut().await,
+                _ => self.hold().await,
+            }
+        }
+        self.proxy
+    }
+
+    async fn wait(&mut self, low: Duration, high: Duration) {
+        let pause = self.rng.between(low, high);
+        self.site.world.sleep(pause).await;
+    }
+
+    fn side(&mut self) -> Side {
+        *self.rng.pick(&Side::BOTH)
+    }
+
+    fn id(&self) -> ProcessId {
+        self.proxy.process.id
+    }
+
+    fn succeed(&mut self) {
+        self.number += 1;
+        self.proxy = self.front.start(&self.site, self.number);
+    }
+
+    async fn crash(&mut self) {
+        let world = self.site.world.clone();
+        world.crash_after(&self.proxy.process, self.rng.below(400) as u32);
+        for _ in 0..200 {
+            if world.executor().crashed(self.id()) {
+                break;
+            }
+            world.sleep(Duration::from_millis(10)).await;
+        }
+        world.crash(&self.proxy.process);
+        self.front.close();
+        self.wait(Duration::from_millis(20), Duration::from_secs(2)).await;
+        self.succeed();
+        self.wait(Duration::ZERO, Duration::from_secs(6)).await;
+    }
+
+    async fn pause(&mut self) {
+        let world = self.site.world.clone();
+        let paused = Arc::clone(&self.proxy);
+        world.pause(&paused.process);
+        self.wait(Duration::from_millis(100), Duration::from_secs(5)).await;
+        if self.rng.chance(500) {
+            world.resume(&paused.process);
+            return;
+        }
+        // Taken for dead.
+        self.front.close();
+        self.succeed();
+        self.wait(Duration::ZERO, Duration::from_secs(6)).await;
+        world.resume(&paused.process);
+        self.wait(Duration::ZERO, Duration::from_secs(3)).await;
+        world.crash(&paused.process);
+        self.wait(Duration::ZERO, Duration::from_secs(5)).await;
+    }
+
+    async fn failover(&mut self) {
+        let side = self.side();
+        let cluster = self.site.clusters.get(side).clone();
+        let kept = self.rng.below(3) as usize;
+        let longest = Duration::from_secs(2);
+        let stale = self.rng.chance(400).then(|| self.rng.between(Duration::from_millis(50), longest));
+        if self.rng.chance(500) {
+            // More than usual is undone.
+            cluster.hold_commits(true);
+            self.wait(Duration::from_millis(10), Duration::from_millis(400)).await;
+        }
+        cluster.failover_with(kept, stale);
+        cluster.hold_commits(false);
+    }
+
+    async fn cut(&mut self) {
+        let (side, id) = (self.side(), self.id());
+        let index = self.site.clusters.get(side).index();
+        let network = self.site.world.network().clone();
+        network.cut(id, index);
+        self.wait(Duration::from_millis(50), Duration::from_secs(4)).await;
+        network.heal(id, index);
+    }
+
+    async fn hold(&mut self) {
+        let (side, id) = (self.side(), self.id());
+        let index = self.site.clusters.get(side).index();
+        let network = self.site.world.network().clone();
+        let command = *self.rng.pick(&COMMANDS);
+        network.hold(id, index, command, 1 + self.rng.below(3) as u32);
+        self.wait(Duration::from_millis(50), Duration::from_secs(8)).await;
+        for (number, _) in network.under_way().into_iter().filter(|(_, message)| message.held) {
+            network.release(number);
+        }
+    }
+}

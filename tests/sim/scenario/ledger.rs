@@ -1,0 +1,165 @@
+//! What was written where, by whom, and who was the authority then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use reshard::model::side::{PerSide, Side};
+use reshard::model::slots::{Slot, SlotSet};
+use reshard::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
+
+use super::client::{NS, SESSION_MARK};
+use crate::checks::checker::Violation;
+use crate::executor::Executor;
+use crate::mongo::cluster::Cluster;
+use crate::mongo::key::Key;
+use crate::mongo::log::{Entry, Op};
+
+/// One change of one cluster.
+struct Seen {
+    at: Duration,
+    side: Side,
+    app: String,
+    entry: Entry,
+}
+
+/// All changes of both clusters; clones share them.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    executor: Executor,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Ledger {
+    /// A ledger of what happens from now on.
+    pub(crate) fn open(executor: &Executor, clusters: &PerSide<Cluster>) -> Self {
+        let ledger = Self { executor: executor.clone(), seen: Arc::default() };
+        for side in Side::BOTH {
+            let ledger = ledger.clone();
+            clusters.get(side).observe(Arc::new(move |app, _, entry| ledger.note(side, app, entry)));
+        }
+        ledger
+    }
+
+    fn note(&self, side: Side, app: &str, entry: &Entry) {
+        let (Op::Put { ns, .. } | Op::Delete { ns, .. }) = &entry.op else { return };
+        if &**ns == NS || is_authority(ns) {
+            let seen = Seen { at: self.executor.now(), side, app: app.to_owned(), entry: entry.clone() };
+            self.seen.lock().push(seen);
+        }
+    }
+
+    /// Changes of documents that move, so far.
+    pub(crate) fn changes(&self) -> usize {
+        self.seen
+            .lock()
+            .iter()
+            .filter(|seen| document(&seen.entry.op).is_some_and(|(ns, _)| ns == NS))
+            .count()
+    }
+
+    /// Invariant 12: no write of the product changes a document on the cluster that owns it then.
+    /// Invariant 6: no acknowledged write is made where its document is not owned then (told by `durable`,
+    /// which knows the session and the number of a write and of the key).
+    ///
+    /// # Errors
+    /// The first violation.
+    pub(crate) fn check(
+        &self,
+        clusters: &PerSide<Cluster>,
+        slot: impl Fn(&Key) -> Slot,
+    ) -> Result<(), Violation> {
+        let undone = PerSide::from_fn(|side| {
+            let entries = clusters.get(side).rolled_back().into_iter();
+            entries.map(|entry| entry.position()).collect::<std::collections::BTreeSet<_>>()
+        });
+        let mut owned = PerSide { old: SlotSet::ALL, new: SlotSet::EMPTY };
+        for seen in self.seen.lock().iter() {
+            let Some((ns, key)) = document(&seen.entry.op) else { continue };
+            if undone.get(seen.side).contains(&seen.entry.position()) {
+                continue;
+            }
+            if is_authority(ns) {
+                if let Some(slots) = record(&seen.entry.op) {
+                    *owned.get_mut(seen.side) = slots;
+                }
+                continue;
+            }
+            let slot = slot(key);
+            if !by_client(&seen.entry) && owned.get(seen.side).contains(slot) {
+                let text = format!(
+                    "{} changed a document on its authority {} at {:?}: {:?}",
+                    seen.app, seen.side, seen.at, seen.entry
+                );
+                return Err(Violation { invariant: 12, text });
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything about one key, for a report.
+    pub(crate) fn story(&self, clusters: &PerSide<Cluster>, wanted: &Key) -> String {
+        let mut text = String::new();
+        let mut owned: BTreeMap<Side, SlotSet> = BTreeMap::new();
+        let undone = PerSide::from_fn(|side| clusters.get(side).rolled_back());
+        for seen in self.seen.lock().iter() {
+            let Some((ns, key)) = document(&seen.entry.op) else { continue };
+            let lost = undone.get(seen.side).iter().any(|entry| entry.position() == seen.entry.position());
+            let lost = if lost { " (undone)" } else { "" };
+            if is_authority(ns) {
+                if let Some(slots) = record(&seen.entry.op)
+                    && owned.insert(seen.side, slots) != Some(slots)
+                {
+                    text += &format!("\n  {:?} {} owns {} %{lost}", seen.at, seen.side, slots.as_percent());
+                }
+            } else if key == wanted {
+                let what = match &seen.entry.op {
+                    Op::Put { document, .. } => bson::Document::try_from(&***document)
+                        .map_or_else(|error| error.to_string(), |document| document.to_string()),
+                    _ => "deleted".to_owned(),
+                };
+                let of = seen.entry.statement.as_ref().map(|statement| {
+                    let session = &statement.of.session;
+                    format!(
+                        "{:02x?}:{}",
+                        &session[session.len() - 17..session.len() - 13],
+                        statement.of.number
+                    )
+                });
+                let of = of.unwrap_or_default();
+                text += &format!(
+                    "\n  {:?} {} {} [{of}] at {:?}: {what}{lost}",
+                    seen.at, seen.side, seen.app, seen.entry.time
+                );
+            }
+        }
+        text
+    }
+}
+
+fn is_authority(ns: &str) -> bool {
+    ns.strip_prefix(DATABASE).and_then(|rest| rest.strip_prefix('.')) == Some(AUTHORITY)
+}
+
+fn document(op: &Op) -> Option<(&str, &Key)> {
+    match op {
+        Op::Put { ns, key, .. } | Op::Delete { ns, key, .. } => Some((ns, key)),
+        _ => None,
+    }
+}
+
+/// The slots that a record says its cluster owns.
+fn record(op: &Op) -> Option<SlotSet> {
+    let Op::Put { document, .. } = op else { return None };
+    bson::deserialize_from_slice::<AuthorityRecord>(document.as_bytes()).ok().map(|record| record.owned)
+}
+
+/// Whether a client's command made the change.
+fn by_client(entry: &Entry) -> bool {
+    entry.statement.as_ref().is_some_and(|statement| {
+        // `{id: <16 bytes>}`: they stand before the last zero.
+        let session = &statement.of.session;
+        session.len() >= 17 && session[session.len() - 17] == SESSION_MARK
+    })
+}

@@ -1,0 +1,296 @@
+//! The production engine in the world: a migration with its operator, clients and faults.
+
+mod client;
+mod faults;
+mod ledger;
+mod operator;
+mod proxy;
+mod runs;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bson::raw::RawDocumentBuf;
+use bson::{RawBson, rawdoc};
+use reshard::migration::control::Control;
+use reshard::model::side::{PerSide, Side};
+use reshard::model::slots::Slot;
+use reshard::policy::canonical;
+use reshard::policy::safeguards::Safeguards;
+use reshard::state::record::AuthorityRecord;
+use tokio::sync::mpsc;
+
+use self::client::{COUNTED, COUNTERS, Client, NS, REGISTERS};
+use self::faults::{Faults, Mix};
+use self::ledger::Ledger;
+use self::operator::{Calls, MIGRATION, operate, way};
+use self::proxy::{Front, Proxy, Site};
+use crate::checks::checker::{Initial, check_equal, check_history};
+use crate::checks::history::History;
+use crate::mongo::cluster::{Cluster, ClusterOptions};
+use crate::mongo::key::{Key, document_key, key_of};
+use crate::network::Weather;
+use crate::world::World;
+
+/// How a schedule is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// What is switched on.
+    pub(crate) safeguards: Safeguards,
+    /// What goes wrong.
+    pub(crate) mix: Mix,
+    /// How the network is while it does.
+    pub(crate) weather: Weather,
+    /// Writers.
+    pub(crate) clients: u8,
+    /// The longest pause between two writes of one of them.
+    pub(crate) pause: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            safeguards: Safeguards::default(),
+            mix: Mix::ALL,
+            weather: Weather {
+                late: 4,
+                late_by: Duration::from_secs(20),
+                lose_request: 3,
+                lose_reply: 3,
+                refuse: 3,
+                ..Weather::rough()
+            },
+            clients: 4,
+            pause: Duration::from_millis(400),
+        }
+    }
+}
+
+/// What a schedule did, for those who ask whether it did anything.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Writes acknowledged by a majority.
+    pub(crate) durable: usize,
+    /// Moves of authority.
+    pub(crate) moves: u32,
+    /// Proxies that lived.
+    pub(crate) proxies: u32,
+    /// A step of the operator's that was given up.
+    pub(crate) given_up: Option<String>,
+}
+
+/// Documents that nobody writes but the copy.
+const UNTOUCHED: i32 = 20;
+/// How long the streams may take to settle in the end.
+const SETTLE: Duration = Duration::from_secs(300);
+
+/// One schedule from its seed to its checks.
+///
+/// # Errors
+/// What does not hold, with the story of the key.
+pub(crate) fn schedule(world: &World, options: &Options) -> Result<Done, String> {
+    world.executor().limit_steps(5_000_000);
+    let main = Scenario::new(world, options).run(options.clone());
+    world.run(main).map_err(|halt| halt.to_string())?
+}
+
+struct Scenario {
+    site: Site,
+    front: Front,
+    history: History,
+    ledger: Ledger,
+    initial: Initial,
+}
+
+impl Scenario {
+    fn new(world: &World, options: &Options) -> Self {
+        world.network().set_weather(options.weather.clone());
+        let mut rng = world.rng();
+        let clusters = PerSide::from_fn(|side| {
+            let options = ClusterOptions { names_retries: rng.chance(500), ..ClusterOptions::default() };
+            world.cluster(side.as_str(), options)
+        });
+        let mut initial = Initial::new();
+        for document in documents() {
+            initial.insert((NS, document_key(&document)), document);
+        }
+        clusters.old.load(NS, initial.values().cloned());
+        let ledger = Ledger::open(world.executor(), &clusters);
+        let history = History::new(world.executor().clone());
+        let site = Site { world: world.clone(), clusters, safeguards: options.safeguards };
+        Self { site, front: Front::new(), history, ledger, initial }
+    }
+
+    async fn run(self, options: Options) -> Result<Done, String> {
+        let world = self.site.world.clone();
+        let (stop_clients, stop_faults) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (sender, mut ended) = mpsc::unbounded_channel::<()>();
+        for number in 0..options.clients {
+            self.begin_client(number, options.pause, &stop_clients, sender.clone());
+        }
+        drop(sender);
+        let faults = Faults {
+            site: self.site.clone(),
+            front: self.front.clone(),
+            rng: world.rng(),
+            mix: options.mix,
+            stop: Arc::clone(&stop_faults),
+            proxy: self.front.start(&self.site, 1),
+            number: 1,
+        };
+        let operator = async {
+            let mut rng = world.rng();
+            let steps = way(&mut rng);
+            world.sleep(rng.between(Duration::ZERO, Duration::from_millis(500))).await;
+            let calls = operate(world.clone(), self.front.clone(), rng, steps).await;
+            stop_faults.store(true, Ordering::Relaxed);
+            calls
+        };
+        let (calls, proxy) = futures::join!(operator, faults.run());
+        world.settle().await;
+        stop_clients.store(true, Ordering::Relaxed);
+        let _ = ended.recv().await;
+        self.end(&world, calls, &proxy).await
+    }
+
+    fn begin_client(
+        &self,
+        number: u8,
+        pause: Duration,
+        stop: &Arc<AtomicBool>,
+        ended: mpsc::UnboundedSender<()>,
+    ) {
+        let world = self.site.world.clone();
+        let process = world.process(&format!("client-{number}"));
+        let client = Client {
+            front: self.front.clone(),
+            history: self.history.clone(),
+            rng: world.rng(),
+            world,
+            number,
+            sessions: 0,
+            txn: 0,
+            writes: 0,
+            stop: Arc::clone(stop),
+            pause,
+        };
+        process.spawn("client", async move {
+            client.run().await;
+            drop(ended);
+        });
+    }
+
+    /// Lets it settle, and checks.
+    async fn end(&self, world: &World, calls: Calls, proxy: &Arc<Proxy>) -> Result<Done, String> {
+        if let Some(why) = &*proxy.engine.fatal().borrow() {
+            return Err(format!("the last proxy refuses to serve: {why}"));
+        }
+        self.quiesce(world, proxy).await?;
+        let parked = proxy.engine.conflicts(MIGRATION).await.unwrap_or_default();
+        if !parked.is_empty() {
+            return Err(format!("nothing should be parked: {parked:?}"));
+        }
+        self.check()?;
+        Ok(Done {
+            durable: self.history.durable(),
+            moves: calls.moves,
+            proxies: proxy.process.id.0,
+            given_up: calls.given_up,
+        })
+    }
+
+    /// Waits until both streams have passed everything and nothing follows from it.
+    async fn quiesce(&self, world: &World, proxy: &Arc<Proxy>) -> Result<(), String> {
+        let give_up = world.executor().now() + SETTLE;
+        let mut quiet = 0;
+        while quiet < 3 {
+            world.settle().await;
+            let before = self.ledger.changes();
+            let times = PerSide::from_fn(|side| self.site.clusters.get(side).state().primary.applied);
+            loop {
+                let active = proxy.registry.get(MIGRATION);
+                let passed = |side| {
+                    active
+                        .as_ref()
+                        .is_some_and(|active| active.frontiers.get(side).has_passed(*times.get(side)))
+                };
+                if Side::BOTH.into_iter().all(passed) {
+                    break;
+                }
+                if world.executor().now() >= give_up {
+                    let progress = proxy.engine.progress(MIGRATION).await;
+                    return Err(format!("invariant 2: it does not settle: {progress:?}"));
+                }
+                world.sleep(Duration::from_millis(100)).await;
+            }
+            world.sleep(Duration::from_secs(1)).await;
+            quiet = if self.ledger.changes() == before { quiet + 1 } else { 0 };
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let clusters = &self.site.clusters;
+        let slots = slots();
+        let owned = PerSide::from_fn(|side| {
+            let document =
+                clusters.get(side).document("reshard.authority", RawBson::from(MIGRATION).as_raw_bson_ref());
+            let record =
+                document.and_then(|raw| bson::deserialize_from_slice::<AuthorityRecord>(raw.as_bytes()).ok());
+            record.map(|record| record.owned).unwrap_or_default()
+        });
+        let authority = |key: &Key| {
+            if owned.new.contains(slots[key]) { &clusters.new } else { &clusters.old }
+        };
+        let story = |text: String| {
+            let stories = slots.keys().filter(|key| {
+                let documents = Side::BOTH
+                    .map(|side| clusters.get(side).state().primary.store.document(NS, key).cloned());
+                documents[0] != documents[1]
+            });
+            stories.fold(text, |text, key| text + &self.ledger.story(clusters, key))
+        };
+        check_equal(&clusters.old, &clusters.new, NS, &BTreeSet::new())
+            .map_err(|violation| story(violation.to_string()))?;
+        check_history(&self.history, &self.initial, |_, key| authority(key)).map_err(|violation| {
+            slots.keys().fold(violation.to_string(), |text, key| text + &self.ledger.story(clusters, key))
+        })?;
+        self.check_untouched(authority)?;
+        self.ledger.check(clusters, |key| slots[key]).map_err(|violation| violation.to_string())
+    }
+
+    /// What nobody wrote is what it was.
+    fn check_untouched<'a>(&self, authority: impl Fn(&Key) -> &'a Cluster) -> Result<(), String> {
+        for id in 1000..1000 + UNTOUCHED {
+            let key = key_of(bson::RawBsonRef::Int32(id));
+            let found = authority(&key).state().primary.store.document(NS, &key).cloned();
+            let before = &self.initial[&(NS, key)];
+            if found.as_ref().map(|found| found.as_bytes()) != Some(before.as_bytes()) {
+                return Err(format!("invariant 1: {id}, which nobody wrote, is {found:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is there before it begins: half of the registers, all counters, and some that nobody writes.
+fn documents() -> Vec<RawDocumentBuf> {
+    let registers = (0..REGISTERS).step_by(2).map(|id| rawdoc! { "_id": id, "by": -1, "number": 0_i64 });
+    let counters = (COUNTERS..COUNTERS + COUNTED)
+        .map(|id| rawdoc! { "_id": id, "n": 0, "list": bson::RawArrayBuf::new() });
+    let untouched = (1000..1000 + UNTOUCHED).map(|id| rawdoc! { "_id": id, "text": "as it was" });
+    registers.chain(counters).chain(untouched).collect()
+}
+
+/// The slot of every document.
+fn slots() -> BTreeMap<Key, Slot> {
+    let ids = (0..REGISTERS).chain(COUNTERS..COUNTERS + COUNTED).chain(1000..1000 + UNTOUCHED);
+    ids.map(|id| {
+        let id = bson::RawBsonRef::Int32(id);
+        (key_of(id), canonical::key_of(id).unwrap().slot())
+    })
+    .collect()
+}

@@ -1,0 +1,95 @@
+//! The operator: asks, and asks again when it was refused or the proxy died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use reshard::migration::control::{Actor, Control, ControlError, NamespaceSpec, NewMigration};
+use reshard::migration::engine::Engine;
+
+use super::client::NS;
+use super::proxy::Front;
+use crate::rng::Rng;
+use crate::world::World;
+
+/// The name of the migration.
+pub(crate) const MIGRATION: &str = "m";
+
+/// One call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Create.
+    Create,
+    /// Start.
+    Start,
+    /// Move reads.
+    Reads(u8),
+    /// Move writes.
+    Writes(u8),
+}
+
+/// What became of the calls.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    /// Moves of writes that were made.
+    pub(crate) moves: u32,
+    /// The step that was given up, and why.
+    pub(crate) given_up: Option<String>,
+}
+
+/// How long one step is tried.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Some way up and down and up.
+pub(crate) fn way(rng: &mut Rng) -> Vec<Step> {
+    let mut steps = vec![Step::Create, Step::Start, Step::Reads(100)];
+    let mut at = 0;
+    for _ in 0..2 + rng.below(3) {
+        let others: Vec<u8> = [0, 25, 60, 100].into_iter().filter(|percent| *percent != at).collect();
+        at = *rng.pick(&others);
+        steps.push(Step::Writes(at));
+    }
+    steps
+}
+
+/// Makes the calls one after the other.
+pub(crate) async fn operate(world: World, front: Front, mut rng: Rng, steps: Vec<Step>) -> Calls {
+    let mut calls = Calls::default();
+    for step in steps {
+        let give_up = world.executor().now() + PATIENCE;
+        let mut why = "no proxy lived long enough".to_owned();
+        loop {
+            if world.executor().now() >= give_up {
+                calls.given_up = Some(format!("{step:?}: {why}"));
+                return calls;
+            }
+            let proxy = front.proxy().await;
+            let engine = Arc::clone(&proxy.engine);
+            let call = proxy.within(async move { ask(&engine, step).await });
+            let limit = world.executor().sleep(Duration::from_secs(60));
+            match select(std::pin::pin!(call), limit).await {
+                Either::Left((Some(Ok(())), _)) => break,
+                Either::Left((Some(Err(error)), _)) => why = format!("{error} {:?}", error.reasons),
+                Either::Left((None, _)) => {}
+                Either::Right(_) => why = "no answer".to_owned(),
+            }
+            world.sleep(rng.between(Duration::from_millis(100), Duration::from_millis(600))).await;
+        }
+        calls.moves += u32::from(matches!(step, Step::Writes(_)));
+        world.sleep(rng.between(Duration::ZERO, Duration::from_secs(2))).await;
+    }
+    calls
+}
+
+async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
+    let who = Actor("operator".into());
+    match step {
+        Step::Create => {
+            let namespaces = vec![NamespaceSpec { namespace: NS.to_owned() }];
+            engine.create(&who, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
+        }
+        Step::Start => engine.start(&who, MIGRATION).await.map(|_| ()),
+        Step::Reads(percent) => engine.set_reads(&who, MIGRATION, percent).await.map(|_| ()),
+        Step::Writes(percent) => engine.set_writes(&who, MIGRATION, percent, None).await.map(|_| ()),
+    }
+}

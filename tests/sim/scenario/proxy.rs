@@ -1,0 +1,220 @@
+//! A proxy as a process of the world: the production control plane and the production way of writes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::raw::RawDocumentBuf;
+use futures::FutureExt;
+use futures::future::{Either, select};
+use reshard::cluster::command::{Request, SendError, SharedCluster};
+use reshard::converge::active::Registry;
+use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
+use reshard::migration::holder::app_name;
+use reshard::model::side::{PerSide, Side};
+use reshard::policy::safeguards::Safeguards;
+use reshard::policy::writes::WriteCommand;
+use reshard::router::entry::{Gate, MOST_HELD};
+use reshard::router::mirroring::{MOST_JOBS, Mirroring};
+use reshard::router::writer::Writer;
+use reshard::state::inflight::Inflight;
+use reshard::state::records::Records;
+use reshard::state::table::Routing;
+use reshard::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE};
+use tokio::sync::{Semaphore, oneshot, watch};
+use uuid::Uuid;
+
+use crate::executor::ProcessId;
+use crate::mongo::cluster::Cluster;
+use crate::process::Process;
+use crate::world::World;
+
+/// The length of leases in the scenarios.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
+
+/// What proxies are started on.
+#[derive(Clone)]
+pub(crate) struct Site {
+    /// The world.
+    pub(crate) world: World,
+    /// Both clusters.
+    pub(crate) clusters: PerSide<Cluster>,
+    /// What is switched on.
+    pub(crate) safeguards: Safeguards,
+}
+
+/// One running proxy.
+pub(crate) struct Proxy {
+    /// The process that it is.
+    pub(crate) process: Process,
+    /// Its control plane.
+    pub(crate) engine: Arc<Engine>,
+    /// Its migrations, as the data plane sees them.
+    pub(crate) registry: Arc<Registry>,
+    writer: Writer,
+}
+
+/// What a client hears.
+pub(crate) enum Answer {
+    /// A reply, perhaps with errors of single statements.
+    Reply(RawDocumentBuf),
+    /// An error of the proxy.
+    Error(ErrorReply),
+    /// The connection broke, or no answer came.
+    Lost,
+}
+
+const SETTINGS: Settings = Settings {
+    max_pause: Duration::from_millis(500),
+    mirror_timeout: Duration::from_secs(1),
+    lease: LEASE,
+    hold: Duration::from_secs(3600),
+    backfill_parallel: 2,
+    state: Side::Old,
+};
+const RECORD_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+impl Proxy {
+    /// A new process that has not looked at anything yet. `number` makes its id.
+    pub(crate) fn new(site: &Site, number: u32) -> Arc<Self> {
+        let holder = format!("p{number}");
+        let drift = i64::from(number % 3) * 100 - 100;
+        let process = site.world.process_with(&app_name(&holder), drift);
+        let connect = |app: &str| {
+            PerSide::from_fn(|side| site.world.connect_as(&process, site.clusters.get(side), app))
+        };
+        let clusters = connect(&process.name);
+        let clock = process.clock();
+        let routing = Arc::new(Routing::default());
+        let inflight = Inflight::new(Arc::clone(&routing), clock.clone());
+        let registry = Arc::new(Registry::default());
+        let records = PerSide::from_fn(|side: Side| {
+            let session = Uuid::from_u128(u128::from(number) << 8 | side.index() as u128);
+            Some(Arc::new(Records::new(clusters.get(side).clone(), clock.clone(), session, RECORD_LIMIT)))
+        });
+        let gate = Gate {
+            routing: Arc::clone(&routing),
+            inflight: Arc::clone(&inflight),
+            registry: Arc::clone(&registry),
+            waiting: Arc::new(Semaphore::new(MOST_HELD)),
+            clock: clock.clone(),
+        };
+        let mirroring = Mirroring {
+            spawn: process.spawner(),
+            jobs: Arc::new(Semaphore::new(MOST_JOBS)),
+            clock: clock.clone(),
+        };
+        let engine = Engine::new(Environment {
+            holder,
+            clusters: Some(clusters.clone()),
+            open: opener(site, &process),
+            settings: SETTINGS,
+            clock,
+            spawn: process.spawner(),
+            routing,
+            inflight,
+            registry: Arc::clone(&registry),
+            safeguards: site.safeguards,
+            records,
+        });
+        Arc::new(Self { process, engine, registry, writer: Writer { clusters, gate, mirroring } })
+    }
+
+    /// Runs `work` as a part of the process; `None` when that dies first.
+    pub(crate) async fn within<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.process.spawn("call", async move {
+            let _ = sender.send(work.await);
+        });
+        receiver.await.ok()
+    }
+
+    /// A client's write over a connection of its own.
+    pub(crate) async fn write(self: Arc<Self>, world: &World, command: Arc<WriteCommand>) -> Answer {
+        let proxy = Arc::clone(&self);
+        let work = self.within(async move { proxy.serve(&command).await });
+        match select(std::pin::pin!(work), world.executor().sleep(PATIENCE)).await {
+            Either::Left((Some(Ok(body)), _)) => Answer::Reply(body),
+            Either::Left((Some(Err(error)), _)) => Answer::Error(error),
+            Either::Left((None, _)) | Either::Right(_) => Answer::Lost,
+        }
+    }
+
+    async fn serve(&self, command: &WriteCommand) -> Result<RawDocumentBuf, ErrorReply> {
+        match self.writer.write(command).await? {
+            Some(written) => Ok(written.body),
+            None => plain(&self.writer.clusters.old, command).await,
+        }
+    }
+}
+
+/// A write of a namespace that does not migrate.
+async fn plain(old: &SharedCluster, command: &WriteCommand) -> Result<RawDocumentBuf, ErrorReply> {
+    let mut request = Request::new(command.namespace.database(), command.body.clone());
+    if let Some((identifier, documents)) = command.sequence() {
+        request = request.sequence(identifier, documents);
+    }
+    let error = |why: String| ErrorReply::new(HOST_UNREACHABLE, why);
+    match old.run(request).await {
+        Ok(reply) => match reply.error() {
+            None => Ok(reply.body),
+            Some(problem) => Err(error(problem.to_string()).labelled(vec![RETRYABLE_WRITE])),
+        },
+        Err(SendError::NotSent(why)) => Err(error(why).labelled(vec![RETRYABLE_WRITE, NO_WRITES_PERFORMED])),
+        Err(SendError::Unknown(why)) => Err(error(why).labelled(vec![RETRYABLE_WRITE])),
+    }
+}
+
+/// Opens connections under another name, and closes them.
+fn opener(site: &Site, process: &Process) -> Open {
+    let (site, process) = (site.clone(), process.clone());
+    Arc::new(move |name| {
+        let clusters =
+            PerSide::from_fn(|side| site.world.connect_as(&process, site.clusters.get(side), &name));
+        let (servers, id): (PerSide<Cluster>, ProcessId) = (site.clusters.clone(), process.id);
+        let close = Box::new(move || {
+            for side in Side::BOTH {
+                servers.get(side).state().connections.close(&name, id);
+            }
+        });
+        async move { Ok(Opened { clusters, close }) }.boxed()
+    })
+}
+
+/// Where clients and the operator find the proxy that serves.
+#[derive(Clone)]
+pub(crate) struct Front(Arc<watch::Sender<Option<Arc<Proxy>>>>);
+
+impl Front {
+    /// Nobody serves yet.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(None)))
+    }
+
+    /// Starts a proxy; it serves once it knows what is stored.
+    pub(crate) fn start(&self, site: &Site, number: u32) -> Arc<Proxy> {
+        let proxy = Proxy::new(site, number);
+        let (front, started) = (self.clone(), Arc::clone(&proxy));
+        proxy.process.spawn("begin", async move {
+            started.engine.begin().await;
+            front.0.send_replace(Some(Arc::clone(&started)));
+        });
+        proxy
+    }
+
+    /// Nobody serves for now.
+    pub(crate) fn close(&self) {
+        self.0.send_replace(None);
+    }
+
+    /// The proxy that serves, once there is one.
+    pub(crate) async fn proxy(&self) -> Arc<Proxy> {
+        let mut changes = self.0.subscribe();
+        let found = changes.wait_for(Option::is_some).await.map(|found| found.clone());
+        found.ok().flatten().unwrap()
+    }
+}

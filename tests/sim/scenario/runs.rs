@@ -1,0 +1,48 @@
+//! Many schedules of the whole migration.
+
+use std::time::Duration;
+
+use super::faults::Mix;
+use super::{Options, schedule};
+use crate::network::Weather;
+use crate::schedules;
+use crate::world::World;
+
+#[test]
+fn a_calm_migration() {
+    let options = Options { mix: Mix::NONE, weather: Weather::calm(), ..Options::default() };
+    let calm = options.weather.clone();
+    schedules::all("a_calm_migration", 5, &calm, |world| {
+        let done = schedule(world, &options)?;
+        if let Some(why) = done.given_up {
+            return Err(format!("refused in calm weather: {why}"));
+        }
+        if done.moves < 2 || done.durable < 20 {
+            return Err(format!("hardly anything was done: {done:?}"));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_migration_with_everything_that_can_happen() {
+    let options = Options::default();
+    schedules::all("a_migration_with_everything_that_can_happen", 20, &options.weather, |world| {
+        schedule(world, &options).map(|done| println!("{}: {done:?}", world.seed()))
+    });
+}
+
+#[test]
+fn a_migration_replays_exactly() {
+    let options = Options { pause: Duration::from_millis(200), ..Options::default() };
+    let run = |seed| {
+        let world = World::new(seed, options.weather.clone());
+        let result = schedule(&world, &options).map(|done| done.durable);
+        let trace = (result, world.trace(), world.executor().steps(), world.executor().now());
+        world.end();
+        trace
+    };
+    for seed in 1..3 {
+        assert_eq!(run(seed), run(seed));
+    }
+}
