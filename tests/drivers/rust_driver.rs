@@ -9,9 +9,8 @@ use bson::oid::ObjectId;
 use bson::{Binary, Bson, DateTime, Document, Timestamp, doc, spec::BinarySubtype};
 use futures::TryStreamExt as _;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, IndexOptions, ReturnDocument, WriteConcern};
+use mongodb::options::{ClientOptions, IndexOptions, ReturnDocument};
 use mongodb::{Client, ClientSession, Collection, IndexModel};
-use reshard_testbed::wait_for;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -41,7 +40,7 @@ pub(crate) async fn run(stage: &Stage, phase: Phase) -> Result<()> {
     Box::pin(application.transactions()).await.context("transactions")?;
     application.change_streams().await.context("change streams")?;
     application.indexes().await.context("indexes")?;
-    application.quiet_and_large().await.context("quiet and large")?;
+    application.large_documents().await.context("large documents")?;
     application.ids_of_all_kinds().await.context("ids of all kinds")?;
     application.collections().await.context("collections")?;
     application.what_was_kept().await.context("what was kept")
@@ -365,19 +364,13 @@ impl App {
         Ok(())
     }
 
-    async fn quiet_and_large(&self) -> Result<()> {
-        let nothing = WriteConcern::builder().w(Some(0.into())).build();
-        self.items.insert_one(self.document("quiet", 1)).write_concern(nothing).await?;
-        wait_for("the quiet insert", SOON, || async {
-            Ok(self.items.find_one(doc! { "_id": self.id("quiet") }).await?.is_some())
-        })
-        .await?;
+    async fn large_documents(&self) -> Result<()> {
         let mut large = self.document("large", 1);
         large.insert("big", "x".repeat(10_000_000));
         self.items.insert_one(&large).await?;
         let found = self.items.find_one(doc! { "_id": self.id("large") }).await?;
         ensure!(found == Some(large), "the large document");
-        self.remove(&self.items, 2).await?;
+        self.remove(&self.items, 1).await?;
 
         let bucket = self.client.database("app").gridfs_bucket(None);
         let mut upload = bucket.open_upload_stream(self.id("file")).await?;
