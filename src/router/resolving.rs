@@ -69,6 +69,10 @@ pub(super) async fn resolve(
             break;
         }
     }
+    if replies.is_empty() && command.verb == Verb::Update {
+        // Nothing matched anywhere; a server says then how many it modified, too.
+        replies.push((Part { side: Side::Old, indexes: Vec::new() }, rawdoc! { "n": 0, "nModified": 0 }));
+    }
     Ok(Outcome { reply: merge(&replies), times, sent: 1, keys: touched })
 }
 
@@ -135,8 +139,13 @@ async fn find(
 /// The statement for each of `keys`.
 fn keyed(command: &WriteCommand, statement: &Statement, keys: &[Key], upserts: bool) -> Request {
     let mut documents = Vec::new();
-    for key in keys {
-        documents.extend_from_slice(one(command.verb, &statement.raw, key, upserts).as_bytes());
+    if statement.key.is_some() {
+        // It names its key itself, and may upsert.
+        documents.extend_from_slice(statement.raw.as_bytes());
+    } else {
+        for key in keys {
+            documents.extend_from_slice(one(command.verb, &statement.raw, key, upserts).as_bytes());
+        }
     }
     let mut body = RawDocumentBuf::new();
     for (name, value) in command.body.iter().flatten() {
