@@ -4,6 +4,8 @@
 //! `$`-named and duplicate fields, which a plain replacement refuses or changes. The guard compares the whole
 //! document, under simple collation. Validation is bypassed: documents may be older than their validator.
 
+use std::borrow::Cow;
+
 use bson::raw::{RawDocumentBuf, cstr};
 use bson::{RawDocument, rawdoc};
 
@@ -15,7 +17,7 @@ use crate::model::namespace::Namespace;
 use crate::policy::converge::{Action, Failure, failure};
 use crate::state::records::{first_batch, write_concern_problem};
 
-/// A command's statements stay below this many bytes.
+/// A command's statements stay below this many bytes, unless it is one.
 const COMMAND_BYTES: usize = 32 * 1024 * 1024;
 
 /// What became of a key.
@@ -65,25 +67,31 @@ impl Mirror<'_> {
         let (mut inserts, mut updates, mut deletes) = (Bulk::default(), Bulk::default(), Bulk::default());
         let mut results = Vec::with_capacity(actions.len());
         for (key, action) in actions {
-            match action {
-                Action::Nothing => results.push((key.clone(), Written::Done)),
-                Action::Insert(document) => inserts.push(key, document),
-                Action::InsertStub(document) => inserts.push(key, &stub(document)),
-                Action::Replace { seen, want } => updates.push(key, &self.replacement(key, seen, want)),
-                Action::Delete { seen } => deletes.push(key, &self.deletion(key, seen)),
+            let (bulk, statement) = match action {
+                Action::Nothing => {
+                    results.push((key.clone(), Written::Done));
+                    continue;
+                }
                 Action::ReplaceLarge { seen, want } => {
                     results.push((key.clone(), self.replace_in_transaction(key, seen, want).await?));
+                    continue;
                 }
-            }
-            for (bulk, command, identifier) in [
-                (&mut inserts, "insert", "documents"),
-                (&mut updates, "update", "updates"),
-                (&mut deletes, "delete", "deletes"),
-            ] {
-                if bulk.statements.len() > COMMAND_BYTES {
-                    results.extend(self.run(command, identifier, std::mem::take(bulk)).await?);
+                Action::Insert(document) => (&mut inserts, Cow::Borrowed(*document)),
+                Action::InsertStub(document) => (&mut inserts, Cow::Owned(stub(document))),
+                Action::Replace { seen, want } => {
+                    (&mut updates, Cow::Owned(self.replacement(key, seen, want)))
                 }
+                Action::Delete { seen } => (&mut deletes, Cow::Owned(self.deletion(key, seen))),
+            };
+            if bulk.statements.len() + statement.as_bytes().len() > COMMAND_BYTES {
+                let (command, identifier) = match action {
+                    Action::Insert(_) | Action::InsertStub(_) => ("insert", "documents"),
+                    Action::Delete { .. } => ("delete", "deletes"),
+                    _ => ("update", "updates"),
+                };
+                results.extend(self.run(command, identifier, std::mem::take(bulk)).await?);
             }
+            bulk.push(key, &statement);
         }
         let (inserted, updated, deleted) = futures::join!(
             self.run("insert", "documents", inserts),
@@ -164,6 +172,10 @@ impl Mirror<'_> {
         seen: &RawDocument,
         want: &RawDocument,
     ) -> Result<Written, String> {
+        // A transaction that was given up midway keeps its locks, until its session is barred.
+        if self.sessions.any_tainted() {
+            self.sessions.settle().await?;
+        }
         let mut session = self.sessions.borrow().await?;
         let mut start = RawDocumentBuf::new();
         session.stamp(&mut start);
