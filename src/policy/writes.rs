@@ -134,6 +134,13 @@ impl WriteCommand {
                     command.add_array(items, simple, &mut new_id)?;
                     continue;
                 }
+                ("readConcern", RawBsonRef::Document(concern)) => {
+                    let concern = timeless(concern);
+                    if !concern.is_empty() {
+                        command.body.append(name, concern);
+                    }
+                    continue;
+                }
                 ("ordered", RawBsonRef::Boolean(ordered)) => command.ordered = ordered,
                 ("lsid", RawBsonRef::Document(lsid)) => command.lsid = Some(lsid.to_owned()),
                 ("txnNumber", RawBsonRef::Int64(number)) => command.txn_number = Some(number),
@@ -248,6 +255,18 @@ fn acknowledged(concern: &RawDocument) -> RawDocumentBuf {
         if name.as_str() == "w" && zero(value) {
             copy.append(name, 1);
         } else {
+            copy.append(name, value);
+        }
+    }
+    copy
+}
+
+/// Drivers send `afterClusterTime` with the writes of causal sessions, too. It may be the other cluster's, and
+/// adds nothing: a write is made on what its primary has now.
+fn timeless(concern: &RawDocument) -> RawDocumentBuf {
+    let mut copy = RawDocumentBuf::new();
+    for (name, value) in concern.iter().flatten() {
+        if name.as_str() != "afterClusterTime" {
             copy.append(name, value);
         }
     }
@@ -382,6 +401,18 @@ mod tests {
     fn unacknowledged_writes_are_acknowledged_to_the_proxy() {
         let command = parse(&rawdoc! { "insert": "c", "documents": [{}], "writeConcern": { "w": 0 } });
         assert_eq!(command.concern, Some(rawdoc! { "w": 1 }));
+    }
+
+    #[test]
+    fn a_time_to_wait_for_is_not_passed_on() {
+        let time = bson::Timestamp { time: 9, increment: 1 };
+        let write = |concern: RawDocumentBuf| {
+            let body = parse(&rawdoc! { "insert": "c", "documents": [{}], "readConcern": concern }).body;
+            body.get_document("readConcern").ok().map(ToOwned::to_owned)
+        };
+        assert_eq!(write(rawdoc! { "afterClusterTime": time }), None);
+        let local = rawdoc! { "level": "local" };
+        assert_eq!(write(rawdoc! { "level": "local", "afterClusterTime": time }), Some(local));
     }
 
     #[test]
