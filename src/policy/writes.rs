@@ -130,13 +130,6 @@ impl WriteCommand {
             let array = verb.array().is_some_and(|array| array == name.as_str());
             match (name.as_str(), value) {
                 ("$db" | "$clusterTime", _) => continue,
-                ("readConcern", RawBsonRef::Document(concern)) => {
-                    let concern = without_time(concern);
-                    if !concern.is_empty() {
-                        command.body.append(cstr!("readConcern"), concern);
-                    }
-                    continue;
-                }
                 (_, RawBsonRef::Array(items)) if array => {
                     command.add_array(items, simple, &mut new_id)?;
                     continue;
@@ -248,16 +241,6 @@ fn split_document(bytes: &[u8]) -> Option<(&RawDocument, &[u8])> {
 
 fn has_collation(body: &RawDocument) -> bool {
     matches!(body.get("collation"), Ok(Some(_)))
-}
-
-/// Some drivers let writes of causal sessions wait for a time too. It may be another cluster's, which a server
-/// refuses if it is ahead of its own.
-fn without_time(concern: &RawDocument) -> RawDocumentBuf {
-    let mut copy = RawDocumentBuf::new();
-    for (name, value) in concern.iter().flatten().filter(|(name, _)| name.as_str() != "afterClusterTime") {
-        copy.append(name, value);
-    }
-    copy
 }
 
 /// The proxy must hear what became of a write, whether or not the client wants to.
@@ -385,17 +368,6 @@ mod tests {
         assert_eq!(first.0.as_str(), "_id");
         assert!(command.is_keyed());
         assert!(command.body.get("documents").unwrap().is_none());
-    }
-
-    #[test]
-    fn a_causal_write_waits_for_no_time_of_another_cluster() {
-        let time = bson::Timestamp { time: 5, increment: 1 };
-        let write = |concern: RawDocumentBuf| {
-            parse(&rawdoc! { "insert": "c", "documents": [{ "_id": 1 }], "readConcern": concern }).body
-        };
-        assert!(write(rawdoc! { "afterClusterTime": time }).get("readConcern").unwrap().is_none());
-        let kept = write(rawdoc! { "level": "local", "afterClusterTime": time });
-        assert_eq!(kept.get_document("readConcern").unwrap(), &*rawdoc! { "level": "local" });
     }
 
     #[test]
