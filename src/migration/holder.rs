@@ -22,10 +22,12 @@ pub fn app_name(holder: &str) -> String {
     format!("reshard/{holder}")
 }
 
-/// The name of the connections that a process's backfill uses.
+/// The name of the connections that a process's backfill of one migration uses. Each migration has its own:
+/// at the end of a copy its connections are waited for and their operations killed, which must not meet
+/// those of another copy. At most 114 of the 128 bytes that servers allow.
 #[must_use]
-pub fn backfill_app_name(holder: &str) -> String {
-    format!("reshard/{holder}/backfill")
+pub fn backfill_app_name(holder: &str, migration: &str) -> String {
+    format!("reshard/{holder}/backfill/{migration}")
 }
 
 /// The name that a process's mirror sessions for one migration follow from.
@@ -116,7 +118,7 @@ impl Context {
         if self.safeguards.barrier {
             bar_all(self.clusters.get(side), &mirror_name(holder, &self.name), side, sessions).await?;
         }
-        for name in [app_name(holder), backfill_app_name(holder)] {
+        for name in [app_name(holder), backfill_app_name(holder, &self.name)] {
             self.connections_gone(side, &name).await?;
         }
         authority.forget(holder).await.map_err(|error| error.to_string())

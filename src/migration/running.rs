@@ -167,7 +167,8 @@ impl Running {
         let start = self.stored.lock().start.ok_or("its start was not stored")?;
         let ranges =
             ranges::load(&context.records, &context.name).await.map_err(|error| error.to_string())?;
-        let clusters = (environment.open)(backfill_app_name(&environment.holder)).await?;
+        let name = backfill_app_name(&environment.holder, &context.name);
+        let clusters = (environment.open)(name.clone()).await?;
         let backfill = Backfill {
             clusters: clusters.clusters,
             converger: Arc::clone(&context.converger),
@@ -186,8 +187,7 @@ impl Running {
         (clusters.close)();
         // Nothing that the copy sent may arrive later than this: its connections are gone at the servers.
         for side in Side::BOTH {
-            while let Err(why) = context.connections_gone(side, &backfill_app_name(&environment.holder)).await
-            {
+            while let Err(why) = context.connections_gone(side, &name).await {
                 tracing::debug!(%side, why, "the copy's connections");
                 context.clock.sleep(LOOK).await;
             }
