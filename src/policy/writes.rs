@@ -134,13 +134,6 @@ impl WriteCommand {
                     command.add_array(items, simple, &mut new_id)?;
                     continue;
                 }
-                ("readConcern", RawBsonRef::Document(concern)) => {
-                    let concern = timeless(concern);
-                    if !concern.is_empty() {
-                        command.body.append(name, concern);
-                    }
-                    continue;
-                }
                 ("ordered", RawBsonRef::Boolean(ordered)) => command.ordered = ordered,
                 ("lsid", RawBsonRef::Document(lsid)) => command.lsid = Some(lsid.to_owned()),
                 ("txnNumber", RawBsonRef::Int64(number)) => command.txn_number = Some(number),
@@ -255,18 +248,6 @@ fn acknowledged(concern: &RawDocument) -> RawDocumentBuf {
         if name.as_str() == "w" && zero(value) {
             copy.append(name, 1);
         } else {
-            copy.append(name, value);
-        }
-    }
-    copy
-}
-
-/// Drivers send `afterClusterTime` with the writes of causal sessions, too. It may be the other cluster's, and
-/// adds nothing: a write is made on what its primary has now.
-fn timeless(concern: &RawDocument) -> RawDocumentBuf {
-    let mut copy = RawDocumentBuf::new();
-    for (name, value) in concern.iter().flatten() {
-        if name.as_str() != "afterClusterTime" {
             copy.append(name, value);
         }
     }
