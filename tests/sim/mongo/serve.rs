@@ -12,10 +12,10 @@ use reshard::cluster::command::{Reply, Request, Target};
 use super::cluster::Cluster;
 use super::command::{Command, ReadConcern, WriteConcern};
 use super::cursor::Source;
-use super::log::Op;
 use super::error::{
     Failure, INTERRUPTED, INVALID_OPTIONS, MAX_TIME_EXPIRED, NOT_PRIMARY, Outcome, STEPPED_DOWN, labels,
 };
+use super::log::Op;
 use super::state::{Place, State};
 use super::{about, admin, find_and_modify, read, stream, write_command};
 use crate::executor::ProcessId;

@@ -52,7 +52,11 @@ impl Ledger {
 
     /// Changes of documents that move, so far.
     pub(crate) fn changes(&self) -> usize {
-        self.seen.lock().iter().filter(|seen| document(&seen.entry.op).is_some_and(|(ns, _)| ns == NS)).count()
+        self.seen
+            .lock()
+            .iter()
+            .filter(|seen| document(&seen.entry.op).is_some_and(|(ns, _)| ns == NS))
+            .count()
     }
 
     /// Invariant 12: no write of the product changes a document on the cluster that owns it then.
@@ -124,7 +128,11 @@ impl Ledger {
                 };
                 let of = seen.entry.statement.as_ref().map(|statement| {
                     let session = &statement.of.session;
-                    format!("{:02x?}:{}", &session[session.len() - 17..session.len() - 13], statement.of.number)
+                    format!(
+                        "{:02x?}:{}",
+                        &session[session.len() - 17..session.len() - 13],
+                        statement.of.number
+                    )
                 });
                 let of = of.unwrap_or_default();
                 text += &format!(
