@@ -29,7 +29,7 @@ bench: build
 	$(RELEASE) --bin bench
 
 bench-migration: build
-	$(RELEASE) --bin bench-migration
+	$(RELEASE) --bin bench_migration
 
 check:
 	$(CARGO) fmt --all --check

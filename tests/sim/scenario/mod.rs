@@ -1,6 +1,7 @@
 //! The production engine in the world: a migration with its operator, clients and faults.
 
 mod client;
+mod directed;
 mod faults;
 mod ledger;
 mod operator;
@@ -17,7 +18,7 @@ use bson::raw::RawDocumentBuf;
 use bson::{RawBson, rawdoc};
 use reshard::migration::control::Control;
 use reshard::model::side::{PerSide, Side};
-use reshard::model::slots::Slot;
+use reshard::model::slots::{Slot, SlotSet};
 use reshard::policy::canonical;
 use reshard::policy::safeguards::Safeguards;
 use reshard::state::record::AuthorityRecord;
@@ -52,6 +53,10 @@ pub(crate) struct Options {
     pub(crate) broken: u32,
     /// The copy's first inserts are held up.
     pub(crate) slow_copy: bool,
+    /// The least number of moves of authority.
+    pub(crate) moves: u64,
+    /// A write that was sent before the migration began arrives after its first move.
+    pub(crate) old_write: bool,
     /// The longest pause between two writes of one of them.
     pub(crate) pause: Duration,
 }
@@ -73,6 +78,8 @@ impl Default for Options {
             clients: 4,
             broken: 15,
             slow_copy: false,
+            moves: 2,
+            old_write: false,
             pause: Duration::from_millis(400),
         }
     }
@@ -152,6 +159,9 @@ impl Scenario {
         }
         drop(sender);
         let first = self.front.start(&self.site, 1);
+        if options.old_write {
+            world.network().hold(first.process.id, self.site.clusters.old.index(), "update", 2);
+        }
         if options.slow_copy {
             world.network().hold(first.process.id, self.site.clusters.new.index(), "insert", 1);
         }
@@ -174,11 +184,17 @@ impl Scenario {
         let releases = async {
             started.notified().await;
             world.sleep(Duration::from_millis(1500)).await;
-            world.network().flush();
+            let give_up = world.executor().now() + Duration::from_secs(30);
+            while options.old_write && self.owned(Side::New).is_empty() && world.executor().now() < give_up {
+                world.sleep(Duration::from_millis(20)).await;
+            }
+            if options.slow_copy || options.old_write {
+                world.network().flush();
+            }
         };
         let operator = async {
             let mut rng = world.rng();
-            let steps = way(&mut rng);
+            let steps = way(&mut rng, options.moves);
             world.sleep(rng.between(Duration::ZERO, Duration::from_millis(500))).await;
             let calls = operate(world.clone(), self.front.clone(), rng, steps, &started).await;
             stop_faults.store(true, Ordering::Relaxed);
@@ -273,16 +289,19 @@ impl Scenario {
         Ok(())
     }
 
+    /// The slots that a cluster's record says it owns.
+    fn owned(&self, side: Side) -> SlotSet {
+        let id = RawBson::from(MIGRATION);
+        let document = self.site.clusters.get(side).document("reshard.authority", id.as_raw_bson_ref());
+        let record =
+            document.and_then(|raw| bson::deserialize_from_slice::<AuthorityRecord>(raw.as_bytes()).ok());
+        record.map(|record| record.owned).unwrap_or_default()
+    }
+
     fn check(&self) -> Result<(), String> {
         let clusters = &self.site.clusters;
         let slots = slots();
-        let owned = PerSide::from_fn(|side| {
-            let document =
-                clusters.get(side).document("reshard.authority", RawBson::from(MIGRATION).as_raw_bson_ref());
-            let record =
-                document.and_then(|raw| bson::deserialize_from_slice::<AuthorityRecord>(raw.as_bytes()).ok());
-            record.map(|record| record.owned).unwrap_or_default()
-        });
+        let owned = PerSide::from_fn(|side| self.owned(side));
         let authority = |key: &Key| {
             if owned.new.contains(slots[key]) { &clusters.new } else { &clusters.old }
         };

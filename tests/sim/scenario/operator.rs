@@ -41,11 +41,11 @@ pub(crate) struct Calls {
 /// How long one step is tried.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// Some way up and down and up.
-pub(crate) fn way(rng: &mut Rng) -> Vec<Step> {
+/// Some way up and down and up, of `least` moves or a few more.
+pub(crate) fn way(rng: &mut Rng, least: u64) -> Vec<Step> {
     let mut steps = vec![Step::Create, Step::Start, Step::Reads(100)];
     let mut at = 0;
-    for _ in 0..2 + rng.below(3) {
+    for _ in 0..least + rng.below(3) {
         let others: Vec<u8> = [0, 25, 60, 100].into_iter().filter(|percent| *percent != at).collect();
         at = *rng.pick(&others);
         steps.push(Step::Writes(at));

@@ -27,7 +27,24 @@ fn a_calm_migration() {
 #[test]
 fn a_migration_with_everything_that_can_happen() {
     let options = Options::default();
-    schedules::all("a_migration_with_everything_that_can_happen", 20, &options.weather, |world| {
+    schedules::all("a_migration_with_everything_that_can_happen", 12, &options.weather, |world| {
+        schedule(world, &options).map(|_| ())
+    });
+}
+
+/// Writes of namespaces that do not migrate are in no register: one that was sent before the start is not
+/// waited for by any move, and is acknowledged by whoever was the authority when it was sent.
+#[test]
+#[ignore = "known: a write sent before the start and executed after a move is acknowledged and lost"]
+fn a_write_sent_before_the_start_is_waited_for() {
+    let options = Options {
+        mix: Mix::NONE,
+        weather: Weather::calm(),
+        early_writers: true,
+        old_write: true,
+        ..Options::default()
+    };
+    schedules::all("a_write_sent_before_the_start_is_waited_for", 5, &Weather::calm(), |world| {
         schedule(world, &options).map(|_| ())
     });
 }
@@ -42,7 +59,7 @@ fn a_migration_replays_exactly() {
         world.end();
         trace
     };
-    for seed in 1..3 {
+    for seed in 1..2 {
         assert_eq!(run(seed), run(seed));
     }
 }
