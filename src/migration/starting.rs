@@ -1,6 +1,7 @@
 //! From a name to both clusters being written: create, preflight, start, pause.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bson::doc;
 
@@ -18,6 +19,10 @@ use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::state::checkpoint;
 use crate::state::record::AuthorityRecord;
+
+/// How long a start waits for writes that began before it.
+const EARLIER_WRITES: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(10);
 
 fn to_control(error: impl std::fmt::Display) -> ControlError {
     unavailable(error.to_string())
@@ -129,6 +134,7 @@ impl Engine {
             context.authorities.get(side).create(&record).await.map_err(to_control)?;
             context.beat(side).await.map_err(to_control)?;
         }
+        self.wait_for_earlier_writes(&context).await?;
         self.open_streams(running, &context).await?;
         self.cut_ranges(running, &context).await?;
         self.begin_mirroring(running, &context).await
@@ -149,6 +155,21 @@ impl Engine {
             return Err(ControlError::new(Refusal::Conflict, "preflight-refused", detail).because(reasons));
         }
         running.stored.lock().single_step = single_step_reasons(&report);
+        Ok(())
+    }
+
+    /// Writes that began before the migration was known take no part in fences: none may be left.
+    async fn wait_for_earlier_writes(&self, context: &Context) -> Result<(), ControlError> {
+        context.publish(|_| ());
+        let give_up = context.clock.now() + EARLIER_WRITES;
+        while context.routing.anybody_goes_by_older() {
+            if context.clock.now() >= give_up {
+                return Err(unavailable(
+                    "writes that began before the start have not ended yet; try again".into(),
+                ));
+            }
+            context.clock.sleep(LOOK).await;
+        }
         Ok(())
     }
 

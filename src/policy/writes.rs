@@ -134,6 +134,13 @@ impl WriteCommand {
                     command.add_array(items, simple, &mut new_id)?;
                     continue;
                 }
+                ("readConcern", RawBsonRef::Document(concern)) => {
+                    let concern = timeless(concern);
+                    if !concern.is_empty() {
+                        command.body.append(name, concern);
+                    }
+                    continue;
+                }
                 ("ordered", RawBsonRef::Boolean(ordered)) => command.ordered = ordered,
                 ("lsid", RawBsonRef::Document(lsid)) => command.lsid = Some(lsid.to_owned()),
                 ("txnNumber", RawBsonRef::Int64(number)) => command.txn_number = Some(number),
@@ -234,6 +241,16 @@ fn split_document(bytes: &[u8]) -> Option<(&RawDocument, &[u8])> {
 
 fn has_collation(body: &RawDocument) -> bool {
     matches!(body.get("collation"), Ok(Some(_)))
+}
+
+/// Drivers send `afterClusterTime` with the writes of causal sessions, too. It may be the other cluster's, and
+/// adds nothing: a write is made on what its primary has now.
+fn timeless(concern: &RawDocument) -> RawDocumentBuf {
+    let mut copy = RawDocumentBuf::new();
+    for (name, value) in concern.iter().flatten().filter(|(name, _)| name.as_str() != "afterClusterTime") {
+        copy.append(name, value);
+    }
+    copy
 }
 
 /// The proxy must hear what became of a write, whether or not the client wants to.

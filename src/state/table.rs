@@ -1,9 +1,10 @@
 //! The routing table: one immutable snapshot, read with one atomic load.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::model::moves::Move;
@@ -116,11 +117,13 @@ impl RoutingTable {
 pub struct Routing {
     table: ArcSwap<RoutingTable>,
     version: watch::Sender<u64>,
+    /// Older tables that somebody may still go by.
+    replaced: Mutex<Vec<Weak<RoutingTable>>>,
 }
 
 impl Default for Routing {
     fn default() -> Self {
-        Self { table: ArcSwap::default(), version: watch::Sender::new(0) }
+        Self { table: ArcSwap::default(), version: watch::Sender::new(0), replaced: Mutex::default() }
     }
 }
 
@@ -145,7 +148,10 @@ impl Routing {
             change(&mut table.routes);
             table.version = *version + 1;
             published = table.version;
-            self.table.store(Arc::new(table));
+            let before = self.table.swap(Arc::new(table));
+            let mut replaced = self.replaced.lock();
+            replaced.retain(|table| table.strong_count() > 0);
+            replaced.push(Arc::downgrade(&before));
             *version = published;
         });
         published
@@ -161,10 +167,34 @@ impl Routing {
         })
     }
 
+    /// Whether somebody still holds an older table: operations that began before a migration was known hold
+    /// the table that they went by.
+    #[must_use]
+    pub fn anybody_goes_by_older(&self) -> bool {
+        let mut replaced = self.replaced.lock();
+        replaced.retain(|table| table.strong_count() > 0);
+        !replaced.is_empty()
+    }
+
     /// Waits until a table newer than `version` is there.
     pub async fn changed_since(&self, version: u64) {
         let mut versions = self.version.subscribe();
         // The sender lives in self, so that waiting cannot fail.
         let _newer = versions.wait_for(|now| *now > version).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_went_by_an_older_table_is_known_until_done() {
+        let routing = Routing::default();
+        let held = routing.load();
+        routing.publish(|_| ());
+        assert!(routing.anybody_goes_by_older());
+        drop(held);
+        assert!(!routing.anybody_goes_by_older());
     }
 }
