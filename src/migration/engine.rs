@@ -185,6 +185,11 @@ impl Engine {
             self.environment.clock.sleep(RETRY).await;
         };
         for stored in stored {
+            let known = self.migrations.lock().await.get(&stored.name).cloned();
+            if known.is_some_and(|known| known.stored.lock().created_at != 0) {
+                // Made by an operator since: what was read is older than what is known.
+                continue;
+            }
             let running = self.take_up(&stored).await;
             let mirrors = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
             *running.stored.lock() = stored.clone();
