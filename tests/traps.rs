@@ -606,7 +606,6 @@ async fn sum(c: &Collection<Document>, field: &str) -> Result<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "open fault: fails since the last merges, see the changelog"]
 async fn validators_that_are_younger_than_their_documents() -> Result<()> {
     let bed = Bed::start("trap-validator").await?;
     bed.write(insert((0..20).map(|id| rawdoc! { "_id": id, "age": -1 }))).await?;
@@ -751,7 +750,6 @@ async fn batches_as_large_as_can_be() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "open fault: fails since the last merges, see the changelog"]
 async fn writes_by_filter_while_writes_are_divided() -> Result<()> {
     let bed = Bed::start("trap-filter").await?;
     bed.write(insert((0..400).map(|id| rawdoc! { "_id": id, "g": id % 8, "n": 0, "a": [1, 2, 3] }))).await?;
@@ -881,7 +879,6 @@ async fn ttl(set: &ReplicaSet) -> Result<Option<i64>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "open fault: fails since the last merges, see the changelog"]
 async fn expiry_is_put_back_by_abort_and_by_complete() -> Result<()> {
     let bed = Bed::start("trap-ttl").await?;
     let index = rawdoc! { "key": { "at": 1 }, "name": "at", "expireAfterSeconds": 3600 };
@@ -917,7 +914,6 @@ async fn failed(operator: &Operator) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "open fault: fails since the last merges, see the changelog"]
 async fn collections_taken_away_past_the_proxy() -> Result<()> {
     let bed = Bed::start("trap-taken").await?;
     let old = Bed::on(&bed.old).await?;
