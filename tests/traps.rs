@@ -977,45 +977,6 @@ async fn writers_that_go_past_the_proxy() -> Result<()> {
     Ok(())
 }
 
-/// The smallest oplog takes 990 MB to roll over.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "writes 1 GB"]
-async fn an_oplog_that_has_rolled_over() -> Result<()> {
-    let (old, new) = tokio::try_join!(
-        ReplicaSet::builder("trap-oplog-old").oplog_mb(1).start(),
-        ReplicaSet::builder("trap-oplog-new").start()
-    )?;
-    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
-    let operator = Operator::of(&proxy, "m");
-    let client = Client::with_uri_str(uri(&proxy)).await?;
-    let c = client.database("shop").collection::<Document>("c");
-    c.insert_one(doc! { "_id": 0 }).await?;
-    operator.create(&["shop.c"]).await?;
-    operator.start().await?;
-    operator.until_synced().await?;
-    operator.engine.pause(&me(), "m").await?;
-    let local = old.client().await?.database("local").collection::<Document>("oplog.rs");
-    let first = local.find_one(doc! {}).await?.context("an oplog")?.get_timestamp("ts")?;
-    let other = client.database("other").collection("c");
-    wait_for("the oplog to roll over", LONG, || async {
-        for _ in 0..5 {
-            other.insert_one(doc! { "fill": "x".repeat(1 << 20) }).await?;
-        }
-        let now = local.find_one(doc! {}).await?.context("an oplog")?.get_timestamp("ts")?;
-        let checkpoint = now.time > first.time + 2;
-        Ok(checkpoint)
-    })
-    .await?;
-    operator.engine.resume(&me(), "m").await?;
-    let why = failed(&operator).await?;
-    ensure!(why.contains("oplog"), "{why}");
-    c.insert_one(doc! { "_id": 1 }).await?;
-    ensure!(c.count_documents(doc! {}).await? == 2);
-    operator.engine.abort(&me(), "m").await?;
-    proxy.shutdown().await;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn indexes_and_options_change_on_both_sides() -> Result<()> {
     let bed = Bed::start("trap-ddl").await?;

@@ -137,6 +137,7 @@ impl Bed {
             clock: ctx.clock.clone(),
             paused: self.pause.subscribe(),
             health: Arc::new(Mutex::new(Health::Idle)),
+            begun_anew: tokio::sync::watch::channel(0).1,
         }
     }
 

@@ -225,7 +225,12 @@ impl Proxy {
         self.accepting.cancel();
         _ = self.acceptor.await;
         let drained = self.workers.stop().await;
-        self.tasks.stop(STOP).await && drained
+        self.engine.leave().await;
+        let ended = self.tasks.stop(STOP).await;
+        for cluster in self.clusters.iter().flatten() {
+            cluster.close();
+        }
+        ended && drained
     }
 }
 

@@ -100,6 +100,11 @@ enum Begun {
 }
 
 impl Unreadable {
+    /// `authority`'s stream has missed changes: no mirror of it is readable until [`Self::begin`].
+    pub fn forget(&self, authority: Side) {
+        *self.0.lock().begun.get_mut(authority) = Begun::Unknown;
+    }
+
     /// A marker of this process stands in `authority`'s stream at `time`.
     pub fn begin(&self, authority: Side, time: Timestamp) {
         *self.0.lock().begun.get_mut(authority) = Begun::Until(time);

@@ -132,7 +132,7 @@ async fn command(
     message: &[u8],
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
-    let operation = Operation::parse(message)?;
+    let operation = Operation::parse(message, u64::from(greeting.connection_id.unsigned_abs()))?;
     let local = match operation.class {
         Class::Hello => {
             hello::answer(&context.face, greeting, &operation.command, &message[operation.parts.body.clone()])

@@ -1,7 +1,6 @@
 //! The operator's calls: one at a time for each migration, every change audited.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,9 +13,6 @@ use super::control::{
 use super::engine::{Engine, unavailable};
 use super::running::Running;
 use super::stored;
-use super::verify::Verifier;
-
-const VERIFY_PARALLEL: usize = 2;
 
 impl Engine {
     /// Writes a change into the audit; the change is made whether or not that works.
@@ -127,30 +123,12 @@ impl Control for Engine {
                 return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
             }
             let Some(context) = running.parts() else { return Err(unavailable("not started".into())) };
-            let state = Arc::clone(&running.verification);
-            {
-                let mut state = state.lock();
-                if state.running {
-                    return Ok(state.clone());
-                }
-                running.repaired.fetch_add(state.repaired, Ordering::Relaxed);
-                *state = Verification { running: true, ..Verification::default() };
+            if running.claim_comparison() {
+                let (comparing, environment) = (Arc::clone(running), Arc::clone(&self.environment));
+                let verify = async move { _ = comparing.compare_all(&environment, &context).await };
+                running.spawn(&self.environment, "verify", verify.boxed());
             }
-            let now = state.lock().clone();
-            let (records, name) = (Arc::clone(&context.records), name.to_owned());
-            let environment = Arc::clone(&self.environment);
-            let found = move |mismatch: Mismatch| {
-                let (records, name) = (Arc::clone(&records), name.clone());
-                let store = async move {
-                    if let Err(error) = stored::store_mismatch(&records, &name, &mismatch).await {
-                        tracing::warn!(%error, ?mismatch, "a difference could not be stored");
-                    }
-                };
-                environment.spawn.spawn("mismatch", store.boxed());
-            };
-            let verify = async move { Verifier::new(context, VERIFY_PARALLEL).run(state, &found).await };
-            running.spawn(&self.environment, "verify", verify.boxed());
-            Ok(now)
+            Ok(running.verification.lock().clone())
         })
         .await
     }

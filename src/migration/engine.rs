@@ -118,6 +118,8 @@ pub struct Engine {
 }
 
 const RETRY: Duration = Duration::from_millis(300);
+/// How long a process that ends waits for each cluster to hear of it.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// An engine that knows nothing yet; [`Engine::begin`] reads what is stored.
@@ -191,7 +193,7 @@ impl Engine {
                 continue;
             }
             let running = self.take_up(&stored).await;
-            let mirrors = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
+            let mirrors = stored.phase.mirrors();
             *running.stored.lock() = stored.clone();
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);
@@ -358,6 +360,18 @@ impl Engine {
         }
         let watching = context.watch_holders(Arc::clone(&running.watch), environment.settings.lease);
         running.spawn(environment, "holders", watching.boxed());
+    }
+
+    /// Ends what this process does for its migrations, and says so on both clusters. To be called once no
+    /// client is served any more.
+    pub async fn leave(&self) {
+        let migrations: Vec<_> = self.migrations.lock().await.values().cloned().collect();
+        let leaving = migrations.iter().filter_map(|running| {
+            running.token.cancel();
+            running.parts()
+        });
+        let leaving = leaving.map(|context| async move { context.leave(LEAVE_LIMIT).await });
+        futures::future::join_all(leaving).await;
     }
 
     /// The migration of that name.

@@ -9,6 +9,7 @@ use bson::{RawDocument, rawdoc};
 use parking_lot::Mutex;
 
 use super::context::Context;
+use crate::clock::timeout;
 use crate::cluster::command::Request;
 use crate::converge::read::ask;
 use crate::converge::sessions::bar_all;
@@ -95,7 +96,7 @@ impl Context {
                 entry.1
             };
             // One lease and some more, on this process's clock, since its last sign of life.
-            if now - since < lease + lease / 8 {
+            if !state.ended && now - since < lease + lease / 8 {
                 problems
                     .insert(format!("{holder} on {side}"), "has not been silent for a lease yet".to_owned());
                 continue;
@@ -164,6 +165,17 @@ impl Context {
         let request = Request::new("admin", rawdoc! { "killOp": 1, "op": opid });
         // It may have ended by itself; the list says so next time.
         let _asked = self.clusters.get(side).run(request).await;
+    }
+
+    /// Tells both clusters that this process begins nothing any more, as far as they answer within `limit`.
+    pub async fn leave(&self, limit: Duration) {
+        let leave = async |side: Side| {
+            let left = self.authorities.get(side).leave();
+            if !matches!(timeout(&*self.clock, limit, left).await, Ok(Ok(()))) {
+                tracing::warn!(%side, "the next process finds out by waiting that this one has ended");
+            }
+        };
+        futures::join!(leave(Side::Old), leave(Side::New));
     }
 
     /// Finishes or gives up a fence that a process left open when it died.

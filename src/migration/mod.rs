@@ -2,6 +2,7 @@
 pub mod backfill;
 mod calls;
 pub mod catalog;
+mod comparing;
 pub mod context;
 pub mod control;
 mod ending;

@@ -106,6 +106,9 @@ impl Engine {
         let Some(context) = running.parts() else { return vec!["it has not started".into()] };
         let stored = running.stored.lock();
         let leases = context.leases();
+        let recheck = stored
+            .recheck
+            .then(|| "a stream has missed changes: everything is compared again, then it goes on".to_owned());
         let stream_problems = Side::BOTH
             .into_iter()
             .filter_map(|side| match &*running.health.get(side).lock() {
@@ -114,8 +117,11 @@ impl Engine {
                     Some(format!("the change stream of {side} is not followed yet"))
                 }
                 super::tailer::Health::Waiting(why) => Some(format!("following {side} waits: {why}")),
-                super::tailer::Health::Failed(why) => Some(format!("following {side} failed: {why}")),
+                super::tailer::Health::CutOff(why) | super::tailer::Health::Failed(why) => {
+                    Some(format!("following {side} failed: {why}"))
+                }
             })
+            .chain(recheck)
             .collect();
         blocked_by(&Measured {
             synced: stored.phase == Phase::Synced,

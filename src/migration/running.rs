@@ -36,7 +36,6 @@ pub const UNKEYED_SEEN: &str = "writes of single documents that do not name thei
 /// The same for transactions.
 pub const TRANSACTIONS_SEEN: &str = "transactions have been seen: one could touch slots of both clusters";
 const LOOK: Duration = Duration::from_millis(200);
-const MARK_LIMIT: Duration = Duration::from_secs(10);
 const TTL_EVERY: Duration = Duration::from_secs(30);
 const OPLOG_EVERY: Duration = Duration::from_secs(30);
 const PARKED_EVERY: Duration = Duration::from_secs(5);
@@ -69,6 +68,8 @@ pub struct Running {
     pub oplog_window: Mutex<Option<f64>>,
     /// Recent copy rates.
     pub rate: Mutex<super::progress::Rate>,
+    /// How often streams that were cut off have been given a new beginning.
+    pub begun_anew: watch::Sender<u64>,
     paused: watch::Sender<bool>,
     recent: Arc<Recent>,
 }
@@ -94,6 +95,7 @@ impl Running {
             token: CancellationToken::new(),
             oplog_window: Mutex::default(),
             rate: Mutex::default(),
+            begun_anew: watch::Sender::new(0),
             recent: Arc::new(Recent::new(RECENT)),
         })
     }
@@ -138,10 +140,12 @@ impl Running {
                 clock: context.clock.clone(),
                 paused: self.paused.subscribe(),
                 health: Arc::clone(self.health.get(side)),
+                begun_anew: self.begun_anew.subscribe(),
             };
             self.spawn(environment, "tailer", tailer.run().boxed());
         }
-        self.spawn(environment, "level", Arc::clone(self).make_readable(Arc::clone(&context)).boxed());
+        let level = Arc::clone(self).keep_level(Arc::clone(environment), Arc::clone(&context));
+        self.spawn(environment, "level", level.boxed());
         self.spawn(environment, "drive", Arc::clone(self).drive(Arc::clone(environment)).boxed());
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
         self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
@@ -227,6 +231,9 @@ impl Running {
             (copied.documents.load(Ordering::Relaxed), copied.bytes.load(Ordering::Relaxed));
         self.rate.lock().sample(context.clock.now(), documents, bytes);
         let failed = Side::BOTH.into_iter().find_map(|side| match &*self.health.get(side).lock() {
+            Health::CutOff(why) => Some(format!(
+                "the change stream of {side} was cut off: {why}. Resume compares everything and goes on"
+            )),
             Health::Failed(why) => Some(format!("the change stream of {side} cannot go on: {why}")),
             _ => None,
         });
@@ -238,7 +245,10 @@ impl Running {
             if let Some(why) = failed {
                 stored.phase = Phase::Failed;
                 stored.failure = Some(why);
-            } else if stored.phase == Phase::CatchingUp && Side::BOTH.into_iter().all(close) {
+            } else if stored.phase == Phase::CatchingUp
+                && !stored.recheck
+                && Side::BOTH.into_iter().all(close)
+            {
                 stored.phase = Phase::Synced;
             }
             let shapes = self.shapes(&mut stored);
@@ -249,22 +259,6 @@ impl Running {
             if let Err(error) = stored.store(&context.records).await {
                 tracing::warn!(%error, "the phase could not be stored; it is found out again after a restart");
             }
-        }
-    }
-
-    /// Writes a marker to each stream: once it has passed, the mirror misses nothing that was acknowledged
-    /// before this process began.
-    async fn make_readable(self: Arc<Self>, context: Arc<Context>) {
-        let Some(active) = self.active.lock().clone() else { return };
-        for side in Side::BOTH {
-            let time = loop {
-                match context.mark(side, MARK_LIMIT).await {
-                    Ok(time) => break time,
-                    Err(why) => tracing::debug!(%side, why, "no marker yet"),
-                }
-                context.clock.sleep(LOOK).await;
-            };
-            active.unreadable.begin(side, time);
         }
     }
 

@@ -259,6 +259,9 @@ impl Engine {
 
     pub(super) async fn set_pause(&self, running: &Running, paused: bool) -> Result<(), ControlError> {
         let phase = running.stored.lock().phase;
+        if phase == Phase::Failed && !paused {
+            return self.begin_anew(running).await;
+        }
         if !matches!(phase, Phase::Copying | Phase::CatchingUp | Phase::Synced) {
             let detail = format!("it is {phase}; only a migration that copies or follows can be paused");
             return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));

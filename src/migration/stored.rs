@@ -54,6 +54,9 @@ pub struct Stored {
     pub total_bytes: i64,
     /// Why it failed.
     pub failure: Option<String>,
+    /// A stream has missed changes: everything must be compared before it counts as following again.
+    #[serde(default)]
+    pub recheck: bool,
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
@@ -80,6 +83,7 @@ impl Stored {
             total_documents: 0,
             total_bytes: 0,
             failure: None,
+            recheck: false,
             cleaned: false,
         }
     }

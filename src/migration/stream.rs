@@ -56,8 +56,11 @@ pub struct Batch {
 /// Why a stream ended.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StreamError {
-    /// The oplog no longer reaches back to the token: nothing can be resumed.
+    /// The oplog no longer reaches back to the token: changes were missed, and only a comparison finds them.
     #[error("the oplog does not reach back to where the stream stopped: {0}")]
+    CutOff(String),
+    /// Something has happened that cannot be followed.
+    #[error("{0}")]
     Lost(String),
     /// Worth another try.
     #[error("{0}")]
@@ -72,7 +75,7 @@ pub struct ChangeStream {
     token: RawDocumentBuf,
 }
 
-const CODES_LOST: [i32; 3] = [286, 280, 260];
+const CODES_CUT_OFF: [i32; 3] = [286, 280, 260];
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 impl ChangeStream {
@@ -161,7 +164,7 @@ async fn ask(cluster: &SharedCluster, request: Request) -> Result<Reply, StreamE
     })?;
     match reply.error() {
         None => Ok(reply),
-        Some(error) if CODES_LOST.contains(&error.code) => Err(StreamError::Lost(error.to_string())),
+        Some(error) if CODES_CUT_OFF.contains(&error.code) => Err(StreamError::CutOff(error.to_string())),
         Some(error) => Err(StreamError::Broken(error.to_string())),
     }
 }

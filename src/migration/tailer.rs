@@ -47,7 +47,9 @@ pub enum Health {
     Following,
     /// A cluster does not answer; it goes on trying.
     Waiting(String),
-    /// It cannot go on without an operator.
+    /// It has missed changes. An operator's `resume` compares everything and begins anew.
+    CutOff(String),
+    /// It cannot go on, whatever an operator does.
     Failed(String),
 }
 
@@ -75,6 +77,8 @@ pub struct Tailer {
     pub paused: watch::Receiver<bool>,
     /// What it tells about itself.
     pub health: Arc<Mutex<Health>>,
+    /// Rises when an operator has given a stream that was cut off a new beginning.
+    pub begun_anew: watch::Receiver<u64>,
 }
 
 impl Tailer {
@@ -88,6 +92,14 @@ impl Tailer {
                 Err(StreamError::Broken(why)) => {
                     self.say(Health::Waiting(why));
                     self.clock.sleep(RETRY).await;
+                }
+                Err(error @ StreamError::CutOff(_)) => {
+                    self.frontier.forget();
+                    self.begun_anew.mark_unchanged();
+                    self.say(Health::CutOff(error.to_string()));
+                    if self.begun_anew.changed().await.is_err() {
+                        return;
+                    }
                 }
                 Err(StreamError::Lost(why)) => {
                     self.frontier.forget();
@@ -110,7 +122,7 @@ impl Tailer {
         let broken = |error: crate::state::records::RecordError| StreamError::Broken(error.to_string());
         let migration = &self.converger.migration;
         let token = checkpoint::load(&self.records, migration, self.side).await.map_err(broken)?;
-        let token = token.ok_or_else(|| StreamError::Lost("no checkpoint was stored".into()))?;
+        let token = token.ok_or_else(|| StreamError::CutOff("no checkpoint was stored".into()))?;
         let (mut stream, mut batch) =
             ChangeStream::open(&self.cluster, &self.namespaces, Some(&token)).await?;
         let mut stored_at = self.clock.now();

@@ -35,6 +35,15 @@ pub struct Verifier {
     unsettled: AtomicU64,
 }
 
+/// How a comparison ended.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// Documents that changed at every look: they may differ still.
+    pub unsettled: u64,
+    /// Why it did not go through.
+    pub failure: Option<String>,
+}
+
 /// What is under way: where numbers and differences go.
 struct Run<'a> {
     ctx: &'a Context,
@@ -54,20 +63,21 @@ impl Verifier {
 
     /// Compares everything once. Progress is in `state`, which at the end says whether it went through;
     /// differences go to `found`, already repaired where that was possible.
-    pub async fn run(&self, state: Arc<Mutex<Verification>>, found: &Found) {
+    pub async fn run(&self, state: Arc<Mutex<Verification>>, found: &Found) -> Ended {
         *state.lock() = Verification { running: true, ..Verification::default() };
         self.unsettled.store(0, Ordering::Relaxed);
         let run = Run { ctx: &self.ctx, state: &state, found, unsettled: &self.unsettled };
-        let mut failure = self.compare_all(&run).await.err();
+        let failure = self.compare_all(&run).await.err();
         let unsettled = self.unsettled.load(Ordering::Relaxed);
-        if failure.is_none() && unsettled > 0 {
-            // Unknown is not equal.
-            failure = Some(format!("{unsettled} documents changed at every look; verify again"));
-        }
         let mut state = state.lock();
         state.running = false;
         state.finished_at = Some(self.ctx.clock.wall_millis());
-        state.failure = failure;
+        state.failure.clone_from(&failure);
+        if failure.is_none() && unsettled > 0 {
+            // Unknown is not equal.
+            state.failure = Some(format!("{unsettled} documents changed at every look; verify again"));
+        }
+        Ended { unsettled, failure }
     }
 
     async fn compare_all(&self, run: &Run<'_>) -> Result<(), String> {

@@ -74,7 +74,6 @@ impl Router {
         &self,
         operation: &Operation<'_>,
         route: &MigrationRoute,
-        client: u64,
         reply: &mut BytesMut,
     ) -> Result<Course, ErrorReply> {
         let Some(writer) = &self.writer else { return Ok(Course::Plain(Side::Old)) };
@@ -82,7 +81,7 @@ impl Router {
         match operation.class {
             Class::Write => write(writer, operation, route, reply).await,
             Class::Read => {
-                let chosen = side_of_read(&writer.gate, operation, route, client).await?;
+                let chosen = side_of_read(&writer.gate, operation, route).await?;
                 match chosen.otherwise {
                     None => Ok(Course::Plain(chosen.side)),
                     Some((authority, active)) => {

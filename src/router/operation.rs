@@ -26,14 +26,16 @@ pub struct Operation<'a> {
     pub command: Command<'a>,
     /// What kind of command it is.
     pub class: Class,
+    /// The connection that it came on: stands for the session of clients that send none.
+    pub client: u64,
 }
 
 impl<'a> Operation<'a> {
-    /// Understands the complete OP_MSG `message`.
+    /// Understands the complete OP_MSG `message`, which came on connection `client`.
     ///
     /// # Errors
     /// [`FrameError`] when it breaks the protocol; the client's connection is of no use then.
-    pub fn parse(message: &'a [u8]) -> Result<Self, FrameError> {
+    pub fn parse(message: &'a [u8], client: u64) -> Result<Self, FrameError> {
         let parts = OpMsg::parse(message)?;
         let command =
             Command::scan(message, parts.body.clone()).map_err(|error| FrameError::Malformed(error.0))?;
@@ -41,7 +43,7 @@ impl<'a> Operation<'a> {
             Class::Read if command.pipeline.is_some() && command.pipeline_writes() => Class::PipelineWrite,
             class => class,
         };
-        Ok(Self { message, parts, command, class })
+        Ok(Self { message, parts, command, class, client })
     }
 
     /// What a reply answers to.
@@ -128,7 +130,7 @@ mod tests {
 
     fn kind(body: &RawDocument) -> (Class, Kind) {
         let message = build(1, 0, 0, body.as_bytes(), None);
-        let operation = Operation::parse(&message).unwrap();
+        let operation = Operation::parse(&message, 0).unwrap();
         (operation.class, operation.kind())
     }
 

@@ -167,7 +167,7 @@ impl Router {
         }
         if let Some(route) = self.migration_of(operation) {
             // Boxed: most operations never come here, and a client's task is as large as its largest await.
-            let course = Box::pin(self.through_migration(operation, &route, 0, reply)).await;
+            let course = Box::pin(self.through_migration(operation, &route, reply)).await;
             match course {
                 Ok(Course::Plain(chosen)) => side = chosen,
                 Ok(Course::Answered(side, ok)) => return (side, Ok(ok)),

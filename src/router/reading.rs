@@ -35,9 +35,8 @@ pub(super) async fn side_of_read(
     gate: &Gate,
     operation: &Operation<'_>,
     route: &MigrationRoute,
-    client: u64,
 ) -> Result<Chosen, ErrorReply> {
-    let ask = ask(operation, client);
+    let ask = ask(operation);
     let owned =
         Ownership { old: route.owned_by_old, new: route.owned_by_new, reads_on_new: route.reads_on_new };
     match plan(&ask, &owned) {
@@ -58,10 +57,12 @@ pub(super) async fn side_of_read(
     }
 }
 
-fn ask(operation: &Operation<'_>, client: u64) -> Ask {
+fn ask(operation: &Operation<'_>) -> Ask {
     let command = &operation.command;
     let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
-    let session = command.session().map_or(client, |session| xxhash_rust::xxh3::xxh3_64(&session));
+    let hash = xxhash_rust::xxh3::xxh3_64;
+    let session =
+        command.session().map_or_else(|| hash(&operation.client.to_le_bytes()), |session| hash(&session));
     let level =
         body.and_then(|body| body.get_document("readConcern").ok()).and_then(|rc| rc.get_str("level").ok());
     let strict = matches!(level, Some("linearizable" | "snapshot"));

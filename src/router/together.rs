@@ -163,7 +163,7 @@ mod tests {
     fn a_bulk_write_of_a_collection_that_moves_is_found() {
         let refused = |body: bson::RawDocumentBuf, sequence: Option<(&str, &[u8])>| {
             let message = build(1, 0, 0, body.as_bytes(), sequence);
-            let operation = Operation::parse(&message).unwrap();
+            let operation = Operation::parse(&message, 0).unwrap();
             bulk_write(&operation, &body, &table()).is_err()
         };
         let body = |name: &str| rawdoc! { "bulkWrite": 1, "nsInfo": [{ "ns": "d.x" }, { "ns": name }] };

@@ -204,6 +204,17 @@ impl Authority {
         Ok(self.change(doc! { "epoch": { "$lte": as_long(epoch) } }, update).await?.is_some())
     }
 
+    /// This process begins nothing any more: nobody needs to wait until its lease has run out.
+    ///
+    /// # Errors
+    /// [`RecordError`]; it is found out by its silence then.
+    pub async fn leave(&self) -> Result<(), RecordError> {
+        self.lease.lost();
+        let me = format!("holders.{}", self.holder);
+        let query = doc! { &me: { "$exists": true } };
+        self.change(query, doc! { "$set": { format!("{me}.ended"): true } }).await.map(|_| ())
+    }
+
     /// `holder` never gets the lease again.
     ///
     /// # Errors

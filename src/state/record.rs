@@ -108,6 +108,9 @@ pub struct Holder {
     pub sessions: i32,
     /// It never gets a grant again.
     pub expelled: bool,
+    /// It has stopped in order, and begins nothing any more.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// A past move, as stored.

@@ -68,6 +68,7 @@ pub struct ReplicaSetBuilder {
     user: Option<User>,
     tls: bool,
     oplog_mb: u32,
+    checkpoint_seconds: Option<u32>,
     election_timeout_ms: i32,
     server: ServerOptions,
 }
@@ -84,6 +85,7 @@ impl ReplicaSetBuilder {
             user: None,
             tls: false,
             oplog_mb: 200,
+            checkpoint_seconds: None,
             election_timeout_ms: 2000,
             server,
         }
@@ -121,6 +123,13 @@ impl ReplicaSetBuilder {
     #[must_use]
     pub fn oplog_mb(mut self, megabytes: u32) -> Self {
         self.oplog_mb = megabytes;
+        self
+    }
+
+    /// How often the storage engine makes a checkpoint; 60 s if not set. The oplog is not cut short of the last.
+    #[must_use]
+    pub fn checkpoint_seconds(mut self, seconds: u32) -> Self {
+        self.checkpoint_seconds = Some(seconds);
         self
     }
 
@@ -177,6 +186,9 @@ impl ReplicaSetBuilder {
     fn args(&self, mongod: &Mongod, access: &Access, folder: &Path) -> Result<Vec<String>> {
         let mut args = vec![String::from("--replSet"), self.name.clone()];
         args.extend([String::from("--oplogSize"), self.oplog_mb.to_string()]);
+        if let Some(seconds) = self.checkpoint_seconds {
+            args.extend([String::from("--syncdelay"), seconds.to_string()]);
+        }
         if self.user.is_some() {
             let path = folder.join(KEY_FILE);
             fs::write(&path, "dGhyb3ctYXdheS1rZXktb2YtYS10ZXN0LWJlZC1vbi1sb29wYmFjaw==")?;
