@@ -3,6 +3,7 @@
 mod support;
 
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bson::raw::{RawBson, RawDocumentBuf};
@@ -15,6 +16,7 @@ use reshard::cluster::command::SharedCluster;
 use reshard::cluster::{Cluster, Settings as ClusterSettings};
 use reshard::converge::sessions::{bar, session_id};
 use reshard::migration::control::{Control as _, Phase};
+use reshard::migration::engine::Settings;
 use reshard::model::side::Side;
 use reshard::shutdown::Tasks;
 use reshard::state::records::lsid;
@@ -22,7 +24,7 @@ use reshard::wire::header::Header;
 use reshard::wire::op_msg::{MORE_TO_COME, OpMsg, build};
 use reshard_loadtest::compare;
 use reshard_testbed::{ReplicaSet, Version, wait_for};
-use support::{LONG, Operator, me, proxy, two_sets, uri};
+use support::{LONG, Operator, me, proxy_with, two_sets, uri};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -39,7 +41,9 @@ struct Bed {
 impl Bed {
     async fn start(name: &str) -> Result<Self> {
         let (old, new) = two_sets(name).await?;
-        let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+        // No process follows another here, and documents of 16 MB keep a test build busy for long.
+        let settings = Settings { lease: Duration::from_secs(30), ..support::settings() };
+        let proxy = proxy_with(&old.uri(), Some(&new.uri()), settings).await?;
         let operator = Operator::of(&proxy, "m");
         let client = Client::with_uri_str(format!("{}?retryWrites=false", uri(&proxy))).await?;
         Ok(Self { old, new, proxy, operator, client })

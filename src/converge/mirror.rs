@@ -20,6 +20,9 @@ use crate::state::records::{first_batch, write_concern_problem};
 /// A command's statements stay below this many bytes, unless it is one.
 const COMMAND_BYTES: usize = 32 * 1024 * 1024;
 
+/// `WriteConflict`, `NoSuchTransaction`.
+const ENDED_BY_THE_SERVER: [i32; 2] = [112, 251];
+
 /// What became of a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Written {
@@ -184,36 +187,45 @@ impl Mirror<'_> {
         equal.append(cstr!("$eq"), key.value());
         let filter = rawdoc! { "_id": equal };
         let find = rawdoc! { "find": self.namespace.collection(), "filter": filter.clone(), "startTransaction": true };
-        let now = self.in_transaction(find, &start).await?;
-        let same = first_batch(&now)?.first().is_some_and(|now| now.as_bytes() == seen.as_bytes());
-        if same {
+        let now = self.in_transaction(self.namespace.database(), find, &start).await?;
+        let now = now.map_or_else(|| Ok(Vec::new()), |now| first_batch(&now))?;
+        let mut done = now.first().is_some_and(|now| now.as_bytes() == seen.as_bytes());
+        if done {
             let update = rawdoc! {
                 "update": self.namespace.collection(), "bypassDocumentValidation": true,
                 "updates": [{ "q": filter, "u": [{ "$replaceWith": { "$literal": want.to_owned() } }] }],
             };
-            self.in_transaction(update, &start).await?;
+            done = self.in_transaction(self.namespace.database(), update, &start).await?.is_some();
         }
-        let mut end = if same {
-            rawdoc! { "commitTransaction": 1 }
+        let majority = rawdoc! { "w": "majority" };
+        if done {
+            let commit = rawdoc! { "commitTransaction": 1, "writeConcern": majority };
+            done = self.in_transaction("admin", commit, &start).await?.is_some();
         } else {
-            rawdoc! { "abortTransaction": 1 }
-        };
-        end.append(cstr!("writeConcern"), rawdoc! { "w": "majority" });
-        append_all(&mut end, &start)?;
-        end.append(cstr!("autocommit"), false);
-        ask(self.cluster, Request::new("admin", end)).await?;
+            let abort = rawdoc! { "abortTransaction": 1, "writeConcern": majority };
+            let _ended_by_the_server = self.in_transaction("admin", abort, &start).await?;
+        }
         session.settled();
-        Ok(if same { Written::Done } else { Written::Again })
+        Ok(if done { Written::Done } else { Written::Again })
     }
 
+    /// One command of a transaction; `None` when the server has ended the transaction without effect, as it
+    /// does when somebody else writes the same document.
     async fn in_transaction(
         &self,
+        database: &str,
         mut body: RawDocumentBuf,
         session: &RawDocument,
-    ) -> Result<RawDocumentBuf, String> {
+    ) -> Result<Option<RawDocumentBuf>, String> {
         append_all(&mut body, session)?;
         body.append(cstr!("autocommit"), false);
-        Ok(ask(self.cluster, Request::new(self.namespace.database(), body)).await?.body)
+        let reply =
+            self.cluster.run(Request::new(database, body)).await.map_err(|error| error.to_string())?;
+        match reply.error() {
+            None => Ok(Some(reply.body)),
+            Some(error) if ENDED_BY_THE_SERVER.contains(&error.code) => Ok(None),
+            Some(error) => Err(error.to_string()),
+        }
     }
 
     /// Removes a document that holds a unique value in the way, if it is still what `seen` says.

@@ -139,10 +139,11 @@ impl Operator {
 
     /// Waits until everything acknowledged by now has reached the other side.
     pub(crate) async fn until_level(&self) -> Result<()> {
-        wait_for("both streams to be level", LONG, || async {
+        let level = wait_for("both streams to be level", LONG, || async {
             let progress = self.progress().await?;
             Ok(progress.lag_seconds == Some(0.0) && progress.blocked_by.is_empty())
         })
-        .await
+        .await;
+        level.with_context(|| format!("{:?}", futures::executor::block_on(self.progress())))
     }
 }
