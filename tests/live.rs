@@ -7,12 +7,15 @@ use reshard_loadtest::{Load, Profile};
 use support::proof::{load, no_errors, prove, work};
 use support::{Operator, proxy, two_sets, uri};
 
+/// As many as a migration has to hold for before anybody trusts it with more.
+const DOCUMENTS: usize = 200_000;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_by_percent_back_up_and_complete() -> Result<()> {
     let (old, new) = two_sets("percent").await?;
     let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
     let operator = Operator::of(&proxy, "orders");
-    let config = load(uri(&proxy), Profile::Keyed, 5_000);
+    let config = load(uri(&proxy), Profile::Keyed, DOCUMENTS);
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
     operator.create(&["shop.orders"]).await?;
@@ -48,7 +51,7 @@ async fn in_one_step_with_a_unique_index_and_transactions() -> Result<()> {
     let (old, new) = two_sets("unique").await?;
     let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
     let operator = Operator::of(&proxy, "customers");
-    let config = load(uri(&proxy), Profile::Unique, 5_000);
+    let config = load(uri(&proxy), Profile::Unique, DOCUMENTS);
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
     operator.create(&["shop.customers"]).await?;
