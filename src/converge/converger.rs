@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
-use bson::{RawDocument, Timestamp, rawdoc};
+use bson::{Timestamp, rawdoc};
 
 use super::lanes::{Lanes, Taken};
-use super::mirror::{Mirror, Written};
-use super::read::{Documents, Level, id_of, read, time_now};
+use super::round::{Group, Round};
 use super::sessions::Sessions;
 use crate::clock::SharedClock;
 use crate::cluster::command::SharedCluster;
@@ -17,10 +16,8 @@ use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
-use crate::policy::converge::{Failure, decide};
 use crate::policy::safeguards::Safeguards;
 use crate::state::inflight::{Inflight, Ticket, Work};
-use crate::state::records::first_batch;
 
 /// Keys looked at together.
 pub const BATCH: usize = 200;
@@ -48,7 +45,7 @@ impl Order {
     }
 }
 
-fn majority() -> RawDocumentBuf {
+pub(super) fn majority() -> RawDocumentBuf {
     rawdoc! { "w": "majority" }
 }
 
@@ -95,12 +92,6 @@ pub struct Converger {
     pub converged: AtomicU64,
 }
 
-/// Keys of one authority.
-struct Group {
-    authority: Side,
-    keys: Vec<Key>,
-}
-
 impl Converger {
     /// Converges `keys` of `namespace`, each towards the mirror of its slot.
     ///
@@ -108,6 +99,20 @@ impl Converger {
     /// [`Unavailable`] when a cluster did not answer; converging again is harmless.
     pub async fn converge(
         &self,
+        namespace: &Namespace,
+        keys: Vec<Key>,
+        order: &Order,
+    ) -> Result<Report, Unavailable> {
+        self.converge_over(&self.clusters, namespace, keys, order).await
+    }
+
+    /// [`Self::converge`] over the caller's own connections.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn converge_over(
+        &self,
+        clusters: &PerSide<SharedCluster>,
         namespace: &Namespace,
         keys: Vec<Key>,
         order: &Order,
@@ -125,7 +130,8 @@ impl Converger {
             }
             pending = Vec::new();
             for group in groups {
-                pending.extend(self.round(namespace, group, order, tries, &mut report).await?);
+                let work = Round { converger: self, clusters, namespace, order, tries };
+                pending.extend(work.run(group, &mut report).await?);
             }
             drop((ticket, lanes));
             tries += 1;
@@ -179,182 +185,4 @@ impl Converger {
             .filter(|group| !group.keys.is_empty())
             .collect()
     }
-
-    /// One look at both sides and one write; returns the keys that need another round.
-    async fn round(
-        &self,
-        namespace: &Namespace,
-        group: Group,
-        order: &Order,
-        tries: u32,
-        report: &mut Report,
-    ) -> Result<Vec<Key>, Unavailable> {
-        let mirror_side = group.authority.other();
-        let (seen, want) = self.look(namespace, &group, order, tries).await?;
-        let actions: Vec<_> = group
-            .keys
-            .iter()
-            .map(|key| (key.clone(), decide(document(&seen, key), document(&want, key))))
-            .collect();
-        let concern = if order.durable { majority() } else { order.concern.clone() };
-        let mirror = Mirror {
-            cluster: &**self.clusters.get(mirror_side),
-            sessions: self.sessions.get(mirror_side),
-            namespace,
-            concern: &concern,
-            guard: self.safeguards.guard,
-        };
-        let mut again = Vec::new();
-        for (key, written) in mirror.apply(&actions).await.map_err(Unavailable)? {
-            match written {
-                Written::Done => {
-                    report.wrote += u64::from(
-                        document(&seen, &key).map(RawDocument::as_bytes)
-                            != document(&want, &key).map(RawDocument::as_bytes),
-                    );
-                }
-                Written::Again => again.push(key),
-                Written::Failed(Failure::Unique { key_value }) if tries < 10 => {
-                    let removed =
-                        self.make_room(namespace, &mirror, &key, group.authority, &key_value, tries).await?;
-                    again.push(key);
-                    again.extend(removed);
-                }
-                Written::Failed(Failure::Unique { key_value }) => {
-                    report.stuck.push(Stuck {
-                        key,
-                        why: format!("another document holds {key_value:?} on {mirror_side}"),
-                    });
-                }
-                Written::Failed(Failure::Refused { code, message }) => {
-                    report.stuck.push(Stuck {
-                        key,
-                        why: format!("{mirror_side} refuses it: {message} (code {code})"),
-                    });
-                }
-                Written::Failed(Failure::Guard) => again.push(key),
-            }
-        }
-        Ok(again)
-    }
-
-    /// Reads the mirror, and only when its answer is there, the authority.
-    async fn look(
-        &self,
-        namespace: &Namespace,
-        group: &Group,
-        order: &Order,
-        tries: u32,
-    ) -> Result<(Documents, Documents), Unavailable> {
-        let majority = order.durable && self.safeguards.majority_reads;
-        let authority = &**self.clusters.get(group.authority);
-        let mirror = &**self.clusters.get(group.authority.other());
-        if !majority {
-            return self.look_locally(namespace, group).await;
-        }
-        let mut mirror_time = *order.not_before.get(group.authority.other());
-        if tries > 0 {
-            // The guard failed: the mirror's primary is ahead of its majority. Wait for that.
-            mirror_time = mirror_time.max(Some(time_now(mirror).await.map_err(Unavailable)?));
-        }
-        let authority_time = *order.not_before.get(group.authority);
-        if !self.safeguards.mirror_read_first {
-            let want = read(authority, namespace, &group.keys, Level::Majority(authority_time))
-                .await
-                .map_err(Unavailable)?;
-            let seen = read(mirror, namespace, &group.keys, Level::Majority(mirror_time))
-                .await
-                .map_err(Unavailable)?;
-            return Ok((seen, want));
-        }
-        let seen =
-            read(mirror, namespace, &group.keys, Level::Majority(mirror_time)).await.map_err(Unavailable)?;
-        let mut want = read(authority, namespace, &group.keys, Level::Majority(authority_time))
-            .await
-            .map_err(Unavailable)?;
-        let differing: Vec<Key> = group
-            .keys
-            .iter()
-            .filter(|key| {
-                document(&seen, key).map(RawDocument::as_bytes)
-                    != document(&want, key).map(RawDocument::as_bytes)
-            })
-            .cloned()
-            .collect();
-        if !differing.is_empty() {
-            // An inline mirror write may be ahead of the authority's majority, which would take the mirror
-            // back. What the authority's primary has by now includes whatever the mirror can have.
-            let now = time_now(authority)
-                .await
-                .map_err(Unavailable)?
-                .max(authority_time.unwrap_or(Timestamp { time: 0, increment: 0 }));
-            let fresh = read(authority, namespace, &differing, Level::Majority(Some(now)))
-                .await
-                .map_err(Unavailable)?;
-            for key in &differing {
-                want.remove(key);
-            }
-            want.extend(fresh);
-        }
-        Ok((seen, want))
-    }
-
-    async fn look_locally(
-        &self,
-        namespace: &Namespace,
-        group: &Group,
-    ) -> Result<(Documents, Documents), Unavailable> {
-        let authority = &**self.clusters.get(group.authority);
-        let mirror = &**self.clusters.get(group.authority.other());
-        if self.safeguards.mirror_read_first {
-            let seen = read(mirror, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
-            let want = read(authority, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
-            Ok((seen, want))
-        } else {
-            let want = read(authority, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
-            let seen = read(mirror, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
-            Ok((seen, want))
-        }
-    }
-
-    /// Another document on the mirror holds a unique value that this key needs. Its own authority state says
-    /// what it should hold; a first try writes that, and where the two wait for each other (they swapped
-    /// values) later tries remove it from the mirror, to be inserted again after this key.
-    async fn make_room(
-        &self,
-        namespace: &Namespace,
-        mirror: &Mirror<'_>,
-        key: &Key,
-        authority: Side,
-        key_value: &RawDocument,
-        tries: u32,
-    ) -> Result<Vec<Key>, Unavailable> {
-        let mut removed = Vec::new();
-        let body = rawdoc! {
-            "find": namespace.collection(), "filter": key_value.to_owned(), "limit": 2,
-            "readConcern": { "level": "majority" },
-        };
-        let request = crate::cluster::command::Request::new(namespace.database(), body);
-        let reply = super::read::ask(mirror.cluster, request).await.map_err(Unavailable)?;
-        for holder in first_batch(&reply.body).map_err(Unavailable)? {
-            let Some(holder_key) = id_of(&holder).filter(|holder| holder != key) else { continue };
-            let keys = [holder_key];
-            let want = read(&**self.clusters.get(authority), namespace, &keys, Level::Majority(None))
-                .await
-                .map_err(Unavailable)?;
-            let [holder_key] = keys;
-            if tries == 0 {
-                let action = decide(Some(&holder), document(&want, &holder_key));
-                mirror.apply(&[(holder_key, action)]).await.map_err(Unavailable)?;
-            } else {
-                mirror.remove(&holder_key, &holder).await.map_err(Unavailable)?;
-                removed.push(holder_key);
-            }
-        }
-        Ok(removed)
-    }
-}
-
-fn document<'a>(documents: &'a Documents, key: &Key) -> Option<&'a RawDocument> {
-    documents.get(key).map(|document| &**document)
 }

@@ -9,4 +9,5 @@ pub mod converger;
 pub mod lanes;
 pub mod mirror;
 pub mod read;
+mod round;
 pub mod sessions;

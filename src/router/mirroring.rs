@@ -144,7 +144,9 @@ impl Job {
             return true;
         }
         let order = Order { durable: false, not_before: PerSide::default(), concern: effect.concern.clone() };
-        let converged = self.active.converger.converge(&effect.namespace, effect.keys.clone(), &order).await;
+        let converger = &self.active.converger;
+        let converged =
+            converger.converge_over(&self.clusters, &effect.namespace, effect.keys.clone(), &order).await;
         converged.is_ok_and(|report| report.stuck.is_empty())
     }
 

@@ -1,0 +1,194 @@
+//! One round of converging: a look at both sides, and one write.
+
+use bson::{RawDocument, Timestamp, rawdoc};
+
+use super::converger::{Converger, Order, Report, Stuck, Unavailable, majority};
+use super::mirror::{Mirror, Written};
+use super::read::{Documents, Level, id_of, read, time_now};
+use crate::cluster::command::SharedCluster;
+use crate::model::key::Key;
+use crate::model::namespace::Namespace;
+use crate::model::side::{PerSide, Side};
+use crate::policy::converge::{Failure, decide};
+use crate::state::records::first_batch;
+
+/// Keys of one authority.
+pub(super) struct Group {
+    pub(super) authority: Side,
+    pub(super) keys: Vec<Key>,
+}
+
+/// One round over keys of one namespace.
+#[derive(Clone, Copy)]
+pub(super) struct Round<'a> {
+    pub(super) converger: &'a Converger,
+    pub(super) clusters: &'a PerSide<SharedCluster>,
+    pub(super) namespace: &'a Namespace,
+    pub(super) order: &'a Order,
+    /// Rounds before this one.
+    pub(super) tries: u32,
+}
+
+impl Round<'_> {
+    /// One look at both sides and one write; returns the keys that need another round.
+    pub(super) async fn run(&self, group: Group, report: &mut Report) -> Result<Vec<Key>, Unavailable> {
+        let Self { clusters, namespace, order, tries, converger } = *self;
+        let mirror_side = group.authority.other();
+        let (seen, want) = self.look(&group).await?;
+        let actions: Vec<_> = group
+            .keys
+            .iter()
+            .map(|key| (key.clone(), decide(document(&seen, key), document(&want, key))))
+            .collect();
+        let concern = if order.durable { majority() } else { order.concern.clone() };
+        let mirror = Mirror {
+            cluster: &**clusters.get(mirror_side),
+            sessions: converger.sessions.get(mirror_side),
+            namespace,
+            concern: &concern,
+            guard: converger.safeguards.guard,
+        };
+        let mut again = Vec::new();
+        for (key, written) in mirror.apply(&actions).await.map_err(Unavailable)? {
+            match written {
+                Written::Done => {
+                    report.wrote += u64::from(
+                        document(&seen, &key).map(RawDocument::as_bytes)
+                            != document(&want, &key).map(RawDocument::as_bytes),
+                    );
+                }
+                Written::Again => again.push(key),
+                Written::Failed(Failure::Unique { key_value }) if tries < 10 => {
+                    let removed = self.make_room(&mirror, &key, group.authority, &key_value).await?;
+                    again.push(key);
+                    again.extend(removed);
+                }
+                Written::Failed(Failure::Unique { key_value }) => {
+                    report.stuck.push(Stuck {
+                        key,
+                        why: format!("another document holds {key_value:?} on {mirror_side}"),
+                    });
+                }
+                Written::Failed(Failure::Refused { code, message }) => {
+                    report.stuck.push(Stuck {
+                        key,
+                        why: format!("{mirror_side} refuses it: {message} (code {code})"),
+                    });
+                }
+                Written::Failed(Failure::Guard) => again.push(key),
+            }
+        }
+        Ok(again)
+    }
+
+    /// Reads the mirror, and only when its answer is there, the authority.
+    async fn look(&self, group: &Group) -> Result<(Documents, Documents), Unavailable> {
+        let Self { clusters, namespace, order, tries, converger } = *self;
+        let majority = order.durable && converger.safeguards.majority_reads;
+        let authority = &**clusters.get(group.authority);
+        let mirror = &**clusters.get(group.authority.other());
+        if !majority {
+            return self.look_locally(group).await;
+        }
+        let mut mirror_time = *order.not_before.get(group.authority.other());
+        if tries > 0 {
+            // The guard failed: the mirror's primary is ahead of its majority. Wait for that.
+            mirror_time = mirror_time.max(Some(time_now(mirror).await.map_err(Unavailable)?));
+        }
+        let authority_time = *order.not_before.get(group.authority);
+        if !converger.safeguards.mirror_read_first {
+            let want = read(authority, namespace, &group.keys, Level::Majority(authority_time))
+                .await
+                .map_err(Unavailable)?;
+            let seen = read(mirror, namespace, &group.keys, Level::Majority(mirror_time))
+                .await
+                .map_err(Unavailable)?;
+            return Ok((seen, want));
+        }
+        let seen =
+            read(mirror, namespace, &group.keys, Level::Majority(mirror_time)).await.map_err(Unavailable)?;
+        let mut want = read(authority, namespace, &group.keys, Level::Majority(authority_time))
+            .await
+            .map_err(Unavailable)?;
+        let differing: Vec<Key> = group
+            .keys
+            .iter()
+            .filter(|key| {
+                document(&seen, key).map(RawDocument::as_bytes)
+                    != document(&want, key).map(RawDocument::as_bytes)
+            })
+            .cloned()
+            .collect();
+        if !differing.is_empty() {
+            // An inline mirror write may be ahead of the authority's majority, which would take the mirror
+            // back. What the authority's primary has by now includes whatever the mirror can have.
+            let now = time_now(authority)
+                .await
+                .map_err(Unavailable)?
+                .max(authority_time.unwrap_or(Timestamp { time: 0, increment: 0 }));
+            let fresh = read(authority, namespace, &differing, Level::Majority(Some(now)))
+                .await
+                .map_err(Unavailable)?;
+            for key in &differing {
+                want.remove(key);
+            }
+            want.extend(fresh);
+        }
+        Ok((seen, want))
+    }
+
+    async fn look_locally(&self, group: &Group) -> Result<(Documents, Documents), Unavailable> {
+        let Self { clusters, namespace, converger, .. } = *self;
+        let authority = &**clusters.get(group.authority);
+        let mirror = &**clusters.get(group.authority.other());
+        if converger.safeguards.mirror_read_first {
+            let seen = read(mirror, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
+            let want = read(authority, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
+            Ok((seen, want))
+        } else {
+            let want = read(authority, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
+            let seen = read(mirror, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
+            Ok((seen, want))
+        }
+    }
+
+    /// Another document on the mirror holds a unique value that this key needs. Its own authority state says
+    /// what it should hold; a first try writes that, and where the two wait for each other (they swapped
+    /// values) later tries remove it from the mirror, to be inserted again after this key.
+    async fn make_room(
+        &self,
+        mirror: &Mirror<'_>,
+        key: &Key,
+        authority: Side,
+        key_value: &RawDocument,
+    ) -> Result<Vec<Key>, Unavailable> {
+        let Self { clusters, namespace, tries, .. } = *self;
+        let mut removed = Vec::new();
+        let body = rawdoc! {
+            "find": namespace.collection(), "filter": key_value.to_owned(), "limit": 2,
+            "readConcern": { "level": "majority" },
+        };
+        let request = crate::cluster::command::Request::new(namespace.database(), body);
+        let reply = super::read::ask(mirror.cluster, request).await.map_err(Unavailable)?;
+        for holder in first_batch(&reply.body).map_err(Unavailable)? {
+            let Some(holder_key) = id_of(&holder).filter(|holder| holder != key) else { continue };
+            let keys = [holder_key];
+            let want = read(&**clusters.get(authority), namespace, &keys, Level::Majority(None))
+                .await
+                .map_err(Unavailable)?;
+            let [holder_key] = keys;
+            if tries == 0 {
+                let action = decide(Some(&holder), document(&want, &holder_key));
+                mirror.apply(&[(holder_key, action)]).await.map_err(Unavailable)?;
+            } else {
+                mirror.remove(&holder_key, &holder).await.map_err(Unavailable)?;
+                removed.push(holder_key);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn document<'a>(documents: &'a Documents, key: &Key) -> Option<&'a RawDocument> {
+    documents.get(key).map(|document| &**document)
+}
