@@ -12,6 +12,7 @@ use reshard::model::namespace::Namespace;
 use reshard::policy::writes::{Verb, WriteCommand};
 use reshard::wire::error::{NO_WRITES_PERFORMED, RETRYABLE_WRITE};
 
+use super::ledger::Ledger;
 use super::proxy::{Answer, Front};
 use crate::checks::history::{Action, History, Told};
 use crate::rng::Rng;
@@ -36,6 +37,8 @@ pub(crate) struct Client {
     pub(crate) front: Front,
     /// Where it tells what it saw.
     pub(crate) history: History,
+    /// Where it tells which of its writes were acknowledged.
+    pub(crate) ledger: Ledger,
     /// Its choices.
     pub(crate) rng: Rng,
     /// Which client.
@@ -92,6 +95,7 @@ impl Client {
         let ns = Namespace::parse(NS).unwrap();
         let command = Arc::new(WriteCommand::parse(ns, verb, &body, None, ObjectId::new).unwrap());
         let mut may_have_run = false;
+        let (session, sent) = (self.session(), self.world.executor().now());
         for _ in 0..2 {
             let proxy = self.front.proxy().await;
             let answer = proxy.write(&self.world, Arc::clone(&command)).await;
@@ -100,7 +104,10 @@ impl Client {
             match answer {
                 Answer::Reply(body) => {
                     match told(&body) {
-                        Some(true) => return if durable { Told::Durable } else { Told::Accepted },
+                        Some(true) => {
+                            self.ledger.acknowledge(&session, self.txn, sent, durable);
+                            return if durable { Told::Durable } else { Told::Accepted };
+                        }
                         Some(false) => return Told::Unknown,
                         None => may_have_run = true,
                     };

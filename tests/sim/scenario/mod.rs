@@ -220,6 +220,7 @@ impl Scenario {
         let client = Client {
             front: self.front.clone(),
             history: self.history.clone(),
+            ledger: self.ledger.clone(),
             rng: world.rng(),
             world,
             number,
@@ -305,6 +306,9 @@ impl Scenario {
         let authority = |key: &Key| {
             if owned.new.contains(slots[key]) { &clusters.new } else { &clusters.old }
         };
+        self.ledger
+            .check_acknowledged(clusters, |key| slots[key])
+            .map_err(|violation| violation.to_string())?;
         for key in slots.keys() {
             let document = |cluster: &Cluster| cluster.state().primary.store.document(NS, key).cloned();
             let differs = document(&clusters.old) != document(&clusters.new);
@@ -316,7 +320,7 @@ impl Scenario {
             checked.map_err(|violation| format!("{violation}{}", self.ledger.story(clusters, key)))?;
         }
         self.check_untouched(authority)?;
-        self.ledger.check(clusters, |key| slots[key]).map_err(|violation| violation.to_string())
+        self.ledger.check_mirrored(clusters, |key| slots[key]).map_err(|violation| violation.to_string())
     }
 
     /// What nobody wrote is what it was.
