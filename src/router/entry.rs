@@ -9,7 +9,7 @@ use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::state::inflight::{Inflight, Ticket, Work};
 use crate::state::lease::Generation;
-use crate::state::table::{MigrationRoute, Routing};
+use crate::state::table::{MigrationRoute, Routing, RoutingTable};
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE};
 use tokio::sync::Semaphore;
 
@@ -54,6 +54,20 @@ impl Entered {
                 .leases
                 .iter()
                 .all(|(side, generation)| active.authorities.get(*side).lease.holds(*generation))
+    }
+}
+
+/// Held by a write from before it is looked up whether its namespace migrates, until there is an answer: a
+/// migration that starts meanwhile waits for it.
+pub struct Passing {
+    _table: Arc<RoutingTable>,
+}
+
+impl Passing {
+    /// Goes by the table of this moment.
+    #[must_use]
+    pub fn by(routing: &Routing) -> Self {
+        Self { _table: routing.load() }
     }
 }
 

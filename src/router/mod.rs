@@ -14,6 +14,7 @@ pub mod cursors;
 pub mod entry;
 pub mod meters;
 pub mod mirroring;
+pub mod open_transactions;
 pub mod operation;
 pub mod preference;
 pub mod route;

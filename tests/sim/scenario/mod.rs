@@ -182,13 +182,17 @@ impl Scenario {
             faults.run().await
         };
         let releases = async {
-            started.notified().await;
-            world.sleep(Duration::from_millis(1500)).await;
-            let give_up = world.executor().now() + Duration::from_secs(30);
-            while options.old_write && self.owned(Side::New).is_empty() && world.executor().now() < give_up {
-                world.sleep(Duration::from_millis(20)).await;
+            if options.old_write {
+                // After the first move; as long as there is none, after a while.
+                let give_up = world.executor().now() + Duration::from_secs(30);
+                while self.owned(Side::New).is_empty() && world.executor().now() < give_up {
+                    world.sleep(Duration::from_millis(20)).await;
+                }
+                world.network().flush();
             }
-            if options.slow_copy || options.old_write {
+            if options.slow_copy {
+                started.notified().await;
+                world.sleep(Duration::from_millis(1500)).await;
                 world.network().flush();
             }
         };

@@ -13,7 +13,7 @@ use reshard::migration::holder::app_name;
 use reshard::model::side::{PerSide, Side};
 use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::WriteCommand;
-use reshard::router::entry::{Gate, MOST_HELD};
+use reshard::router::entry::{Gate, MOST_HELD, Passing};
 use reshard::router::mirroring::{MOST_JOBS, Mirroring};
 use reshard::router::writer::Writer;
 use reshard::state::inflight::Inflight;
@@ -145,6 +145,8 @@ impl Proxy {
     }
 
     async fn serve(&self, command: &WriteCommand) -> Result<RawDocumentBuf, ErrorReply> {
+        // As the router does it.
+        let _passing = Passing::by(&self.writer.gate.routing);
         match self.writer.write(command).await? {
             Some(written) => Ok(written.body),
             None => plain(&self.writer.clusters.old, command).await,
