@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 
 use super::entry::{Entered, Passing};
 use super::transactions::IDLE;
-use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_SUCH_TRANSACTION, TRANSIENT_TRANSACTION};
+use crate::wire::error::{
+    ErrorReply, HOST_UNREACHABLE, NO_SUCH_TRANSACTION, RETRYABLE_WRITE, TRANSIENT_TRANSACTION, UNKNOWN_COMMIT,
+};
 use crate::wire::scan::SessionId;
 
 /// Longer than servers let a transaction live (60 s). What is older is given up: it may not commit any more.
@@ -117,12 +119,19 @@ impl OpenTransactions {
         }
     }
 
-    /// Refuses one that has been given up. No commit of it was ever sent, so that it may be run again.
+    /// Refuses one that has been given up, or whose lease has ended. As long as no commit of it was sent, it
+    /// may be run again.
     pub(super) fn must_count(&self, key: &TransactionKey) -> Result<(), ErrorReply> {
-        match self.0.lock().get(key) {
-            Some(Open { state: State::GivenUp, .. }) => {
-                Err(ErrorReply::new(NO_SUCH_TRANSACTION, "the transaction was open for too long")
-                    .labelled(vec![TRANSIENT_TRANSACTION]))
+        let again =
+            |why| Err(ErrorReply::new(NO_SUCH_TRANSACTION, why).labelled(vec![TRANSIENT_TRANSACTION]));
+        match self.0.lock().get(key).map(|open| &open.state) {
+            Some(State::GivenUp) => again("the transaction was open for too long"),
+            Some(State::UnderWay { entered, committing, .. }) if !entered.iter().all(Entered::may_answer) => {
+                if *committing {
+                    Err(lease_ended())
+                } else {
+                    again("the lease to write ended meanwhile")
+                }
             }
             _ => Ok(()),
         }
@@ -135,6 +144,12 @@ impl OpenTransactions {
             Some(State::GivenUp) | None => Vec::new(),
         }
     }
+}
+
+/// Whether a commit counts is not known: the lease that its transaction began under has ended.
+pub(super) fn lease_ended() -> ErrorReply {
+    ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
+        .labelled(vec![RETRYABLE_WRITE, UNKNOWN_COMMIT])
 }
 
 #[cfg(test)]

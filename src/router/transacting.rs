@@ -12,6 +12,7 @@ use bytes::BytesMut;
 
 use super::entry::{Entered, Passing};
 use super::mirroring::Effect;
+use super::open_transactions::lease_ended;
 use super::operation::Operation;
 use super::pipeline::Router;
 use super::writer::HOLD;
@@ -20,7 +21,7 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
 use crate::state::inflight::Work;
-use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW, RETRYABLE_WRITE, UNKNOWN_COMMIT};
+use crate::wire::error::{ErrorReply, NOT_NOW};
 use crate::wire::reply::{ReplyFields, append_element};
 
 impl Router {
@@ -104,8 +105,7 @@ impl Router {
             return Ok(());
         }
         if !all.iter().all(Entered::may_answer) {
-            return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
-                .labelled(vec![RETRYABLE_WRITE, UNKNOWN_COMMIT]));
+            return Err(lease_ended());
         }
         for entered in all.into_iter().filter(|entered| entered.route.mirrors()) {
             let mut times = PerSide::default();

@@ -13,7 +13,7 @@ use reshard::policy::writes::{Verb, WriteCommand};
 use reshard::wire::error::{NO_WRITES_PERFORMED, RETRYABLE_WRITE};
 
 use super::ledger::Ledger;
-use super::proxy::{Answer, Front};
+use super::proxy::{Answer, Front, Proxy};
 use crate::checks::history::{Action, History, Told};
 use crate::rng::Rng;
 use crate::world::World;
@@ -28,6 +28,16 @@ pub(crate) const COUNTERS: i32 = 100;
 pub(crate) const COUNTED: i32 = 6;
 /// The first byte of every client's session.
 pub(crate) const SESSION_MARK: u8 = 0xc1;
+
+/// A write with its session and number, to be sent as often as wanted.
+pub(crate) struct Write {
+    /// The command.
+    pub(crate) command: Arc<WriteCommand>,
+    session: RawDocumentBuf,
+    number: i64,
+    durable: bool,
+    sent: Duration,
+}
 
 /// One client.
 pub(crate) struct Client {
@@ -80,12 +90,12 @@ impl Client {
         rawdoc! { "id": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes } }
     }
 
-    /// Sends a write, once more if a driver would; `w` is majority in most cases.
-    async fn write(&mut self, verb: Verb, mut body: RawDocumentBuf) -> Told {
+    /// The next write of its session.
+    pub(crate) fn prepare(&mut self, verb: Verb, mut body: RawDocumentBuf, durable: bool) -> Write {
         self.txn += 1;
-        body.append(cstr!("lsid"), self.session());
+        let session = self.session();
+        body.append(cstr!("lsid"), session.clone());
         body.append(cstr!("txnNumber"), self.txn);
-        let durable = self.rng.chance(900);
         let w = if durable {
             rawdoc! { "w": "majority" }
         } else {
@@ -94,24 +104,33 @@ impl Client {
         body.append(cstr!("writeConcern"), w);
         let ns = Namespace::parse(NS).unwrap();
         let command = Arc::new(WriteCommand::parse(ns, verb, &body, None, ObjectId::new).unwrap());
+        Write { command, session, number: self.txn, durable, sent: self.world.executor().now() }
+    }
+
+    /// What a reply tells of a write; `None`: worth another try.
+    pub(crate) fn hear(&self, write: &Write, body: &RawDocument) -> Option<Told> {
+        if !told(body)? {
+            return Some(Told::Unknown);
+        }
+        self.ledger.acknowledge(&write.session, write.number, write.sent, write.durable);
+        Some(if write.durable { Told::Durable } else { Told::Accepted })
+    }
+
+    /// Sends a write, once more if a driver would; `w` is majority in most cases.
+    async fn write(&mut self, verb: Verb, body: RawDocumentBuf) -> Told {
+        let durable = self.rng.chance(900);
+        let write = self.prepare(verb, body, durable);
         let mut may_have_run = false;
-        let (session, sent) = (self.session(), self.world.executor().now());
         for _ in 0..2 {
             let proxy = self.front.proxy().await;
-            let answer = proxy.write(&self.world, Arc::clone(&command)).await;
+            let answer = proxy.write(&self.world, Arc::clone(&write.command)).await;
             // The way between client and proxy breaks too.
             let answer = if self.rng.chance(self.broken) { Answer::Lost } else { answer };
             match answer {
-                Answer::Reply(body) => {
-                    match told(&body) {
-                        Some(true) => {
-                            self.ledger.acknowledge(&session, self.txn, sent, durable);
-                            return if durable { Told::Durable } else { Told::Accepted };
-                        }
-                        Some(false) => return Told::Unknown,
-                        None => may_have_run = true,
-                    };
-                }
+                Answer::Reply(body) => match self.hear(&write, &body) {
+                    Some(told) => return told,
+                    None => may_have_run = true,
+                },
                 Answer::Error(error) => {
                     may_have_run |= !error.labels.contains(&NO_WRITES_PERFORMED);
                     if !error.labels.contains(&RETRYABLE_WRITE) {
@@ -185,6 +204,27 @@ impl Client {
         let body = rawdoc! { "update": "c", "updates": [change(id, token)] };
         let told = self.write(Verb::Update, body).await;
         self.answer_all(&operations, &told);
+    }
+
+    /// A step of document `id`, to be sent by whoever tells a story, and its operations in the history.
+    pub(crate) fn prepare_step(&mut self, id: i32) -> (Write, [usize; 2]) {
+        let token = self.token();
+        let operations = self.invoke_step(id, token);
+        let body = rawdoc! { "update": "c", "updates": [change(id, token)] };
+        (self.prepare(Verb::Update, body, true), operations)
+    }
+
+    /// One attempt through `proxy`; tells the history what it hears, and returns whether it was acknowledged.
+    pub(crate) async fn attempt(&self, proxy: &Arc<Proxy>, write: &Write, operations: &[usize]) -> bool {
+        let answer = Arc::clone(proxy).write(&self.world, Arc::clone(&write.command)).await;
+        let told = match &answer {
+            Answer::Reply(body) => self.hear(write, body),
+            Answer::Error(_) | Answer::Lost => None,
+        };
+        if let Some(told) = &told {
+            self.answer_all(operations, told);
+        }
+        told == Some(Told::Durable)
     }
 
     async fn find_and_step(&mut self) {

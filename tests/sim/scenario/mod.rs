@@ -7,6 +7,8 @@ mod ledger;
 mod operator;
 mod proxy;
 mod runs;
+mod stage;
+mod stories;
 mod teeth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -219,9 +221,20 @@ impl Scenario {
         begin: Option<Arc<Notify>>,
         ended: mpsc::UnboundedSender<()>,
     ) {
+        let process = self.site.world.process(&format!("client-{number}"));
+        let client = self.client(number, options, stop);
+        process.spawn("client", async move {
+            if let Some(begin) = begin {
+                begin.notified().await;
+            }
+            client.run().await;
+            drop(ended);
+        });
+    }
+
+    fn client(&self, number: u8, options: &Options, stop: &Arc<AtomicBool>) -> Client {
         let world = self.site.world.clone();
-        let process = world.process(&format!("client-{number}"));
-        let client = Client {
+        Client {
             front: self.front.clone(),
             history: self.history.clone(),
             ledger: self.ledger.clone(),
@@ -234,14 +247,7 @@ impl Scenario {
             stop: Arc::clone(stop),
             pause: options.pause,
             broken: options.broken,
-        };
-        process.spawn("client", async move {
-            if let Some(begin) = begin {
-                begin.notified().await;
-            }
-            client.run().await;
-            drop(ended);
-        });
+        }
     }
 
     /// Lets it settle, and checks.

@@ -98,6 +98,7 @@ impl Proxy {
             inflight: Arc::clone(&inflight),
             registry: Arc::clone(&registry),
             waiting: Arc::new(Semaphore::new(MOST_HELD)),
+            unsettled: Arc::default(),
             clock: clock.clone(),
         };
         let mirroring = Mirroring {
