@@ -118,6 +118,15 @@ impl Network {
         self.state.lock().holds.push(Hold { process, cluster, command, count, told });
     }
 
+    /// Delivers what is held on its way to a cluster.
+    pub(crate) fn release_held(&self, cluster: usize) {
+        for message in self.state.lock().under_way.values() {
+            if message.held && message.cluster == cluster {
+                message.gate.notify_one();
+            }
+        }
+    }
+
     /// Forgets the holds; what they hold stays held.
     pub(crate) fn forget_holds(&self) {
         self.state.lock().holds.clear();

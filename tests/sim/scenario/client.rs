@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bson::oid::ObjectId;
-use bson::raw::{RawDocumentBuf, cstr};
+use bson::raw::RawDocumentBuf;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, rawdoc};
 use reshard::cluster::command::ServerError;
-use reshard::model::namespace::Namespace;
-use reshard::policy::writes::{Verb, WriteCommand};
+use reshard::policy::writes::Verb;
 use reshard::wire::error::{NO_WRITES_PERFORMED, RETRYABLE_WRITE};
 
 use super::ledger::Ledger;
-use super::proxy::{Answer, Front, Proxy};
+use super::proxy::{Answer, Front};
 use crate::checks::history::{Action, History, Told};
 use crate::rng::Rng;
 use crate::world::World;
@@ -28,16 +26,6 @@ pub(crate) const COUNTERS: i32 = 100;
 pub(crate) const COUNTED: i32 = 6;
 /// The first byte of every client's session.
 pub(crate) const SESSION_MARK: u8 = 0xc1;
-
-/// A write with its session and number, to be sent as often as wanted.
-pub(crate) struct Write {
-    /// The command.
-    pub(crate) command: Arc<WriteCommand>,
-    session: RawDocumentBuf,
-    number: i64,
-    durable: bool,
-    sent: Duration,
-}
 
 /// One client.
 pub(crate) struct Client {
@@ -84,36 +72,10 @@ impl Client {
         }
     }
 
-    fn session(&self) -> RawDocumentBuf {
+    pub(super) fn session(&self) -> RawDocumentBuf {
         let mut bytes = vec![0; 16];
         bytes[..3].copy_from_slice(&[SESSION_MARK, self.number, self.sessions]);
         rawdoc! { "id": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes } }
-    }
-
-    /// The next write of its session.
-    pub(crate) fn prepare(&mut self, verb: Verb, mut body: RawDocumentBuf, durable: bool) -> Write {
-        self.txn += 1;
-        let session = self.session();
-        body.append(cstr!("lsid"), session.clone());
-        body.append(cstr!("txnNumber"), self.txn);
-        let w = if durable {
-            rawdoc! { "w": "majority" }
-        } else {
-            rawdoc! { "w": 1 }
-        };
-        body.append(cstr!("writeConcern"), w);
-        let ns = Namespace::parse(NS).unwrap();
-        let command = Arc::new(WriteCommand::parse(ns, verb, &body, None, ObjectId::new).unwrap());
-        Write { command, session, number: self.txn, durable, sent: self.world.executor().now() }
-    }
-
-    /// What a reply tells of a write; `None`: worth another try.
-    pub(crate) fn hear(&self, write: &Write, body: &RawDocument) -> Option<Told> {
-        if !told(body)? {
-            return Some(Told::Unknown);
-        }
-        self.ledger.acknowledge(&write.session, write.number, write.sent, write.durable);
-        Some(if write.durable { Told::Durable } else { Told::Accepted })
     }
 
     /// Sends a write, once more if a driver would; `w` is majority in most cases.
@@ -162,7 +124,7 @@ impl Client {
     }
 
     /// No two are equal.
-    fn document(&mut self, id: i32) -> RawDocumentBuf {
+    pub(super) fn document(&mut self, id: i32) -> RawDocumentBuf {
         self.writes += 1;
         rawdoc! { "_id": id, "by": i32::from(self.number), "number": self.writes }
     }
@@ -193,7 +155,7 @@ impl Client {
         self.history.answer(operation, told);
     }
 
-    fn token(&mut self) -> i64 {
+    pub(super) fn token(&mut self) -> i64 {
         self.writes += 1;
         self.writes * 100 + i64::from(self.number)
     }
@@ -204,27 +166,6 @@ impl Client {
         let body = rawdoc! { "update": "c", "updates": [change(id, token)] };
         let told = self.write(Verb::Update, body).await;
         self.answer_all(&operations, &told);
-    }
-
-    /// A step of document `id`, to be sent by whoever tells a story, and its operations in the history.
-    pub(crate) fn prepare_step(&mut self, id: i32) -> (Write, [usize; 2]) {
-        let token = self.token();
-        let operations = self.invoke_step(id, token);
-        let body = rawdoc! { "update": "c", "updates": [change(id, token)] };
-        (self.prepare(Verb::Update, body, true), operations)
-    }
-
-    /// One attempt through `proxy`; tells the history what it hears, and returns whether it was acknowledged.
-    pub(crate) async fn attempt(&self, proxy: &Arc<Proxy>, write: &Write, operations: &[usize]) -> bool {
-        let answer = Arc::clone(proxy).write(&self.world, Arc::clone(&write.command)).await;
-        let told = match &answer {
-            Answer::Reply(body) => self.hear(write, body),
-            Answer::Error(_) | Answer::Lost => None,
-        };
-        if let Some(told) = &told {
-            self.answer_all(operations, told);
-        }
-        told == Some(Told::Durable)
     }
 
     async fn find_and_step(&mut self) {
@@ -255,7 +196,7 @@ impl Client {
         self.answer_all(&operations, &told);
     }
 
-    fn invoke_step(&self, id: i32, token: i64) -> [usize; 2] {
+    pub(super) fn invoke_step(&self, id: i32, token: i64) -> [usize; 2] {
         let id = RawBsonRef::Int32(id);
         [
             self.history.invoke(NS, id, Action::Increment("n")),
@@ -263,19 +204,19 @@ impl Client {
         ]
     }
 
-    fn answer_all(&self, operations: &[usize], told: &Told) {
+    pub(super) fn answer_all(&self, operations: &[usize], told: &Told) {
         for operation in operations {
             self.history.answer(*operation, told.clone());
         }
     }
 }
 
-fn change(id: i32, token: i64) -> RawDocumentBuf {
+pub(super) fn change(id: i32, token: i64) -> RawDocumentBuf {
     rawdoc! { "q": { "_id": id }, "u": { "$inc": { "n": 1 }, "$push": { "list": token } } }
 }
 
 /// Whether all of a command was done; `None`: worth another try.
-fn told(body: &RawDocument) -> Option<bool> {
+pub(super) fn told(body: &RawDocument) -> Option<bool> {
     if ServerError::of(body).is_some() || body.get_array("writeErrors").is_ok() {
         return Some(false);
     }

@@ -16,6 +16,9 @@ use super::{Options, Scenario};
 use crate::network::Weather;
 use crate::world::World;
 
+/// The proxy that serves in the end; or what the story could not do.
+pub(super) type Ending = Result<Arc<Proxy>, String>;
+
 /// A migration of which a story is told. Nothing goes wrong by itself.
 pub(super) struct Stage {
     /// What it is made of.
@@ -36,7 +39,7 @@ pub(super) fn tell<F>(
     story: impl FnOnce(Arc<Stage>) -> F,
 ) -> Result<(), String>
 where
-    F: Future<Output = Result<Arc<Proxy>, String>> + Send + 'static,
+    F: Future<Output = Ending> + Send + 'static,
 {
     world.executor().limit_steps(5_000_000);
     let options =

@@ -1,5 +1,9 @@
 //! One story for each safeguard that random schedules do not miss: it goes well, and does not without it.
 
+pub(super) mod leases;
+pub(super) mod moves;
+pub(super) mod streams;
+
 use std::sync::Arc;
 
 use bson::{RawBsonRef, rawdoc};
@@ -10,40 +14,13 @@ use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::Verb;
 use reshard::wire::error::NO_WRITES_PERFORMED;
 
-use super::client::{COUNTED, COUNTERS, NS};
-use super::operator::Step;
-use super::proxy::{Answer, Proxy};
-use super::stage::{Stage, tell};
 use crate::checks::history::Action;
 use crate::network::Weather;
+use crate::scenario::client::{COUNTED, COUNTERS, NS};
+use crate::scenario::operator::Step;
+use crate::scenario::proxy::Answer;
+use crate::scenario::stage::{Ending, Stage, tell};
 use crate::schedules;
-use crate::world::World;
-
-type Ending = Result<Arc<Proxy>, String>;
-
-/// Every copy of a write is held up on its way to old. Its slot moves; they arrive, and are undone. Then the
-/// application tries once more.
-async fn a_late_write_and_its_retry(stage: Arc<Stage>) -> Ending {
-    let proxy = stage.proxy(1).await;
-    stage.synced().await?;
-    let network = stage.world.network().clone();
-    network.lose_track(proxy.process.id, stage.index(Side::Old), "update", 4);
-    let mut client = stage.client(1);
-    let (write, operations) = client.prepare_step(COUNTERS);
-    if client.attempt(&proxy, &write, &operations).await {
-        return Err("nobody can have answered".into());
-    }
-    network.forget_holds();
-    stage.steps(&[Step::Writes(100)]).await?;
-    network.flush();
-    stage.a_while(2000).await;
-    client.attempt(&proxy, &write, &operations).await;
-    Ok(proxy)
-}
-
-pub(super) fn unsettled(world: &World, safeguards: Safeguards) -> Result<(), String> {
-    tell(world, safeguards, a_late_write_and_its_retry)
-}
 
 /// A batch of two authorities, of which one cannot be reached: what the other has done is not denied.
 async fn a_batch_that_is_cut_in_two(stage: Arc<Stage>) -> Ending {
