@@ -76,6 +76,7 @@ impl ControlPlane {
             inflight: Arc::clone(&inflight),
             registry: Arc::clone(&registry),
             waiting: Arc::new(Semaphore::new(MOST_HELD)),
+            unsettled: Arc::default(),
             clock: clock.clone(),
         };
         let engine = Engine::new(Environment {

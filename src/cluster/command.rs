@@ -47,6 +47,18 @@ pub struct Request {
     pub target: Target,
     /// How long to wait for a server and for its answer.
     pub limit: Duration,
+    /// Looked at when there is a connection, before anything is sent.
+    pub only_if: Option<OnlyIf>,
+}
+
+/// A condition under which a command may still be sent.
+#[derive(Clone)]
+pub struct OnlyIf(pub Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl std::fmt::Debug for OnlyIf {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("OnlyIf")
+    }
 }
 
 impl Request {
@@ -59,6 +71,7 @@ impl Request {
             sequence: None,
             target: Target::Primary,
             limit: Duration::from_secs(30),
+            only_if: None,
         }
     }
 
@@ -81,6 +94,24 @@ impl Request {
     pub fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// To be sent only if this holds then.
+    #[must_use]
+    pub fn only_if(mut self, condition: OnlyIf) -> Self {
+        self.only_if = Some(condition);
+        self
+    }
+
+    /// Fails when it must not be sent any more.
+    ///
+    /// # Errors
+    /// [`SendError::NotSent`].
+    pub fn must_be_due(&self) -> Result<(), SendError> {
+        match &self.only_if {
+            Some(OnlyIf(holds)) if !holds() => Err(SendError::NotSent("it may not be sent any more".into())),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -30,6 +30,7 @@ impl Commands for Pools {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut pooled = self.checkout(&selection, left).await?;
+            request.must_be_due()?;
             let mut parts = [IoSlice::new(&message)];
             match timeout_at(deadline, pooled.exchange(&mut parts, &mut reply)).await {
                 Ok(Ok(())) => return self.reply(&pooled, &reply),

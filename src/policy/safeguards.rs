@@ -11,6 +11,8 @@ pub struct Safeguards {
     pub mirror_read_first: bool,
     /// Mirror writes compare before they set.
     pub guard: bool,
+    /// A write is sent, and sent again, only under the lease that it began under.
+    pub send_check: bool,
     /// A reply is forwarded only under the lease that its write began under.
     pub reply_check: bool,
     /// A fence waits for the streams to pass its markers.
@@ -21,6 +23,8 @@ pub struct Safeguards {
     pub workers_fenced: bool,
     /// A retry after a move asks the former authority first.
     pub probe: bool,
+    /// A retry of a write of unknown outcome is refused once its slots have moved.
+    pub unsettled: bool,
     /// The streams read with majority.
     pub majority_reads: bool,
     /// Checkpoints follow what is done.
@@ -36,11 +40,13 @@ impl Default for Safeguards {
             barrier: true,
             mirror_read_first: true,
             guard: true,
+            send_check: true,
             reply_check: true,
             markers: true,
             epoch_guard: true,
             workers_fenced: true,
             probe: true,
+            unsettled: true,
             majority_reads: true,
             checkpoint_after_done: true,
             backfill_second_look: true,

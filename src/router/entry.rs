@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{SharedClock, timeout};
+use crate::cluster::command::OnlyIf;
 use crate::converge::active::{Active, Registry};
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::state::inflight::{Inflight, Ticket, Work};
 use crate::state::lease::Generation;
-use crate::state::table::{MigrationRoute, Routing};
+use crate::state::table::{MigrationRoute, Routing, RoutingTable};
+use crate::state::unsettled::Unsettled;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE};
 use tokio::sync::Semaphore;
 
@@ -28,6 +30,8 @@ pub struct Gate {
     pub registry: Arc<Registry>,
     /// Bounds the writes that wait.
     pub waiting: Arc<Semaphore>,
+    /// Writes whose outcome is not known.
+    pub unsettled: Arc<Unsettled>,
     /// The clock.
     pub clock: SharedClock,
 }
@@ -49,12 +53,37 @@ impl Entered {
     #[must_use]
     pub fn may_answer(&self) -> bool {
         let Some(active) = &self.active else { return true };
-        !active.converger.safeguards.reply_check
-            || self
-                .leases
-                .iter()
-                .all(|(side, generation)| active.authorities.get(*side).lease.holds(*generation))
+        !active.converger.safeguards.reply_check || hold(active, &self.leases)
     }
+
+    /// Whether they hold, to be asked before each attempt: what is sent later than a lease may arrive where
+    /// its slots were, and a retry would take it for done.
+    #[must_use]
+    pub fn only_if_held(&self) -> OnlyIf {
+        let (active, leases) = (self.active.clone(), self.leases.clone());
+        OnlyIf(Arc::new(move || {
+            let Some(active) = &active else { return true };
+            !active.converger.safeguards.send_check || hold(active, &leases)
+        }))
+    }
+}
+
+/// Held by a write from before it is looked up whether its namespace migrates, until there is an answer: a
+/// migration that starts meanwhile waits for it.
+pub struct Passing {
+    _table: Arc<RoutingTable>,
+}
+
+impl Passing {
+    /// Goes by the table of this moment.
+    #[must_use]
+    pub fn by(routing: &Routing) -> Self {
+        Self { _table: routing.load() }
+    }
+}
+
+fn hold(active: &Active, leases: &[(Side, Generation)]) -> bool {
+    leases.iter().all(|(side, generation)| active.authorities.get(*side).lease.holds(*generation))
 }
 
 enum Try {

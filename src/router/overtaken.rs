@@ -20,7 +20,7 @@ use crate::policy::retry::Verdict;
 use crate::policy::writes::WriteCommand;
 use crate::wire::error::{Code, ErrorReply};
 
-const TRANSACTION_TOO_OLD: Code = Code(225, "TransactionTooOld");
+pub(super) const TRANSACTION_TOO_OLD: Code = Code(225, "TransactionTooOld");
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where each statement of a command must go: `Some` for those that have been executed there before.

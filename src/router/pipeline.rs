@@ -16,12 +16,13 @@ use crate::wire::reply::overwrite;
 use super::census::Census;
 use super::cursors::{CursorHome, Cursors};
 use super::dispatch::{Dispatch, Replied};
+use super::entry::Passing;
 use super::meters::{Meters, Outcome};
 use super::migrating::Course;
+use super::open_transactions::OpenTransactions;
 use super::operation::{HOLD_FOLLOWER, Operation};
 use super::preference;
 use super::route::Route;
-use super::transacting::OpenTransactions;
 use super::transactions::{TransactionHome, Transactions};
 use super::writer::{HOLD, Writer};
 
@@ -31,7 +32,7 @@ pub struct Shared {
     pub cursors: Cursors,
     /// Where transactions run.
     pub transactions: Transactions,
-    /// Open transactions over migrating namespaces.
+    /// Transactions that moves and starts wait for.
     pub open_transactions: OpenTransactions,
     /// The handles of the metrics.
     pub meters: Meters,
@@ -162,6 +163,10 @@ impl Router {
         reply: &mut BytesMut,
     ) -> (Side, Result<bool, ErrorReply>) {
         let mut side = self.route.side(operation);
+        // Taken before it is looked up whether the namespace migrates, and kept until there is an answer.
+        let writes = matches!(operation.class, Class::Write | Class::PipelineWrite);
+        let _passing =
+            self.writer.as_ref().filter(|_| writes).map(|writer| Passing::by(&writer.gate.routing));
         if let Err(error) = self.served_together(operation) {
             return (side, Err(error));
         }
@@ -289,7 +294,13 @@ impl Router {
         let bound = known.as_ref().map(|home| home.side);
         let side = match Box::pin(self.enter_transaction(operation, bound)).await {
             Ok(side) => side.unwrap_or_else(|| self.route.side(operation)),
-            Err(error) => return (bound.unwrap_or(Side::Old), Err(error)),
+            Err(error) => {
+                if let Some(key) = key.filter(|_| command.start_transaction) {
+                    // Nothing was sent: nobody need wait for it.
+                    self.shared.open_transactions.take(&key);
+                }
+                return (bound.unwrap_or(Side::Old), Err(error));
+            }
         };
         let selection = self.transaction_server(side, operation.class, known.map(|home| home.server));
         let replied = match self.forward(operation, side, &selection, reply).await {

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Where a read goes.
-pub(super) struct Chosen {
+pub struct Chosen {
     /// The cluster.
     pub side: Side,
     /// The authority to fall back on, when `side` is its mirror and does not answer.
@@ -31,7 +31,7 @@ pub(super) struct Chosen {
 ///
 /// # Errors
 /// The error to answer with: it needs one authority and there are two, or no cluster is current in time.
-pub(super) async fn side_of_read(
+pub async fn side_of_read(
     gate: &Gate,
     operation: &Operation<'_>,
     route: &MigrationRoute,

@@ -51,7 +51,7 @@ pub(super) async fn send(
             Failure::Lost | Failure::NotPrimary => progress.sent += 1,
         }
         let left = deadline.saturating_sub(clock.now());
-        progress.late = left.is_zero();
+        progress.late = left.is_zero() || request.must_be_due().is_err();
         match decide(kind, failure, progress) {
             Decision::Again(pause) if pause.is_zero() => {}
             Decision::Again(pause) => clock.sleep(pause.min(left)).await,

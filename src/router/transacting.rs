@@ -1,19 +1,18 @@
 //! Transactions over migrating namespaces.
 //!
 //! A transaction counts as under way on all slots from its first statement on such a namespace until its end
-//! is known: a move of authority waits for it or is given up.
+//! is known: a move of authority waits for it or is given up. One that began before its namespace migrated is
+//! waited for by the start.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bson::{RawDocument, Timestamp, rawdoc};
 use bytes::BytesMut;
-use parking_lot::Mutex;
 
-use super::entry::Entered;
+use super::entry::{Entered, Passing};
 use super::mirroring::Effect;
+use super::open_transactions::lease_ended;
 use super::operation::Operation;
 use super::pipeline::Router;
 use super::writer::HOLD;
@@ -22,48 +21,8 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
 use crate::state::inflight::Work;
-use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW, RETRYABLE_WRITE, UNKNOWN_COMMIT};
+use crate::wire::error::{ErrorReply, NOT_NOW};
 use crate::wire::reply::{ReplyFields, append_element};
-use crate::wire::scan::SessionId;
-
-/// Longer than servers let a transaction live (60 s): what is older cannot commit any more.
-const LONGEST: Duration = Duration::from_secs(90);
-const MOST_OPEN: usize = 20_000;
-
-/// Open transactions that have entered, by session and number. Bounded.
-#[derive(Default)]
-pub struct OpenTransactions(Mutex<HashMap<(SessionId, i64), Open>>);
-
-struct Open {
-    /// One for each migration whose namespaces it has touched.
-    entered: Vec<Entered>,
-    since: Duration,
-}
-
-impl OpenTransactions {
-    /// Forgets those that cannot commit any more.
-    pub fn sweep(&self, now: Duration) {
-        self.0.lock().retain(|_, open| now.saturating_sub(open.since) <= LONGEST);
-    }
-
-    fn has_entered(&self, key: &(SessionId, i64), migration: &str) -> bool {
-        let open = self.0.lock();
-        open.get(key).is_some_and(|open| open.entered.iter().any(|one| &*one.route.name == migration))
-    }
-
-    fn put(&self, key: (SessionId, i64), entered: Entered, now: Duration) -> Result<(), ErrorReply> {
-        let mut open = self.0.lock();
-        if open.len() >= MOST_OPEN && !open.contains_key(&key) {
-            return Err(ErrorReply::new(HOST_UNREACHABLE, "too many transactions are open"));
-        }
-        open.entry(key).or_insert(Open { entered: Vec::new(), since: now }).entered.push(entered);
-        Ok(())
-    }
-
-    fn take(&self, key: &(SessionId, i64)) -> Vec<Entered> {
-        self.0.lock().remove(key).map(|open| open.entered).unwrap_or_default()
-    }
-}
 
 impl Router {
     /// Before a statement, a commit or an abort: the cluster it must go to, where a migration says so.
@@ -76,8 +35,22 @@ impl Router {
         known: Option<Side>,
     ) -> Result<Option<Side>, ErrorReply> {
         let Some(writer) = &self.writer else { return Ok(known) };
+        let key = operation.command.session().zip(operation.command.txn_number);
+        let open = &self.shared.open_transactions;
+        if let Some(key) =
+            key.filter(|_| !operation.command.start_transaction && operation.class != Class::Abort)
+        {
+            open.must_count(&key)?;
+        }
         if matches!(operation.class, Class::Commit | Class::Abort) {
+            if let Some(key) = key.filter(|_| operation.class == Class::Commit) {
+                open.commits(&key);
+            }
             return Ok(known.or_else(|| side_in_token(operation)));
+        }
+        if let Some(key) = key.filter(|_| operation.command.start_transaction) {
+            // Before it is looked up whether its namespace migrates: a start waits for it either way.
+            open.begin(key, Passing::by(&writer.gate.routing), self.shared.clock.now())?;
         }
         self.served_together(operation)?;
         let Some(route) = self.migration_of(operation) else {
@@ -86,12 +59,8 @@ impl Router {
                 None => Ok(known),
             };
         };
-        let (Some(session), Some(number)) = (operation.command.session(), operation.command.txn_number)
-        else {
-            return Ok(known);
-        };
-        let key = (session, number);
-        if self.shared.open_transactions.has_entered(&key, &route.name) {
+        let Some(key) = key else { return Ok(known) };
+        if open.has_entered(&key, &route.name) {
             return Ok(known);
         }
         let name = name_of(operation);
@@ -110,7 +79,7 @@ impl Router {
         }
         if let Some(active) = &entered.active {
             active.counters.transactions.fetch_add(1, Ordering::Relaxed);
-            self.shared.open_transactions.put(key, entered, self.shared.clock.now())?;
+            open.put(key, entered, self.shared.clock.now())?;
         }
         Ok(Some(side))
     }
@@ -136,8 +105,7 @@ impl Router {
             return Ok(());
         }
         if !all.iter().all(Entered::may_answer) {
-            return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
-                .labelled(vec![RETRYABLE_WRITE, UNKNOWN_COMMIT]));
+            return Err(lease_ended());
         }
         for entered in all.into_iter().filter(|entered| entered.route.mirrors()) {
             let mut times = PerSide::default();

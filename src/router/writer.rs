@@ -12,11 +12,11 @@ use bson::{RawDocument, Timestamp};
 
 use super::entry::{Entered, Gate};
 use super::mirroring::{Effect, Mirroring};
-use super::overtaken::executed_before;
+use super::overtaken::{TRANSACTION_TOO_OLD, executed_before};
 use super::resolving::resolve;
 use super::sending::send;
 use crate::clock::timeout;
-use crate::cluster::command::{Request, ServerError, SharedCluster};
+use crate::cluster::command::{Request, ServerError, SharedCluster, number};
 use crate::converge::lanes::{MOST_KEYS, Taken};
 use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
@@ -25,7 +25,7 @@ use crate::policy::failover::Kind;
 use crate::policy::split::{Part, merge, parts, stops};
 use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::inflight::Work;
-use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW, RETRYABLE_WRITE};
+use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, NOT_NOW, RETRYABLE_WRITE};
 
 /// How long a write may wait for fences, leases and servers, unless its `maxTimeMS` is shorter.
 pub const HOLD: Duration = Duration::from_secs(15);
@@ -76,10 +76,13 @@ impl Writer {
             return Ok(None);
         };
         note_shape(command, &entered);
+        self.must_not_be_overtaken(command, &entered, &slots)?;
         let lanes = self.lanes(&entered, command, keys.as_deref()).await;
         let homes = executed_before(command, &entered, &self.clusters, &self.gate.clock).await?;
         let left = deadline.saturating_sub(self.gate.clock.now());
-        let outcome = self.execute(command, &entered, &homes, left).await?;
+        let outcome = self.execute(command, &entered, &homes, left).await;
+        self.note_outcome(command, &outcome, &slots, entered.route.epoch);
+        let outcome = outcome?;
         if !entered.may_answer() {
             return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
                 .labelled(vec![RETRYABLE_WRITE]));
@@ -121,9 +124,9 @@ impl Writer {
         let Some(sides) = sides else { return self.unkeyed_while_mixed(command, entered, hold).await };
         let parts = parts(&sides, command.ordered);
         if let [part] = parts.as_slice() {
-            return self.run_whole(command, part.side, hold).await;
+            return self.run_whole(command, part.side, entered, hold).await;
         }
-        self.run_parts(command, parts, hold).await
+        self.run_parts(command, parts, entered, hold).await
     }
 
     /// The client's command as it is, but for the `_id`s that inserts were given.
@@ -131,12 +134,14 @@ impl Writer {
         &self,
         command: &WriteCommand,
         side: Side,
+        entered: &Entered,
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
         let mut request = Request::new(command.namespace.database(), command.body.clone());
         if let Some((identifier, documents)) = command.sequence() {
             request = request.sequence(identifier, documents);
         }
+        let request = request.only_if(entered.only_if_held());
         let answer = send(&**self.clusters.get(side), request, kind(command), hold, &self.gate.clock).await?;
         let mut times = PerSide::default();
         *times.get_mut(side) = answer.reply.operation_time;
@@ -147,15 +152,19 @@ impl Writer {
         &self,
         command: &WriteCommand,
         parts: Vec<Part>,
+        entered: &Entered,
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
         let mut replies: Vec<(Part, RawDocumentBuf)> = Vec::new();
         let mut times = PerSide::default();
         let mut sent = 0;
         for part in parts {
-            let request = part_of(command, &part);
+            let request = part_of(command, &part).only_if(entered.only_if_held());
             let cluster = &**self.clusters.get(part.side);
-            let answer = send(cluster, request, kind(command), hold, &self.gate.clock).await?;
+            let answer = send(cluster, request, kind(command), hold, &self.gate.clock).await;
+            // What came before was done, whatever became of this part.
+            let answer =
+                answer.map_err(|error| if replies.is_empty() { error } else { after_others(error) })?;
             *times.get_mut(part.side) = answer.reply.operation_time.or(*times.get(part.side));
             sent = sent.max(answer.sent);
             if answer.reply.error().is_some() {
@@ -169,6 +178,43 @@ impl Writer {
             }
         }
         Ok(Outcome { reply: merge(&replies), times, sent, keys: Vec::new() })
+    }
+
+    /// Refuses a retry of a write that may have been executed too late: nobody can tell whether it counts.
+    fn must_not_be_overtaken(
+        &self,
+        command: &WriteCommand,
+        entered: &Entered,
+        slots: &SlotSet,
+    ) -> Result<(), ErrorReply> {
+        let Some((session, number)) = command.session().zip(command.txn_number) else { return Ok(()) };
+        let refused = entered.active.as_ref().is_some_and(|active| active.converger.safeguards.unsettled)
+            && self.gate.unsettled.is_overtaken(&session, number, slots, &entered.route.moves);
+        if !refused {
+            return Ok(());
+        }
+        Err(ErrorReply::new(
+            TRANSACTION_TOO_OLD,
+            "it was sent before its slots moved, and whether it was executed in time is not known",
+        ))
+    }
+
+    /// Remembers a write of which an attempt may be executed later, until it is known to be done.
+    fn note_outcome(
+        &self,
+        command: &WriteCommand,
+        outcome: &Result<Outcome, ErrorReply>,
+        slots: &SlotSet,
+        epoch: u64,
+    ) {
+        let Some((session, number)) = command.session().zip(command.txn_number) else { return };
+        let unsettled = &self.gate.unsettled;
+        match outcome {
+            Ok(outcome) if all_done(command, &outcome.reply) => unsettled.settle(&session, number),
+            Ok(outcome) if outcome.sent <= 1 => {}
+            Err(error) if error.labels.contains(&NO_WRITES_PERFORMED) => {}
+            Ok(_) | Err(_) => unsettled.note(session, number, slots, epoch),
+        }
     }
 
     /// Some statement names no key while authority is mixed.
@@ -189,6 +235,22 @@ impl Writer {
         }
         resolve(self, command, entered, hold).await
     }
+}
+
+/// The error of a part of a command of which others were executed.
+fn after_others(mut error: ErrorReply) -> ErrorReply {
+    error.labels.retain(|label| *label != NO_WRITES_PERFORMED);
+    error
+}
+
+/// Whether the reply proves that every statement was executed: a copy of the command changes nothing then.
+fn all_done(command: &WriteCommand, reply: &RawDocument) -> bool {
+    let statements = f64::from(u32::try_from(command.statements.len()).unwrap_or(u32::MAX));
+    let done = match reply.get_document("lastErrorObject") {
+        Ok(last) => number(last, "n"),
+        Err(_) => number(reply, "n"),
+    };
+    ServerError::of(reply).is_none() && reply.get_array("writeErrors").is_err() && done == Some(statements)
 }
 
 fn hold(command: &WriteCommand) -> Duration {
@@ -250,9 +312,7 @@ fn effect(
     all_known |= !outcome.keys.is_empty();
     keys.extend(outcome.keys);
     let first_attempt = outcome.sent == 1 && outcome.reply.get_array("retriedStmtIds").is_err();
-    let clean = outcome.reply.get_array("writeErrors").is_err()
-        && crate::cluster::command::number(&outcome.reply, "n")
-            .is_some_and(|n| n == f64::from(u32::try_from(command.statements.len()).unwrap_or(u32::MAX)));
+    let clean = all_done(command, &outcome.reply);
     let direct = !entered.route.ack_both
         && first_attempt
         && clean

@@ -9,3 +9,4 @@ pub mod recent;
 pub mod record;
 pub mod records;
 pub mod table;
+pub mod unsettled;

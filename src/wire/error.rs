@@ -25,6 +25,8 @@ pub const UNSUPPORTED_OP_QUERY: Code = Code(352, "UnsupportedOpQueryCommand");
 /// A migration does not allow this now. Not 20 (`IllegalOperation`): of a retryable write drivers take that for
 /// a server without retryable writes, and say so in place of the message.
 pub const NOT_NOW: Code = Code(115, "CommandNotSupported");
+/// The transaction is not open (any more).
+pub const NO_SUCH_TRANSACTION: Code = Code(251, "NoSuchTransaction");
 
 /// The driver may send the write again.
 pub const RETRYABLE_WRITE: &str = "RetryableWriteError";

@@ -2,3 +2,4 @@
 
 pub(crate) mod checker;
 pub(crate) mod history;
+pub(crate) mod one_authority;

@@ -43,6 +43,7 @@ impl Commands for Connection {
             executor.sleep(Duration::from_millis(5)).await;
             return Err(SendError::NotSent("no server can be reached".into()));
         }
+        request.must_be_due()?;
         let name = request.body.iter().next().and_then(Result::ok).map_or("", |(name, _)| name.as_str());
         let (id, fate, message) = self.network.send(self.caller.process, self.cluster.index(), name);
         if fate.refused {

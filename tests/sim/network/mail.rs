@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -30,6 +31,8 @@ struct Hold {
     cluster: usize,
     command: &'static str,
     count: u32,
+    /// When its sender is told that its outcome is not known.
+    told: Option<Duration>,
 }
 
 struct State {
@@ -106,7 +109,27 @@ impl Network {
 
     /// Holds the next `count` commands called `command` from a process to a cluster, until they are released.
     pub(crate) fn hold(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
-        self.state.lock().holds.push(Hold { process, cluster, command, count });
+        self.state.lock().holds.push(Hold { process, cluster, command, count, told: None });
+    }
+
+    /// As [`Self::hold`]; their sender is soon told that their outcome is not known.
+    pub(crate) fn lose_track(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
+        let told = Some(Duration::from_millis(5));
+        self.state.lock().holds.push(Hold { process, cluster, command, count, told });
+    }
+
+    /// Delivers what is held on its way to a cluster.
+    pub(crate) fn release_held(&self, cluster: usize) {
+        for message in self.state.lock().under_way.values() {
+            if message.held && message.cluster == cluster {
+                message.gate.notify_one();
+            }
+        }
+    }
+
+    /// Forgets the holds; what they hold stays held.
+    pub(crate) fn forget_holds(&self) {
+        self.state.lock().holds.clear();
     }
 
     /// The commands that were sent and have not arrived.
@@ -144,11 +167,15 @@ impl Network {
     pub(super) fn send(&self, process: ProcessId, cluster: usize, command: &str) -> (u64, Fate, Message) {
         let mut state = self.state.lock();
         let State { rng, weather, .. } = &mut *state;
-        let fate = Fate::roll(weather, rng);
+        let mut fate = Fate::roll(weather, rng);
         let rule = state.holds.iter_mut().find(|hold| {
             hold.count > 0 && hold.process == process && hold.cluster == cluster && hold.command == command
         });
-        let held = rule.map(|hold| hold.count -= 1).is_some();
+        let held = rule.is_some();
+        if let Some(hold) = rule {
+            hold.count -= 1;
+            fate.given_up = hold.told.or(fate.given_up);
+        }
         let gate = Arc::new(Notify::new());
         let message = Message { process, cluster, command: command.to_owned(), held, gate };
         state.last += 1;

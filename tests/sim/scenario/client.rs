@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bson::oid::ObjectId;
-use bson::raw::{RawDocumentBuf, cstr};
+use bson::raw::RawDocumentBuf;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, rawdoc};
 use reshard::cluster::command::ServerError;
-use reshard::model::namespace::Namespace;
-use reshard::policy::writes::{Verb, WriteCommand};
+use reshard::policy::writes::Verb;
 use reshard::wire::error::{NO_WRITES_PERFORMED, RETRYABLE_WRITE};
 
+use super::ledger::Ledger;
 use super::proxy::{Answer, Front};
 use crate::checks::history::{Action, History, Told};
 use crate::rng::Rng;
@@ -36,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) front: Front,
     /// Where it tells what it saw.
     pub(crate) history: History,
+    /// Where it tells which of its writes were acknowledged.
+    pub(crate) ledger: Ledger,
     /// Its choices.
     pub(crate) rng: Rng,
     /// Which client.
@@ -71,40 +72,27 @@ impl Client {
         }
     }
 
-    fn session(&self) -> RawDocumentBuf {
+    pub(super) fn session(&self) -> RawDocumentBuf {
         let mut bytes = vec![0; 16];
         bytes[..3].copy_from_slice(&[SESSION_MARK, self.number, self.sessions]);
         rawdoc! { "id": bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes } }
     }
 
     /// Sends a write, once more if a driver would; `w` is majority in most cases.
-    async fn write(&mut self, verb: Verb, mut body: RawDocumentBuf) -> Told {
-        self.txn += 1;
-        body.append(cstr!("lsid"), self.session());
-        body.append(cstr!("txnNumber"), self.txn);
+    async fn write(&mut self, verb: Verb, body: RawDocumentBuf) -> Told {
         let durable = self.rng.chance(900);
-        let w = if durable {
-            rawdoc! { "w": "majority" }
-        } else {
-            rawdoc! { "w": 1 }
-        };
-        body.append(cstr!("writeConcern"), w);
-        let ns = Namespace::parse(NS).unwrap();
-        let command = Arc::new(WriteCommand::parse(ns, verb, &body, None, ObjectId::new).unwrap());
+        let write = self.prepare(verb, body, durable);
         let mut may_have_run = false;
         for _ in 0..2 {
             let proxy = self.front.proxy().await;
-            let answer = proxy.write(&self.world, Arc::clone(&command)).await;
+            let answer = proxy.write(&self.world, Arc::clone(&write.command)).await;
             // The way between client and proxy breaks too.
             let answer = if self.rng.chance(self.broken) { Answer::Lost } else { answer };
             match answer {
-                Answer::Reply(body) => {
-                    match told(&body) {
-                        Some(true) => return if durable { Told::Durable } else { Told::Accepted },
-                        Some(false) => return Told::Unknown,
-                        None => may_have_run = true,
-                    };
-                }
+                Answer::Reply(body) => match self.hear(&write, &body) {
+                    Some(told) => return told,
+                    None => may_have_run = true,
+                },
                 Answer::Error(error) => {
                     may_have_run |= !error.labels.contains(&NO_WRITES_PERFORMED);
                     if !error.labels.contains(&RETRYABLE_WRITE) {
@@ -136,7 +124,7 @@ impl Client {
     }
 
     /// No two are equal.
-    fn document(&mut self, id: i32) -> RawDocumentBuf {
+    pub(super) fn document(&mut self, id: i32) -> RawDocumentBuf {
         self.writes += 1;
         rawdoc! { "_id": id, "by": i32::from(self.number), "number": self.writes }
     }
@@ -167,7 +155,7 @@ impl Client {
         self.history.answer(operation, told);
     }
 
-    fn token(&mut self) -> i64 {
+    pub(super) fn token(&mut self) -> i64 {
         self.writes += 1;
         self.writes * 100 + i64::from(self.number)
     }
@@ -208,7 +196,7 @@ impl Client {
         self.answer_all(&operations, &told);
     }
 
-    fn invoke_step(&self, id: i32, token: i64) -> [usize; 2] {
+    pub(super) fn invoke_step(&self, id: i32, token: i64) -> [usize; 2] {
         let id = RawBsonRef::Int32(id);
         [
             self.history.invoke(NS, id, Action::Increment("n")),
@@ -216,19 +204,19 @@ impl Client {
         ]
     }
 
-    fn answer_all(&self, operations: &[usize], told: &Told) {
+    pub(super) fn answer_all(&self, operations: &[usize], told: &Told) {
         for operation in operations {
             self.history.answer(*operation, told.clone());
         }
     }
 }
 
-fn change(id: i32, token: i64) -> RawDocumentBuf {
+pub(super) fn change(id: i32, token: i64) -> RawDocumentBuf {
     rawdoc! { "q": { "_id": id }, "u": { "$inc": { "n": 1 }, "$push": { "list": token } } }
 }
 
 /// Whether all of a command was done; `None`: worth another try.
-fn told(body: &RawDocument) -> Option<bool> {
+pub(super) fn told(body: &RawDocument) -> Option<bool> {
     if ServerError::of(body).is_some() || body.get_array("writeErrors").is_ok() {
         return Some(false);
     }

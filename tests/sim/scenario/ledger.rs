@@ -1,9 +1,10 @@
 //! What was written where, by whom, and who was the authority then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::RawDocument;
 use parking_lot::Mutex;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::{Slot, SlotSet};
@@ -11,6 +12,7 @@ use reshard::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
 
 use super::client::{NS, SESSION_MARK};
 use crate::checks::checker::Violation;
+use crate::checks::one_authority::{Acknowledged, Happened, WriteId, check_one_authority};
 use crate::executor::Executor;
 use crate::mongo::cluster::Cluster;
 use crate::mongo::key::Key;
@@ -29,12 +31,14 @@ struct Seen {
 pub(crate) struct Ledger {
     executor: Executor,
     seen: Arc<Mutex<Vec<Seen>>>,
+    acknowledged: Arc<Mutex<BTreeMap<WriteId, Acknowledged>>>,
 }
 
 impl Ledger {
     /// A ledger of what happens from now on.
     pub(crate) fn open(executor: &Executor, clusters: &PerSide<Cluster>) -> Self {
-        let ledger = Self { executor: executor.clone(), seen: Arc::default() };
+        let (seen, acknowledged) = Default::default();
+        let ledger = Self { executor: executor.clone(), seen, acknowledged };
         for side in Side::BOTH {
             let ledger = ledger.clone();
             clusters.get(side).observe(Arc::new(move |app, _, entry| ledger.note(side, app, entry)));
@@ -50,6 +54,12 @@ impl Ledger {
         }
     }
 
+    /// A client was told that its write, which it sent first at `sent`, is done.
+    pub(crate) fn acknowledge(&self, lsid: &RawDocument, number: i64, sent: Duration, durable: bool) {
+        let told = Acknowledged { sent, shown: self.executor.now(), durable };
+        self.acknowledged.lock().insert((lsid.as_bytes().into(), number), told);
+    }
+
     /// Changes of documents that move, so far.
     pub(crate) fn changes(&self) -> usize {
         self.seen
@@ -59,50 +69,68 @@ impl Ledger {
             .count()
     }
 
-    /// Invariant 12: no write of the product changes a document on the cluster that owns it then.
-    /// Invariant 6: no acknowledged write is made where its document is not owned then (told by `durable`,
-    /// which knows the session and the number of a write and of the key).
+    /// Invariant 6, see [`check_one_authority`].
     ///
     /// # Errors
     /// The first violation.
-    pub(crate) fn check(
+    pub(crate) fn check_acknowledged(
         &self,
         clusters: &PerSide<Cluster>,
         slot: impl Fn(&Key) -> Slot,
     ) -> Result<(), Violation> {
-        let undone = PerSide::from_fn(|side| {
-            let entries = clusters.get(side).rolled_back().into_iter();
-            entries.map(|entry| entry.position()).collect::<std::collections::BTreeSet<_>>()
-        });
-        let mut owned = PerSide { old: SlotSet::ALL, new: SlotSet::EMPTY };
-        let all = std::mem::take(&mut *self.seen.lock());
-        let mut wrong = None;
-        for seen in &all {
-            let Some((ns, key)) = document(&seen.entry.op) else { continue };
-            if undone.get(seen.side).contains(&seen.entry.position()) {
-                continue;
+        let events: Vec<_> = self.lasting(clusters, |seen| {
+            let (ns, key) = document(&seen.entry.op)?;
+            if is_authority(ns) {
+                return Some((seen.at, Happened::Owns(seen.side, record(&seen.entry.op)?)));
             }
+            let of = seen.entry.statement.as_ref().filter(|_| by_client(&seen.entry)).map(|made| &made.of)?;
+            let write = (of.session.clone(), of.number);
+            Some((seen.at, Happened::Executed { side: seen.side, key: key.clone(), slot: slot(key), write }))
+        });
+        check_one_authority(&events, &self.acknowledged.lock()).map_err(|(mut violation, key)| {
+            violation.text += &key.map_or_else(String::new, |key| self.story(clusters, &key));
+            violation
+        })
+    }
+
+    /// Invariant 12: no write of the product changes a document on the cluster that owns it then.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub(crate) fn check_mirrored(
+        &self,
+        clusters: &PerSide<Cluster>,
+        slot: impl Fn(&Key) -> Slot,
+    ) -> Result<(), Violation> {
+        let mut owned = PerSide { old: SlotSet::ALL, new: SlotSet::EMPTY };
+        let wrong = self.lasting(clusters, |seen| {
+            let (ns, key) = document(&seen.entry.op)?;
             if is_authority(ns) {
                 if let Some(slots) = record(&seen.entry.op) {
                     *owned.get_mut(seen.side) = slots;
                 }
-                continue;
+                return None;
             }
-            let slot = slot(key);
-            if !by_client(&seen.entry) && owned.get(seen.side).contains(slot) {
-                let text = format!(
-                    "{} changed a document on its authority {} at {:?}",
-                    seen.app, seen.side, seen.at
-                );
-                wrong = Some((text, key.clone()));
-                break;
-            }
-        }
-        *self.seen.lock() = all;
-        wrong.map_or(Ok(()), |(text, key)| {
+            let wrong = !by_client(&seen.entry) && owned.get(seen.side).contains(slot(key));
+            let text =
+                || format!("{} changed a document on its authority {} at {:?}", seen.app, seen.side, seen.at);
+            wrong.then(|| (text(), key.clone()))
+        });
+        wrong.into_iter().next().map_or(Ok(()), |(text, key)| {
             let text = text + &self.story(clusters, &key);
             Err(Violation { invariant: 12, text })
         })
+    }
+
+    /// What `pick` makes of every change that no failover has undone, in order.
+    fn lasting<T>(&self, clusters: &PerSide<Cluster>, pick: impl FnMut(&Seen) -> Option<T>) -> Vec<T> {
+        let undone = PerSide::from_fn(|side| {
+            let entries = clusters.get(side).rolled_back().into_iter();
+            entries.map(|entry| entry.position()).collect::<BTreeSet<_>>()
+        });
+        let seen = self.seen.lock();
+        let lasting = seen.iter().filter(|seen| !undone.get(seen.side).contains(&seen.entry.position()));
+        lasting.filter_map(pick).collect()
     }
 
     /// Everything about one key, for a report.

@@ -5,8 +5,12 @@ mod directed;
 mod faults;
 mod ledger;
 mod operator;
+mod options;
+mod prepared;
 mod proxy;
 mod runs;
+mod stage;
+mod stories;
 mod teeth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,14 +24,14 @@ use reshard::migration::control::Control;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::{Slot, SlotSet};
 use reshard::policy::canonical;
-use reshard::policy::safeguards::Safeguards;
 use reshard::state::record::AuthorityRecord;
 use tokio::sync::{Notify, mpsc};
 
 use self::client::{COUNTED, COUNTERS, Client, NS, REGISTERS};
-use self::faults::{Faults, Mix};
+use self::faults::Faults;
 use self::ledger::Ledger;
 use self::operator::{Calls, MIGRATION, operate, way};
+pub(crate) use self::options::{Done, Options};
 use self::proxy::{Front, Proxy, Site};
 use crate::checks::checker::{Initial, check_equal, check_history};
 use crate::checks::history::History;
@@ -35,68 +39,6 @@ use crate::mongo::cluster::{Cluster, ClusterOptions};
 use crate::mongo::key::{Key, document_key, key_of};
 use crate::network::Weather;
 use crate::world::World;
-
-/// How a schedule is made.
-#[derive(Debug, Clone)]
-pub(crate) struct Options {
-    /// What is switched on.
-    pub(crate) safeguards: Safeguards,
-    /// What goes wrong.
-    pub(crate) mix: Mix,
-    /// How the network is while it does.
-    pub(crate) weather: Weather,
-    /// Writes are made, and go wrong, before the migration begins.
-    pub(crate) early_writers: bool,
-    /// Writers.
-    pub(crate) clients: u8,
-    /// How many of 1,000 answers do not reach them.
-    pub(crate) broken: u32,
-    /// The copy's first inserts are held up.
-    pub(crate) slow_copy: bool,
-    /// The least number of moves of authority.
-    pub(crate) moves: u64,
-    /// A write that was sent before the migration began arrives after its first move.
-    pub(crate) old_write: bool,
-    /// The longest pause between two writes of one of them.
-    pub(crate) pause: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            safeguards: Safeguards::default(),
-            mix: Mix::ALL,
-            weather: Weather {
-                late: 4,
-                late_by: Duration::from_secs(20),
-                lose_request: 3,
-                lose_reply: 3,
-                refuse: 3,
-                ..Weather::rough()
-            },
-            early_writers: false,
-            clients: 4,
-            broken: 15,
-            slow_copy: false,
-            moves: 2,
-            old_write: false,
-            pause: Duration::from_millis(400),
-        }
-    }
-}
-
-/// What a schedule did, for those who ask whether it did anything.
-#[derive(Debug, Default)]
-pub(crate) struct Done {
-    /// Writes acknowledged by a majority.
-    pub(crate) durable: usize,
-    /// Moves of authority.
-    pub(crate) moves: u32,
-    /// Proxies that lived.
-    pub(crate) proxies: u32,
-    /// A step of the operator's that was given up.
-    pub(crate) given_up: Option<String>,
-}
 
 /// Documents that nobody writes but the copy.
 const UNTOUCHED: i32 = 20;
@@ -182,13 +124,17 @@ impl Scenario {
             faults.run().await
         };
         let releases = async {
-            started.notified().await;
-            world.sleep(Duration::from_millis(1500)).await;
-            let give_up = world.executor().now() + Duration::from_secs(30);
-            while options.old_write && self.owned(Side::New).is_empty() && world.executor().now() < give_up {
-                world.sleep(Duration::from_millis(20)).await;
+            if options.old_write {
+                // After the first move; as long as there is none, after a while.
+                let give_up = world.executor().now() + Duration::from_secs(30);
+                while self.owned(Side::New).is_empty() && world.executor().now() < give_up {
+                    world.sleep(Duration::from_millis(20)).await;
+                }
+                world.network().flush();
             }
-            if options.slow_copy || options.old_write {
+            if options.slow_copy {
+                started.notified().await;
+                world.sleep(Duration::from_millis(1500)).await;
                 world.network().flush();
             }
         };
@@ -215,11 +161,23 @@ impl Scenario {
         begin: Option<Arc<Notify>>,
         ended: mpsc::UnboundedSender<()>,
     ) {
+        let process = self.site.world.process(&format!("client-{number}"));
+        let client = self.client(number, options, stop);
+        process.spawn("client", async move {
+            if let Some(begin) = begin {
+                begin.notified().await;
+            }
+            client.run().await;
+            drop(ended);
+        });
+    }
+
+    fn client(&self, number: u8, options: &Options, stop: &Arc<AtomicBool>) -> Client {
         let world = self.site.world.clone();
-        let process = world.process(&format!("client-{number}"));
-        let client = Client {
+        Client {
             front: self.front.clone(),
             history: self.history.clone(),
+            ledger: self.ledger.clone(),
             rng: world.rng(),
             world,
             number,
@@ -229,14 +187,7 @@ impl Scenario {
             stop: Arc::clone(stop),
             pause: options.pause,
             broken: options.broken,
-        };
-        process.spawn("client", async move {
-            if let Some(begin) = begin {
-                begin.notified().await;
-            }
-            client.run().await;
-            drop(ended);
-        });
+        }
     }
 
     /// Lets it settle, and checks.
@@ -305,6 +256,9 @@ impl Scenario {
         let authority = |key: &Key| {
             if owned.new.contains(slots[key]) { &clusters.new } else { &clusters.old }
         };
+        self.ledger
+            .check_acknowledged(clusters, |key| slots[key])
+            .map_err(|violation| violation.to_string())?;
         for key in slots.keys() {
             let document = |cluster: &Cluster| cluster.state().primary.store.document(NS, key).cloned();
             let differs = document(&clusters.old) != document(&clusters.new);
@@ -316,7 +270,7 @@ impl Scenario {
             checked.map_err(|violation| format!("{violation}{}", self.ledger.story(clusters, key)))?;
         }
         self.check_untouched(authority)?;
-        self.ledger.check(clusters, |key| slots[key]).map_err(|violation| violation.to_string())
+        self.ledger.check_mirrored(clusters, |key| slots[key]).map_err(|violation| violation.to_string())
     }
 
     /// What nobody wrote is what it was.

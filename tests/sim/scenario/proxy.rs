@@ -3,26 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocumentBuf, cstr};
+use bson::rawdoc;
 use futures::FutureExt;
 use futures::future::{Either, select};
 use reshard::cluster::command::{Request, SendError, SharedCluster};
 use reshard::converge::active::Registry;
 use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
 use reshard::migration::holder::app_name;
+use reshard::model::namespace::Namespace;
 use reshard::model::side::{PerSide, Side};
 use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::WriteCommand;
-use reshard::router::entry::{Gate, MOST_HELD};
+use reshard::router::Operation;
+use reshard::router::entry::{Gate, MOST_HELD, Passing};
 use reshard::router::mirroring::{MOST_JOBS, Mirroring};
+use reshard::router::reading::side_of_read;
 use reshard::router::writer::Writer;
 use reshard::state::inflight::Inflight;
-use reshard::state::records::Records;
-use reshard::state::table::Routing;
+use reshard::state::records::{Records, first_batch};
+use reshard::state::table::{MigrationRoute, Routing};
 use reshard::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE};
+use reshard::wire::op_msg::build;
 use tokio::sync::{Semaphore, oneshot, watch};
 use uuid::Uuid;
 
+use super::client::NS;
 use crate::executor::ProcessId;
 use crate::mongo::cluster::Cluster;
 use crate::process::Process;
@@ -98,6 +104,7 @@ impl Proxy {
             inflight: Arc::clone(&inflight),
             registry: Arc::clone(&registry),
             waiting: Arc::new(Semaphore::new(MOST_HELD)),
+            unsettled: Arc::default(),
             clock: clock.clone(),
         };
         let mirroring = Mirroring {
@@ -144,7 +151,36 @@ impl Proxy {
         }
     }
 
+    /// How it routes now.
+    pub(crate) fn route(&self) -> Option<Arc<MigrationRoute>> {
+        self.writer.gate.routing.load().route(NS).cloned()
+    }
+
+    /// A client's read of one document, from the cluster that the production way of reads chooses; `None`
+    /// when there is no answer.
+    pub(crate) async fn read(self: Arc<Self>, id: i32) -> Option<Option<RawDocumentBuf>> {
+        let proxy = Arc::clone(&self);
+        let found = self.within(async move {
+            let namespace = Namespace::parse(NS)?;
+            let find = rawdoc! { "find": namespace.collection(), "filter": { "_id": id } };
+            let mut body = find.clone();
+            body.append(cstr!("$db"), namespace.database());
+            let message = build(1, 0, 0, body.as_bytes(), None);
+            let operation = Operation::parse(&message).ok()?;
+            let side = match proxy.route() {
+                Some(route) => side_of_read(&proxy.writer.gate, &operation, &route, 0).await.ok()?.side,
+                None => Side::Old,
+            };
+            let request = Request::new(namespace.database(), find);
+            let reply = proxy.writer.clusters.get(side).run(request).await.ok()?;
+            Some(first_batch(&reply.body).ok()?.into_iter().next())
+        });
+        found.await.flatten()
+    }
+
     async fn serve(&self, command: &WriteCommand) -> Result<RawDocumentBuf, ErrorReply> {
+        // As the router does it.
+        let _passing = Passing::by(&self.writer.gate.routing);
         match self.writer.write(command).await? {
             Some(written) => Ok(written.body),
             None => plain(&self.writer.clusters.old, command).await,

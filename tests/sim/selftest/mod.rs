@@ -1,5 +1,6 @@
 //! The world tested against itself: what the schedules rest on.
 
+mod acknowledging;
 mod checking;
 mod execution;
 mod failover;

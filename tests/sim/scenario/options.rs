@@ -1,0 +1,70 @@
+//! How schedules are made, and what they did.
+
+use std::time::Duration;
+
+use reshard::policy::safeguards::Safeguards;
+
+use super::faults::Mix;
+use crate::network::Weather;
+
+/// How a schedule is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// What is switched on.
+    pub(crate) safeguards: Safeguards,
+    /// What goes wrong.
+    pub(crate) mix: Mix,
+    /// How the network is while it does.
+    pub(crate) weather: Weather,
+    /// Writes are made, and go wrong, before the migration begins.
+    pub(crate) early_writers: bool,
+    /// Writers.
+    pub(crate) clients: u8,
+    /// How many of 1,000 answers do not reach them.
+    pub(crate) broken: u32,
+    /// The copy's first inserts are held up.
+    pub(crate) slow_copy: bool,
+    /// The least number of moves of authority.
+    pub(crate) moves: u64,
+    /// A write that was sent before the migration began arrives after its first move.
+    pub(crate) old_write: bool,
+    /// The longest pause between two writes of one of them.
+    pub(crate) pause: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            safeguards: Safeguards::default(),
+            mix: Mix::ALL,
+            weather: Weather {
+                late: 4,
+                late_by: Duration::from_secs(20),
+                lose_request: 3,
+                lose_reply: 3,
+                refuse: 3,
+                ..Weather::rough()
+            },
+            early_writers: false,
+            clients: 4,
+            broken: 15,
+            slow_copy: false,
+            moves: 2,
+            old_write: false,
+            pause: Duration::from_millis(400),
+        }
+    }
+}
+
+/// What a schedule did, for those who ask whether it did anything.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Writes acknowledged by a majority.
+    pub(crate) durable: usize,
+    /// Moves of authority.
+    pub(crate) moves: u32,
+    /// Proxies that lived.
+    pub(crate) proxies: u32,
+    /// A step of the operator's that was given up.
+    pub(crate) given_up: Option<String>,
+}

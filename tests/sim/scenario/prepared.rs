@@ -1,0 +1,119 @@
+//! Writes of a client that are made once and sent as often as wanted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::raw::{RawDocumentBuf, cstr};
+use bson::{RawBsonRef, RawDocument, rawdoc};
+use reshard::model::namespace::Namespace;
+use reshard::policy::writes::{Verb, WriteCommand};
+
+use super::client::{Client, NS, change, told};
+use super::proxy::{Answer, Proxy};
+use crate::checks::history::{Action, Told};
+
+/// A write with its session and number.
+pub(crate) struct Write {
+    /// The command.
+    pub(crate) command: Arc<WriteCommand>,
+    session: RawDocumentBuf,
+    number: i64,
+    durable: bool,
+    sent: Duration,
+    /// What it is in the history, for those who do not answer there themselves.
+    operations: Vec<usize>,
+}
+
+impl Client {
+    /// The next write of its session.
+    pub(crate) fn prepare(&mut self, verb: Verb, mut body: RawDocumentBuf, durable: bool) -> Write {
+        self.txn += 1;
+        let session = self.session();
+        body.append(cstr!("lsid"), session.clone());
+        body.append(cstr!("txnNumber"), self.txn);
+        let w = if durable {
+            rawdoc! { "w": "majority" }
+        } else {
+            rawdoc! { "w": 1 }
+        };
+        body.append(cstr!("writeConcern"), w);
+        let ns = Namespace::parse(NS).unwrap();
+        let command = Arc::new(WriteCommand::parse(ns, verb, &body, None, ObjectId::new).unwrap());
+        Write {
+            command,
+            session,
+            number: self.txn,
+            durable,
+            sent: self.world.executor().now(),
+            operations: Vec::new(),
+        }
+    }
+
+    /// What a reply tells of a write; `None`: worth another try.
+    pub(crate) fn hear(&self, write: &Write, body: &RawDocument) -> Option<Told> {
+        if !told(body)? {
+            return Some(Told::Unknown);
+        }
+        self.ledger.acknowledge(&write.session, write.number, write.sent, write.durable);
+        Some(if write.durable { Told::Durable } else { Told::Accepted })
+    }
+
+    /// A step of document `id`.
+    pub(crate) fn prepare_step(&mut self, id: i32) -> Write {
+        let token = self.token();
+        let operations = self.invoke_step(id, token).to_vec();
+        let body = rawdoc! { "update": "c", "updates": [change(id, token)] };
+        Write { operations, ..self.prepare(Verb::Update, body, true) }
+    }
+
+    /// A replacement of document `id`, or an insertion.
+    pub(crate) fn prepare_put(&mut self, id: i32, insert: bool) -> Write {
+        let document = self.document(id);
+        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Put(document.clone()));
+        let (verb, body) = if insert {
+            (Verb::Insert, rawdoc! { "insert": "c", "documents": [document] })
+        } else {
+            let update = rawdoc! { "q": { "_id": id }, "u": document, "upsert": true };
+            (Verb::Update, rawdoc! { "update": "c", "updates": [update] })
+        };
+        Write { operations: vec![operation], ..self.prepare(verb, body, true) }
+    }
+
+    /// A deletion of document `id`.
+    pub(crate) fn prepare_delete(&mut self, id: i32) -> Write {
+        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Delete);
+        let body = rawdoc! { "delete": "c", "deletes": [{ "q": { "_id": id }, "limit": 1 }] };
+        Write { operations: vec![operation], ..self.prepare(Verb::Delete, body, true) }
+    }
+
+    /// One attempt through `proxy`; tells the history what it hears, and returns whether it was acknowledged.
+    pub(crate) async fn attempt(&self, proxy: &Arc<Proxy>, write: &Write) -> bool {
+        let answer = Arc::clone(proxy).write(&self.world, Arc::clone(&write.command)).await;
+        let told = match &answer {
+            Answer::Reply(body) => self.hear(write, body),
+            Answer::Error(_) | Answer::Lost => None,
+        };
+        if let Some(told) = &told {
+            self.answer_all(&write.operations, told);
+        }
+        told == Some(Told::Durable)
+    }
+
+    /// An attempt that nothing stands in the way of.
+    ///
+    /// # Errors
+    /// It was not acknowledged.
+    pub(crate) async fn succeed(&self, proxy: &Arc<Proxy>, write: &Write) -> Result<(), String> {
+        let done = self.attempt(proxy, write).await;
+        done.then_some(()).ok_or_else(|| "a write was not acknowledged".to_owned())
+    }
+
+    /// A read of document `id` through `proxy`.
+    pub(crate) async fn read(&self, proxy: &Arc<Proxy>, id: i32) {
+        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Read);
+        if let Some(found) = Arc::clone(proxy).read(id).await {
+            self.history.answer(operation, Told::Saw(found));
+        }
+    }
+}
