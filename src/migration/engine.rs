@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::rawdoc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -13,7 +12,7 @@ use super::context::Context;
 use super::control::{ControlError, Phase, Refusal};
 use super::holder::mirror_name;
 use super::running::Running;
-use super::stored::{Stored, identity, known_identity};
+use super::stored::{Stored, identity};
 use crate::clock::SharedClock;
 use crate::cluster::command::SharedCluster;
 use crate::converge::active::{Active, Registry};
@@ -29,7 +28,6 @@ use crate::state::frontier::Frontier;
 use crate::state::inflight::Inflight;
 use crate::state::lease::Lease;
 use crate::state::parking::Parking;
-use crate::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
 use crate::state::records::Records;
 use crate::state::table::Routing;
 
@@ -113,11 +111,11 @@ pub struct Engine {
     pub environment: Arc<Environment>,
     /// The migrations by name; `None` until they have been read.
     pub(super) migrations: tokio::sync::Mutex<BTreeMap<String, Arc<Running>>>,
-    ready: watch::Sender<Vec<String>>,
-    fatal: watch::Sender<Option<String>>,
+    pub(super) ready: watch::Sender<Vec<String>>,
+    pub(super) fatal: watch::Sender<Option<String>>,
 }
 
-const RETRY: Duration = Duration::from_millis(300);
+pub(super) const RETRY: Duration = Duration::from_millis(300);
 /// How long a process that ends waits for each cluster to hear of it.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -143,145 +141,8 @@ impl Engine {
         self.ready.borrow().clone()
     }
 
-    /// Reads what is stored and takes up every migration where it stood. Returns once routing is known.
-    pub async fn begin(self: &Arc<Self>) {
-        let environment = &self.environment;
-        if environment.clusters.is_none() {
-            environment.routing.publish(|_| ());
-            self.ready.send_replace(Vec::new());
-            return;
-        }
-        let (old, new) = (self.read_side(Side::Old), self.read_side(Side::New));
-        futures::pin_mut!(old, new);
-        // Either side names every migration that has started, and owns what it says it owns.
-        let (first, _) = futures::future::select(old, new).await.factor_first();
-        if let Err(why) = first {
-            tracing::error!(why, "refusing to serve");
-            self.fatal.send_replace(Some(why));
-            return;
-        }
-        environment.routing.publish(|_| ());
-        self.ready.send_replace(Vec::new());
-        let engine = Arc::clone(self);
-        let telling = async move { engine.keep_telling().await };
-        environment.spawn.spawn("gauges", telling.boxed());
-        let engine = Arc::clone(self);
-        let rest = async move { engine.finish_beginning().await };
-        environment.spawn.spawn("begin", rest.boxed());
-    }
-
-    /// Goes on until both sides and the stored migrations have been read, then starts their tasks.
-    async fn finish_beginning(self: Arc<Self>) {
-        for side in Side::BOTH {
-            if let Err(why) = self.read_side(side).await {
-                self.fatal.send_replace(Some(why));
-                return;
-            }
-        }
-        let Ok(state) = self.environment.state() else { return };
-        let stored = loop {
-            match Stored::load_all(state).await {
-                Ok(stored) => break stored,
-                Err(error) => tracing::warn!(%error, "the stored migrations cannot be read yet"),
-            }
-            self.environment.clock.sleep(RETRY).await;
-        };
-        for stored in stored {
-            let known = self.migrations.lock().await.get(&stored.name).cloned();
-            if known.is_some_and(|known| known.stored.lock().created_at != 0) {
-                // Made by an operator since: what was read is older than what is known.
-                continue;
-            }
-            let running = self.take_up(&stored).await;
-            let mirrors = stored.phase.mirrors();
-            *running.stored.lock() = stored.clone();
-            running.limiter.set(stored.throttle);
-            running.set_paused(stored.paused);
-            let unclean = stored.phase.is_over() && !stored.cleaned && stored.started_at.is_some();
-            if unclean && running.parts().is_none() {
-                self.equip(&running);
-            }
-            let Some(context) = running.parts() else { continue };
-            if unclean {
-                self.spawn_clean_up(&running, &context, 0);
-            }
-            if mirrors {
-                while let Err(error) = context.parking.load(&context.records).await {
-                    tracing::warn!(%error, "parked keys cannot be read yet");
-                    self.environment.clock.sleep(RETRY).await;
-                }
-                context.adopt_fences().await;
-                running.spawn_all(&self.environment);
-            }
-        }
-    }
-
-    /// Reads one side's records and takes up what they name.
-    ///
-    /// # Errors
-    /// In words, when the cluster is not the one that a migration began with.
-    async fn read_side(&self, side: Side) -> Result<(), String> {
-        let environment = &self.environment;
-        let Some(records) = environment.records.get(side) else { return Ok(()) };
-        let (identity, found) = loop {
-            let identity = known_identity(records).await;
-            let found = records.find(DATABASE, AUTHORITY, rawdoc! {}, 1000).await;
-            match (identity, found) {
-                (Ok(identity), Ok(found)) => break (identity, found),
-                (Err(error), _) | (_, Err(error)) => {
-                    tracing::debug!(%side, %error, "its records cannot be read yet")
-                }
-            }
-            environment.clock.sleep(RETRY).await;
-        };
-        for raw in found {
-            let record: AuthorityRecord = bson::deserialize_from_slice(raw.as_bytes())
-                .map_err(|error| format!("a record of {side} does not read: {error}"))?;
-            record.check(side, identity.as_deref())?;
-            self.check_other(side, &record).await?;
-            self.adopt(side, record).await;
-        }
-        Ok(())
-    }
-
-    /// The other cluster must be the one that the record names, as far as it can be reached now.
-    async fn check_other(&self, side: Side, record: &AuthorityRecord) -> Result<(), String> {
-        let Some(records) = self.environment.records.get(side.other()) else { return Ok(()) };
-        let asked =
-            crate::clock::timeout(&*self.environment.clock, Duration::from_secs(2), known_identity(records))
-                .await;
-        let Ok(Ok(identity)) = asked else { return Ok(()) };
-        let expected = record.identities.get(side.other());
-        if identity.as_ref() == Some(expected) {
-            return Ok(());
-        }
-        Err(format!(
-            "the {} cluster is not the one that migration {} began with; check [{}] uri",
-            side.other(),
-            record.name,
-            side.other()
-        ))
-    }
-
-    /// Makes the migration of a record known, with the lease kept from now on.
-    async fn adopt(&self, side: Side, record: AuthorityRecord) {
-        let stub = Stored::new(
-            record.name.clone(),
-            record
-                .namespaces
-                .iter()
-                .map(|name| super::control::NamespaceSpec { namespace: name.clone() })
-                .collect(),
-            0,
-        );
-        let running = self.take_up(&Stored { phase: record.phase, ..stub }).await;
-        let Some(context) = running.parts() else { return };
-        context.authorities.get(side).learn(record);
-        context.publish(|_| ());
-    }
-
     /// The running migration of that name, made if it is not there.
-    async fn take_up(&self, stored: &Stored) -> Arc<Running> {
+    pub(super) async fn take_up(&self, stored: &Stored) -> Arc<Running> {
         let mut migrations = self.migrations.lock().await;
         let running = migrations
             .entry(stored.name.clone())

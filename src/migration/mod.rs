@@ -1,5 +1,6 @@
 //! The control plane: everything that moves a migration forward or back.
 pub mod backfill;
+mod beginning;
 mod calls;
 pub mod catalog;
 mod comparing;

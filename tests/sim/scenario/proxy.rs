@@ -166,9 +166,9 @@ impl Proxy {
             let mut body = find.clone();
             body.append(cstr!("$db"), namespace.database());
             let message = build(1, 0, 0, body.as_bytes(), None);
-            let operation = Operation::parse(&message).ok()?;
+            let operation = Operation::parse(&message, 0).ok()?;
             let side = match proxy.route() {
-                Some(route) => side_of_read(&proxy.writer.gate, &operation, &route, 0).await.ok()?.side,
+                Some(route) => side_of_read(&proxy.writer.gate, &operation, &route).await.ok()?.side,
                 None => Side::Old,
             };
             let request = Request::new(namespace.database(), find);

@@ -1,0 +1,148 @@
+//! What a process does first: reads what both clusters say, and takes up every migration where it stood.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::rawdoc;
+use futures::FutureExt;
+
+use super::control::NamespaceSpec;
+use super::engine::{Engine, RETRY};
+use super::stored::{Stored, known_identity};
+use crate::model::side::Side;
+use crate::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
+
+impl Engine {
+    /// Reads what is stored and takes up every migration where it stood. Returns once routing is known.
+    pub async fn begin(self: &Arc<Self>) {
+        let environment = &self.environment;
+        if environment.clusters.is_none() {
+            environment.routing.publish(|_| ());
+            self.ready.send_replace(Vec::new());
+            return;
+        }
+        let (old, new) = (self.read_side(Side::Old), self.read_side(Side::New));
+        futures::pin_mut!(old, new);
+        // Either side names every migration that has started, and owns what it says it owns.
+        let (first, _) = futures::future::select(old, new).await.factor_first();
+        if let Err(why) = first {
+            tracing::error!(why, "refusing to serve");
+            self.fatal.send_replace(Some(why));
+            return;
+        }
+        environment.routing.publish(|_| ());
+        self.ready.send_replace(Vec::new());
+        let engine = Arc::clone(self);
+        let telling = async move { engine.keep_telling().await };
+        environment.spawn.spawn("gauges", telling.boxed());
+        let engine = Arc::clone(self);
+        let rest = async move { engine.finish_beginning().await };
+        environment.spawn.spawn("begin", rest.boxed());
+    }
+
+    /// Goes on until both sides and the stored migrations have been read, then starts their tasks.
+    async fn finish_beginning(self: Arc<Self>) {
+        for side in Side::BOTH {
+            if let Err(why) = self.read_side(side).await {
+                self.fatal.send_replace(Some(why));
+                return;
+            }
+        }
+        let Ok(state) = self.environment.state() else { return };
+        let stored = loop {
+            match Stored::load_all(state).await {
+                Ok(stored) => break stored,
+                Err(error) => tracing::warn!(%error, "the stored migrations cannot be read yet"),
+            }
+            self.environment.clock.sleep(RETRY).await;
+        };
+        for stored in stored {
+            let known = self.migrations.lock().await.get(&stored.name).cloned();
+            if known.is_some_and(|known| known.stored.lock().created_at != 0) {
+                // Made by an operator since: what was read is older than what is known.
+                continue;
+            }
+            let running = self.take_up(&stored).await;
+            let mirrors = stored.phase.mirrors();
+            *running.stored.lock() = stored.clone();
+            running.limiter.set(stored.throttle);
+            running.set_paused(stored.paused);
+            let unclean = stored.phase.is_over() && !stored.cleaned && stored.started_at.is_some();
+            if unclean && running.parts().is_none() {
+                self.equip(&running);
+            }
+            let Some(context) = running.parts() else { continue };
+            if unclean {
+                self.spawn_clean_up(&running, &context, 0);
+            }
+            if mirrors {
+                while let Err(error) = context.parking.load(&context.records).await {
+                    tracing::warn!(%error, "parked keys cannot be read yet");
+                    self.environment.clock.sleep(RETRY).await;
+                }
+                context.adopt_fences().await;
+                running.spawn_all(&self.environment);
+            }
+        }
+    }
+
+    /// Reads one side's records and takes up what they name.
+    ///
+    /// # Errors
+    /// In words, when the cluster is not the one that a migration began with.
+    async fn read_side(&self, side: Side) -> Result<(), String> {
+        let environment = &self.environment;
+        let Some(records) = environment.records.get(side) else { return Ok(()) };
+        let (identity, found) = loop {
+            let identity = known_identity(records).await;
+            let found = records.find(DATABASE, AUTHORITY, rawdoc! {}, 1000).await;
+            match (identity, found) {
+                (Ok(identity), Ok(found)) => break (identity, found),
+                (Err(error), _) | (_, Err(error)) => {
+                    tracing::debug!(%side, %error, "its records cannot be read yet")
+                }
+            }
+            environment.clock.sleep(RETRY).await;
+        };
+        for raw in found {
+            let record: AuthorityRecord = bson::deserialize_from_slice(raw.as_bytes())
+                .map_err(|error| format!("a record of {side} does not read: {error}"))?;
+            record.check(side, identity.as_deref())?;
+            self.check_other(side, &record).await?;
+            self.adopt(side, record).await;
+        }
+        Ok(())
+    }
+
+    /// The other cluster must be the one that the record names, as far as it can be reached now.
+    async fn check_other(&self, side: Side, record: &AuthorityRecord) -> Result<(), String> {
+        let Some(records) = self.environment.records.get(side.other()) else { return Ok(()) };
+        let asked =
+            crate::clock::timeout(&*self.environment.clock, Duration::from_secs(2), known_identity(records))
+                .await;
+        let Ok(Ok(identity)) = asked else { return Ok(()) };
+        let expected = record.identities.get(side.other());
+        if identity.as_ref() == Some(expected) {
+            return Ok(());
+        }
+        Err(format!(
+            "the {} cluster is not the one that migration {} began with; check [{}] uri",
+            side.other(),
+            record.name,
+            side.other()
+        ))
+    }
+
+    /// Makes the migration of a record known, with the lease kept from now on.
+    async fn adopt(&self, side: Side, record: AuthorityRecord) {
+        let stub = Stored::new(
+            record.name.clone(),
+            record.namespaces.iter().map(|name| NamespaceSpec { namespace: name.clone() }).collect(),
+            0,
+        );
+        let running = self.take_up(&Stored { phase: record.phase, ..stub }).await;
+        let Some(context) = running.parts() else { return };
+        context.authorities.get(side).learn(record);
+        context.publish(|_| ());
+    }
+}
