@@ -180,7 +180,11 @@ impl Converger {
             .into_iter()
             .map(|authority| {
                 let owned = keys.iter().filter(|key| route.authority(key.slot()) == Some(authority));
-                Group { authority, keys: owned.cloned().collect() }
+                Group {
+                    authority,
+                    keys: owned.cloned().collect(),
+                    shard_key: route.shard_keys.get(authority.other()).get(namespace).cloned(),
+                }
             })
             .filter(|group| !group.keys.is_empty())
             .collect()

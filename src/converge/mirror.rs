@@ -14,7 +14,8 @@ use super::sessions::Sessions;
 use crate::cluster::command::{Commands, Request};
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
-use crate::policy::converge::{Action, Failure, failure};
+use crate::policy::converge::{Action, Failure, failure, is_zero_timestamp};
+use crate::policy::shard_key::ShardKey;
 use crate::state::records::{first_batch, write_concern_problem};
 
 /// A command's statements stay below this many bytes, unless it is one.
@@ -46,6 +47,8 @@ pub struct Mirror<'a> {
     pub concern: &'a RawDocument,
     /// Compare before setting.
     pub guard: bool,
+    /// By what the collection is sharded there.
+    pub shard_key: Option<&'a ShardKey>,
 }
 
 #[derive(Default)]
@@ -79,6 +82,13 @@ impl Mirror<'_> {
                     results.push((key.clone(), self.replace_in_transaction(key, seen, want).await?));
                     continue;
                 }
+                Action::Replace { seen, want } if self.moves_away(seen, want) => {
+                    // A router moves a document to another shard only by a command of its own.
+                    let mut alone = Bulk::default();
+                    alone.push(key, &self.replacement(key, seen, want));
+                    results.extend(self.run("update", "updates", alone).await?);
+                    continue;
+                }
                 Action::Insert(document) => (&mut inserts, Cow::Borrowed(*document)),
                 Action::InsertStub(document) => (&mut inserts, Cow::Owned(stub(document))),
                 Action::Replace { seen, want } => {
@@ -106,7 +116,12 @@ impl Mirror<'_> {
         results.extend(deleted?);
         for (key, written) in &mut results {
             // The stub is only half of it, and a deletion may make room for a document.
-            let half = |action: &Action<'_>| matches!(action, Action::InsertStub(_) | Action::Delete { .. });
+            let half = |action: &Action<'_>| match action {
+                Action::InsertStub(_) | Action::Delete { .. } => true,
+                // Another shard may hold one of that `_id`, which an insert does not meet.
+                Action::Insert(_) => self.shard_key.is_some_and(|key| !key.is_id()),
+                _ => false,
+            };
             if *written == Written::Done && actions.iter().any(|(of, action)| of == key && half(action)) {
                 *written = Written::Again;
             }
@@ -118,12 +133,20 @@ impl Mirror<'_> {
         let mut equal = RawDocumentBuf::new();
         equal.append(cstr!("$eq"), key.value());
         let mut filter = rawdoc! { "_id": equal };
+        if let Some(shard_key) = self.shard_key {
+            shard_key.aim(&mut filter, seen);
+        }
         if self.guard {
             // By `$cmp`: 5.0 tries to turn an `$eq` with `$$ROOT` into a match on a field, and fails (measured).
             let compared = rawdoc! { "$cmp": ["$$ROOT", { "$literal": seen.to_owned() }] };
             filter.append(cstr!("$expr"), rawdoc! { "$eq": [compared, 0] });
         }
         filter
+    }
+
+    /// Whether the replacement may lie on another shard than what it replaces.
+    fn moves_away(&self, seen: &RawDocument, want: &RawDocument) -> bool {
+        self.shard_key.is_some_and(|key| !key.same_place(seen, want))
     }
 
     fn replacement(&self, key: &Key, seen: &RawDocument, want: &RawDocument) -> RawDocumentBuf {
@@ -185,7 +208,10 @@ impl Mirror<'_> {
         session.begins_transaction();
         let mut equal = RawDocumentBuf::new();
         equal.append(cstr!("$eq"), key.value());
-        let filter = rawdoc! { "_id": equal };
+        let mut filter = rawdoc! { "_id": equal };
+        if let Some(shard_key) = self.shard_key {
+            shard_key.aim(&mut filter, seen);
+        }
         let find = rawdoc! { "find": self.namespace.collection(), "filter": filter.clone(), "startTransaction": true };
         let now = self.in_transaction(self.namespace.database(), find, &start).await?;
         let now = now.map_or_else(|| Ok(Vec::new()), |now| first_batch(&now))?;
@@ -253,10 +279,13 @@ fn append_all(body: &mut RawDocumentBuf, fields: &RawDocument) -> Result<(), Str
     Ok(())
 }
 
+/// The document without what an insert would change; with its shard key, so that it lies where it should.
 fn stub(document: &RawDocument) -> RawDocumentBuf {
     let mut stub = RawDocumentBuf::new();
-    if let Ok(Some(id)) = document.get("_id") {
-        stub.append(cstr!("_id"), id);
+    for (name, value) in document.iter().flatten() {
+        if name.as_str() == "_id" || !is_zero_timestamp(value) {
+            stub.append(name, value);
+        }
     }
     stub
 }

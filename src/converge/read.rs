@@ -1,6 +1,7 @@
 //! Reading documents by key on one cluster.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use bson::raw::{RawArrayBuf, RawBsonRef, RawDocumentBuf, cstr};
@@ -31,8 +32,55 @@ impl Level {
     }
 }
 
-/// Documents by their key.
-pub type Documents = HashMap<Key, RawDocumentBuf>;
+/// Documents by their key. On a sharded cluster one `_id` may stand for several, one on each shard.
+#[derive(Debug, Default)]
+pub struct Documents {
+    first: HashMap<Key, RawDocumentBuf>,
+    others: HashMap<Key, Vec<RawDocumentBuf>>,
+}
+
+impl Documents {
+    /// The document of a key; one of them, if there are several.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<&RawDocument> {
+        self.first.get(key).map(|document| &**document)
+    }
+
+    /// All documents of a key.
+    pub fn copies(&self, key: &Key) -> impl Iterator<Item = &RawDocument> {
+        let others = self.others.get(key).into_iter().flatten();
+        self.first.get(key).into_iter().chain(others).map(|document| &**document)
+    }
+
+    /// Whether a key has more than one.
+    #[must_use]
+    pub fn has_several(&self, key: &Key) -> bool {
+        self.others.contains_key(key)
+    }
+
+    /// Forgets what it has of a key, and takes what `newer` has.
+    pub fn replace(&mut self, key: &Key, newer: &mut Self) {
+        self.first.remove(key);
+        self.others.remove(key);
+        if let Some((key, document)) = newer.first.remove_entry(key) {
+            self.first.insert(key, document);
+        }
+        if let Some((key, documents)) = newer.others.remove_entry(key) {
+            self.others.insert(key, documents);
+        }
+    }
+
+    fn add(&mut self, key: Key, document: RawDocumentBuf) {
+        match self.first.entry(key) {
+            Entry::Vacant(first) => {
+                first.insert(document);
+            }
+            Entry::Occupied(first) => {
+                self.others.entry(first.key().clone()).or_default().push(document);
+            }
+        }
+    }
+}
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -62,15 +110,13 @@ pub async fn read(
         "find": namespace.collection(), "filter": filter, "batchSize": 10_000,
         "readConcern": level.read_concern(),
     };
-    let mut documents = Documents::with_capacity(keys.len());
+    let mut documents = Documents::default();
     let mut reply = ask(cluster, Request::new(namespace.database(), body).within(LIMIT)).await?;
     let mut field = "firstBatch";
     loop {
         for document in batch(&reply.body, field)? {
             let key = id_of(&document).ok_or("a document without an _id")?;
-            if documents.insert(key, document).is_some() {
-                return Err("two documents with one _id".to_owned());
-            }
+            documents.add(key, document);
         }
         let cursor = cursor_id(&reply.body);
         if cursor == 0 {

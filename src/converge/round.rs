@@ -1,5 +1,7 @@
 //! One round of converging: a look at both sides, and one write.
 
+use std::collections::HashSet;
+
 use bson::{RawDocument, Timestamp, rawdoc};
 
 use super::converger::{Converger, Order, Report, Stuck, Unavailable, majority};
@@ -9,13 +11,16 @@ use crate::cluster::command::SharedCluster;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
-use crate::policy::converge::{Failure, decide};
+use crate::policy::converge::{Action, Failure, decide};
+use crate::policy::shard_key::ShardKey;
 use crate::state::records::first_batch;
 
 /// Keys of one authority.
 pub(super) struct Group {
     pub(super) authority: Side,
     pub(super) keys: Vec<Key>,
+    /// By what the mirror has sharded the collection.
+    pub(super) shard_key: Option<ShardKey>,
 }
 
 /// One round over keys of one namespace.
@@ -35,11 +40,7 @@ impl Round<'_> {
         let Self { clusters, namespace, order, tries, converger } = *self;
         let mirror_side = group.authority.other();
         let (seen, want) = self.look(&group).await?;
-        let actions: Vec<_> = group
-            .keys
-            .iter()
-            .map(|key| (key.clone(), decide(document(&seen, key), document(&want, key))))
-            .collect();
+        let actions = actions(&group.keys, &seen, &want);
         let concern = if order.durable { majority() } else { order.concern.clone() };
         let mirror = Mirror {
             cluster: &**clusters.get(mirror_side),
@@ -47,15 +48,13 @@ impl Round<'_> {
             namespace,
             concern: &concern,
             guard: converger.safeguards.guard,
+            shard_key: group.shard_key.as_ref(),
         };
         let mut again = Vec::new();
         for (key, written) in mirror.apply(&actions).await.map_err(Unavailable)? {
             match written {
                 Written::Done => {
-                    report.wrote += u64::from(
-                        document(&seen, &key).map(RawDocument::as_bytes)
-                            != document(&want, &key).map(RawDocument::as_bytes),
-                    );
+                    report.wrote += u64::from(differ(&seen, &want, &key));
                 }
                 Written::Again => again.push(key),
                 Written::Failed(Failure::Unique { key_value }) if tries < 10 => {
@@ -78,6 +77,9 @@ impl Round<'_> {
                 Written::Failed(Failure::Guard) => again.push(key),
             }
         }
+        // Several documents of one key make one key again.
+        let mut named = HashSet::new();
+        again.retain(|key| named.insert(key.clone()));
         Ok(again)
     }
 
@@ -110,15 +112,8 @@ impl Round<'_> {
         let mut want = read(authority, namespace, &group.keys, Level::Majority(authority_time))
             .await
             .map_err(Unavailable)?;
-        let differing: Vec<Key> = group
-            .keys
-            .iter()
-            .filter(|key| {
-                document(&seen, key).map(RawDocument::as_bytes)
-                    != document(&want, key).map(RawDocument::as_bytes)
-            })
-            .cloned()
-            .collect();
+        let differing: Vec<Key> =
+            group.keys.iter().filter(|key| differ(&seen, &want, key)).cloned().collect();
         if !differing.is_empty() {
             // An inline mirror write may be ahead of the authority's majority, which would take the mirror
             // back. What the authority's primary has by now includes whatever the mirror can have.
@@ -126,13 +121,12 @@ impl Round<'_> {
                 .await
                 .map_err(Unavailable)?
                 .max(authority_time.unwrap_or(Timestamp { time: 0, increment: 0 }));
-            let fresh = read(authority, namespace, &differing, Level::Majority(Some(now)))
+            let mut fresh = read(authority, namespace, &differing, Level::Majority(Some(now)))
                 .await
                 .map_err(Unavailable)?;
             for key in &differing {
-                want.remove(key);
+                want.replace(key, &mut fresh);
             }
-            want.extend(fresh);
         }
         Ok((seen, want))
     }
@@ -178,7 +172,7 @@ impl Round<'_> {
                 .map_err(Unavailable)?;
             let [holder_key] = keys;
             if tries == 0 {
-                let action = decide(Some(&holder), document(&want, &holder_key));
+                let action = decide(Some(&holder), want.get(&holder_key));
                 mirror.apply(&[(holder_key, action)]).await.map_err(Unavailable)?;
             } else {
                 mirror.remove(&holder_key, &holder).await.map_err(Unavailable)?;
@@ -189,6 +183,27 @@ impl Round<'_> {
     }
 }
 
-fn document<'a>(documents: &'a Documents, key: &Key) -> Option<&'a RawDocument> {
-    documents.get(key).map(|document| &**document)
+/// What to do about each key, in the keys' order.
+fn actions<'a>(keys: &[Key], seen: &'a Documents, want: &'a Documents) -> Vec<(Key, Action<'a>)> {
+    let mut actions = Vec::with_capacity(keys.len());
+    for key in keys {
+        let want = want.get(key);
+        if !seen.has_several(key) {
+            actions.push((key.clone(), decide(seen.get(key), want)));
+            continue;
+        }
+        // One of them may be as it should; the others lie on shards where they should not.
+        let mut right =
+            seen.copies(key).filter(|copy| Some(copy.as_bytes()) == want.map(RawDocument::as_bytes));
+        let keep = right.next().map(RawDocument::as_bytes).map(<[u8]>::as_ptr);
+        let wrong = seen.copies(key).filter(|copy| Some(copy.as_bytes().as_ptr()) != keep);
+        actions.extend(wrong.map(|seen| (key.clone(), Action::Delete { seen })));
+    }
+    actions
+}
+
+/// Whether the sides differ in a key.
+fn differ(seen: &Documents, want: &Documents, key: &Key) -> bool {
+    let (seen_now, want_now) = (seen.get(key), want.get(key));
+    seen.has_several(key) || seen_now.map(RawDocument::as_bytes) != want_now.map(RawDocument::as_bytes)
 }

@@ -13,8 +13,8 @@ pub enum Action<'a> {
     Nothing,
     /// The mirror has nothing: insert if still absent.
     Insert(&'a RawDocument),
-    /// The mirror has nothing, and an insert would change a `Timestamp(0, 0)`: insert the `_id` alone, then
-    /// look again.
+    /// The mirror has nothing, and an insert would change a `Timestamp(0, 0)`: insert the rest, then look
+    /// again.
     InsertStub(&'a RawDocument),
     /// Replace, if the mirror still has `seen`.
     Replace {
@@ -58,10 +58,15 @@ pub fn decide<'a>(seen: Option<&'a RawDocument>, want: Option<&'a RawDocument>) 
 /// Whether a server would change `document` on insert: it sets a top-level `Timestamp(0, 0)` to its clock.
 #[must_use]
 pub fn insert_would_change(document: &RawDocument) -> bool {
-    document.iter().any(|element| {
-        matches!(element, Ok((name, RawBsonRef::Timestamp(time)))
-            if name.as_str() != "_id" && time.time == 0 && time.increment == 0)
-    })
+    document.iter().any(
+        |element| matches!(element, Ok((name, value)) if name.as_str() != "_id" && is_zero_timestamp(value)),
+    )
+}
+
+/// What a server sets to its clock.
+#[must_use]
+pub fn is_zero_timestamp(value: RawBsonRef<'_>) -> bool {
+    matches!(value, RawBsonRef::Timestamp(time) if time.time == 0 && time.increment == 0)
 }
 
 fn same_id_bytes(one: &RawDocument, other: &RawDocument) -> bool {

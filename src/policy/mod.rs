@@ -11,5 +11,6 @@ pub mod privileges;
 pub mod reads;
 pub mod retry;
 pub mod safeguards;
+pub mod shard_key;
 pub mod split;
 pub mod writes;

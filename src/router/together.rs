@@ -138,6 +138,7 @@ mod tests {
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),
             ack_both: true,
+            shard_keys: Arc::default(),
         })
     }
 

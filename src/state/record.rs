@@ -6,16 +6,19 @@
 //! record their loss and the last to record their gain.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::table::MigrationRoute;
+use super::table::{MigrationRoute, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
+use crate::model::namespace::Namespace;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
+use crate::policy::shard_key::ShardKey;
 
 /// Version of the stored format; a process refuses records of a version it does not know.
 pub const SCHEMA: i32 = 1;
@@ -55,6 +58,19 @@ pub struct AuthorityRecord {
     pub holders: BTreeMap<String, Holder>,
     /// Past moves of slots from or to this cluster.
     pub moves: Vec<StoredMove>,
+    /// By what the collections are sharded, on both clusters: whoever knows one record knows how to write to
+    /// the other.
+    #[serde(default)]
+    pub shard_keys: PerSide<Vec<StoredShardKey>>,
+}
+
+/// By what a collection is sharded, as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredShardKey {
+    /// `database.collection`.
+    pub namespace: String,
+    /// Its key.
+    pub key: ShardKey,
 }
 
 /// The short hold of writes to some slots while their authority changes.
@@ -145,6 +161,7 @@ impl AuthorityRecord {
             fence: None,
             holders: BTreeMap::new(),
             moves: Vec::new(),
+            shard_keys: PerSide::default(),
         }
     }
 
@@ -222,6 +239,14 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         sealed: SlotSet::EMPTY,
         moves,
         ack_both: mixed_or_read,
+        shard_keys: Arc::new(shard_keys(newest)),
+    })
+}
+
+fn shard_keys(record: &AuthorityRecord) -> ShardKeys {
+    PerSide::from_fn(|side| {
+        let stored = record.shard_keys.get(side).iter();
+        stored.filter_map(|stored| Some((Namespace::parse(&stored.namespace)?, stored.key.clone()))).collect()
     })
 }
 

@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use crate::model::moves::Move;
 use crate::model::namespace::Namespace;
 use crate::model::phase::Phase;
-use crate::model::side::Side;
+use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
+use crate::policy::shard_key::ShardKey;
 
 /// How one migration routes its namespaces.
 #[derive(Debug, Clone)]
@@ -36,7 +37,12 @@ pub struct MigrationRoute {
     pub moves: Vec<Move>,
     /// Replies wait for the mirror (a read can meet it).
     pub ack_both: bool,
+    /// By what each cluster has sharded its collections.
+    pub shard_keys: Arc<ShardKeys>,
 }
+
+/// Shard keys on each cluster, by namespace; collections that are not sharded have none.
+pub type ShardKeys = PerSide<HashMap<Namespace, ShardKey>>;
 
 impl MigrationRoute {
     /// The cluster that owns `slot`; `None` while the clusters' records disagree.

@@ -1,0 +1,150 @@
+//! Shard keys: where a document lies on a sharded cluster, and the filter that leads there.
+
+use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf};
+use bson::{Bson, Document, RawDocument};
+use serde::{Deserialize, Serialize};
+
+/// The pattern that a collection is sharded by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardKey {
+    fields: Vec<Field>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Field {
+    path: String,
+    hashed: bool,
+}
+
+impl ShardKey {
+    /// Reads a pattern: paths, each with `1` or `"hashed"`, of which one at most may be hashed.
+    ///
+    /// # Errors
+    /// In words, what is wrong with it.
+    pub fn parse(pattern: &Document) -> Result<Self, String> {
+        let mut fields = Vec::with_capacity(pattern.len());
+        for (path, value) in pattern {
+            if path.is_empty() || path.starts_with('$') || path.split('.').any(str::is_empty) {
+                return Err(format!("{path:?} is no path of a field"));
+            }
+            let hashed = match value {
+                Bson::String(kind) if kind == "hashed" => true,
+                Bson::Int32(1) | Bson::Int64(1) => false,
+                Bson::Double(one) if (one - 1.0).abs() < f64::EPSILON => false,
+                other => return Err(format!("{path}: use 1 or \"hashed\", not {other}")),
+            };
+            fields.push(Field { path: path.clone(), hashed });
+        }
+        if fields.is_empty() {
+            return Err("name at least one field".into());
+        }
+        if fields.iter().filter(|field| field.hashed).count() > 1 {
+            return Err("only one field can be hashed".into());
+        }
+        Ok(Self { fields })
+    }
+
+    /// As MongoDB writes it.
+    #[must_use]
+    pub fn pattern(&self) -> Document {
+        let value = |field: &Field| if field.hashed { Bson::from("hashed") } else { Bson::Int32(1) };
+        self.fields.iter().map(|field| (field.path.clone(), value(field))).collect()
+    }
+
+    /// Whether any field of it is hashed.
+    #[must_use]
+    pub fn is_hashed(&self) -> bool {
+        self.fields.iter().any(|field| field.hashed)
+    }
+
+    /// Whether equal `_id`s always lie on one shard: only then does an insert meet the document that is there.
+    #[must_use]
+    pub fn is_id(&self) -> bool {
+        matches!(self.fields.as_slice(), [only] if only.path == "_id")
+    }
+
+    /// The paths in order.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().map(|field| field.path.as_str())
+    }
+
+    /// Adds to `filter`, which names the `_id`, what leads to the shard where `document` lies. A field that
+    /// is missing counts as null.
+    pub fn aim(&self, filter: &mut RawDocumentBuf, document: &RawDocument) {
+        for field in self.fields.iter().filter(|field| field.path != "_id") {
+            let Ok(path) = bson::raw::CString::try_from(field.path.as_str()) else { continue };
+            let mut equal = RawDocumentBuf::new();
+            equal
+                .append(bson::raw::cstr!("$eq"), value_at(document, &field.path).unwrap_or(RawBsonRef::Null));
+            filter.append(path, equal);
+        }
+    }
+
+    /// Whether two documents have the same values in the key, by type and bytes: then one can replace the
+    /// other where it lies.
+    #[must_use]
+    pub fn same_place(&self, one: &RawDocument, other: &RawDocument) -> bool {
+        self.fields.iter().all(|field| {
+            let bytes = |document: &RawDocument| {
+                let value = value_at(document, &field.path).unwrap_or(RawBsonRef::Null);
+                let mut wrapped = RawDocumentBuf::new();
+                wrapped.append(bson::raw::cstr!("v"), value);
+                wrapped
+            };
+            bytes(one).as_bytes() == bytes(other).as_bytes()
+        })
+    }
+
+    /// The values of a document in the key, in order; missing ones are null.
+    #[must_use]
+    pub fn values(&self, document: &RawDocument) -> Vec<RawBson> {
+        let value = |field: &Field| value_at(document, &field.path).unwrap_or(RawBsonRef::Null);
+        self.fields.iter().map(|field| RawBson::from(value(field))).collect()
+    }
+}
+
+/// What lies at a dotted path. Arrays end it: no part of a shard key may be one.
+fn value_at<'a>(document: &'a RawDocument, path: &str) -> Option<RawBsonRef<'a>> {
+    let Some((first, rest)) = path.split_once('.') else { return document.get(path).ok().flatten() };
+    match document.get(first).ok().flatten()? {
+        RawBsonRef::Document(inner) => value_at(inner, rest),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{doc, rawdoc};
+
+    fn key(pattern: Document) -> ShardKey {
+        ShardKey::parse(&pattern).unwrap()
+    }
+
+    #[test]
+    fn patterns_read_back_and_bad_ones_say_why() {
+        let pattern = doc! { "customer.id": 1, "order_id": "hashed" };
+        assert_eq!(key(pattern.clone()).pattern(), pattern);
+        for bad in [doc! {}, doc! { "a": -1 }, doc! { "a": "hashed", "b": "hashed" }, doc! { "a..b": 1 }] {
+            assert!(ShardKey::parse(&bad).is_err(), "{bad}");
+        }
+        assert!(key(doc! { "_id": "hashed" }).is_id() && !key(doc! { "_id": 1, "a": 1 }).is_id());
+    }
+
+    #[test]
+    fn a_filter_names_every_field_but_the_id() {
+        let document = rawdoc! { "_id": 7, "customer": { "id": "c" }, "tags": [1] };
+        let mut filter = rawdoc! { "_id": 7 };
+        key(doc! { "customer.id": 1, "region": 1, "_id": 1 }).aim(&mut filter, &document);
+        let expected = rawdoc! { "_id": 7, "customer.id": { "$eq": "c" }, "region": { "$eq": null } };
+        assert_eq!(filter, expected);
+    }
+
+    #[test]
+    fn a_place_is_compared_by_type_and_bytes() {
+        let key = key(doc! { "a": 1 });
+        assert!(key.same_place(&rawdoc! { "a": 1, "b": 1 }, &rawdoc! { "b": 2, "a": 1 }));
+        assert!(!key.same_place(&rawdoc! { "a": 1 }, &rawdoc! { "a": 1.0 }));
+        assert!(key.same_place(&rawdoc! {}, &rawdoc! { "a": null }));
+    }
+}
