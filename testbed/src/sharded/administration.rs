@@ -40,7 +40,8 @@ impl ShardedCluster {
         let (database, _) = namespace.split_once('.').context("not database.collection")?;
         let uuid = self.collection_entry(namespace).await?.get("uuid").cloned();
         let find = doc! {"find": "chunks", "filter": {"uuid": uuid, "min": min}, "limit": 1};
-        let chunk = first(&self.run("config", find).await?).with_context(|| format!("no such chunk in {database}"))?;
+        let chunk = first(&self.run("config", find).await?)
+            .with_context(|| format!("no such chunk in {database}"))?;
         let bounds = vec![chunk.get_document("min")?.clone(), chunk.get_document("max")?.clone()];
         let command = doc! {
             "moveChunk": namespace,

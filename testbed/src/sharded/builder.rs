@@ -101,7 +101,9 @@ impl ShardedClusterBuilder {
 
     async fn start_cluster(self) -> Result<ShardedCluster> {
         ensure!((1..=20).contains(&self.shards), "1 to 20 shards, not {}", self.shards);
-        if matches!(self.version, Version::V4_2 | Version::V4_4 | Version::V5_0) && mongos::find_any().is_none() {
+        if matches!(self.version, Version::V4_2 | Version::V4_4 | Version::V5_0)
+            && mongos::find_any().is_none()
+        {
             bail!(
                 "a sharded cluster before 6.0 needs a mongos: set $RESHARD_MONGOS. The test bed's own router \
                  rests on commands that only mongod 6.0 has"

@@ -47,7 +47,11 @@ pub(super) struct Backend {
 
 impl Backend {
     /// `connection_string` is `name/host:port,...`.
-    pub(super) async fn connect(connection_string: &str, time: Arc<Gossip>, tasks: &Tasks) -> Result<Arc<Self>> {
+    pub(super) async fn connect(
+        connection_string: &str,
+        time: Arc<Gossip>,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>> {
         let (name, hosts) = connection_string.split_once('/').context("not name/hosts")?;
         let uri = format!("mongodb://{hosts}/?replicaSet={name}&heartbeatFrequencyMS=5000");
         let settings = Settings::parse(&uri).await?.app_name("testbed router");
@@ -113,7 +117,8 @@ impl Backend {
             };
             // The cluster layer has taken note: the next attempt waits for a primary.
             let code = if number(&reply, "ok") == Some(1.0) { None } else { number(&reply, "code") };
-            let is = |codes: &[i32]| code.is_some_and(|code| codes.iter().any(|other| f64::from(*other) == code));
+            let is =
+                |codes: &[i32]| code.is_some_and(|code| codes.iter().any(|other| f64::from(*other) == code));
             let again = is(&NOT_PRIMARY) || (repeat == Repeat::Yes && is(&INTERRUPTED));
             if !again || attempt >= ATTEMPTS {
                 return Ok(reply);
@@ -122,7 +127,12 @@ impl Backend {
     }
 
     /// As [`Self::run`], with decoded documents.
-    pub(super) async fn ask(&self, database: &str, command: &Document, repeat: Repeat) -> Result<Document, Failure> {
+    pub(super) async fn ask(
+        &self,
+        database: &str,
+        command: &Document,
+        repeat: Repeat,
+    ) -> Result<Document, Failure> {
         let body = RawDocumentBuf::try_from(command)?;
         Ok(Document::try_from(&*self.run(database, body, repeat).await?)?)
     }

@@ -74,7 +74,7 @@ impl Router {
             return Box::pin(self.others(message, parts, command, connection)).await.map(Answer::Document);
         };
         match command.name {
-            "insert" | "update" | "delete" => self.write(message, parts, command, name, reply).await?,
+            "insert" | "update" | "delete" => return self.write(message, parts, command, name, reply).await,
             "aggregate" if is_change_stream(command) => {
                 self.learn_time(command);
                 let body = raw::command(message, parts)?;
@@ -148,8 +148,10 @@ impl Router {
                 self.sizes(name, database, body, command).await
             }
             "split" | "moveChunk" | "moveRange" | "mergeChunks" => self.chunks(name, command).await,
-            "currentOp" | "killOp" | "serverStatus" | "appendOplogNote" | "listShards" | "flushRouterConfig"
-            | "isdbgrid" | "isDbGrid" | "replSetGetStatus" => self.information(name, database, command).await,
+            "currentOp" | "killOp" | "serverStatus" | "appendOplogNote" | "listShards"
+            | "flushRouterConfig" | "isdbgrid" | "isDbGrid" | "replSetGetStatus" => {
+                self.information(name, database, command).await
+            }
             _ => self.sharding(name, command).await,
         }
     }
@@ -159,5 +161,7 @@ impl Router {
 fn is_change_stream(command: &Command<'_>) -> bool {
     let stages = command.pipeline.and_then(|pipeline| pipeline.children());
     let stage = stages.and_then(|mut stages| stages.next()?.ok()).and_then(|stage| stage.children());
-    stage.and_then(|mut stage: Elements<'_>| stage.next()?.ok()).is_some_and(|first| first.key == b"$changeStream")
+    stage
+        .and_then(|mut stage: Elements<'_>| stage.next()?.ok())
+        .is_some_and(|first| first.key == b"$changeStream")
 }

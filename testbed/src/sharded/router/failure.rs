@@ -30,7 +30,9 @@ impl Failure {
     /// A server could not be asked.
     pub(super) fn of_send(error: &SendError) -> Self {
         match error {
-            SendError::NotSent(why) => Self::new(133, "FailedToSatisfyReadPreference", format!("router: {why}")),
+            SendError::NotSent(why) => {
+                Self::new(133, "FailedToSatisfyReadPreference", format!("router: {why}"))
+            }
             SendError::Unknown(why) => {
                 Self::new(HOST_UNREACHABLE, "HostUnreachable", format!("router: connection lost: {why}"))
             }

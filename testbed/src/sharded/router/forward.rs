@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use bson::raw::cstr;
-use bson::{RawDocument, RawDocumentBuf, doc};
+use bson::{Document, RawDocument, RawDocumentBuf, doc};
 use bytes::{Bytes, BytesMut};
+use reshard::cluster::command::number;
 use reshard::wire::element::{Elements, TIMESTAMP};
 use reshard::wire::header::HEADER_LEN;
-use reshard::wire::op_msg::OpMsg;
+use reshard::wire::op_msg::{self, OpMsg};
 use reshard::wire::patch::{Patch, Patched, document_element};
 use reshard::wire::reply::answer_to;
 use reshard::wire::scan::Command;
@@ -15,24 +16,22 @@ use reshard::wire::scan::Command;
 use super::Router;
 use super::backend::Repeat;
 use super::failure::{Failure, STALE};
+use super::modify::WOULD_CHANGE_SHARD;
 use super::repeats::WriteId;
+use super::server::Answer;
 use super::versioned::pause;
 
 /// How often a command that was refused for its routing table is sent again.
 const ATTEMPTS: u32 = 40;
 
-/// Fields that the engine must not get. A write with a number aborts it.
-fn is_dropped(key: &[u8]) -> bool {
-    matches!(
-        key,
-        b"$clusterTime"
-            | b"txnNumber"
-            | b"stmtId"
-            | b"stmtIds"
-            | b"apiVersion"
-            | b"apiStrict"
-            | b"apiDeprecationErrors"
-    )
+/// Fields that a server must not get.
+fn is_for_routers(key: &[u8]) -> bool {
+    matches!(key, b"$clusterTime" | b"apiVersion" | b"apiStrict" | b"apiDeprecationErrors")
+}
+
+/// Fields that the engine must not get: a write with a number aborts it.
+fn is_number(key: &[u8]) -> bool {
+    matches!(key, b"txnNumber" | b"stmtId" | b"stmtIds")
 }
 
 /// What the router reads in a reply, from one walk over it.
@@ -82,7 +81,7 @@ impl Router {
         repeat: Repeat,
         reply: &mut BytesMut,
     ) -> Result<Seen, Failure> {
-        let patched = self.for_engine(message, parts, command, name)?;
+        let patched = self.patched(message, parts, command, Some(name), &Document::new())?;
         let pieces = patched.parts(message);
         let mut attempt = 0;
         loop {
@@ -101,20 +100,31 @@ impl Router {
         }
     }
 
-    fn for_engine(
+    /// A command as a server gets it: for the engine under a new name, for a shard under its own.
+    pub(super) fn patched(
         &self,
         message: &[u8],
         parts: &OpMsg,
         command: &Command<'_>,
-        name: &str,
+        name: Option<&str>,
+        fields: &Document,
     ) -> Result<Patched, Failure> {
         let mut patch = Patch::new(parts);
-        let key = command.first.range().start + 1;
-        patch.replace(key..key + command.name.len(), name.as_bytes().to_vec());
+        if let Some(name) = name {
+            let key = command.first.range().start + 1;
+            patch.replace(key..key + command.name.len(), name.as_bytes().to_vec());
+        }
         let elements = Elements::within(message, parts.body.clone());
         let elements = elements.map_err(|error| Failure::new(22, "InvalidBSON", error.to_string()))?;
-        for element in elements.flatten().skip(1).filter(|element| is_dropped(element.key)) {
-            patch.remove(element.range());
+        for element in elements.flatten().skip(1) {
+            if is_for_routers(element.key) || (name.is_some() && is_number(element.key)) {
+                patch.remove(element.range());
+            }
+        }
+        for (key, value) in fields {
+            if let Some(value) = value.as_document() {
+                patch.append(document_element(key, &value.to_vec()?));
+            }
         }
         self.learn_time(command);
         if let Some(time) = self.time.latest() {
@@ -135,7 +145,8 @@ impl Router {
     /// Adds the newest times to a reply.
     pub(super) fn stamped(&self, mut document: RawDocumentBuf) -> RawDocumentBuf {
         if let Some(time) = self.time.latest() {
-            if let Ok(now) = time.get_timestamp("clusterTime") {
+            let told = matches!(document.get("operationTime"), Ok(Some(_)));
+            if let Some(now) = time.get_timestamp("clusterTime").ok().filter(|_| !told) {
                 document.append(cstr!("operationTime"), now);
             }
             document.append(cstr!("$clusterTime"), &**time);
@@ -155,8 +166,9 @@ impl Router {
         }
     }
 
-    /// An insert, an update or a delete. The engine takes none with a number, so the number is taken off, and
-    /// when the write comes again it is answered from memory.
+    /// An insert, an update or a delete. One with a number goes to the shards, which know it when it comes
+    /// again. Where only the engine knows the shards, the number is taken off, since the engine takes none,
+    /// and when the write comes again it is answered from memory.
     pub(super) async fn write(
         &self,
         message: &[u8],
@@ -164,32 +176,67 @@ impl Router {
         command: &Command<'_>,
         name: &str,
         reply: &mut BytesMut,
-    ) -> Result<(), Failure> {
+    ) -> Result<Answer, Failure> {
         let Some(id) = write_id(message, parts, command) else {
             self.to_engine(message, parts, command, name, Repeat::No, reply).await?;
-            return Ok(());
+            return Ok(Answer::Forwarded);
         };
+        if let Some(known) = self.repeats.known(&id) {
+            repeat_answer(&known, parts, reply);
+            return Ok(Answer::Forwarded);
+        }
+        let done = Box::pin(self.retryable(message, parts, command)).await?;
+        if let Some(done) = done.as_ref().filter(|done| !leaves_its_shard(done)) {
+            return Ok(Answer::Document((*done).clone()));
+        }
         let written = self.repeats.answer(id);
-        let mut fresh = false;
         let answer = written.get_or_try_init(|| async {
-            fresh = true;
-            let seen = self.to_engine(message, parts, command, name, Repeat::No, reply).await?;
-            if command.name == "update"
-                && seen.write_errors
-                && let Some(changed) = Box::pin(self.change_of_key(message, parts, command, reply)).await?
-            {
-                *reply = changed;
+            if done.is_none() {
+                let seen = self.to_engine(message, parts, command, name, Repeat::No, reply).await?;
+                if command.name != "update" || !seen.write_errors || !refuses_key(reply) {
+                    return Ok(Bytes::copy_from_slice(reply));
+                }
             }
-            Ok::<_, Failure>(Bytes::copy_from_slice(reply))
+            let changed = Box::pin(self.change_of_key(message, parts, command)).await?;
+            match (changed, &done) {
+                (Some(changed), _) => Ok(changed.freeze()),
+                (None, Some(done)) => Ok(self.message(done.clone(), parts).freeze()),
+                (None, None) => Ok::<_, Failure>(Bytes::copy_from_slice(reply)),
+            }
         });
         let answer = answer.await?.clone();
-        if !fresh {
-            reply.clear();
-            reply.extend_from_slice(&answer);
-            answer_to(reply, parts.header.request_id);
-        }
-        Ok(())
+        repeat_answer(&answer, parts, reply);
+        Ok(Answer::Forwarded)
     }
+
+    /// A whole reply.
+    pub(super) fn message(&self, document: RawDocumentBuf, parts: &OpMsg) -> BytesMut {
+        let document = self.stamped(document);
+        BytesMut::from(&op_msg::build(0, parts.header.request_id, 0, document.as_bytes(), None)[..])
+    }
+}
+
+fn repeat_answer(answer: &[u8], parts: &OpMsg, reply: &mut BytesMut) {
+    reply.clear();
+    reply.extend_from_slice(answer);
+    answer_to(reply, parts.header.request_id);
+}
+
+/// Whether the engine refuses an update since it changes a shard key.
+fn refuses_key(reply: &[u8]) -> bool {
+    let text = b"update to shard key field";
+    reply.windows(text.len()).any(|window| window == text)
+}
+
+/// Whether a shard says that a document would have to go to another.
+fn leaves_its_shard(reply: &RawDocument) -> bool {
+    if number(reply, "code") == Some(WOULD_CHANGE_SHARD) {
+        return true;
+    }
+    reply.get_array("writeErrors").is_ok_and(|errors| {
+        let mut errors = errors.into_iter().flatten().filter_map(|error| error.as_document());
+        errors.any(|error| number(error, "code") == Some(WOULD_CHANGE_SHARD))
+    })
 }
 
 /// By what a retryable write is recognised when it comes again.

@@ -21,8 +21,7 @@ impl Router {
         let collection = name_in(&command, name)?.to_owned();
         match name {
             "createIndexes" => {
-                let create =
-                    Versioned { create: true, ..Versioned::read(database, &collection, body) };
+                let create = Versioned { create: true, ..Versioned::read(database, &collection, body) };
                 let (_, replies) = self.versioned(create, |table| Ok(table.shards())).await?;
                 self.raw_replies(replies).await
             }

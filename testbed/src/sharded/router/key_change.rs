@@ -4,7 +4,7 @@
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, RawDocument, RawDocumentBuf, doc};
 use bytes::BytesMut;
-use reshard::wire::op_msg::{self, OpMsg};
+use reshard::wire::op_msg::OpMsg;
 use reshard::wire::scan::Command;
 
 use super::Router;
@@ -47,27 +47,27 @@ struct Transaction<'a> {
 }
 
 impl Router {
-    /// What an update that was refused for a change of the shard key is answered with in the end; nothing if
-    /// it was refused for something else. `reply` is the refusal.
+    /// What an update that changes a shard key is answered with in the end. Nothing if it is not for the
+    /// router to do.
     pub(super) async fn change_of_key(
         &self,
         message: &[u8],
         parts: &OpMsg,
         command: &Command<'_>,
-        reply: &BytesMut,
     ) -> Result<Option<BytesMut>, Failure> {
-        let refusal = b"update to shard key field";
-        if !reply.windows(refusal.len()).any(|window| window == refusal) {
-            return Ok(None);
-        }
         let body = raw::command(message, parts)?;
         let updates = body.get_array("updates").map_err(|error| Failure::bad_value(error.to_string()))?;
         let mut updates = updates.into_iter();
-        let (Some(Ok(update)), None) = (updates.next(), updates.next()) else { return Ok(None) };
+        let (Some(Ok(update)), None) = (updates.next(), updates.next()) else {
+            let message = "Document shard key value updates that cause the doc to move shards must be sent with \
+                           write batch of size 1";
+            return Err(Failure::new(72, "InvalidOptions", message));
+        };
         let Some(update) = update.as_document() else { return Ok(None) };
         let database = command.database.unwrap_or_default();
         let collection = command.collection().unwrap_or_default();
-        let plain = raw::without(&body, &["lsid", "txnNumber", "stmtId", "stmtIds", "writeConcern", "ordered"])?;
+        let plain =
+            raw::without(&body, &["lsid", "txnNumber", "stmtId", "stmtIds", "writeConcern", "ordered"])?;
         let query = raw::document(update, "q")?;
         let answer = match self.move_document(database, collection, &plain, &query).await? {
             None => return Ok(None),
@@ -85,8 +85,7 @@ impl Router {
                 RawDocumentBuf::try_from(&answer)?
             }
         };
-        let answer = self.stamped(answer);
-        Ok(Some(BytesMut::from(&op_msg::build(0, parts.header.request_id, 0, answer.as_bytes(), None)[..])))
+        Ok(Some(self.message(answer, parts)))
     }
 
     /// Runs an update or a findAndModify of one document on the shard that owns it, and moves the document if
@@ -139,7 +138,8 @@ impl Leaving {
         if code_of(error) != WOULD_CHANGE_SHARD {
             return None;
         }
-        let info = if error.contains_key("postImage") { error } else { error.get_document("errInfo").ok()? };
+        let info =
+            if error.contains_key("postImage") { error } else { error.get_document("errInfo").ok()? };
         Some(Self {
             before: info.get_document("preImage").cloned().unwrap_or_default(),
             after: info.get_document("postImage").ok()?.clone(),
@@ -197,7 +197,12 @@ impl Transaction<'_> {
         Ok(error_of(&reply).is_some().then_some(reply))
     }
 
-    async fn statement(&mut self, table: &Table, shard: String, command: Document) -> Result<Document, Failure> {
+    async fn statement(
+        &mut self,
+        table: &Table,
+        shard: String,
+        command: Document,
+    ) -> Result<Document, Failure> {
         let mut command: Document =
             command.into_iter().chain(table.version(&shard)).chain(self.fields()).collect();
         if !self.shards.contains(&shard) {

@@ -23,11 +23,13 @@ mod pull;
 mod raw;
 mod reads;
 mod repeats;
+mod retryable;
 mod server;
 mod sharding;
 mod sizes;
 mod stream;
 mod table;
+mod targets;
 mod thread;
 mod token;
 mod versioned;
@@ -92,7 +94,12 @@ impl Router {
         let failed = |failure: failure::Failure| anyhow::anyhow!("{}", failure.0);
         router.load_shards().await.map_err(failed).context("asking for the shards")?;
         // Also tells the router the time.
-        router.engine.command("admin", &doc! {"ping": 1}).await.map_err(failed).context("asking the engine")?;
+        router
+            .engine
+            .command("admin", &doc! {"ping": 1})
+            .await
+            .map_err(failed)
+            .context("asking the engine")?;
         Ok(Arc::new(router))
     }
 }

@@ -22,11 +22,14 @@ impl Router {
         body: &RawDocument,
     ) -> Result<RawDocumentBuf, Failure> {
         let body = raw::renamed(body, cstr!("findAndModify"))?;
-        let collection = body.get_str("findAndModify").map_err(|error| Failure::bad_value(error.to_string()))?;
+        let collection =
+            body.get_str("findAndModify").map_err(|error| Failure::bad_value(error.to_string()))?;
         let query = raw::document(&body, "query")?;
         let retryable = body.get("txnNumber")?.is_some();
         let flags = [("upsert", false), ("new", false)].map(|(name, _)| match body.get(name) {
-            Ok(Some(value)) => Document::from_iter([(name.to_owned(), Bson::try_from(value).unwrap_or_default())]),
+            Ok(Some(value)) => {
+                Document::from_iter([(name.to_owned(), Bson::try_from(value).unwrap_or_default())])
+            }
             _ => Document::new(),
         });
         let (upsert, new) = (truth(&flags[0], "upsert"), truth(&flags[1], "new"));

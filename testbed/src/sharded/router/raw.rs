@@ -2,7 +2,8 @@
 
 use bson::raw::{CStr, CString, RawBsonRef};
 use bson::{Document, RawDocument, RawDocumentBuf};
-use reshard::wire::op_msg::OpMsg;
+use reshard::wire::header::read_i32;
+use reshard::wire::op_msg::{OpMsg, SequenceRange};
 
 use super::failure::Failure;
 
@@ -11,9 +12,8 @@ const FOR_ROUTERS: [&str; 6] =
     ["$db", "$clusterTime", "$readPreference", "apiVersion", "apiStrict", "apiDeprecationErrors"];
 
 /// Fields of a reply that are for routers alone.
-const FROM_SHARDS: [&str; 9] = [
+const FROM_SHARDS: [&str; 8] = [
     "$clusterTime",
-    "operationTime",
     "$configTime",
     "$topologyTime",
     "lastCommittedOpTime",
@@ -29,17 +29,47 @@ pub(super) fn command(message: &[u8], parts: &OpMsg) -> Result<RawDocumentBuf, F
     let mut command = without(RawDocument::from_bytes(body)?, &FOR_ROUTERS)?;
     for sequence in &parts.sequences {
         let name = String::from_utf8_lossy(&message[sequence.identifier.clone()]);
-        let mut rest = &message[sequence.documents.clone()];
         let mut documents = bson::RawArrayBuf::new();
-        while let Some(length) = reshard::wire::header::read_i32(rest, 0) {
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
-            let document = rest.get(..length).ok_or_else(|| Failure::bad_value("document sequence"))?;
-            documents.push(RawDocument::from_bytes(document)?);
-            rest = &rest[length..];
-        }
+        documents_of(message, sequence)?.into_iter().for_each(|document| documents.push(document));
         command.append(name_of(&name)?, documents);
     }
     Ok(command)
+}
+
+/// The documents of a list that stands in the command or beside it.
+pub(super) fn list<'a>(
+    message: &'a [u8],
+    parts: &OpMsg,
+    body: &'a RawDocument,
+    name: &str,
+) -> Result<Vec<&'a RawDocument>, Failure> {
+    let mut documents = Vec::new();
+    for sequence in &parts.sequences {
+        if message[sequence.identifier.clone()] == *name.as_bytes() {
+            documents.extend(documents_of(message, sequence)?);
+        }
+    }
+    if let Some(RawBsonRef::Array(list)) = body.get(name)? {
+        for document in list {
+            let document = document?.as_document();
+            documents.push(
+                document.ok_or_else(|| Failure::new(14, "TypeMismatch", format!("{name}: no document")))?,
+            );
+        }
+    }
+    Ok(documents)
+}
+
+fn documents_of<'a>(message: &'a [u8], sequence: &SequenceRange) -> Result<Vec<&'a RawDocument>, Failure> {
+    let mut rest = &message[sequence.documents.clone()];
+    let mut documents = Vec::new();
+    while let Some(length) = read_i32(rest, 0) {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let document = rest.get(..length).ok_or_else(|| Failure::bad_value("document sequence"))?;
+        documents.push(RawDocument::from_bytes(document)?);
+        rest = &rest[length..];
+    }
+    Ok(documents)
 }
 
 /// A copy without some fields.

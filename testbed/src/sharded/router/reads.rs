@@ -32,7 +32,11 @@ impl Router {
             // It does not matter if this changes meanwhile: the skip is then on each shard or on none.
             skip_here = 0;
         } else {
-            let wanted = if limit > 0 { doc! {"limit": limit + skip} } else { Document::new() };
+            let wanted = if limit > 0 {
+                doc! {"limit": limit + skip}
+            } else {
+                Document::new()
+            };
             body = raw::with(&raw::without(&body, &["skip", "limit"])?, &wanted)?;
         }
         let counted = self.on_owners(Versioned::read(database, collection, &body)).await;
@@ -93,7 +97,8 @@ impl Router {
         let name = inner.keys().next().map_or("", String::as_str);
         let verbosity = command.get("verbosity").cloned();
         let rest = verbosity.map(|verbosity| ("verbosity".to_owned(), verbosity));
-        let target = inner.iter().filter(|(key, _)| *key != "$db").map(|(key, value)| (key.clone(), value.clone()));
+        let target =
+            inner.iter().filter(|(key, _)| *key != "$db").map(|(key, value)| (key.clone(), value.clone()));
         if matches!(name, "find" | "aggregate") {
             let cluster = cluster_name(name).unwrap_or(name).to_owned();
             let target: Document =
@@ -102,7 +107,8 @@ impl Router {
             return self.engine.ask(database, &explain, Repeat::Yes).await;
         }
         let collection = name_in(inner, name)?.to_owned();
-        let explain: Document = doc! {"explain": target.collect::<Document>()}.into_iter().chain(rest).collect();
+        let explain: Document =
+            doc! {"explain": target.collect::<Document>()}.into_iter().chain(rest).collect();
         let body = RawDocumentBuf::try_from(&explain)?;
         let (_, replies) = self.on_owners(Versioned::read(database, &collection, &body)).await?;
         let mut shards = Vec::new();

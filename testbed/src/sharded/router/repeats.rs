@@ -34,6 +34,11 @@ struct Inner {
 }
 
 impl Repeats {
+    /// The answer to a write that was done.
+    pub(super) fn known(&self, id: &WriteId) -> Option<Bytes> {
+        self.0.lock().answers.get(id)?.get().cloned()
+    }
+
     /// Where the answer to a write is or will be.
     pub(super) fn answer(&self, id: WriteId) -> Written {
         let mut inner = self.0.lock();

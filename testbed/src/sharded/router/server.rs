@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use bson::RawDocumentBuf;
 use bytes::{Buf, BytesMut};
 use reshard::wire::header::{Header, OP_MSG, OP_QUERY};
-use reshard::wire::op_msg::{self, MORE_TO_COME, OpMsg};
+use reshard::wire::op_msg::{MORE_TO_COME, OpMsg};
 use reshard::wire::query::{self, Query};
 use reshard::wire::scan::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,9 +55,7 @@ async fn connection(router: &Arc<Router>, mut stream: TcpStream, number: i64) ->
                     _ if !wanted => {}
                     Answer::Forwarded => stream.write_all(&reply).await?,
                     Answer::Document(document) => {
-                        let document = router.stamped(document);
-                        let message = op_msg::build(0, header.request_id, 0, document.as_bytes(), None);
-                        stream.write_all(&message).await?;
+                        stream.write_all(&router.message(document, &parts)).await?;
                     }
                 }
             }
@@ -105,4 +103,3 @@ async fn answer(
         Answer::Document(RawDocumentBuf::try_from(&document).unwrap_or_default())
     })
 }
-

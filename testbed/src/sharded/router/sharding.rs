@@ -32,7 +32,9 @@ impl Router {
     pub(super) async fn sharding(&self, name: &str, command: Document) -> Result<Document, Failure> {
         match name {
             "enableSharding" | "enablesharding" => self.enable(name_in(&command, name)?, &command).await,
-            "shardCollection" | "shardcollection" => self.shard_collection(name_in(&command, name)?, &command).await,
+            "shardCollection" | "shardcollection" => {
+                self.shard_collection(name_in(&command, name)?, &command).await
+            }
             "reshardCollection" => self.reshard(name_in(&command, name)?, &command).await,
             "refineCollectionShardKey" => {
                 let namespace = name_in(&command, name)?;
@@ -114,10 +116,11 @@ impl Router {
 
     async fn move_primary(&self, database: &str, command: &Document) -> Result<Document, Failure> {
         let to = name_in(command, "to")?;
-        let reply = self
-            .config
-            .command("admin", &doc! {"_configsvrMovePrimary": database, "to": to, "writeConcern": majority()})
-            .await;
+        let shards = self.load_shards().await?;
+        let name = shards.iter().find(|(name, shard)| *name == to || shard.connection_string() == to);
+        let (name, _) = name.ok_or_else(|| Failure::new(70, "ShardNotFound", format!("no shard {to}")))?;
+        let to = doc! {"_shardsvrMovePrimary": database, "to": name, "writeConcern": majority()};
+        let reply = self.on_primary(database, "admin", &to, false).await;
         self.forget_all();
         reply
     }

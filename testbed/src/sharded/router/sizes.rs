@@ -68,7 +68,9 @@ impl Router {
         let (table, replies) = self.on_owners(Versioned::read(database, collection, body)).await?;
         let mut answer = doc! {"ns": &table.namespace, "sharded": table.sharding.is_some()};
         match &table.sharding {
-            Some(sharding) => answer.insert("nchunks", shortest(i64::try_from(sharding.chunks.len()).unwrap_or(0))),
+            Some(sharding) => {
+                answer.insert("nchunks", shortest(i64::try_from(sharding.chunks.len()).unwrap_or(0)))
+            }
             None => answer.insert("primary", &table.primary),
         };
         let (mut indexes, mut index_sizes, mut shards) = (0, Document::new(), Document::new());
@@ -86,7 +88,9 @@ impl Router {
         {
             answer.insert("avgObjSize", shortest(size / count));
         }
-        answer.extend(doc! {"nindexes": shortest(indexes), "indexSizes": index_sizes, "shards": shards, "ok": 1.0});
+        answer.extend(
+            doc! {"nindexes": shortest(indexes), "indexSizes": index_sizes, "shards": shards, "ok": 1.0},
+        );
         Ok(answer)
     }
 

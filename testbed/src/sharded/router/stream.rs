@@ -73,10 +73,12 @@ impl Router {
         let stages = body.get_array("pipeline").map_err(|error| Failure::bad_value(error.to_string()))?;
         let mut stages = stages.into_iter();
         let first = stages.next().transpose()?.and_then(|stage| stage.as_document());
-        let spec = raw::document(first.unwrap_or(RawDocument::from_bytes(b"\x05\0\0\0\0")?), "$changeStream")?;
+        let spec =
+            raw::document(first.unwrap_or(RawDocument::from_bytes(b"\x05\0\0\0\0")?), "$changeStream")?;
         let start = self.start_of(&spec)?;
         let resume = ["resumeAfter", "startAfter", "startAtOperationTime"];
-        let mut spec: Document = spec.into_iter().filter(|(key, _)| !resume.contains(&key.as_str())).collect();
+        let mut spec: Document =
+            spec.into_iter().filter(|(key, _)| !resume.contains(&key.as_str())).collect();
         spec.insert("startAtOperationTime", start.time);
         let mut pipeline = RawArrayBuf::new();
         pipeline.push(RawDocumentBuf::try_from(&doc! {"$changeStream": spec})?);
@@ -302,7 +304,9 @@ mod tests {
     }
 
     fn tokens(events: &RawArrayBuf) -> Vec<String> {
-        let id = |event: bson::raw::RawBsonRef<'_>| event.as_document().unwrap().get_str("_id").unwrap().to_owned();
+        let id = |event: bson::raw::RawBsonRef<'_>| {
+            event.as_document().unwrap().get_str("_id").unwrap().to_owned()
+        };
         events.into_iter().map(|event| id(event.unwrap())).collect()
     }
 

@@ -181,8 +181,7 @@ mod tests {
     use super::*;
 
     fn sharding(key: Document) -> Sharding {
-        let collection =
-            doc! {"key": key, "lastmodEpoch": ObjectId::new(), "timestamp": Timestamp { time: 1, increment: 1 }};
+        let collection = doc! {"key": key, "lastmodEpoch": ObjectId::new(), "timestamp": Timestamp { time: 1, increment: 1 }};
         let chunk = |min: Bson, max: Bson, shard: &str, version: u32| {
             let lastmod = Timestamp { time: version, increment: 0 };
             doc! {"min": {"a": min}, "max": {"a": max}, "shard": shard, "lastmod": lastmod}

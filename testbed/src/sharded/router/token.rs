@@ -32,7 +32,9 @@ pub(super) fn is_invalidate(data: &str) -> bool {
     let mut rest = data.get(TIME_END..).unwrap_or_default();
     for _ in 0..3 {
         // A key string's positive number says its length in bytes: 2B one, 2C two and so on; 29 is zero.
-        let Some(kind) = rest.get(..2).and_then(|kind| u8::from_str_radix(kind, 16).ok()) else { return false };
+        let Some(kind) = rest.get(..2).and_then(|kind| u8::from_str_radix(kind, 16).ok()) else {
+            return false;
+        };
         let length = if kind == 0x29 { 0 } else { usize::from(kind.saturating_sub(0x2A)) };
         rest = rest.get(2 + 2 * length..).unwrap_or_default();
     }

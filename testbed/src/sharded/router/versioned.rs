@@ -141,7 +141,7 @@ pub(super) fn is_stale(reply: &RawDocument) -> bool {
     if number(reply, "ok") != Some(1.0) {
         return stale(reply);
     }
-    reply.get_array("writeErrors").is_ok_and(|errors| {
-        errors.into_iter().flatten().filter_map(|error| error.as_document()).any(stale)
-    })
+    reply
+        .get_array("writeErrors")
+        .is_ok_and(|errors| errors.into_iter().flatten().filter_map(|error| error.as_document()).any(stale))
 }
