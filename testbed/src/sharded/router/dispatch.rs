@@ -5,14 +5,15 @@ use std::sync::Arc;
 use bson::{Document, RawDocumentBuf, doc};
 use bytes::BytesMut;
 use reshard::wire::element::Elements;
-use reshard::wire::op_msg::OpMsg;
 use reshard::wire::scan::Command;
 
 use super::Router;
 use super::backend::Repeat;
 use super::failure::Failure;
+use super::forward::Asked;
 use super::raw;
 use super::server::Answer;
+use super::targets::Kind;
 
 /// Commands that the engine answers as they are.
 const TO_ENGINE: [&str; 24] = [
@@ -42,12 +43,9 @@ const TO_ENGINE: [&str; 24] = [
     "whatsmyuri",
 ];
 
-/// The engine's name of a command.
+/// The engine's name of a read.
 pub(super) fn cluster_name(name: &str) -> Option<&'static str> {
     Some(match name {
-        "insert" => "clusterInsert",
-        "update" => "clusterUpdate",
-        "delete" => "clusterDelete",
         "find" => "clusterFind",
         "aggregate" => "clusterAggregate",
         "getMore" => "clusterGetMore",
@@ -59,61 +57,70 @@ impl Router {
     /// Runs one command of a client.
     pub(super) async fn dispatch(
         self: &Arc<Self>,
-        message: &[u8],
-        parts: &OpMsg,
-        command: &Command<'_>,
+        asked: Asked<'_>,
         connection: i64,
         reply: &mut BytesMut,
     ) -> Result<Answer, Failure> {
+        let command = asked.command;
         if command.autocommit.is_some() || matches!(command.name, "commitTransaction" | "abortTransaction") {
             let message = "Transactions are not supported by this router: the cluster commands of mongod 6.0 fail \
                            inside a transaction, and there is no mongos on this machine";
             return Err(Failure::new(20, "IllegalOperation", message));
         }
+        if let Some(kind) = Kind::of(command.name) {
+            return self.write(asked, kind, reply).await;
+        }
         let Some(name) = cluster_name(command.name) else {
-            return Box::pin(self.others(message, parts, command, connection)).await.map(Answer::Document);
+            return Box::pin(self.others(asked, connection)).await.map(Answer::Document);
         };
         match command.name {
-            "insert" | "update" | "delete" => return self.write(message, parts, command, name, reply).await,
             "aggregate" if is_change_stream(command) => {
                 self.learn_time(command);
-                let body = raw::command(message, parts)?;
-                let database = command.database.unwrap_or("admin");
-                return Box::pin(self.open_stream(database, &body)).await.map(Answer::Document);
+                let body = raw::command(asked.message, asked.parts)?;
+                return Box::pin(self.open_stream(asked.database(), &body)).await.map(Answer::Document);
             }
-            "getMore" => {
-                let id = command.first.as_i64().unwrap_or(0);
-                let stream = self.streams.lock().get(&id).cloned();
-                if let Some(stream) = stream {
-                    let body = raw::command(message, parts)?;
-                    return Box::pin(self.more_of_stream(&stream, &body)).await.map(Answer::Document);
-                }
-                if self.killed.lock().contains(id) {
-                    return Err(Failure::new(43, "CursorNotFound", format!("cursor id {id} not found")));
-                }
-                self.to_engine(message, parts, command, name, Repeat::No, reply).await?;
-            }
+            "getMore" => return self.more(asked, name, reply).await,
+            "find" if self.find_on_one(asked, reply).await?.is_some() => {}
             _ => {
-                self.to_engine(message, parts, command, name, Repeat::Yes, reply).await?;
+                self.to_engine(asked, name, Repeat::Yes, reply).await?;
             }
         }
         Ok(Answer::Forwarded)
     }
 
-    /// What has no cluster command.
-    async fn others(
+    /// A cursor is the router's own, a shard's, or the engine's.
+    async fn more(
         self: &Arc<Self>,
-        message: &[u8],
-        parts: &OpMsg,
-        command: &Command<'_>,
-        connection: i64,
-    ) -> Result<RawDocumentBuf, Failure> {
-        let (name, database) = (command.name, command.database.unwrap_or("admin"));
+        asked: Asked<'_>,
+        name: &str,
+        reply: &mut BytesMut,
+    ) -> Result<Answer, Failure> {
+        let id = asked.command.first.as_i64().unwrap_or(0);
+        let stream = self.streams.lock().get(&id).cloned();
+        if let Some(stream) = stream {
+            let body = raw::command(asked.message, asked.parts)?;
+            return Box::pin(self.more_of_stream(&stream, &body)).await.map(Answer::Document);
+        }
+        let shard = self.cursors.lock().get(&id).cloned();
+        if let Some(shard) = shard {
+            self.more_of_shard(asked, id, &shard, reply).await?;
+            return Ok(Answer::Forwarded);
+        }
+        if self.killed.lock().contains(id) {
+            return Err(Failure::new(43, "CursorNotFound", format!("cursor id {id} not found")));
+        }
+        self.to_engine(asked, name, Repeat::No, reply).await?;
+        Ok(Answer::Forwarded)
+    }
+
+    /// What has no cluster command.
+    async fn others(self: &Arc<Self>, asked: Asked<'_>, connection: i64) -> Result<RawDocumentBuf, Failure> {
+        let (name, database) = (asked.command.name, asked.database());
         if matches!(name, "hello" | "isMaster" | "ismaster") {
             return Ok(super::hello::hello(name, connection));
         }
-        self.learn_time(command);
-        let body = raw::command(message, parts)?;
+        self.learn_time(asked.command);
+        let body = raw::command(asked.message, asked.parts)?;
         if matches!(name, "findAndModify" | "findandmodify") {
             return self.find_and_modify(database, &body).await;
         }
@@ -138,7 +145,7 @@ impl Router {
             "count" => self.count(database, body, &command).await,
             "distinct" => self.distinct(database, body, &command).await,
             "explain" => self.explain(database, &command).await,
-            "killCursors" => self.kill_cursors(&command).await,
+            "killCursors" => self.kill_cursors(database, &command).await,
             "create" | "drop" | "collMod" | "renameCollection" | "dropDatabase" | "listCollections"
             | "listDatabases" => self.collections(name, database, command).await,
             "createIndexes" | "dropIndexes" | "deleteIndexes" | "listIndexes" => {

@@ -4,12 +4,11 @@
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, RawDocument, RawDocumentBuf, doc};
 use bytes::BytesMut;
-use reshard::wire::op_msg::OpMsg;
-use reshard::wire::scan::Command;
 
 use super::Router;
 use super::backend::Repeat;
 use super::failure::{Failure, STALE, code_of, is_ok, truth, whole};
+use super::forward::Asked;
 use super::raw;
 use super::table::Table;
 use super::versioned::{Versioned, pause};
@@ -49,13 +48,8 @@ struct Transaction<'a> {
 impl Router {
     /// What an update that changes a shard key is answered with in the end. Nothing if it is not for the
     /// router to do.
-    pub(super) async fn change_of_key(
-        &self,
-        message: &[u8],
-        parts: &OpMsg,
-        command: &Command<'_>,
-    ) -> Result<Option<BytesMut>, Failure> {
-        let body = raw::command(message, parts)?;
+    pub(super) async fn change_of_key(&self, asked: Asked<'_>) -> Result<Option<BytesMut>, Failure> {
+        let body = raw::command(asked.message, asked.parts)?;
         let updates = body.get_array("updates").map_err(|error| Failure::bad_value(error.to_string()))?;
         let mut updates = updates.into_iter();
         let (Some(Ok(update)), None) = (updates.next(), updates.next()) else {
@@ -64,8 +58,7 @@ impl Router {
             return Err(Failure::new(72, "InvalidOptions", message));
         };
         let Some(update) = update.as_document() else { return Ok(None) };
-        let database = command.database.unwrap_or_default();
-        let collection = command.collection().unwrap_or_default();
+        let (database, collection) = (asked.database(), asked.collection());
         let plain =
             raw::without(&body, &["lsid", "txnNumber", "stmtId", "stmtIds", "writeConcern", "ordered"])?;
         let query = raw::document(update, "q")?;
@@ -85,7 +78,7 @@ impl Router {
                 RawDocumentBuf::try_from(&answer)?
             }
         };
-        Ok(Some(self.message(answer, parts)))
+        Ok(Some(self.message(answer, asked.parts)))
     }
 
     /// Runs an update or a findAndModify of one document on the shard that owns it, and moves the document if

@@ -11,6 +11,7 @@ mod chunks;
 mod collections;
 mod dispatch;
 mod failure;
+mod finds;
 mod forward;
 mod hashed;
 mod hello;
@@ -24,6 +25,7 @@ mod raw;
 mod reads;
 mod repeats;
 mod retryable;
+mod seen;
 mod server;
 mod sharding;
 mod sizes;
@@ -33,6 +35,7 @@ mod targets;
 mod thread;
 mod token;
 mod versioned;
+mod writes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -44,6 +47,7 @@ use reshard::cluster::Gossip;
 use reshard::shutdown::Tasks;
 
 use backend::Backend;
+use finds::Cursors;
 use repeats::{Killed, Repeats};
 use stream::ChangeStream;
 use table::Table;
@@ -69,6 +73,8 @@ struct Router {
     time: Arc<Gossip>,
     /// Change streams that are open, by the ids of their cursors.
     streams: Mutex<HashMap<i64, Arc<ChangeStream>>>,
+    /// Cursors of clients that live on shards.
+    cursors: Mutex<Cursors>,
     killed: Mutex<Killed>,
     repeats: Repeats,
     /// Only one document at a time is moved to another shard.
@@ -86,6 +92,7 @@ impl Router {
             tables: Mutex::default(),
             time,
             streams: Mutex::default(),
+            cursors: Mutex::default(),
             killed: Mutex::default(),
             repeats: Repeats::default(),
             moves: tokio::sync::Mutex::default(),

@@ -66,10 +66,15 @@ impl Router {
                 None => {}
             }
         }
-        let message = "Must run update to shard key field in a multi-statement transaction or with \
-                       retryWrites: true.";
-        Err(Failure::new(20, "IllegalOperation", message))
+        Err(needs_number())
     }
+}
+
+/// What mongos says to a change of the shard key that it could not repeat.
+pub(super) fn needs_number() -> Failure {
+    let message =
+        "Must run update to shard key field in a multi-statement transaction or with retryWrites: true.";
+    Failure::new(20, "IllegalOperation", message)
 }
 
 fn owner(table: &Table, query: &Document) -> Result<Vec<String>, Failure> {

@@ -12,11 +12,13 @@ const FOR_ROUTERS: [&str; 6] =
     ["$db", "$clusterTime", "$readPreference", "apiVersion", "apiStrict", "apiDeprecationErrors"];
 
 /// Fields of a reply that are for routers alone.
-const FROM_SHARDS: [&str; 8] = [
+const FROM_SHARDS: [&str; 10] = [
     "$clusterTime",
     "$configTime",
     "$topologyTime",
     "lastCommittedOpTime",
+    "electionId",
+    "opTime",
     "$gleStats",
     "$configServerState",
     "shardVersion",
@@ -106,6 +108,11 @@ pub(super) fn renamed(document: &RawDocument, name: &CStr) -> Result<RawDocument
 /// A reply of a shard as a client gets it.
 pub(super) fn reply(document: &RawDocument) -> Result<RawDocumentBuf, Failure> {
     without(document, &FROM_SHARDS)
+}
+
+/// Whether a field of a reply is for routers alone, except for the cluster's time.
+pub(super) fn is_from_shards(key: &[u8]) -> bool {
+    key != b"$clusterTime" && FROM_SHARDS.iter().any(|name| name.as_bytes() == key)
 }
 
 /// As [`reply`], of a decoded one.

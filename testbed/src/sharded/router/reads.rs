@@ -127,13 +127,13 @@ impl Router {
     }
 
     /// Ends change streams. Cursors of the engine end there when they time out; here they are gone at once.
-    pub(super) async fn kill_cursors(&self, command: &Document) -> Result<Document, Failure> {
+    pub(super) async fn kill_cursors(&self, database: &str, command: &Document) -> Result<Document, Failure> {
         let ids = command.get_array("cursors").map_err(|error| Failure::bad_value(error.to_string()))?;
         for id in ids.iter().filter_map(|id| id.as_i64().or_else(|| id.as_i32().map(i64::from))) {
             let stream = self.streams.lock().remove(&id);
             match stream {
                 Some(stream) => stream.close(self).await,
-                None => self.killed.lock().add(id),
+                None => self.kill_elsewhere(database, command, id).await?,
             }
         }
         let none = Vec::<Bson>::new;
@@ -144,6 +144,18 @@ impl Router {
             "cursorsUnknown": none(),
             "ok": 1.0,
         })
+    }
+
+    async fn kill_elsewhere(&self, database: &str, command: &Document, id: i64) -> Result<(), Failure> {
+        let shard = self.cursors.lock().remove(&id);
+        match shard {
+            Some(shard) => {
+                let kill = doc! {"killCursors": command.get("killCursors"), "cursors": [id]};
+                shard.ask(database, &kill, Repeat::No).await?;
+            }
+            None => self.killed.lock().add(id),
+        }
+        Ok(())
     }
 
     /// The replies of shards by their connection strings, and the first error among them.

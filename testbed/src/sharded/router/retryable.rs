@@ -1,26 +1,19 @@
 //! Writes with a number, straight to the shards: these recognise the number when the write comes again,
 //! however it was lost. (The engine aborts when it gets one.)
 
-use std::io::IoSlice;
-
 use bson::raw::RawArrayBuf;
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use bytes::BytesMut;
-use reshard::wire::op_msg::OpMsg;
-use reshard::wire::patch::Patched;
-use reshard::wire::scan::Command;
 
 use super::Router;
 use super::backend::Repeat;
 use super::failure::{Failure, NAMESPACE_NOT_FOUND, is_ok, whole};
+use super::forward::{ATTEMPTS, Asked};
 use super::raw;
+use super::seen::Seen;
 use super::table::Table;
 use super::targets::{Kind, targets};
 use super::versioned::{is_stale, pause};
-
-const ATTEMPTS: u32 = 40;
-/// What only a shard says.
-const OF_SHARDS: [&str; 2] = ["electionId", "opTime"];
 
 /// Statements that go to the same shards together.
 #[derive(Debug)]
@@ -31,51 +24,58 @@ struct Batch {
 
 /// A write command that is taken apart.
 struct Write<'a> {
-    message: &'a [u8],
-    parts: &'a OpMsg,
-    command: &'a Command<'a>,
+    asked: Asked<'a>,
     kind: Kind,
     statements: Vec<&'a RawDocument>,
     ordered: bool,
 }
 
+/// What became of a write.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// Nothing yet: one of its statements is for the engine to decide.
+    ForEngine,
+    /// One shard has answered; its message is in the buffer for replies.
+    Passed(Seen),
+    /// Several have.
+    Merged(RawDocumentBuf),
+}
+
 impl Router {
-    /// Runs a write with a number. Nothing if one of its statements is for the engine to decide.
+    /// Runs a write with a number.
     pub(super) async fn retryable(
         &self,
-        message: &[u8],
-        parts: &OpMsg,
-        command: &Command<'_>,
-    ) -> Result<Option<RawDocumentBuf>, Failure> {
-        let (Some(kind), Some(database), Some(collection)) =
-            (Kind::of(command.name), command.database, command.collection())
-        else {
-            return Ok(None);
-        };
-        let body = RawDocument::from_bytes(&message[parts.body.clone()])?;
-        let statements = raw::list(message, parts, body, kind.list())?;
+        asked: Asked<'_>,
+        kind: Kind,
+        reply: &mut BytesMut,
+    ) -> Result<Done, Failure> {
+        let body = asked.body()?;
+        let statements = raw::list(asked.message, asked.parts, body, kind.list())?;
         let ordered = !matches!(body.get("ordered")?, Some(value) if value.as_bool() == Some(false));
-        let write = Write { message, parts, command, kind, statements, ordered };
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let table = match self.table(database, collection, kind == Kind::Insert).await {
-                Err(failure) if failure.code() == NAMESPACE_NOT_FOUND => return Ok(None),
+        let write = Write { asked, kind, statements, ordered };
+        for attempt in 1..=ATTEMPTS {
+            let table = match self.table(asked.database(), asked.collection(), kind == Kind::Insert).await {
+                Err(failure) if failure.code() == NAMESPACE_NOT_FOUND => return Ok(Done::ForEngine),
                 table => table?,
             };
-            let Some(batches) = write.batches(&table)? else { return Ok(None) };
-            match self.run_batches(&write, &table, &batches).await? {
-                Some(answer) => return Ok(Some(answer)),
-                None if attempt >= ATTEMPTS => return Ok(None),
-                None => {
-                    // What was done already is recognised by the shards, also by new owners.
-                    self.forget(&table.namespace);
-                    if attempt > 1 {
-                        pause(attempt).await;
-                    }
+            let Some(batches) = write.batches(&table)? else { return Ok(Done::ForEngine) };
+            let done = match &batches[..] {
+                // The usual case: the whole message goes to one shard as it is.
+                [Batch { shards, .. }] if shards.len() == 1 => {
+                    self.to_shard(asked, &table, &shards[0], Repeat::Yes, reply).await?.map(Done::Passed)
                 }
+                batches => Box::pin(self.run_batches(&write, &table, batches)).await?.map(Done::Merged),
+            };
+            if let Some(done) = done {
+                return Ok(done);
+            }
+            // What was done already is recognised by the shards, also by new owners.
+            self.forget(&table.namespace);
+            if attempt > 1 {
+                pause(attempt).await;
             }
         }
+        Ok(Done::ForEngine)
     }
 
     /// Nothing if a shard says that the table is out of date.
@@ -85,18 +85,12 @@ impl Router {
         table: &Table,
         batches: &[Batch],
     ) -> Result<Option<RawDocumentBuf>, Failure> {
-        if let [only] = batches
-            && let [shard] = &only.shards[..]
-        {
-            return self.pass(write, table, shard).await;
-        }
         let mut merged = Merged::default();
         for batch in batches {
             let body = write.part(batch)?;
             let asked = batch.shards.iter().map(|shard| async {
                 let body = raw::with(&body, &table.version(shard))?;
-                let database = write.command.database.unwrap_or_default();
-                self.shard(shard).await?.run(database, body, Repeat::Yes).await
+                self.shard(shard).await?.run(write.asked.database(), body, Repeat::Yes).await
             });
             for reply in futures::future::try_join_all(asked).await? {
                 if is_stale(&reply) {
@@ -113,29 +107,6 @@ impl Router {
             }
         }
         Ok(Some(RawDocumentBuf::try_from(&merged.reply(write.kind))?))
-    }
-
-    /// The usual case: the whole message goes to one shard as it is.
-    async fn pass(
-        &self,
-        write: &Write<'_>,
-        table: &Table,
-        shard: &str,
-    ) -> Result<Option<RawDocumentBuf>, Failure> {
-        let patched: Patched =
-            self.patched(write.message, write.parts, write.command, None, &table.version(shard))?;
-        let pieces: Vec<IoSlice<'_>> = patched.parts(write.message);
-        let mut reply = BytesMut::new();
-        self.shard(shard).await?.exchange(&pieces, &mut reply, Repeat::Yes).await?;
-        let parts = OpMsg::parse(&reply).map_err(|error| Failure::bad_value(error.to_string()))?;
-        let body = RawDocument::from_bytes(&reply[parts.body])?;
-        if let Ok(time) = body.get_document("$clusterTime") {
-            self.time.observe(time);
-        }
-        if is_stale(body) {
-            return Ok(None);
-        }
-        raw::without(&raw::reply(body)?, &OF_SHARDS).map(Some)
     }
 }
 
@@ -160,7 +131,7 @@ impl Write<'_> {
 
     /// The command with the statements of one batch, which keep their numbers.
     fn part(&self, batch: &Batch) -> Result<RawDocumentBuf, Failure> {
-        let body = RawDocument::from_bytes(&self.message[self.parts.body.clone()])?;
+        let body = self.asked.body()?;
         let list = self.kind.list();
         let dropped = ["$db", "$clusterTime", "$readPreference", "stmtId", "stmtIds", list];
         let mut part = raw::without(body, &dropped)?;

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::Router;
 use super::failure::Failure;
+use super::forward::Asked;
 
 const READ: usize = 16 * 1024;
 
@@ -95,7 +96,10 @@ async fn answer(
     reply: &mut BytesMut,
 ) -> Answer {
     let result = match Command::scan(message, parts.body.clone()) {
-        Ok(command) => router.dispatch(message, parts, &command, number, reply).await,
+        Ok(command) => {
+            let asked = Asked { message, parts, command: &command };
+            router.dispatch(asked, number, reply).await
+        }
         Err(error) => Err(Failure::new(22, "InvalidBSON", error.to_string())),
     };
     result.unwrap_or_else(|failure| {

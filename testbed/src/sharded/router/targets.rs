@@ -25,6 +25,15 @@ impl Kind {
         })
     }
 
+    /// The engine's name of the command.
+    pub(super) fn cluster_name(self) -> &'static str {
+        match self {
+            Self::Insert => "clusterInsert",
+            Self::Update => "clusterUpdate",
+            Self::Delete => "clusterDelete",
+        }
+    }
+
     pub(super) fn list(self) -> &'static str {
         match self {
             Self::Insert => "documents",
@@ -44,7 +53,7 @@ pub(super) fn targets(
     if kind == Kind::Insert {
         let key: Document =
             sharding.key.keys().map(|path| (path.clone(), value_at(statement, path))).collect();
-        return Ok(owner(sharding, &key));
+        return Ok(owner(sharding, &key).map(|shard| vec![shard]));
     }
     let several = match kind {
         Kind::Update => is_true(statement, "multi"),
@@ -55,7 +64,7 @@ pub(super) fn targets(
     }
     let query = raw::document(statement, "q")?;
     if let Some(key) = sharding.key_of_filter(&query) {
-        return Ok(owner(sharding, &key));
+        return Ok(owner(sharding, &key).map(|shard| vec![shard]));
     }
     let exact_id = query.get("_id").is_some_and(|id| match id {
         Bson::Document(id) => !id.keys().next().is_some_and(|key| key.starts_with('$')),
@@ -66,11 +75,12 @@ pub(super) fn targets(
     Ok(everywhere.then(|| table.shards()))
 }
 
-fn owner(sharding: &Sharding, key: &Document) -> Option<Vec<String>> {
+/// The shard of a key; nothing if the key is none, or one that is not hashed here.
+pub(super) fn owner(sharding: &Sharding, key: &Document) -> Option<String> {
     if key.values().any(|value| matches!(value, Bson::Array(_))) {
         return None;
     }
-    sharding.chunk_of(key).ok().map(|chunk| vec![chunk.shard.clone()])
+    sharding.chunk_of(key).ok().map(|chunk| chunk.shard.clone())
 }
 
 /// A replacement is sent to the shard of what it puts there, if the filter does not say more.
