@@ -133,6 +133,11 @@ impl Mongod {
 
     /// Asks the program for its version, which shows too that it runs here.
     pub(crate) fn probe(path: &Path, libraries: Option<&Path>) -> Result<Self> {
+        Self::probe_program(path, libraries, "db version v")
+    }
+
+    /// As [`Self::probe`], of a program that begins a line with `prefix` to say its version.
+    pub(crate) fn probe_program(path: &Path, libraries: Option<&Path>, prefix: &str) -> Result<Self> {
         let mut command = Command::new(path);
         command.arg("--version");
         if let Some(libraries) = libraries {
@@ -140,7 +145,7 @@ impl Mongod {
         }
         let output = command.output().with_context(|| format!("running {}", path.display()))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = text.lines().find_map(|line| line.strip_prefix("db version v")).ok_or_else(|| {
+        let version = text.lines().find_map(|line| line.strip_prefix(prefix)).ok_or_else(|| {
             let stderr = String::from_utf8_lossy(&output.stderr);
             anyhow!("{} --version: {}: {}", path.display(), output.status, stderr.trim())
         })?;

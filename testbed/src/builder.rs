@@ -17,6 +17,7 @@ use crate::replica_set::ReplicaSet;
 use crate::tls::TlsFiles;
 
 const KEY_FILE: &str = "keyfile";
+const NOOP_INTERVAL: &str = "periodicNoopIntervalSecs";
 
 /// Options that servers of every kind are started with.
 #[derive(Clone, Debug)]
@@ -59,6 +60,17 @@ impl ServerOptions {
     }
 }
 
+/// What a replica set is in a sharded cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// No part of one.
+    Alone,
+    /// Its config server.
+    Config,
+    /// A shard of it.
+    Shard,
+}
+
 /// Builds a [`ReplicaSet`]; see [`ReplicaSet::builder`].
 #[derive(Clone, Debug)]
 pub struct ReplicaSetBuilder {
@@ -70,6 +82,7 @@ pub struct ReplicaSetBuilder {
     oplog_mb: u32,
     checkpoint_seconds: Option<u32>,
     election_timeout_ms: i32,
+    role: Role,
     server: ServerOptions,
 }
 
@@ -77,7 +90,7 @@ impl ReplicaSetBuilder {
     pub(crate) fn new(name: &str) -> Self {
         let mut server = ServerOptions::default();
         // Else the time of an idle cluster moves on every 10 s only, and tests that wait for it with it.
-        server.params.insert(String::from("periodicNoopIntervalSecs"), String::from("1"));
+        server.params.insert(NOOP_INTERVAL.to_owned(), String::from("1"));
         Self {
             name: name.to_owned(),
             nodes: 1,
@@ -87,6 +100,7 @@ impl ReplicaSetBuilder {
             oplog_mb: 200,
             checkpoint_seconds: None,
             election_timeout_ms: 2000,
+            role: Role::Alone,
             server,
         }
     }
@@ -154,6 +168,20 @@ impl ReplicaSetBuilder {
         self
     }
 
+    pub(crate) fn role(mut self, role: Role) -> Self {
+        self.role = role;
+        self
+    }
+
+    /// How often an idle primary moves the time on; `None` leaves it to mongod (10 s).
+    pub(crate) fn noop_interval(mut self, seconds: Option<u32>) -> Self {
+        match seconds {
+            Some(seconds) => self.server.params.insert(NOOP_INTERVAL.to_owned(), seconds.to_string()),
+            None => self.server.params.remove(NOOP_INTERVAL),
+        };
+        self
+    }
+
     /// Starts the set and waits until it has a primary and all members are in order.
     pub async fn start(self) -> Result<ReplicaSet> {
         let name = self.name.clone();
@@ -179,7 +207,7 @@ impl ReplicaSetBuilder {
         });
         let nodes = futures::future::try_join_all(launches).await?;
         let set = ReplicaSet::new(self.name, nodes, access, data);
-        set.initiate(self.election_timeout_ms, self.user).await?;
+        set.initiate(self.election_timeout_ms, self.role, self.user).await?;
         Ok(set)
     }
 
@@ -188,6 +216,11 @@ impl ReplicaSetBuilder {
         args.extend([String::from("--oplogSize"), self.oplog_mb.to_string()]);
         if let Some(seconds) = self.checkpoint_seconds {
             args.extend([String::from("--syncdelay"), seconds.to_string()]);
+        }
+        match self.role {
+            Role::Alone => {}
+            Role::Config => args.push(String::from("--configsvr")),
+            Role::Shard => args.push(String::from("--shardsvr")),
         }
         if self.user.is_some() {
             let path = folder.join(KEY_FILE);

@@ -1,13 +1,17 @@
-//! Real MongoDB replica sets on the loopback interface, for tests, demos and load tests.
+//! Real MongoDB replica sets and sharded clusters on the loopback interface, for tests, demos and load
+//! tests.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
-//! use reshard_testbed::ReplicaSet;
+//! use reshard_testbed::{ReplicaSet, ShardedCluster};
 //!
 //! let source = ReplicaSet::builder("rs0").nodes(3).start().await?;
 //! let client = source.client().await?;
 //! client.database("shop").collection("orders").insert_one(bson::doc! {"_id": 1}).await?;
 //! source.stepdown().await?;
+//!
+//! let target = ShardedCluster::builder().shards(2).start().await?;
+//! target.shard_collection("shop.orders", bson::doc! {"_id": "hashed"}).await?;
 //! # Ok(()) }
 //! ```
 //!
@@ -25,6 +29,7 @@ mod log_tail;
 mod ports;
 mod process;
 mod replica_set;
+mod sharded;
 mod spawner;
 mod standalone;
 mod tls;
@@ -35,5 +40,6 @@ pub use binary::{Mongod, Version};
 pub use builder::ReplicaSetBuilder;
 pub use process::Node;
 pub use replica_set::ReplicaSet;
+pub use sharded::{Router, ShardedCluster, ShardedClusterBuilder};
 pub use standalone::Standalone;
 pub use wait::{Condition, wait_for, wait_for_value};

@@ -59,7 +59,8 @@ pub struct Node {
     mongod: Mongod,
     port: Port,
     address: String,
-    data: PathBuf,
+    /// None for a mongos.
+    data: Option<PathBuf>,
     log: PathBuf,
     args: Vec<String>,
     access: Arc<RwLock<Access>>,
@@ -73,18 +74,7 @@ impl Node {
         let log = plan.folder.join(format!("{}.log", plan.name));
         fs::create_dir(&data).with_context(|| format!("creating {}", data.display()))?;
         for _ in 0..PORT_ATTEMPTS {
-            let port = Port::reserve()?;
-            let node = Self {
-                name: plan.name.clone(),
-                mongod: plan.mongod.clone(),
-                address: format!("127.0.0.1:{}", port.number()),
-                port,
-                data: data.clone(),
-                log: log.clone(),
-                args: plan.args.clone(),
-                access: plan.access.clone(),
-                state: Mutex::default(),
-            };
+            let node = Self::new(&plan, Some(data.clone()), log.clone())?;
             match node.start().await {
                 Ok(()) => return Ok(node),
                 // Somebody who knows nothing of our reservations was faster.
@@ -93,6 +83,27 @@ impl Node {
             }
         }
         bail!("{} lost its port {PORT_ATTEMPTS} times to other programs", plan.name)
+    }
+
+    /// A mongos, which has no data of its own; it is not started yet.
+    pub(crate) fn router(plan: Plan<'_>) -> Result<Self> {
+        let log = plan.folder.join(format!("{}.log", plan.name));
+        Self::new(&plan, None, log)
+    }
+
+    fn new(plan: &Plan<'_>, data: Option<PathBuf>, log: PathBuf) -> Result<Self> {
+        let port = Port::reserve()?;
+        Ok(Self {
+            name: plan.name.clone(),
+            mongod: plan.mongod.clone(),
+            address: format!("127.0.0.1:{}", port.number()),
+            port,
+            data,
+            log,
+            args: plan.args.clone(),
+            access: plan.access.clone(),
+            state: Mutex::default(),
+        })
     }
 
     fn lost_its_port(&self) -> bool {
@@ -194,7 +205,10 @@ impl Node {
         command
             .args(["--bind_ip", "127.0.0.1", "--nounixsocket", "--port"])
             .arg(self.port.number().to_string());
-        command.arg("--dbpath").arg(&self.data).args(&self.args);
+        if let Some(data) = &self.data {
+            command.arg("--dbpath").arg(data);
+        }
+        command.args(&self.args);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A group of its own, so that Ctrl-C reaches the owner alone, who then ends the servers.
         command.process_group(0);

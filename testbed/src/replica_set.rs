@@ -11,7 +11,7 @@ use mongodb::Client;
 use parking_lot::RwLock;
 
 use crate::access::{self, Access, User};
-use crate::builder::ReplicaSetBuilder;
+use crate::builder::{ReplicaSetBuilder, Role};
 use crate::data_dir::DataDir;
 use crate::process::Node;
 use crate::wait::{wait_for, wait_for_value};
@@ -43,11 +43,19 @@ impl ReplicaSet {
     }
 
     /// Makes a set of the servers, creates the user, and waits until all members are in order.
-    pub(crate) async fn initiate(&self, election_timeout_ms: i32, user: Option<User>) -> Result<()> {
+    pub(crate) async fn initiate(
+        &self,
+        election_timeout_ms: i32,
+        role: Role,
+        user: Option<User>,
+    ) -> Result<()> {
         let members: Vec<Document> =
             (0_i32..).zip(&self.nodes).map(|(id, node)| doc! {"_id": id, "host": node.address()}).collect();
         let settings = doc! {"electionTimeoutMillis": election_timeout_ms, "heartbeatIntervalMillis": 500};
-        let config = doc! {"_id": &self.name, "members": members, "settings": settings};
+        let mut config = doc! {"_id": &self.name, "members": members, "settings": settings};
+        if role == Role::Config {
+            config.insert("configsvr", true);
+        }
         let first = self.nodes.first().ok_or_else(|| anyhow!("no nodes"))?;
         first.admin(doc! {"replSetInitiate": config}).await.with_context(|| first.log_tail())?;
         if self.nodes.len() > 1 {
@@ -104,6 +112,17 @@ impl ReplicaSet {
     pub fn uri(&self) -> String {
         let hosts: Vec<&str> = self.nodes.iter().map(Node::address).collect();
         self.access.read().uri(&hosts.join(","), &format!("replicaSet={}", self.name))
+    }
+
+    /// `name/host:port,...`, as the config server wants it.
+    pub(crate) fn connection_string(&self) -> String {
+        let hosts: Vec<&str> = self.nodes.iter().map(Node::address).collect();
+        format!("{}/{}", self.name, hosts.join(","))
+    }
+
+    /// CPU time that the running members used since they were started.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.nodes.iter().filter_map(Node::cpu_seconds).sum()
     }
 
     /// URI of member `index` alone, as [`Node::uri`].
