@@ -14,7 +14,8 @@ use mongodb::{Client, ClientSession, Collection, Database};
 use reshard::app::Proxy;
 use reshard::cluster::command::SharedCluster;
 use reshard::cluster::{Cluster, Settings as ClusterSettings};
-use reshard::converge::sessions::{bar, session_id};
+use reshard::converge::barriers::{Layout, bar};
+use reshard::converge::sessions::session_id;
 use reshard::migration::control::{Control as _, Phase};
 use reshard::migration::engine::Settings;
 use reshard::model::side::Side;
@@ -1049,7 +1050,7 @@ async fn barriers_and_questions(version: Version, name: &str) -> Result<()> {
     // A real write with a higher number refuses what arrives later, also after the server was killed.
     let (barred, open) = (session_id("dead", Side::New, 0), session_id("dead", Side::New, 1));
     ensure!(server.send(&upsert, barred, 1).await?.0 == 0);
-    bar(&server.cluster, barred, 10).await.map_err(anyhow::Error::msg)?;
+    bar(&*server.cluster, Layout::ReplicaSet, barred, 10).await.map_err(anyhow::Error::msg)?;
     ensure!(server.send(&mark(1), barred, 2).await?.0 == 225);
     // One that matches nothing is forgotten with the server's memory, and bars nothing then.
     let nothing = server.send(&mark(404), open, 10).await?;

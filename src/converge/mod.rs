@@ -5,9 +5,11 @@
 //! that fails starts again with both reads. Inline mirror writes, both tailers, the backfill and repair are
 //! all drivers of this. See `docs/correctness.md`.
 pub mod active;
+pub mod barriers;
 pub mod converger;
 pub mod lanes;
 pub mod mirror;
 pub mod read;
 mod round;
 pub mod sessions;
+pub mod shards;

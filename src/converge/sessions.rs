@@ -6,24 +6,20 @@
 //! sessions of a process that died.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bson::raw::{RawDocumentBuf, cstr};
-use bson::rawdoc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
+use super::barriers::{Layout, bar};
 use crate::clock::SharedClock;
-use crate::cluster::command::{Request, SharedCluster};
+use crate::cluster::command::SharedCluster;
 use crate::model::side::Side;
-use crate::state::record::DATABASE;
-use crate::state::records::{lsid, write_concern_problem};
+use crate::state::records::lsid;
 
 /// Mirror sessions of one process on one cluster; also the bound on its concurrent mirror writes there.
 pub const SESSIONS: i32 = 64;
-/// Collection that barriers write to.
-pub const BARRIERS: &str = "barriers";
 
 const NAMES: Uuid = Uuid::from_u128(0x8f1c_5a0e_9d24_4a77_b1d3_6a5b_7e90_2f41);
 
@@ -126,7 +122,8 @@ impl<'a> Borrowed<'a> {
     async fn bar_if_tainted(&mut self) -> Result<(), String> {
         let Some(session) = self.session.as_mut().filter(|session| session.tainted) else { return Ok(()) };
         session.number += 1;
-        bar(&self.sessions.cluster, session.id, session.number).await?;
+        let cluster = &*self.sessions.cluster;
+        bar(cluster, Layout::of(cluster).await?, session.id, session.number).await?;
         session.tainted = false;
         session.open = false;
         Ok(())
@@ -171,41 +168,14 @@ impl Drop for Borrowed<'_> {
     }
 }
 
-/// Bars everything with a lower number on session `id`.
-///
-/// # Errors
-/// Why it is not known to be in force.
-pub async fn bar(cluster: &SharedCluster, id: Uuid, number: i64) -> Result<(), String> {
-    // The document must change, or the write is not durable and bars nothing.
-    let body = rawdoc! {
-        "update": BARRIERS,
-        "updates": [{ "q": { "_id": id.to_string() }, "u": { "$inc": { "n": 1_i64 } }, "upsert": true }],
-        "lsid": lsid(id),
-        "txnNumber": number,
-        "writeConcern": { "w": "majority" },
-    };
-    let request = Request::new(DATABASE, body).within(Duration::from_secs(10));
-    let reply = cluster.run(request).await.map_err(|error| error.to_string())?;
-    if let Some(error) = reply.error() {
-        // A higher number is there already: all the better.
-        return if error.code == 225 { Ok(()) } else { Err(error.to_string()) };
-    }
-    if let Some(problem) = write_concern_problem(&reply.body) {
-        return Err(problem);
-    }
-    if reply.body.get_array("writeErrors").is_ok() {
-        return Err(format!("the barrier was refused: {:?}", reply.body));
-    }
-    Ok(())
-}
-
 /// Bars every mirror session of a process that died.
 ///
 /// # Errors
 /// Why it is not known to be in force.
 pub async fn bar_all(cluster: &SharedCluster, holder: &str, side: Side, sessions: i32) -> Result<(), String> {
+    let layout = Layout::of(&**cluster).await?;
     for index in 0..sessions {
-        bar(cluster, session_id(holder, side, index), i64::MAX).await?;
+        bar(&**cluster, layout, session_id(holder, side, index), i64::MAX).await?;
     }
     Ok(())
 }
@@ -214,8 +184,10 @@ pub async fn bar_all(cluster: &SharedCluster, holder: &str, side: Side, sessions
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::cluster::command::{Commands, Reply, SendError};
+    use crate::cluster::command::{Commands, Reply, Request, SendError};
+    use crate::converge::barriers::BARRIERS;
     use async_trait::async_trait;
+    use bson::rawdoc;
 
     /// A cluster that remembers the numbers of the barriers.
     #[derive(Default)]
@@ -224,6 +196,9 @@ mod tests {
     #[async_trait]
     impl Commands for Barriers {
         async fn run(&self, request: Request) -> Result<Reply, SendError> {
+            if request.body.get("isMaster").unwrap().is_some() {
+                return Ok(Reply { body: rawdoc! { "ok": 1.0 }, operation_time: None, server: "a:1".into() });
+            }
             assert_eq!(request.body.get_str("update").unwrap(), BARRIERS);
             self.0.lock().push(request.body.get_i64("txnNumber").unwrap());
             Ok(Reply { body: rawdoc! { "n": 1, "ok": 1.0 }, operation_time: None, server: "a:1".into() })

@@ -253,7 +253,8 @@ impl Backfill {
 /// The scan of a range, from where it stands.
 fn find(range: &Range, after: Timestamp) -> Request {
     let mut body = rawdoc! {
-        "find": range.namespace.collection(), "hint": { "_id": 1 }, "batchSize": BATCH_DOCUMENTS,
+        "find": range.namespace.collection(), "hint": { "_id": 1 }, "sort": { "_id": 1 },
+        "batchSize": BATCH_DOCUMENTS,
         "readConcern": { "level": "majority", "afterClusterTime": after },
     };
     if range.next.as_ref().is_some_and(is_max_key) {

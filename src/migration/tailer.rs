@@ -18,6 +18,7 @@ use super::stream::{Batch, ChangeStream, Event, StreamError};
 use crate::clock::SharedClock;
 use crate::cluster::command::SharedCluster;
 use crate::converge::converger::{BATCH, Converger, Order, Stuck};
+use crate::converge::shards;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
@@ -33,6 +34,8 @@ const PARALLEL: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(250);
 /// The same while somebody waits for the position.
 const IMPATIENCE: Duration = Duration::from_millis(5);
+/// How often the clocks of a sharded cluster's shards are moved on while nobody waits.
+const PUSH_EVERY: Duration = Duration::from_millis(500);
 /// How often a checkpoint is stored.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
@@ -127,6 +130,7 @@ impl Tailer {
             ChangeStream::open(&self.cluster, &self.namespaces, Some(&token)).await?;
         let mut stored_at = self.clock.now();
         let mut stored = token;
+        let mut pushed = self.is_sharded().await?.then_some(self.clock.now());
         loop {
             if !self.converger.safeguards.checkpoint_after_done {
                 self.store(&batch.token).await;
@@ -146,8 +150,26 @@ impl Tailer {
                 stream.close().await;
                 return Ok(());
             }
-            let patience = if self.frontier.is_awaited() { IMPATIENCE } else { PATIENCE };
+            let awaited = self.frontier.is_awaited();
+            if let Some(pushed) = pushed.as_mut()
+                && (awaited || self.clock.now() - *pushed >= PUSH_EVERY)
+            {
+                self.push().await;
+                *pushed = self.clock.now();
+            }
+            let patience = if awaited { IMPATIENCE } else { PATIENCE };
             batch = stream.next(patience).await?;
+        }
+    }
+
+    async fn is_sharded(&self) -> Result<bool, StreamError> {
+        shards::is_sharded(&*self.cluster).await.map_err(StreamError::Broken)
+    }
+
+    /// Without this the stream of a sharded cluster stands where its quietest shard stands.
+    async fn push(&self) {
+        if let Err(why) = shards::push_clocks(&*self.cluster).await {
+            tracing::debug!(side = %self.side, why, "the clocks of quiet shards are left to the shards");
         }
     }
 
