@@ -10,13 +10,15 @@ use common::{Looking, Pair, codes, connect, eventually, refusals};
 use reshard::cluster::command::SharedCluster;
 use reshard::migration::control::{PreflightReport, Severity};
 use reshard::migration::preflight::{preflight, single_step_reasons};
+use reshard::migration::prepare::Wanted;
 use reshard::model::namespace::Namespace;
 use reshard::model::side::PerSide;
 use reshard::shutdown::Tasks;
 use reshard_testbed::{ReplicaSet, Standalone, Version};
 
 async fn look(clusters: &PerSide<SharedCluster>, namespaces: &[&str]) -> Result<PreflightReport> {
-    let namespaces: Option<Vec<_>> = namespaces.iter().map(|name| Namespace::parse(name)).collect();
+    let namespaces: Option<Vec<_>> =
+        namespaces.iter().map(|name| Namespace::parse(name).map(Wanted::from)).collect();
     let looking = PerSide { old: Looking::at(&clusters.old), new: Looking::at(&clusters.new) };
     let report = preflight(&looking, &namespaces.context("a namespace")?).await;
     ensure!(report.findings.iter().all(|finding| !finding.message.is_empty()));

@@ -12,7 +12,7 @@ use common::{Dying, Looking, Pair, run};
 use reshard::cluster::command::{Commands, SharedCluster};
 use reshard::migration::catalog::describe;
 use reshard::migration::preflight::preflight;
-use reshard::migration::prepare::{Created, drop_created, plan, prepare, restore_ttl};
+use reshard::migration::prepare::{Created, Wanted, drop_created, plan, prepare, restore_ttl};
 use reshard::model::namespace::Namespace;
 use reshard::model::side::PerSide;
 use reshard::policy::catalog::{Collection, SUSPENDED};
@@ -44,7 +44,7 @@ fn seconds(collection: &Collection, name: &str) -> Option<i64> {
 }
 
 async fn prepared(clusters: &PerSide<SharedCluster>, names: &[&str]) -> Result<Vec<Created>> {
-    let namespaces: Vec<_> = names.iter().map(|name| Namespace::new("shop", name)).collect();
+    let namespaces: Vec<_> = names.iter().map(|name| Wanted::from(Namespace::new("shop", name))).collect();
     let made = plan(clusters, &namespaces).await.map_err(Error::msg)?;
     prepare(clusters, &made).await.map_err(Error::msg)?;
     Ok(made)
@@ -131,7 +131,7 @@ async fn a_crash_between_any_two_steps_is_made_up_for() -> Result<()> {
     let pair = Pair::start().await?;
     pair.on_old(doc! { "create": "c", "validator": { "a": 1 } }).await?;
     pair.on_old(doc! { "createIndexes": "c", "indexes": indexes() }).await?;
-    let namespaces = [Namespace::new("shop", "c")];
+    let namespaces = [Wanted::from(Namespace::new("shop", "c"))];
     let dying = |cluster: &SharedCluster, left: &Arc<AtomicUsize>| -> SharedCluster {
         Arc::new(Dying { cluster: cluster.clone(), left: left.clone() })
     };
@@ -169,7 +169,7 @@ async fn what_was_made_meanwhile_is_not_overwritten() -> Result<()> {
         pair.on_old(doc! { "createIndexes": name, "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] })
             .await?;
     }
-    let namespace = |name: &str| [Namespace::new("shop", name)];
+    let namespace = |name: &str| [Wanted::from(Namespace::new("shop", name))];
     let made = plan(&pair.clusters, &namespace("options")).await.map_err(Error::msg)?;
     pair.on_new(doc! { "create": "options", "capped": true, "size": 1000 }).await?;
     let error = prepare(&pair.clusters, &made).await.unwrap_err();
@@ -196,7 +196,7 @@ async fn other_versions() -> Result<()> {
         let indexes: Vec<_> = indexes().into_iter().filter(known).collect();
         pair.on_old(doc! { "createIndexes": "c", "indexes": indexes.clone() }).await?;
         let looking = PerSide { old: Looking::at(&pair.clusters.old), new: Looking::at(&pair.clusters.new) };
-        let report = preflight(&looking, &[Namespace::new("shop", "c")]).await;
+        let report = preflight(&looking, &[Namespace::new("shop", "c").into()]).await;
         ensure!(report.ok, "{of_old:?} {of_new:?}: {report:#?}");
         println!(
             "{of_old:?} {of_new:?}: {:?}",
@@ -214,7 +214,7 @@ async fn other_versions() -> Result<()> {
             );
         }
         ensure!(seconds(&old, "t_1") == Some(SUSPENDED) && seconds(&new, "t_1") == Some(SUSPENDED));
-        let report = preflight(&looking, &[Namespace::new("shop", "c")]).await;
+        let report = preflight(&looking, &[Namespace::new("shop", "c").into()]).await;
         ensure!(report.ok, "kept: {report:#?}");
     }
     Ok(())

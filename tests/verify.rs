@@ -392,7 +392,7 @@ async fn due_documents_are_removed_on_their_authority() -> Result<()> {
         doc! { "key": { "u": 1 }, "name": "u_1", "expireAfterSeconds": 0, "partialFilterExpression": partial },
     ];
     pair.on_old(doc! { "createIndexes": "c", "indexes": indexes }).await?;
-    let made = plan(&pair.clusters, &[Namespace::new("shop", "c")]).await.map_err(Error::msg)?;
+    let made = plan(&pair.clusters, &[Namespace::new("shop", "c").into()]).await.map_err(Error::msg)?;
     prepare(&pair.clusters, &made).await.map_err(Error::msg)?;
     let now = bson::DateTime::now().timestamp_millis();
     let at = |seconds: i64| bson::DateTime::from_millis(now + seconds * 1000);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::migration::control::Phase;
+use crate::policy::shard_key::ShardKey;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -74,6 +75,9 @@ pub(super) enum Action {
         /// What moves, as database.collection; may be repeated
         #[arg(long = "namespace", value_name = "DB.COLLECTION", required = true)]
         namespaces: Vec<String>,
+        /// By what new is to shard one of them, as DB.COLLECTION=FIELD:1,FIELD:hashed; may be repeated
+        #[arg(long = "shard-key", value_name = "DB.COLLECTION=KEY", value_parser = shard_key)]
+        shard_keys: Vec<(String, ShardKey)>,
     },
     /// Look whether it could start; changes nothing (exit code 1 if it could not)
     Preflight { name: String },
@@ -169,4 +173,17 @@ impl Until {
         };
         phase >= wanted && phase <= Phase::Completed
     }
+}
+
+/// Reads `shop.orders=customer_id:1,order_id:hashed`.
+fn shard_key(text: &str) -> Result<(String, ShardKey), String> {
+    let (namespace, fields) = text.split_once('=').ok_or("write DB.COLLECTION=FIELD:1")?;
+    let mut pattern = bson::Document::new();
+    for field in fields.split(',') {
+        let (path, kind) =
+            field.rsplit_once(':').ok_or_else(|| format!("{field:?}: write FIELD:1 or FIELD:hashed"))?;
+        let kind = if kind == "1" { bson::Bson::Int32(1) } else { bson::Bson::from(kind) };
+        pattern.insert(path, kind);
+    }
+    Ok((namespace.to_owned(), ShardKey::parse(&pattern)?))
 }

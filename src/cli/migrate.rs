@@ -22,8 +22,16 @@ pub(super) struct Session {
 pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
     let session = Session { client: client(&args)?, json: args.json };
     match args.action {
-        Action::Create { name, namespaces } => {
-            let namespaces = namespaces.into_iter().map(|namespace| NamespaceSpec { namespace }).collect();
+        Action::Create { name, namespaces, shard_keys } => {
+            let mut namespaces: Vec<_> = namespaces.into_iter().map(NamespaceSpec::plain).collect();
+            for (namespace, key) in shard_keys {
+                match namespaces.iter_mut().find(|spec| spec.namespace == namespace) {
+                    Some(spec) => spec.shard_key = Some(key),
+                    None => {
+                        return Err(Failure::Usage(format!("--shard-key: {namespace} is no --namespace")));
+                    }
+                }
+            }
             let new = json!(NewMigration { name, namespaces });
             session.show(Method::POST, "/v1/migrations", Some(new), show::view).await.map(drop)
         }

@@ -40,7 +40,13 @@ impl Round<'_> {
         let Self { clusters, namespace, order, tries, converger } = *self;
         let mirror_side = group.authority.other();
         let (seen, want) = self.look(&group).await?;
-        let actions = actions(&group.keys, &seen, &want);
+        let (doubled, keys): (Vec<Key>, Vec<Key>) =
+            group.keys.iter().cloned().partition(|key| want.has_several(key));
+        report.stuck.extend(doubled.into_iter().map(|key| Stuck {
+            key,
+            why: format!("{} holds several documents with this _id, on several shards", group.authority),
+        }));
+        let actions = actions(&keys, &seen, &want);
         let concern = if order.durable { majority() } else { order.concern.clone() };
         let mirror = Mirror {
             cluster: &**clusters.get(mirror_side),

@@ -135,11 +135,8 @@ impl Engine {
 
     /// Makes the migration of a record known, with the lease kept from now on.
     async fn adopt(&self, side: Side, record: AuthorityRecord) {
-        let stub = Stored::new(
-            record.name.clone(),
-            record.namespaces.iter().map(|name| NamespaceSpec { namespace: name.clone() }).collect(),
-            0,
-        );
+        let stub =
+            Stored::new(record.name.clone(), record.namespaces.iter().map(NamespaceSpec::plain).collect(), 0);
         let running = self.take_up(&Stored { phase: record.phase, ..stub }).await;
         let Some(context) = running.parts() else { return };
         context.authorities.get(side).learn(record);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use crate::model::phase::Phase;
+use crate::policy::shard_key::ShardKey;
 
 /// Who asked for a change, for the audit.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
@@ -28,6 +29,22 @@ pub struct NewMigration {
 pub struct NamespaceSpec {
     /// `database.collection`.
     pub namespace: String,
+    /// By what new is to shard it: fields in order, each with `1` or `"hashed"`. Without it, it is sharded on
+    /// new only if it is there already, empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, example = json!({ "customer_id": 1, "order_id": 1 }))]
+    pub shard_key: Option<ShardKey>,
+    /// Into how many chunks it is cut on new before the copy; four for each shard by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_chunks: Option<u32>,
+}
+
+impl NamespaceSpec {
+    /// One that is not sharded, or as it is on new.
+    #[must_use]
+    pub fn plain(namespace: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), shard_key: None, initial_chunks: None }
+    }
 }
 
 /// A migration as listed.

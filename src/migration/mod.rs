@@ -17,6 +17,7 @@ pub mod progress;
 mod ramping;
 pub mod ranges;
 pub mod running;
+pub mod sharding;
 mod starting;
 pub mod stored;
 pub mod stream;

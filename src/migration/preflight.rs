@@ -7,6 +7,7 @@ mod clusters;
 mod collections;
 mod findings;
 mod privileges;
+mod sharding;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use self::clusters::{Seen, look_at_cluster, refuse_same_cluster};
 use self::findings::Findings;
 use crate::cluster::command::SharedCluster;
 use crate::migration::control::{PreflightReport, Severity};
+use crate::migration::prepare::Wanted;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::catalog::{Index, unique_without_id};
@@ -29,9 +31,10 @@ const UNIQUE: &str = "unique-index";
 const INTERNAL: [&str; 4] = ["admin", "local", "config", crate::state::record::DATABASE];
 
 /// Looks at both clusters and at what is to move.
-pub async fn preflight(clusters: &PerSide<SharedCluster>, namespaces: &[Namespace]) -> PreflightReport {
+pub async fn preflight(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> PreflightReport {
     let mut findings = Findings::default();
-    let allowed = names(namespaces, &mut findings);
+    let named: Vec<Namespace> = wanted.iter().map(|wanted| wanted.namespace.clone()).collect();
+    let allowed = names(&named, &mut findings);
     let (old, new) = futures::join!(
         look_at_cluster(Side::Old, &*clusters.old, &allowed),
         look_at_cluster(Side::New, &*clusters.new, &allowed),
@@ -51,7 +54,9 @@ pub async fn preflight(clusters: &PerSide<SharedCluster>, namespaces: &[Namespac
         );
     }
     for namespace in &allowed {
-        collections::look(clusters, &seen, namespace, &mut findings).await;
+        let key = wanted.iter().find(|wanted| wanted.namespace == *namespace);
+        let key = key.and_then(|wanted| wanted.shard_key.as_ref());
+        collections::look(clusters, &seen, namespace, key, &mut findings).await;
     }
     findings.report()
 }

@@ -11,11 +11,14 @@ use bson::{Document, RawDocument, rawdoc};
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Unanswered, describe, question};
+use super::control::NamespaceSpec;
+use super::sharding::shard;
 use super::ttl;
 use crate::cluster::command::{Commands, Request, SharedCluster};
 use crate::model::namespace::Namespace;
 use crate::model::side::PerSide;
 use crate::policy::catalog::{Collection, comparable_options, creation_options};
+use crate::policy::shard_key::{ShardKey, StoredKey};
 use crate::state::records::write_concern_problem;
 
 /// How long one command may take; building indexes on an empty collection is quick.
@@ -35,6 +38,38 @@ pub struct Created {
     pub indexes_created: Vec<String>,
     /// TTL indexes by name, each with its seconds.
     pub ttl: Vec<(String, i64)>,
+    /// By what it is to be sharded on new.
+    #[serde(default)]
+    pub shard_key: Option<StoredKey>,
+    /// Into how many chunks it is cut there.
+    #[serde(default)]
+    pub initial_chunks: Option<u32>,
+}
+
+/// A collection that is to move, and how it is to lie on new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which.
+    pub namespace: Namespace,
+    /// By what it is to be sharded there.
+    pub shard_key: Option<ShardKey>,
+    /// Into how many chunks it is cut there.
+    pub initial_chunks: Option<u32>,
+}
+
+impl From<Namespace> for Wanted {
+    fn from(namespace: Namespace) -> Self {
+        Self { namespace, shard_key: None, initial_chunks: None }
+    }
+}
+
+impl Wanted {
+    /// As an operator asks for it; `None` for what is no namespace.
+    #[must_use]
+    pub fn of(spec: &NamespaceSpec) -> Option<Self> {
+        let namespace = Namespace::parse(&spec.namespace)?;
+        Some(Self { namespace, shard_key: spec.shard_key.clone(), initial_chunks: spec.initial_chunks })
+    }
 }
 
 impl Created {
@@ -52,12 +87,9 @@ impl Created {
 ///
 /// # Errors
 /// In words, why a cluster cannot tell.
-pub async fn plan(
-    clusters: &PerSide<SharedCluster>,
-    namespaces: &[Namespace],
-) -> Result<Vec<Created>, String> {
-    let mut plan = Vec::with_capacity(namespaces.len());
-    for namespace in namespaces {
+pub async fn plan(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> Result<Vec<Created>, String> {
+    let mut plan = Vec::with_capacity(wanted.len());
+    for Wanted { namespace, shard_key, initial_chunks } in wanted {
         let source = source(clusters, namespace).await?;
         let target = on(&*clusters.new, namespace).await?;
         let ttl = source.indexes.iter().filter(|index| index.is_ttl());
@@ -73,6 +105,8 @@ pub async fn plan(
             collection_created: target.is_none(),
             indexes_created: lacking.map(|index| index.name().to_owned()).collect(),
             ttl: ttl.collect::<Result<_, _>>()?,
+            shard_key: shard_key.clone().map(StoredKey::from),
+            initial_chunks: *initial_chunks,
         });
     }
     Ok(plan)
@@ -87,6 +121,10 @@ pub async fn prepare(clusters: &PerSide<SharedCluster>, plan: &[Created]) -> Res
         let namespace = created.parsed()?;
         let source = source(clusters, &namespace).await?;
         let target = make(&*clusters.new, &namespace, &source).await?;
+        if let Some(key) = &created.shard_key {
+            let key = ShardKey::from(key.clone());
+            shard(&*clusters.old, &*clusters.new, &namespace, &key, created.initial_chunks).await?;
+        }
         make_indexes(&*clusters.new, &namespace, &source, &target).await?;
         ttl::suspend(&*clusters.new, &namespace, &created.ttl).await?;
         ttl::suspend(&*clusters.old, &namespace, &created.ttl).await?;

@@ -9,16 +9,18 @@ use super::context::Context;
 use super::control::{ControlError, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity};
 use super::engine::{Engine, no_new, unavailable};
 use super::preflight::{preflight, single_step_reasons};
-use super::prepare;
+use super::prepare::{self, Wanted};
 use super::ranges;
 use super::running::Running;
+use super::sharding::key_of;
 use super::stored::Stored;
 use super::stream::ChangeStream;
+use crate::converge::barriers::lay_out;
 use crate::converge::read::time_now;
 use crate::model::namespace::Namespace;
-use crate::model::side::Side;
+use crate::model::side::{PerSide, Side};
 use crate::state::checkpoint;
-use crate::state::record::AuthorityRecord;
+use crate::state::record::{AuthorityRecord, StoredShardKey};
 
 /// How long a start waits for writes that began before it.
 const EARLIER_WRITES: Duration = Duration::from_secs(60);
@@ -42,7 +44,7 @@ pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError
         return Err(invalid("namespaces: name at least one \"database.collection\"".into()));
     }
     let mut namespaces: Vec<Namespace> = Vec::new();
-    for NamespaceSpec { namespace } in &new.namespaces {
+    for NamespaceSpec { namespace, .. } in &new.namespaces {
         let parsed = Namespace::parse(namespace)
             .ok_or_else(|| invalid(format!("namespaces: {namespace:?} is not \"database.collection\"")))?;
         if namespaces.contains(&parsed) {
@@ -51,6 +53,24 @@ pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError
         namespaces.push(parsed);
     }
     Ok(namespaces)
+}
+
+fn wanted(running: &Running) -> Vec<Wanted> {
+    running.stored.lock().namespaces.iter().filter_map(Wanted::of).collect()
+}
+
+/// By what both clusters have sharded the collections.
+async fn shard_keys(context: &Context) -> Result<PerSide<Vec<StoredShardKey>>, String> {
+    let mut keys: PerSide<Vec<StoredShardKey>> = PerSide::default();
+    for side in Side::BOTH {
+        for namespace in &context.namespaces {
+            let found = key_of(&**context.clusters.get(side), namespace).await?;
+            let stored =
+                found.map(|key| StoredShardKey { namespace: namespace.as_str().to_owned(), key: key.into() });
+            keys.get_mut(side).extend(stored);
+        }
+    }
+    Ok(keys)
 }
 
 impl Engine {
@@ -101,11 +121,7 @@ impl Engine {
 
     pub(super) async fn look_before(&self, running: &Running) -> Result<PreflightReport, ControlError> {
         let clusters = self.environment.clusters.as_ref().ok_or_else(no_new)?;
-        let namespaces: Vec<Namespace> = {
-            let stored = running.stored.lock();
-            stored.namespaces.iter().filter_map(|spec| Namespace::parse(&spec.namespace)).collect()
-        };
-        Ok(preflight(clusters, &namespaces).await)
+        Ok(preflight(clusters, &wanted(running)).await)
     }
 
     /// Everything up to the first mirror write; harmless to repeat after a crash anywhere in it.
@@ -129,8 +145,13 @@ impl Engine {
         self.prepare_new(running, &context).await?;
         let names: Vec<String> =
             context.namespaces.iter().map(|namespace| namespace.as_str().to_owned()).collect();
+        let shard_keys = shard_keys(&context).await.map_err(unavailable)?;
         for side in Side::BOTH {
-            let record = AuthorityRecord::begin(&context.name, side, identities.clone(), names.clone());
+            lay_out(&**context.clusters.get(side)).await.map_err(unavailable)?;
+            let record = AuthorityRecord {
+                shard_keys: shard_keys.clone(),
+                ..AuthorityRecord::begin(&context.name, side, identities.clone(), names.clone())
+            };
             context.authorities.get(side).create(&record).await.map_err(to_control)?;
             context.beat(side).await.map_err(to_control)?;
         }
@@ -176,7 +197,7 @@ impl Engine {
     async fn prepare_new(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
         let unfinished = running.stored.lock().phase == Phase::Created;
         if unfinished {
-            let plan = prepare::plan(&context.clusters, &context.namespaces).await.map_err(to_control)?;
+            let plan = prepare::plan(&context.clusters, &wanted(running)).await.map_err(to_control)?;
             let stored = {
                 let mut stored = running.stored.lock();
                 stored.created = plan;

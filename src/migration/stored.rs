@@ -27,6 +27,7 @@ pub struct Stored {
     /// Version of the format.
     pub schema: i32,
     /// What moves.
+    #[serde(with = "specs")]
     pub namespaces: Vec<NamespaceSpec>,
     /// Where it is in its life.
     pub phase: Phase,
@@ -60,6 +61,47 @@ pub struct Stored {
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
+}
+
+/// [`NamespaceSpec`]s as they are stored.
+mod specs {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::migration::control::NamespaceSpec;
+    use crate::policy::shard_key::{ShardKey, StoredKey};
+
+    #[derive(Serialize, Deserialize)]
+    struct Spec {
+        namespace: String,
+        #[serde(default)]
+        shard_key: Option<StoredKey>,
+        #[serde(default)]
+        initial_chunks: Option<u32>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        specs: &[NamespaceSpec],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let stored = specs.iter().cloned().map(|spec| Spec {
+            namespace: spec.namespace,
+            shard_key: spec.shard_key.map(StoredKey::from),
+            initial_chunks: spec.initial_chunks,
+        });
+        serializer.collect_seq(stored)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<NamespaceSpec>, D::Error> {
+        let stored = Vec::<Spec>::deserialize(deserializer)?;
+        let spec = |spec: Spec| NamespaceSpec {
+            namespace: spec.namespace,
+            shard_key: spec.shard_key.map(ShardKey::from),
+            initial_chunks: spec.initial_chunks,
+        };
+        Ok(stored.into_iter().map(spec).collect())
+    }
 }
 
 impl Stored {

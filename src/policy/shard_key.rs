@@ -1,11 +1,11 @@
 //! Shard keys: where a document lies on a sharded cluster, and the filter that leads there.
 
-use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf};
+use bson::raw::{RawBsonRef, RawDocumentBuf};
 use bson::{Bson, Document, RawDocument};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The pattern that a collection is sharded by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The pattern that a collection is sharded by, written as MongoDB writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardKey {
     fields: Vec<Field>,
 }
@@ -51,21 +51,35 @@ impl ShardKey {
         self.fields.iter().map(|field| (field.path.clone(), value(field))).collect()
     }
 
-    /// Whether any field of it is hashed.
+    /// Whether documents are spread by a hash first of all.
     #[must_use]
-    pub fn is_hashed(&self) -> bool {
-        self.fields.iter().any(|field| field.hashed)
+    pub fn begins_hashed(&self) -> bool {
+        self.fields.first().is_some_and(|field| field.hashed)
+    }
+
+    /// The paths before the hashed one.
+    pub fn plain_prefix(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().take_while(|field| !field.hashed).map(|field| field.path.as_str())
+    }
+
+    /// The bound of a chunk: `values` for the first fields, and the lowest for the others.
+    #[must_use]
+    pub fn bound(&self, values: &[Bson]) -> Document {
+        let value = |index: usize| values.get(index).cloned().unwrap_or(Bson::MinKey);
+        self.fields.iter().enumerate().map(|(index, field)| (field.path.clone(), value(index))).collect()
+    }
+
+    /// Whether a unique index on `key` can stand beside it: it must begin with all of its fields.
+    #[must_use]
+    pub fn allows_unique(&self, key: &Document) -> bool {
+        let begins = self.fields.iter().zip(key.keys()).all(|(field, path)| field.path == *path);
+        key.len() >= self.fields.len() && begins && !self.fields.iter().any(|field| field.hashed)
     }
 
     /// Whether equal `_id`s always lie on one shard: only then does an insert meet the document that is there.
     #[must_use]
     pub fn is_id(&self) -> bool {
         matches!(self.fields.as_slice(), [only] if only.path == "_id")
-    }
-
-    /// The paths in order.
-    pub fn paths(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().map(|field| field.path.as_str())
     }
 
     /// Adds to `filter`, which names the `_id`, what leads to the shard where `document` lies. A field that
@@ -94,12 +108,34 @@ impl ShardKey {
             bytes(one).as_bytes() == bytes(other).as_bytes()
         })
     }
+}
 
-    /// The values of a document in the key, in order; missing ones are null.
-    #[must_use]
-    pub fn values(&self, document: &RawDocument) -> Vec<RawBson> {
-        let value = |field: &Field| value_at(document, &field.path).unwrap_or(RawBsonRef::Null);
-        self.fields.iter().map(|field| RawBson::from(value(field))).collect()
+impl Serialize for ShardKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.pattern().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ShardKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let pattern = Document::deserialize(deserializer)?;
+        Self::parse(&pattern).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A [`ShardKey`] as it is stored: a list, since servers before 5.0 store no names with dots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredKey(Vec<Field>);
+
+impl From<ShardKey> for StoredKey {
+    fn from(key: ShardKey) -> Self {
+        Self(key.fields)
+    }
+}
+
+impl From<StoredKey> for ShardKey {
+    fn from(stored: StoredKey) -> Self {
+        Self { fields: stored.0 }
     }
 }
 
@@ -129,6 +165,25 @@ mod tests {
             assert!(ShardKey::parse(&bad).is_err(), "{bad}");
         }
         assert!(key(doc! { "_id": "hashed" }).is_id() && !key(doc! { "_id": 1, "a": 1 }).is_id());
+    }
+
+    #[test]
+    fn an_operator_writes_the_pattern_and_a_list_is_stored() {
+        let key = key(doc! { "b.c": 1, "a": "hashed" });
+        let json = r#"{"b.c":1,"a":"hashed"}"#;
+        assert_eq!(serde_json::to_string(&key).unwrap(), json);
+        assert_eq!(serde_json::from_str::<ShardKey>(json).unwrap(), key);
+        let stored = bson::serialize_to_bson(&StoredKey::from(key.clone())).unwrap();
+        assert!(matches!(stored, Bson::Array(_)), "{stored}");
+        assert_eq!(ShardKey::from(bson::deserialize_from_bson::<StoredKey>(stored).unwrap()), key);
+    }
+
+    #[test]
+    fn unique_indexes_must_begin_with_it() {
+        let by = key(doc! { "a": 1, "b": 1 });
+        assert!(by.allows_unique(&doc! { "a": 1, "b": 1, "c": 1 }));
+        assert!(!by.allows_unique(&doc! { "a": 1 }) && !by.allows_unique(&doc! { "b": 1, "a": 1 }));
+        assert!(!key(doc! { "a": "hashed" }).allows_unique(&doc! { "a": 1 }));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::model::namespace::Namespace;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
-use crate::policy::shard_key::ShardKey;
+use crate::policy::shard_key::StoredKey;
 
 /// Version of the stored format; a process refuses records of a version it does not know.
 pub const SCHEMA: i32 = 1;
@@ -70,7 +70,7 @@ pub struct StoredShardKey {
     /// `database.collection`.
     pub namespace: String,
     /// Its key.
-    pub key: ShardKey,
+    pub key: StoredKey,
 }
 
 /// The short hold of writes to some slots while their authority changes.
@@ -246,7 +246,9 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
 fn shard_keys(record: &AuthorityRecord) -> ShardKeys {
     PerSide::from_fn(|side| {
         let stored = record.shard_keys.get(side).iter();
-        stored.filter_map(|stored| Some((Namespace::parse(&stored.namespace)?, stored.key.clone()))).collect()
+        stored
+            .filter_map(|stored| Some((Namespace::parse(&stored.namespace)?, stored.key.clone().into())))
+            .collect()
     })
 }
 

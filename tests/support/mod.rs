@@ -78,9 +78,12 @@ impl Operator {
     }
 
     pub(crate) async fn create(&self, namespaces: &[&str]) -> Result<()> {
+        let namespaces = namespaces.iter().map(|namespace| NamespaceSpec::plain(*namespace)).collect();
+        self.create_as(namespaces).await
+    }
+
+    pub(crate) async fn create_as(&self, namespaces: Vec<NamespaceSpec>) -> Result<()> {
         self.ready().await?;
-        let namespaces =
-            namespaces.iter().map(|namespace| NamespaceSpec { namespace: (*namespace).into() }).collect();
         self.engine.create(&me(), NewMigration { name: self.name.clone(), namespaces }).await?;
         Ok(())
     }

@@ -41,11 +41,22 @@ pub(crate) async fn prove(
     through: &str,
     namespace: &str,
 ) -> Result<()> {
+    prove_between(outcome, &old.uri(), &new.uri(), through, namespace).await
+}
+
+/// [`prove`] between any two clusters.
+pub(crate) async fn prove_between(
+    outcome: Outcome,
+    old: &str,
+    new: &str,
+    through: &str,
+    namespace: &str,
+) -> Result<()> {
     let report = outcome.verify(through).await?;
     ensure!(report.is_clean(), "{report}\n{:#?}", outcome.stats.errors);
     let last = parking_lot::Mutex::new(None);
     let waited = wait_for("both sides to be equal", Duration::from_secs(60), || async {
-        let comparison = compare(&old.uri(), &new.uri(), namespace).await?;
+        let comparison = compare(old, new, namespace).await?;
         let is_equal = comparison.is_equal();
         *last.lock() = Some(comparison.to_string());
         Ok(is_equal)

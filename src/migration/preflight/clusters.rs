@@ -43,10 +43,6 @@ pub(super) async fn look_at_cluster(
         }
     };
     let sharded = hello.get_str("msg").ok() == Some("isdbgrid");
-    if sharded {
-        let message = format!("{side} is a sharded cluster, which this version cannot move from or to");
-        findings.refuse("sharded-cluster", "", message, "use a replica set on both sides");
-    }
     if !sharded && hello.get_str("setName").is_err() {
         let message = format!("{side} is a standalone server: it has no oplog to follow");
         let remedy = "restart it with --replSet and call rs.initiate(); one member is enough";

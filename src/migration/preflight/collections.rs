@@ -4,7 +4,7 @@ use bson::rawdoc;
 
 use super::clusters::Seen;
 use super::findings::Findings;
-use super::{LIMIT, UNIQUE, is_seen, unique_message};
+use super::{LIMIT, UNIQUE, is_seen, sharding, unique_message};
 use crate::cluster::command::{Commands, Request, SharedCluster};
 use crate::migration::catalog::{Unanswered, describe, question};
 use crate::model::namespace::Namespace;
@@ -12,6 +12,7 @@ use crate::model::side::{PerSide, Side};
 use crate::policy::catalog::{
     Collection, comparable_options, creation_options, has_collation, unique_without_id,
 };
+use crate::policy::shard_key::ShardKey;
 use crate::state::records::first_batch;
 
 const NO_MAJORITY_READS: i32 = 148;
@@ -21,6 +22,7 @@ pub(super) async fn look(
     clusters: &PerSide<SharedCluster>,
     seen: &PerSide<Option<Seen>>,
     namespace: &Namespace,
+    shard_key: Option<&ShardKey>,
     findings: &mut Findings,
 ) {
     let mut source = None;
@@ -37,12 +39,16 @@ pub(super) async fn look(
             None => {}
         }
     }
-    let Some(seen_new) = seen.new.as_ref() else { return };
+    if !is_seen(seen, Side::New) {
+        return;
+    }
     let Some(target) = on(Side::New, &*clusters.new, namespace, findings).await else { return };
     match target {
         Some(target) => look_at_target(&*clusters.new, source.as_ref(), &target, namespace, findings).await,
-        None => look_at_absent_target(&*clusters.new, seen_new, namespace, findings).await,
+        None => look_at_absent_target(&*clusters.new, namespace, findings).await,
     }
+    let sharded = PerSide::from_fn(|side| seen.get(side).as_ref().is_some_and(|seen| seen.sharded));
+    sharding::look(clusters, sharded, source.as_ref(), namespace, shard_key, findings).await;
 }
 
 /// The collection on one side; the outer `None` when it cannot be told.
@@ -201,17 +207,8 @@ fn differences(source: &Collection, target: &Collection) -> Vec<String> {
     differences
 }
 
-async fn look_at_absent_target(
-    cluster: &dyn Commands,
-    seen: &Seen,
-    namespace: &Namespace,
-    findings: &mut Findings,
-) {
+async fn look_at_absent_target(cluster: &dyn Commands, namespace: &Namespace, findings: &mut Findings) {
     let of = namespace.as_str();
-    if seen.sharded {
-        let message = "it does not exist on new, which is sharded: it will be made there, but not sharded";
-        findings.limit("target-not-sharded", of, message, "shard it on new first, empty");
-    }
     let body = rawdoc! { "listDatabases": 1, "nameOnly": true };
     let Ok(reply) = question(cluster, Request::new("admin", body).within(LIMIT)).await else { return };
     let Ok(databases) = reply.body.get_array("databases") else { return };

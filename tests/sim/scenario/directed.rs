@@ -107,7 +107,7 @@ fn a_lease_counts_only_after_what_its_record_says_is_obeyed() {
 #[test]
 fn what_the_dead_have_sent_does_not_undo_what_is_stored() {
     Rig::new().run(|rig| async move {
-        let namespaces = vec![NamespaceSpec { namespace: "app.c".into() }];
+        let namespaces = vec![NamespaceSpec::plain("app.c")];
         let created = Stored::new("m".into(), namespaces, 0);
         rig.world.network().hold(rig.processes[0].id, rig.cluster.index(), "findAndModify", 1);
         let (late, records) = (created.clone(), Arc::clone(&rig.records[0]));

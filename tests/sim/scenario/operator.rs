@@ -96,7 +96,7 @@ async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
     let who = Actor("operator".into());
     match step {
         Step::Create => {
-            let namespaces = vec![NamespaceSpec { namespace: NS.to_owned() }];
+            let namespaces = vec![NamespaceSpec::plain(NS)];
             engine.create(&who, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
         }
         Step::Start => engine.start(&who, MIGRATION).await.map(|_| ()),
