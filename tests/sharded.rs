@@ -80,7 +80,8 @@ async fn a_replica_set_becomes_sharded_under_load() -> Result<()> {
     let config = load(through.clone(), Profile::Keyed, 20_000);
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
-    pair.begin(doc! { "_id": "hashed" }).await?;
+    // Not hashed: the stand-in of a router cannot hash `_id`s that are documents.
+    pair.begin(doc! { "_id": 1 }).await?;
     pair.operator.reads(50).await?;
     work(&load, 300).await?;
     pair.operator.reads(100).await?;
