@@ -18,6 +18,9 @@ use super::versioned::pause;
 /// How often a command that was refused for its routing table is sent again.
 pub(super) const ATTEMPTS: u32 = 40;
 
+/// How often a command is sent to the next primary.
+const FAILOVERS: u32 = 4;
+
 /// A command of a client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
@@ -90,9 +93,17 @@ impl Router {
         reply: &mut BytesMut,
     ) -> Result<Option<Seen>, Failure> {
         let patched = self.patched(asked, None, &table.version(shard))?;
-        self.shard(shard).await?.exchange(&patched.parts(asked.message), reply, repeat).await?;
-        let mut seen = Seen::scan(reply)?;
-        seen.tell(&self.time, reply);
+        let (pieces, shard) = (patched.parts(asked.message), self.shard(shard).await?);
+        let mut attempt = 0;
+        let mut seen = loop {
+            attempt += 1;
+            let server = shard.exchange(&pieces, reply, repeat).await?;
+            let seen = Seen::scan(reply)?;
+            seen.tell(&self.time, reply);
+            if seen.ok || !shard.lost_primary(&server, seen.code, repeat) || attempt >= FAILOVERS {
+                break seen;
+            }
+        };
         if seen.has_stale(reply) {
             return Ok(None);
         }
