@@ -132,7 +132,7 @@ impl Router {
         for id in ids.iter().filter_map(|id| id.as_i64().or_else(|| id.as_i32().map(i64::from))) {
             let stream = self.streams.lock().remove(&id);
             match stream {
-                Some(stream) => stream.close(self).await,
+                Some(stream) => stream.close().await,
                 None => self.kill_elsewhere(database, command, id).await?,
             }
         }

@@ -169,7 +169,7 @@ impl Router {
     }
 
     pub(super) async fn more_of_stream(
-        self: &Arc<Self>,
+        &self,
         stream: &Arc<ChangeStream>,
         body: &RawDocument,
     ) -> Result<RawDocumentBuf, Failure> {
@@ -196,10 +196,10 @@ impl Router {
         Ok(rawdoc! {"cursor": cursor, "ok": 1.0})
     }
 
-    fn end_stream(self: &Arc<Self>, stream: &Arc<ChangeStream>) {
+    fn end_stream(&self, stream: &Arc<ChangeStream>) {
         self.streams.lock().remove(&stream.id);
-        let (router, stream) = (self.clone(), stream.clone());
-        tokio::spawn(async move { stream.close(&router).await });
+        let stream = stream.clone();
+        tokio::spawn(async move { stream.close().await });
     }
 }
 
@@ -243,7 +243,7 @@ impl ChangeStream {
     }
 
     /// Ends the streams on the shards.
-    pub(super) async fn close(&self, _router: &Router) {
+    pub(super) async fn close(&self) {
         let pulls = std::mem::take(&mut *self.pulls.lock());
         for (task, opened) in pulls {
             task.abort();
