@@ -16,7 +16,7 @@ use super::server::Answer;
 use super::targets::Kind;
 
 /// Commands that the engine answers as they are.
-const TO_ENGINE: [&str; 24] = [
+const TO_ENGINE: [&str; 22] = [
     "buildInfo",
     "buildinfo",
     "connPoolStats",
@@ -25,7 +25,6 @@ const TO_ENGINE: [&str; 24] = [
     "features",
     "getClusterParameter",
     "getCmdLineOpts",
-    "getDefaultRWConcern",
     "getLog",
     "getParameter",
     "getShardMap",
@@ -39,7 +38,6 @@ const TO_ENGINE: [&str; 24] = [
     "rolesInfo",
     "setParameter",
     "startSession",
-    "usersInfo",
     "whatsmyuri",
 ];
 

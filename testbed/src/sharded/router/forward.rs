@@ -68,9 +68,10 @@ impl Router {
         loop {
             attempt += 1;
             self.engine.exchange(&pieces, reply, repeat).await?;
-            let seen = Seen::scan(reply)?;
+            let mut seen = Seen::scan(reply)?;
             seen.tell(&self.time, reply);
             seen.correct_operation_time(reply);
+            seen.strip(reply);
             // mongos repeats a command that was refused for its routing table; the engine does not.
             if !seen.is_stale() || asked.command.name == "getMore" || attempt >= ATTEMPTS {
                 return Ok(seen);
