@@ -10,6 +10,7 @@ use reshard::wire::scan::Command;
 
 use super::Router;
 use super::backend::Repeat;
+use super::concern::writes;
 use super::failure::Failure;
 use super::seen::Seen;
 use super::table::Table;
@@ -134,6 +135,13 @@ impl Router {
         for (key, value) in fields {
             if let Some(value) = value.as_document() {
                 patch.append(document_element(key, &value.to_vec()?));
+            }
+        }
+        if writes(command) {
+            let own = command.write_concern.map(|own| RawDocument::from_bytes(own.value())).transpose()?;
+            if let Some(concern) = self.write_concern(own)? {
+                command.write_concern.into_iter().for_each(|own| patch.remove(own.range()));
+                patch.append(document_element("writeConcern", concern.as_bytes()));
             }
         }
         self.learn_time(command);

@@ -21,7 +21,7 @@ impl Router {
         database: &str,
         body: &RawDocument,
     ) -> Result<RawDocumentBuf, Failure> {
-        let body = raw::renamed(body, cstr!("findAndModify"))?;
+        let body = self.with_write_concern(&raw::renamed(body, cstr!("findAndModify"))?)?;
         let collection =
             body.get_str("findAndModify").map_err(|error| Failure::bad_value(error.to_string()))?;
         let query = raw::document(&body, "query")?;

@@ -5,7 +5,7 @@ use bson::{Document, doc};
 use super::Router;
 use super::backend::Repeat;
 use super::catalog::split;
-use super::collections::majority;
+use super::concern::majority;
 use super::failure::{Failure, truth};
 use super::reads::name_in;
 
@@ -49,7 +49,9 @@ impl Router {
         match name {
             _ if TO_CONFIG.contains(&name) => {
                 let kept = command.into_iter().filter(|(key, _)| !OF_SESSIONS.contains(&key.as_str()));
-                self.config.ask("admin", &kept.collect(), Repeat::Yes).await
+                let reply = self.config.ask("admin", &kept.collect(), Repeat::Yes).await?;
+                self.load_write_concern().await?;
+                Ok(reply)
             }
             "enableSharding" | "enablesharding" => self.enable(name_in(&command, name)?, &command).await,
             "shardCollection" | "shardcollection" => {

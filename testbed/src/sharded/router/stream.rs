@@ -237,6 +237,14 @@ impl ChangeStream {
         self.news.notify_one();
     }
 
+    /// Whether events of other shards wait for this one to say that it has none before them.
+    pub(super) fn holds_back(&self, index: usize) -> bool {
+        let merge = self.merge.lock();
+        let Some(own) = merge.queues.get(index) else { return false };
+        let later = |queue: &Queue| queue.events.front().is_some_and(|(token, _)| *token > own.promised);
+        own.events.is_empty() && merge.queues.iter().any(later)
+    }
+
     /// Events and bytes that wait in the queue of a shard.
     pub(super) fn waiting(&self, index: usize) -> (usize, usize) {
         self.merge.lock().queues.get(index).map_or((0, 0), |queue| (queue.events.len(), queue.bytes))
