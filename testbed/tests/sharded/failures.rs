@@ -121,11 +121,11 @@ async fn the_router_is_killed_and_comes_back() {
     router.start().await.unwrap();
     assert_eq!(shop.cluster.uri(), uri);
     assert_eq!(shop.orders().count_documents(doc! {}).await.unwrap(), 10);
-    // The engine's death is that of a part of the router: it costs no shard.
+    // The engine's death costs no shard, and what one shard does alone goes on.
     let Some(engine) = router.engine() else { return };
     engine.kill9_all().await.unwrap();
-    let write = shop.orders().update_many(doc! {}, doc! {"$set": {"x": 1}}).await;
-    assert!(write.is_err());
+    let write = shop.orders().update_one(doc! {"order_id": 1}, doc! {"$set": {"x": 1}}).await;
+    assert_eq!(write.unwrap().modified_count, 1);
     engine.start_all().await.unwrap();
     wait_for("the router to work again", PATIENCE, || async {
         Ok(shop.orders().count_documents(doc! {}).await? == 10

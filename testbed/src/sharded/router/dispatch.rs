@@ -115,7 +115,7 @@ impl Router {
     async fn others(self: &Arc<Self>, asked: Asked<'_>, connection: i64) -> Result<RawDocumentBuf, Failure> {
         let (name, database) = (asked.command.name, asked.database());
         if matches!(name, "hello" | "isMaster" | "ismaster") {
-            return Ok(super::hello::hello(name, connection));
+            return Ok(self.say_hello(name, asked.body()?, connection).await);
         }
         self.learn_time(asked.command);
         let body = raw::command(asked.message, asked.parts)?;

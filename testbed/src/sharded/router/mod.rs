@@ -42,6 +42,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use bson::oid::ObjectId;
 use bson::{Document, doc};
 use parking_lot::Mutex;
 use reshard::cluster::Gossip;
@@ -83,6 +84,8 @@ struct Router {
     /// Only one document at a time is moved to another shard.
     moves: tokio::sync::Mutex<()>,
     tasks: Tasks,
+    /// One per start, as servers have it.
+    process: ObjectId,
 }
 
 impl Router {
@@ -101,6 +104,7 @@ impl Router {
             write_concern: Mutex::new(concern::majority()),
             moves: tokio::sync::Mutex::default(),
             tasks,
+            process: ObjectId::new(),
         };
         let failed = |failure: failure::Failure| anyhow::anyhow!("{}", failure.0);
         router.load_shards().await.map_err(failed).context("asking for the shards")?;
