@@ -12,10 +12,14 @@ use reshard_testbed::{Standalone, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A set of one started by the tool: its URI, and the process id and the log of its mongod.
+/// A set of one started by the tool: its URI, and the process id and the log of its (first) mongod.
 fn up() -> Result<(Child, String, u32, PathBuf)> {
+    run(&["up", "--name", "cli", "--auth", "ann:secret"])
+}
+
+fn run(arguments: &[&str]) -> Result<(Child, String, u32, PathBuf)> {
     let mut tool = Command::new(env!("CARGO_BIN_EXE_reshard-testbed"))
-        .args(["up", "--name", "cli", "--auth", "ann:secret"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -50,6 +54,19 @@ async fn runs_until_stdin_closes() {
     );
     let client = mongodb::Client::with_uri_str(&uri).await.unwrap();
     client.database("shop").collection("orders").insert_one(bson::doc! {"_id": 1}).await.unwrap();
+    drop(tool.stdin.take());
+    assert!(tool.wait().unwrap().success());
+    gone(pid).await.unwrap();
+    assert!(!log.parent().unwrap().exists());
+}
+
+#[tokio::test]
+async fn a_sharded_cluster_runs_until_stdin_closes() {
+    let (mut tool, uri, pid, log) = run(&["sharded", "--shards", "1"]).unwrap();
+    let client = mongodb::Client::with_uri_str(&uri).await.unwrap();
+    client.database("shop").collection("orders").insert_one(bson::doc! {"_id": 1}).await.unwrap();
+    let hello = client.database("admin").run_command(bson::doc! {"hello": 1}).await.unwrap();
+    assert_eq!(hello.get_str("msg").unwrap(), "isdbgrid");
     drop(tool.stdin.take());
     assert!(tool.wait().unwrap().success());
     gone(pid).await.unwrap();

@@ -123,7 +123,11 @@ impl ShardedClusterBuilder {
                 None => self.set("engine", Role::Shard, 1).start().await.map(Some),
             }
         };
-        let config = self.set("cfg", Role::Config, 1).param("reshardingMinimumOperationDurationMillis", "0");
+        let mut config = self.set("cfg", Role::Config, 1);
+        if mongod.at_least(5, 0) {
+            // Else resharding takes 5 minutes at least.
+            config = config.param("reshardingMinimumOperationDurationMillis", "0");
+        }
         let names: Vec<String> = (0..self.shards).map(|index| format!("s{index}")).collect();
         let shards = try_join_all(names.iter().map(|name| self.shard(name).start()));
         let ((config, engine), shards) = try_join(try_join(config.start(), engine), shards).await?;
@@ -133,8 +137,6 @@ impl ShardedClusterBuilder {
         };
         let cluster = ShardedCluster { router, shards, config };
         cluster.assemble().await?;
-        cluster.router.prepare(&cluster.config).await?;
-        cluster.router.start().await?;
         Ok(cluster)
     }
 

@@ -85,19 +85,27 @@ impl ShardedCluster {
         shards + self.config.cpu_seconds() + self.router.cpu_seconds()
     }
 
-    /// Makes the replica sets one cluster. The shards get the names of their sets.
+    /// Makes the replica sets one cluster, with a router that runs. The shards get the names of their sets.
     async fn assemble(&self) -> Result<()> {
         let config = self.config.node(self.config.primary().await?);
-        let majority = doc! {"w": "majority"};
+        let mongos = self.router.is_mongos();
+        if mongos {
+            self.router.start().await?;
+        }
         for shard in &self.shards {
-            let command = doc! {
-                "_configsvrAddShard": shard.connection_string(),
-                "name": shard.name(),
-                "writeConcern": majority.clone(),
-            };
-            config.admin(command).await?;
+            let (host, name) = (shard.connection_string(), shard.name());
+            if mongos {
+                self.admin(doc! {"addShard": host, "name": name}).await?;
+                continue;
+            }
+            let majority = doc! {"w": "majority"};
+            config.admin(doc! {"_configsvrAddShard": host, "name": name, "writeConcern": majority}).await?;
+        }
+        if mongos {
+            return self.admin(doc! {"balancerStop": 1}).await.map(drop);
         }
         config.admin(doc! {"_configsvrBalancerStop": 1}).await?;
-        Ok(())
+        self.router.prepare(&self.config).await?;
+        self.router.start().await
     }
 }

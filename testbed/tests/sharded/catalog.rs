@@ -1,5 +1,7 @@
 //! Databases, collections, indexes, chunks.
 
+use std::time::{Duration, Instant};
+
 use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
 
@@ -79,6 +81,57 @@ async fn chunks_are_split_and_moved() {
     cluster.balancer(false).await.unwrap();
     let status = shop.admin(doc! {"balancerStatus": 1}).await.unwrap();
     assert_eq!(status.get_str("mode").unwrap(), "off");
+}
+
+/// Every write takes effect once, by the shard key and by _id, and the stream tells of each once.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_while_chunks_move() {
+    const KEYS: i32 = 40;
+    let shop = Shop::open_quick().await;
+    shop.cluster.shard_collection("shop.busy", doc! {"k": 1}).await.unwrap();
+    shop.cluster.split("shop.busy", doc! {"k": KEYS / 2}).await.unwrap();
+    let busy = shop.collection("busy");
+    busy.insert_many((0..KEYS).map(|k| doc! {"_id": k, "k": k, "n": 0})).await.unwrap();
+    let mut stream = busy.watch().await.unwrap();
+    let end = Instant::now() + Duration::from_secs(6);
+    let writers = (0..3).map(|writer| {
+        let busy = busy.clone();
+        tokio::spawn(async move {
+            let mut written = 0;
+            while Instant::now() < end {
+                let k = (written * 7 + writer) % KEYS;
+                let add = doc! {"$inc": {"n": 1}};
+                let changed = match writer {
+                    0 => busy.update_one(doc! {"k": k}, add).await.unwrap().modified_count == 1,
+                    1 => busy.update_one(doc! {"_id": k}, add).await.unwrap().modified_count == 1,
+                    _ => busy.find_one_and_update(doc! {"k": k}, add).await.unwrap().is_some(),
+                };
+                assert!(changed, "writer {writer}, key {k}");
+                written += 1;
+            }
+            written
+        })
+    });
+    let writers = futures::future::try_join_all(writers);
+    let mut moves = 0;
+    let mut owner = shop.owners("busy", KEYS - 1).await[0];
+    while Instant::now() < end {
+        owner = 1 - owner;
+        shop.cluster.move_chunk("shop.busy", doc! {"k": KEYS / 2}, owner, true).await.unwrap();
+        moves += 1;
+    }
+    let written: i32 = writers.await.unwrap().iter().sum();
+    let documents: Vec<Document> = busy.find(doc! {}).await.unwrap().try_collect().await.unwrap();
+    let counted: i32 = documents.iter().map(|document| document.get_i32("n").unwrap()).sum();
+    assert_eq!((documents.len(), counted), (40, written), "{moves} moves");
+    let mut told = 0;
+    while told < written {
+        let event = stream.next_if_any().await.unwrap();
+        told += i32::from(event.is_some());
+    }
+    eprintln!("{written} writes, {moves} moves");
+    shop.admin(doc! {"appendOplogNote": 1, "data": {}}).await.unwrap();
+    assert!(stream.next_if_any().await.unwrap().is_none());
 }
 
 #[tokio::test]

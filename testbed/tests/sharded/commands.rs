@@ -32,7 +32,9 @@ async fn drivers_take_the_router_for_a_mongos() {
     assert_eq!(code(shop.admin(doc! {"noSuchCommand": 1}).await), 59);
     let (_, text) = error(shop.admin(doc! {"replSetGetStatus": 1}).await);
     assert!(text.contains("replSetGetStatus"), "{text}");
-    for command in ["connectionStatus", "ping", "serverStatus", "isMaster", "getCmdLineOpts", "hostInfo"] {
+    for command in
+        ["connectionStatus", "ping", "serverStatus", "isMaster", "getCmdLineOpts", "getDefaultRWConcern"]
+    {
         shop.admin(doc! {command: 1}).await.unwrap();
     }
     let parameter = doc! {"getParameter": 1, "featureCompatibilityVersion": 1};
@@ -176,6 +178,20 @@ async fn cursors_go_over_all_shards() {
     let count = doc! {"count": "orders", "query": {"order_id": 1}};
     let explained = shop.run(doc! {"explain": count, "verbosity": "queryPlanner"}).await.unwrap();
     assert!(explained.to_string().contains("SHARD_MERGE"), "{explained}");
+}
+
+#[tokio::test]
+async fn views_are_read_over_all_shards() {
+    let shop = Shop::open().await;
+    shop.fill(0, 200).await;
+    let pipeline = vec![doc! {"$match": {"order_id": {"$lt": 50}}}];
+    shop.run(doc! {"create": "few", "viewOn": "orders", "pipeline": pipeline}).await.unwrap();
+    let few = shop.collection("few");
+    let found: Vec<Document> = few.find(doc! {}).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(found.len(), 50);
+    assert_eq!(few.count_documents(doc! {}).await.unwrap(), 50);
+    assert_eq!(few.estimated_document_count().await.unwrap(), 50);
+    assert_eq!(few.distinct("order_id", doc! {"order_id": {"$lt": 3}}).await.unwrap().len(), 3);
 }
 
 #[tokio::test]

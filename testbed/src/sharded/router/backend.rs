@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bson::{Document, RawDocumentBuf};
 use bytes::BytesMut;
-use reshard::cluster::command::{Commands, Request, SendError, number};
+use reshard::cluster::command::{Commands, Request, SendError, ServerId, number};
 use reshard::cluster::{Cluster, Gossip, Pooled, Pools, Selection, Settings};
 use reshard::shutdown::Tasks;
 
@@ -73,25 +73,35 @@ impl Backend {
         self.pools.checkout(&Selection::Primary, SELECTION).await.map_err(|error| Failure::of_send(&error))
     }
 
-    /// Sends a whole message, given in parts, to the primary.
+    /// Sends a whole message, given in parts, to the primary; says which server that was.
     pub(super) async fn exchange(
         &self,
         parts: &[IoSlice<'_>],
         reply: &mut BytesMut,
         repeat: Repeat,
-    ) -> Result<(), Failure> {
+    ) -> Result<ServerId, Failure> {
         let mut attempt = 0;
         loop {
             attempt += 1;
             let mut pooled = self.checkout().await?;
             let mut parts = parts.to_vec();
             match pooled.exchange(&mut parts, reply).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(pooled.server().clone()),
                 Err(SendError::NotSent(_)) if attempt < ATTEMPTS => {}
                 Err(SendError::Unknown(_)) if repeat == Repeat::Yes && attempt < 3 => {}
                 Err(error) => return Err(Failure::of_send(&error)),
             }
         }
+    }
+
+    /// Whether a command that was answered with this code is to be sent again, to the next primary.
+    pub(super) fn lost_primary(&self, server: &ServerId, code: i64, repeat: Repeat) -> bool {
+        let Ok(code) = i32::try_from(code) else { return false };
+        let interrupted = INTERRUPTED.contains(&code);
+        if interrupted || NOT_PRIMARY.contains(&code) {
+            self.cluster.note_reply_error(server, code);
+        }
+        NOT_PRIMARY.contains(&code) || (interrupted && repeat == Repeat::Yes)
     }
 
     /// Runs a command on the primary and returns its reply, whether ok or not, without cluster times.

@@ -4,7 +4,7 @@ use bson::{Bson, Document, doc};
 
 use super::Router;
 use super::catalog::split;
-use super::collections::majority;
+use super::concern::majority;
 use super::failure::{Failure, is_ok, truth};
 use super::reads::name_in;
 use super::table::{Chunk, Sharding};

@@ -4,13 +4,9 @@ use bson::{Bson, Document, doc};
 
 use super::Router;
 use super::catalog::{CONFIG, is_internal, split};
+use super::concern::majority;
 use super::failure::{Failure, NAMESPACE_NOT_FOUND, truth, whole};
 use super::reads::name_in;
-
-/// The write concern that mongos gives to changes of the catalog.
-pub(super) fn majority() -> Document {
-    doc! {"w": "majority"}
-}
 
 /// `command` with `fields` at its end, where it does not have them.
 pub(super) fn with_defaults(mut command: Document, fields: Document) -> Document {
@@ -33,7 +29,10 @@ impl Router {
         command: Document,
     ) -> Result<Document, Failure> {
         match name {
-            "create" => self.on_primary(database, database, &command, true).await,
+            "create" => {
+                let command = with_defaults(command, doc! {"writeConcern": majority()});
+                self.on_primary(database, database, &command, true).await
+            }
             "drop" => self.drop(database, &command).await,
             "collMod" => {
                 let command = with_defaults(command, doc! {"writeConcern": majority()});

@@ -16,7 +16,7 @@ use super::server::Answer;
 use super::targets::Kind;
 
 /// Commands that the engine answers as they are.
-const TO_ENGINE: [&str; 24] = [
+const TO_ENGINE: [&str; 22] = [
     "buildInfo",
     "buildinfo",
     "connPoolStats",
@@ -25,7 +25,6 @@ const TO_ENGINE: [&str; 24] = [
     "features",
     "getClusterParameter",
     "getCmdLineOpts",
-    "getDefaultRWConcern",
     "getLog",
     "getParameter",
     "getShardMap",
@@ -39,7 +38,6 @@ const TO_ENGINE: [&str; 24] = [
     "rolesInfo",
     "setParameter",
     "startSession",
-    "usersInfo",
     "whatsmyuri",
 ];
 
@@ -117,7 +115,7 @@ impl Router {
     async fn others(self: &Arc<Self>, asked: Asked<'_>, connection: i64) -> Result<RawDocumentBuf, Failure> {
         let (name, database) = (asked.command.name, asked.database());
         if matches!(name, "hello" | "isMaster" | "ismaster") {
-            return Ok(super::hello::hello(name, connection));
+            return Ok(self.say_hello(name, asked.body()?, connection).await);
         }
         self.learn_time(asked.command);
         let body = raw::command(asked.message, asked.parts)?;

@@ -18,7 +18,7 @@ use super::seen::Seen;
 use super::versioned::pause;
 
 /// `CommandOnShardedViewNotSupportedOnMongod`.
-const VIEW: i64 = 166;
+const VIEW: i64 = 169;
 /// Cursors that clients leave open are forgotten when there are so many.
 const MOST: usize = 10_000;
 

@@ -10,6 +10,7 @@ use reshard::wire::scan::Command;
 
 use super::Router;
 use super::backend::Repeat;
+use super::concern::writes;
 use super::failure::Failure;
 use super::seen::Seen;
 use super::table::Table;
@@ -17,6 +18,9 @@ use super::versioned::pause;
 
 /// How often a command that was refused for its routing table is sent again.
 pub(super) const ATTEMPTS: u32 = 40;
+
+/// How often a command is sent to the next primary.
+const FAILOVERS: u32 = 4;
 
 /// A command of a client.
 #[derive(Clone, Copy, Debug)]
@@ -65,9 +69,10 @@ impl Router {
         loop {
             attempt += 1;
             self.engine.exchange(&pieces, reply, repeat).await?;
-            let seen = Seen::scan(reply)?;
+            let mut seen = Seen::scan(reply)?;
             seen.tell(&self.time, reply);
             seen.correct_operation_time(reply);
+            seen.strip(reply);
             // mongos repeats a command that was refused for its routing table; the engine does not.
             if !seen.is_stale() || asked.command.name == "getMore" || attempt >= ATTEMPTS {
                 return Ok(seen);
@@ -90,9 +95,17 @@ impl Router {
         reply: &mut BytesMut,
     ) -> Result<Option<Seen>, Failure> {
         let patched = self.patched(asked, None, &table.version(shard))?;
-        self.shard(shard).await?.exchange(&patched.parts(asked.message), reply, repeat).await?;
-        let mut seen = Seen::scan(reply)?;
-        seen.tell(&self.time, reply);
+        let (pieces, shard) = (patched.parts(asked.message), self.shard(shard).await?);
+        let mut attempt = 0;
+        let mut seen = loop {
+            attempt += 1;
+            let server = shard.exchange(&pieces, reply, repeat).await?;
+            let seen = Seen::scan(reply)?;
+            seen.tell(&self.time, reply);
+            if seen.ok || !shard.lost_primary(&server, seen.code, repeat) || attempt >= FAILOVERS {
+                break seen;
+            }
+        };
         if seen.has_stale(reply) {
             return Ok(None);
         }
@@ -122,6 +135,13 @@ impl Router {
         for (key, value) in fields {
             if let Some(value) = value.as_document() {
                 patch.append(document_element(key, &value.to_vec()?));
+            }
+        }
+        if writes(command) {
+            let own = command.write_concern.map(|own| RawDocument::from_bytes(own.value())).transpose()?;
+            if let Some(concern) = self.write_concern(own)? {
+                command.write_concern.into_iter().for_each(|own| patch.remove(own.range()));
+                patch.append(document_element("writeConcern", concern.as_bytes()));
             }
         }
         self.learn_time(command);

@@ -4,7 +4,8 @@ use bson::{Document, RawDocument, doc};
 
 use super::Router;
 use super::backend::Repeat;
-use super::collections::{majority, renamed, with_defaults};
+use super::collections::{renamed, with_defaults};
+use super::concern::majority;
 use super::failure::{Failure, NAMESPACE_NOT_FOUND};
 use super::reads::name_in;
 use super::versioned::{Versioned, decoded};
@@ -21,7 +22,8 @@ impl Router {
         let collection = name_in(&command, name)?.to_owned();
         match name {
             "createIndexes" => {
-                let create = Versioned { create: true, ..Versioned::read(database, &collection, body) };
+                let body = self.with_write_concern(body)?;
+                let create = Versioned { create: true, ..Versioned::read(database, &collection, &body) };
                 let (_, replies) = self.versioned(create, |table| Ok(table.shards())).await?;
                 self.raw_replies(replies).await
             }

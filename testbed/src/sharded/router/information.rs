@@ -4,6 +4,7 @@ use bson::{Document, doc};
 
 use super::Router;
 use super::backend::Repeat;
+use super::concern::majority;
 use super::failure::{Failure, is_ok, truth};
 
 /// Parts of `serverStatus` that mongos lacks.
@@ -71,7 +72,8 @@ impl Router {
     /// A note in the oplog of every shard, by which their clocks move on.
     async fn append_note(&self, command: &Document) -> Result<Document, Failure> {
         let data = command.get_document("data").cloned().unwrap_or_default();
-        let replies = self.everywhere("admin", &doc! {"appendOplogNote": 1, "data": data}).await?;
+        let note = doc! {"appendOplogNote": 1, "data": data, "writeConcern": majority()};
+        let replies = self.everywhere("admin", &note).await?;
         let mut by_host = Document::new();
         for (shard, reply) in replies {
             if !is_ok(&reply) {

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 
 use super::Router;
 use super::backend::Repeat;
+use super::concern::majority;
 use super::failure::{Failure, STALE, code_of, is_ok, truth, whole};
 use super::forward::Asked;
 use super::raw;
@@ -59,8 +60,7 @@ impl Router {
         };
         let Some(update) = update.as_document() else { return Ok(None) };
         let (database, collection) = (asked.database(), asked.collection());
-        let plain =
-            raw::without(&body, &["lsid", "txnNumber", "stmtId", "stmtIds", "writeConcern", "ordered"])?;
+        let plain = raw::without(&body, &["lsid", "txnNumber", "stmtId", "stmtIds", "ordered"])?;
         let query = raw::document(update, "q")?;
         let answer = match self.move_document(database, collection, &plain, &query).await? {
             None => return Ok(None),
@@ -99,7 +99,7 @@ impl Router {
             let id = Binary { subtype: BinarySubtype::Uuid, bytes: uuid::Uuid::new_v4().as_bytes().to_vec() };
             let session = doc! {"id": id};
             let first = doc! {"lsid": session.clone(), "txnNumber": 1_i64};
-            let body = raw::with(command, &first)?;
+            let body = self.with_write_concern(&raw::with(command, &first)?)?;
             let update = Versioned { database, collection, body: &body, create: false, repeat: Repeat::Yes };
             let pick = |table: &Table| Ok(vec![table.sharded()?.chunk_of(&key)?.shard.clone()]);
             let (table, mut replies) = self.versioned(update, pick).await?;
@@ -217,7 +217,7 @@ impl Transaction<'_> {
             commit = doc! {"coordinateCommitTransaction": 1, "participants": participants};
         }
         commit.extend(self.fields());
-        commit.insert("writeConcern", doc! {"w": "majority"});
+        commit.insert("writeConcern", majority());
         let reply = self.router.shard(coordinator).await?.ask("admin", &commit, Repeat::Yes).await?;
         Ok(if is_ok(&reply) { Ok(()) } else { Err(reply) })
     }

@@ -9,6 +9,7 @@ mod backend;
 mod catalog;
 mod chunks;
 mod collections;
+mod concern;
 mod dispatch;
 mod failure;
 mod finds;
@@ -41,7 +42,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bson::doc;
+use bson::oid::ObjectId;
+use bson::{Document, doc};
 use parking_lot::Mutex;
 use reshard::cluster::Gossip;
 use reshard::shutdown::Tasks;
@@ -77,9 +79,13 @@ struct Router {
     cursors: Mutex<Cursors>,
     killed: Mutex<Killed>,
     repeats: Repeats,
+    /// The default of the cluster.
+    write_concern: Mutex<Document>,
     /// Only one document at a time is moved to another shard.
     moves: tokio::sync::Mutex<()>,
     tasks: Tasks,
+    /// One per start, as servers have it.
+    process: ObjectId,
 }
 
 impl Router {
@@ -95,11 +101,14 @@ impl Router {
             cursors: Mutex::default(),
             killed: Mutex::default(),
             repeats: Repeats::default(),
+            write_concern: Mutex::new(concern::majority()),
             moves: tokio::sync::Mutex::default(),
             tasks,
+            process: ObjectId::new(),
         };
         let failed = |failure: failure::Failure| anyhow::anyhow!("{}", failure.0);
         router.load_shards().await.map_err(failed).context("asking for the shards")?;
+        router.load_write_concern().await.map_err(failed).context("asking for the write concern")?;
         // Also tells the router the time.
         router
             .engine

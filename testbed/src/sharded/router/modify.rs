@@ -6,7 +6,7 @@ use reshard::cluster::command::number;
 
 use super::Router;
 use super::backend::Repeat;
-use super::failure::{Failure, NAMESPACE_NOT_FOUND, truth};
+use super::failure::{Failure, NAMESPACE_NOT_FOUND};
 use super::key_change::Moved;
 use super::raw;
 use super::table::Table;
@@ -21,18 +21,12 @@ impl Router {
         database: &str,
         body: &RawDocument,
     ) -> Result<RawDocumentBuf, Failure> {
-        let body = raw::renamed(body, cstr!("findAndModify"))?;
+        let body = self.with_write_concern(&raw::renamed(body, cstr!("findAndModify"))?)?;
         let collection =
             body.get_str("findAndModify").map_err(|error| Failure::bad_value(error.to_string()))?;
         let query = raw::document(&body, "query")?;
         let retryable = body.get("txnNumber")?.is_some();
-        let flags = [("upsert", false), ("new", false)].map(|(name, _)| match body.get(name) {
-            Ok(Some(value)) => {
-                Document::from_iter([(name.to_owned(), Bson::try_from(value).unwrap_or_default())])
-            }
-            _ => Document::new(),
-        });
-        let (upsert, new) = (truth(&flags[0], "upsert"), truth(&flags[1], "new"));
+        let (upsert, new) = (raw::truth(&body, "upsert"), raw::truth(&body, "new"));
         let command = Versioned {
             database,
             collection,

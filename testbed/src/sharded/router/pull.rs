@@ -17,9 +17,10 @@ use super::backend::{Backend, Repeat};
 use super::failure::Failure;
 use super::stream::{ChangeStream, IDLE, Queue};
 
-/// How long a shard waits for an event before it says how far it is. Shards do not say when their clock
-/// moves on without an event, so they are asked often.
-const AWAIT_MS: i64 = 100;
+/// How long a shard waits for an event before it says how far it is. It does not say by itself when its
+/// clock moves on without an event, so it is asked often, all the more when the others wait for it.
+const AWAIT_MS: i64 = 50;
+const AWAIT_MS_WHEN_OTHERS_WAIT: i64 = 5;
 /// A client that has not asked for this long does not care for more just now.
 const ATTENTION: Duration = Duration::from_secs(5);
 const MOST_EVENTS: usize = 5000;
@@ -56,11 +57,11 @@ impl Opened {
         Ok((Self { shard, database, collection, cursor, connection }, queue))
     }
 
-    async fn more(&self) -> Result<RawDocumentBuf, Failure> {
+    async fn more(&self, wait_ms: i64) -> Result<RawDocumentBuf, Failure> {
         let body = rawdoc! {
             "getMore": self.cursor,
             "collection": self.collection.as_str(),
-            "maxTimeMS": AWAIT_MS,
+            "maxTimeMS": wait_ms,
             "$db": self.database.as_str(),
         };
         let message = op_msg::build(1, 0, 0, body.as_bytes(), None);
@@ -90,7 +91,8 @@ pub(super) async fn pull(stream: Weak<ChangeStream>, index: usize, opened: Opene
         });
         // The stream is gone, or nobody cares for it any more.
         let Ok(Ok(_)) = timeout(IDLE, wanted).await.map(|wanted| wanted.map(|asked| *asked)) else { return };
-        let reply = opened.more().await;
+        let holds_back = stream.upgrade().is_some_and(|stream| stream.holds_back(index));
+        let reply = opened.more(if holds_back { AWAIT_MS_WHEN_OTHERS_WAIT } else { AWAIT_MS }).await;
         let Some(stream) = stream.upgrade() else { return };
         let mut ended = false;
         stream.change(index, |queue| {

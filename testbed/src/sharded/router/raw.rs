@@ -131,3 +131,22 @@ pub(super) fn document(command: &RawDocument, field: &str) -> Result<Document, F
 pub(super) fn name_of(name: &str) -> Result<CString, Failure> {
     CString::try_from(name).map_err(Failure::from)
 }
+
+/// A whole number of any type.
+pub(super) fn whole(document: &RawDocument, field: &str) -> Option<i64> {
+    match document.get(field).ok()?? {
+        RawBsonRef::Int32(number) => Some(i64::from(number)),
+        RawBsonRef::Int64(number) => Some(number),
+        #[expect(clippy::cast_possible_truncation, reason = "as the server does")]
+        RawBsonRef::Double(number) => Some(number as i64),
+        _ => None,
+    }
+}
+
+/// Truth as servers read it.
+pub(super) fn truth(document: &RawDocument, field: &str) -> bool {
+    match document.get(field) {
+        Ok(Some(RawBsonRef::Boolean(value))) => value,
+        _ => whole(document, field).is_some_and(|number| number != 0),
+    }
+}

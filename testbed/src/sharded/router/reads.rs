@@ -11,7 +11,7 @@ use super::table::distinct;
 use super::versioned::{Versioned, decoded};
 
 /// `CommandOnShardedViewNotSupportedOnMongod`.
-const VIEW: i32 = 166;
+const VIEW: i32 = 169;
 
 impl Router {
     pub(super) async fn count(
@@ -80,6 +80,7 @@ impl Router {
         let collection = name_in(command, "distinct")?;
         let replies = match self.on_owners(Versioned::read(database, collection, body)).await {
             Err(failure) if failure.code() == NAMESPACE_NOT_FOUND => Vec::new(),
+            Err(failure) if failure.code() == VIEW => return self.distinct_of_view(database, command).await,
             replies => replies?.1,
         };
         let mut values = Vec::new();
@@ -88,6 +89,17 @@ impl Router {
                 values.append(found);
             }
         }
+        Ok(doc! {"values": distinct(values), "ok": 1.0})
+    }
+
+    async fn distinct_of_view(&self, database: &str, command: &Document) -> Result<Document, Failure> {
+        let key = format!("${}", name_in(command, "key")?);
+        let query = command.get_document("query").cloned().unwrap_or_default();
+        let pipeline = vec![doc! {"$match": query}, doc! {"$unwind": &key}, doc! {"$group": {"_id": &key}}];
+        let view = name_in(command, "distinct")?;
+        let aggregate = doc! {"clusterAggregate": view, "pipeline": pipeline, "cursor": {}};
+        let found = self.engine.all(database, &aggregate).await?;
+        let values = found.into_iter().filter_map(|mut group| group.remove("_id")).collect();
         Ok(doc! {"values": distinct(values), "ok": 1.0})
     }
 
@@ -132,7 +144,7 @@ impl Router {
         for id in ids.iter().filter_map(|id| id.as_i64().or_else(|| id.as_i32().map(i64::from))) {
             let stream = self.streams.lock().remove(&id);
             match stream {
-                Some(stream) => stream.close(self).await,
+                Some(stream) => stream.close().await,
                 None => self.kill_elsewhere(database, command, id).await?,
             }
         }

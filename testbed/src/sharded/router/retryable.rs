@@ -87,7 +87,7 @@ impl Router {
     ) -> Result<Option<RawDocumentBuf>, Failure> {
         let mut merged = Merged::default();
         for batch in batches {
-            let body = write.part(batch)?;
+            let body = self.with_write_concern(&write.part(batch)?)?;
             let asked = batch.shards.iter().map(|shard| async {
                 let body = raw::with(&body, &table.version(shard))?;
                 self.shard(shard).await?.run(write.asked.database(), body, Repeat::Yes).await

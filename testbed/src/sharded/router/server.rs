@@ -62,7 +62,7 @@ async fn connection(router: &Arc<Router>, mut stream: TcpStream, number: i64) ->
             }
             OP_QUERY => {
                 let Ok(query) = Query::parse(message) else { return Ok(()) };
-                let document = router.stamped(super::hello::legacy(query.command.name, number));
+                let document = router.stamped(router.legacy(query.command.name, number));
                 stream.write_all(&query::reply(header.request_id, document.as_bytes())).await?;
             }
             _ => return Ok(()),

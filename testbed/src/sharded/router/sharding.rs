@@ -5,7 +5,7 @@ use bson::{Document, doc};
 use super::Router;
 use super::backend::Repeat;
 use super::catalog::split;
-use super::collections::majority;
+use super::concern::majority;
 use super::failure::{Failure, truth};
 use super::reads::name_in;
 
@@ -25,12 +25,34 @@ const OF_CONFIG: [(&str, &str); 12] = [
     ("updateZoneKeyRange", "_configsvrUpdateZoneKeyRange"),
 ];
 
+/// Commands that go to the config server as they are.
+const TO_CONFIG: [&str; 12] = [
+    "createRole",
+    "createUser",
+    "dropRole",
+    "dropUser",
+    "getDefaultRWConcern",
+    "grantRolesToUser",
+    "revokeRolesFromUser",
+    "setDefaultRWConcern",
+    "setFeatureCompatibilityVersion",
+    "updateRole",
+    "updateUser",
+    "usersInfo",
+];
+
 /// Fields of drivers that the config server does not want.
 const OF_SESSIONS: [&str; 2] = ["lsid", "txnNumber"];
 
 impl Router {
     pub(super) async fn sharding(&self, name: &str, command: Document) -> Result<Document, Failure> {
         match name {
+            _ if TO_CONFIG.contains(&name) => {
+                let kept = command.into_iter().filter(|(key, _)| !OF_SESSIONS.contains(&key.as_str()));
+                let reply = self.config.ask("admin", &kept.collect(), Repeat::Yes).await?;
+                self.load_write_concern().await?;
+                Ok(reply)
+            }
             "enableSharding" | "enablesharding" => self.enable(name_in(&command, name)?, &command).await,
             "shardCollection" | "shardcollection" => {
                 self.shard_collection(name_in(&command, name)?, &command).await

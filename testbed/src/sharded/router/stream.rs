@@ -169,7 +169,7 @@ impl Router {
     }
 
     pub(super) async fn more_of_stream(
-        self: &Arc<Self>,
+        &self,
         stream: &Arc<ChangeStream>,
         body: &RawDocument,
     ) -> Result<RawDocumentBuf, Failure> {
@@ -196,10 +196,10 @@ impl Router {
         Ok(rawdoc! {"cursor": cursor, "ok": 1.0})
     }
 
-    fn end_stream(self: &Arc<Self>, stream: &Arc<ChangeStream>) {
+    fn end_stream(&self, stream: &Arc<ChangeStream>) {
         self.streams.lock().remove(&stream.id);
-        let (router, stream) = (self.clone(), stream.clone());
-        tokio::spawn(async move { stream.close(&router).await });
+        let stream = stream.clone();
+        tokio::spawn(async move { stream.close().await });
     }
 }
 
@@ -237,13 +237,21 @@ impl ChangeStream {
         self.news.notify_one();
     }
 
+    /// Whether events of other shards wait for this one to say that it has none before them.
+    pub(super) fn holds_back(&self, index: usize) -> bool {
+        let merge = self.merge.lock();
+        let Some(own) = merge.queues.get(index) else { return false };
+        let later = |queue: &Queue| queue.events.front().is_some_and(|(token, _)| *token > own.promised);
+        own.events.is_empty() && merge.queues.iter().any(later)
+    }
+
     /// Events and bytes that wait in the queue of a shard.
     pub(super) fn waiting(&self, index: usize) -> (usize, usize) {
         self.merge.lock().queues.get(index).map_or((0, 0), |queue| (queue.events.len(), queue.bytes))
     }
 
     /// Ends the streams on the shards.
-    pub(super) async fn close(&self, _router: &Router) {
+    pub(super) async fn close(&self) {
         let pulls = std::mem::take(&mut *self.pulls.lock());
         for (task, opened) in pulls {
             task.abort();

@@ -56,8 +56,8 @@ pub(super) fn targets(
         return Ok(owner(sharding, &key).map(|shard| vec![shard]));
     }
     let several = match kind {
-        Kind::Update => is_true(statement, "multi"),
-        _ => number(statement, "limit") != Some(1),
+        Kind::Update => raw::truth(statement, "multi"),
+        _ => raw::whole(statement, "limit") != Some(1),
     };
     if several || statement.get("collation")?.is_some() {
         return Ok(None);
@@ -71,7 +71,7 @@ pub(super) fn targets(
         Bson::RegularExpression(_) => false,
         _ => true,
     });
-    let everywhere = exact_id && !is_true(statement, "upsert") && !is_replacement(statement);
+    let everywhere = exact_id && !raw::truth(statement, "upsert") && !is_replacement(statement);
     Ok(everywhere.then(|| table.shards()))
 }
 
@@ -102,21 +102,4 @@ fn value_at(document: &RawDocument, path: &str) -> Bson {
         }
     };
     found.and_then(Result::ok).unwrap_or(Bson::Null)
-}
-
-fn number(document: &RawDocument, field: &str) -> Option<i64> {
-    match document.get(field).ok()?? {
-        RawBsonRef::Int32(number) => Some(i64::from(number)),
-        RawBsonRef::Int64(number) => Some(number),
-        #[expect(clippy::cast_possible_truncation, reason = "as the server does")]
-        RawBsonRef::Double(number) => Some(number as i64),
-        _ => None,
-    }
-}
-
-fn is_true(document: &RawDocument, field: &str) -> bool {
-    match document.get(field) {
-        Ok(Some(RawBsonRef::Boolean(value))) => value,
-        _ => number(document, field).is_some_and(|number| number != 0),
-    }
 }
