@@ -10,7 +10,7 @@ use futures::future::{Either, select};
 use reshard::cluster::command::{Request, SendError, SharedCluster};
 use reshard::converge::active::Registry;
 use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
-use reshard::migration::holder::app_name;
+use reshard::migration::holder::{app_name, backfill_app_name};
 use reshard::model::namespace::Namespace;
 use reshard::model::side::{PerSide, Side};
 use reshard::policy::safeguards::Safeguards;
@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use uuid::Uuid;
 
 use super::client::NS;
+use super::operator::MIGRATION;
 use crate::executor::ProcessId;
 use crate::mongo::cluster::Cluster;
 use crate::process::Process;
@@ -46,6 +47,20 @@ pub(crate) struct Site {
     pub(crate) clusters: PerSide<Cluster>,
     /// What is switched on.
     pub(crate) safeguards: Safeguards,
+}
+
+impl Site {
+    /// A proxy does not reach the clusters any more, and they find its connections dead.
+    pub(crate) fn cut_off(&self, proxy: &Proxy) {
+        let (id, holder) = (proxy.process.id, &proxy.engine.environment.holder);
+        for side in Side::BOTH {
+            let cluster = self.clusters.get(side);
+            self.world.network().cut(id, cluster.index());
+            for name in [app_name(holder), backfill_app_name(holder, MIGRATION)] {
+                cluster.state().connections.close(&name, id);
+            }
+        }
+    }
 }
 
 /// One running proxy.
