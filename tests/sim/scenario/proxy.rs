@@ -13,6 +13,7 @@ use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
 use reshard::migration::holder::{app_name, backfill_app_name};
 use reshard::model::namespace::Namespace;
 use reshard::model::side::{PerSide, Side};
+use reshard::model::slots::SlotSet;
 use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::WriteCommand;
 use reshard::router::Operation;
@@ -20,7 +21,7 @@ use reshard::router::entry::{Gate, MOST_HELD, Passing};
 use reshard::router::mirroring::{MOST_JOBS, Mirroring};
 use reshard::router::reading::side_of_read;
 use reshard::router::writer::Writer;
-use reshard::state::inflight::Inflight;
+use reshard::state::inflight::{Inflight, Oldest, Work};
 use reshard::state::records::{Records, first_batch};
 use reshard::state::table::{MigrationRoute, Routing};
 use reshard::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE};
@@ -71,7 +72,8 @@ pub(crate) struct Proxy {
     pub(crate) engine: Arc<Engine>,
     /// Its migrations, as the data plane sees them.
     pub(crate) registry: Arc<Registry>,
-    writer: Writer,
+    /// Its way of writes.
+    pub(crate) writer: Writer,
 }
 
 /// What a client hears.
@@ -169,6 +171,12 @@ impl Proxy {
     /// How it routes now.
     pub(crate) fn route(&self) -> Option<Arc<MigrationRoute>> {
         self.writer.gate.routing.load().route(NS).cloned()
+    }
+
+    /// What a move of everything would wait for among transactions.
+    pub(crate) fn oldest_transaction(&self) -> Option<Oldest> {
+        let inflight = &self.writer.gate.inflight;
+        inflight.oldest(MIGRATION, &SlotSet::ALL, u64::MAX, &[Work::Transaction])
     }
 
     /// A client's read of one document, from the cluster that the production way of reads chooses; `None`
