@@ -179,7 +179,11 @@ impl Router {
                 Err(error) => return (side, Err(error)),
             }
         }
-        (side, self.plain(operation, side, reply).await)
+        let result = self.plain(operation, side, reply).await;
+        if let (Err(error), Some(writer), true) = (&result, &self.writer, writes) {
+            writer.gate.note_failed(operation.command.session(), operation.command.txn_number, error);
+        }
+        (side, result)
     }
 
     /// Forwards an operation outside transactions to `side` and returns whether the reply says `ok: 1`.

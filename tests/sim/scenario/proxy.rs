@@ -206,7 +206,9 @@ impl Proxy {
         let _passing = Passing::by(&self.writer.gate.routing);
         match self.writer.write(command).await? {
             Some(written) => Ok(written.body),
-            None => plain(&self.writer.clusters.old, command).await,
+            None => plain(&self.writer.clusters.old, command).await.inspect_err(|error| {
+                self.writer.gate.note_failed(command.session(), command.txn_number, error);
+            }),
         }
     }
 }
