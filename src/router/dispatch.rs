@@ -7,7 +7,7 @@ use bson::RawDocument;
 use bytes::BytesMut;
 
 use crate::clock::Clock;
-use crate::cluster::command::{SendError, ServerId};
+use crate::cluster::command::{OnlyIf, SendError, ServerId};
 use crate::cluster::{Pools, Selection};
 use crate::model::side::Side;
 use crate::policy::failover::{Decision, Failure, Kind, Labels, Progress, decide, is_state_change};
@@ -31,6 +31,8 @@ pub struct Dispatch<'a> {
     pub kind: Kind,
     /// How long to wait for a server, all attempts together.
     pub hold: Duration,
+    /// Looked at before each attempt, when there is a connection.
+    pub only_if: Option<OnlyIf>,
     /// The client's message.
     pub message: &'a [u8],
     /// The changes to it.
@@ -78,7 +80,7 @@ impl Dispatch<'_> {
                 Failure::Lost | Failure::NotPrimary => progress.sent += 1,
             }
             left = deadline.saturating_sub(clock.now());
-            progress.late = left.is_zero();
+            progress.late = left.is_zero() || self.may_not_be_sent();
             match decide(self.kind, failure, progress) {
                 Decision::Again(pause) => {
                     meters.retry(self.side);
@@ -98,11 +100,18 @@ impl Dispatch<'_> {
         }
     }
 
+    fn may_not_be_sent(&self) -> bool {
+        self.only_if.as_ref().is_some_and(|OnlyIf(holds)| !holds())
+    }
+
     async fn attempt(&self, pools: &Pools, left: Duration, reply: &mut BytesMut) -> Attempt {
         let mut connection = match pools.checkout(self.selection, left).await {
             Ok(connection) => connection,
             Err(error) => return failed(&error),
         };
+        if self.may_not_be_sent() {
+            return failed(&SendError::NotSent("it may not be sent any more".into()));
+        }
         if let Err(error) = connection.exchange(&mut self.patched.parts(self.message), reply).await {
             return failed(&error);
         }

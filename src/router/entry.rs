@@ -96,6 +96,15 @@ enum Try {
 }
 
 impl Gate {
+    /// A numbered write of a namespace that does not migrate has failed: it may be executed once it does.
+    pub fn note_failed(&self, session: Option<[u8; 16]>, number: Option<i64>, error: &ErrorReply) {
+        if let Some((session, number)) = session.zip(number)
+            && !error.labels.contains(&NO_WRITES_PERFORMED)
+        {
+            self.unsettled.note(session, number, &SlotSet::ALL, 0, self.clock.now());
+        }
+    }
+
     /// Enters a write on `slots` of `namespace`, waiting at most `hold`. `Ok(None)`: the namespace does not
     /// migrate.
     ///

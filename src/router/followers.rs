@@ -62,6 +62,7 @@ impl Router {
             selection: &Selection::Server(home.server),
             kind: operation.kind(),
             hold: operation.hold(),
+            only_if: None,
             message: operation.message,
             patched: &patched,
         };
@@ -124,6 +125,7 @@ impl Router {
             selection: &Selection::Server(server),
             kind: Kind::Read,
             hold: HOLD_FOLLOWER,
+            only_if: None,
             message: operation.message,
             patched: &patched,
         };

@@ -1,6 +1,7 @@
 //! The data plane: one operation in, one reply out.
 mod dispatch;
 mod followers;
+mod foreign_commits;
 mod migrating;
 mod overtaken;
 mod pipeline;

@@ -5,12 +5,14 @@
 //! namespace it counts as under way on all slots of that migration.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::entry::{Entered, Passing};
 use super::transactions::IDLE;
+use crate::cluster::command::OnlyIf;
 use crate::wire::error::{
     ErrorReply, HOST_UNREACHABLE, NO_SUCH_TRANSACTION, RETRYABLE_WRITE, TRANSIENT_TRANSACTION, UNKNOWN_COMMIT,
 };
@@ -100,6 +102,11 @@ impl OpenTransactions {
         Ok(())
     }
 
+    /// Whether this process knows of it.
+    pub(super) fn is_known(&self, key: &TransactionKey) -> bool {
+        self.0.lock().contains_key(key)
+    }
+
     /// Whether it has entered a migration.
     pub(super) fn has_entered(&self, key: &TransactionKey, migration: &str) -> bool {
         let open = self.0.lock();
@@ -108,6 +115,14 @@ impl OpenTransactions {
             State::GivenUp => None,
         });
         entered.is_some_and(|entered| entered.iter().any(|one| &*one.route.name == migration))
+    }
+
+    /// Whether the leases that it has begun under hold; `None` when it has entered no migration.
+    pub(super) fn only_if_held(&self, key: &TransactionKey) -> Option<OnlyIf> {
+        let open = self.0.lock();
+        let State::UnderWay { entered, .. } = &open.get(key)?.state else { return None };
+        let all: Vec<OnlyIf> = entered.iter().map(Entered::only_if_held).collect();
+        (!all.is_empty()).then(|| OnlyIf(Arc::new(move || all.iter().all(|OnlyIf(holds)| holds()))))
     }
 
     /// Its commit is about to be sent: from here on it is not given up.

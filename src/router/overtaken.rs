@@ -9,7 +9,7 @@ use std::time::Duration;
 use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
 use bson::rawdoc;
 
-use super::entry::{Entered, not_sent};
+use super::entry::{Entered, Gate, not_sent};
 use super::sending::send;
 use crate::clock::SharedClock;
 use crate::cluster::command::{Request, ServerError, SharedCluster, number};
@@ -20,7 +20,7 @@ use crate::policy::retry::Verdict;
 use crate::policy::writes::WriteCommand;
 use crate::wire::error::{Code, ErrorReply};
 
-pub(super) const TRANSACTION_TOO_OLD: Code = Code(225, "TransactionTooOld");
+const TRANSACTION_TOO_OLD: Code = Code(225, "TransactionTooOld");
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where each statement of a command must go: `Some` for those that have been executed there before.
@@ -31,7 +31,7 @@ pub(super) async fn executed_before(
     command: &WriteCommand,
     entered: &Entered,
     clusters: &PerSide<SharedCluster>,
-    clock: &SharedClock,
+    gate: &Gate,
 ) -> Result<Vec<Option<Side>>, ErrorReply> {
     let mut homes = vec![None; command.statements.len()];
     let (Some(active), Some(session), Some(txn_number)) =
@@ -63,14 +63,25 @@ pub(super) async fn executed_before(
     }
     for side in Side::BOTH {
         let indexes = std::mem::take(ask.get_mut(side));
-        for index in find_executed(command, &indexes, side, clusters, clock).await? {
+        for index in find_executed(command, &indexes, side, clusters, &gate.clock).await? {
             homes[index] = Some(side);
         }
     }
     if homes.iter().any(Option::is_some) {
+        if gate.unsettled.has_forgotten(gate.clock.now()) {
+            return Err(perhaps_too_late());
+        }
         active.counters.overtaken_retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
     Ok(homes)
+}
+
+/// Nobody can tell whether a write was executed while its cluster was the authority.
+pub(super) fn perhaps_too_late() -> ErrorReply {
+    ErrorReply::new(
+        TRANSACTION_TOO_OLD,
+        "it was sent before its slots moved, and whether it was executed in time is not known",
+    )
 }
 
 async fn find_executed(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use crate::clock::{Clock, SharedClock};
-use crate::cluster::command::ServerId;
+use crate::cluster::command::{OnlyIf, ServerId};
 use crate::cluster::{Pools, Role, Selection, TopologyKind};
 use crate::model::side::Side;
 use crate::policy::classify::Class;
@@ -179,7 +179,11 @@ impl Router {
                 Err(error) => return (side, Err(error)),
             }
         }
-        (side, self.plain(operation, side, reply).await)
+        let result = self.plain(operation, side, reply).await;
+        if let (Err(error), Some(writer), true) = (&result, &self.writer, writes) {
+            writer.gate.note_failed(operation.command.session(), operation.command.txn_number, error);
+        }
+        (side, result)
     }
 
     /// Forwards an operation outside transactions to `side` and returns whether the reply says `ok: 1`.
@@ -198,7 +202,7 @@ impl Router {
         } else {
             Selection::Primary
         };
-        let replied = self.forward(operation, side, &selection, reply).await?;
+        let replied = self.forward(operation, side, &selection, None, reply).await?;
         Ok(self.finish(side, replied, reply))
     }
 
@@ -218,6 +222,7 @@ impl Router {
             selection: &selection,
             kind: operation.kind(),
             hold: operation.hold().min(hold),
+            only_if: None,
             message: operation.message,
             patched: &patched,
         };
@@ -235,6 +240,7 @@ impl Router {
         operation: &Operation<'_>,
         side: Side,
         selection: &Selection,
+        only_if: Option<OnlyIf>,
         reply: &mut BytesMut,
     ) -> Result<Replied, ErrorReply> {
         let pools = self.pools(side)?;
@@ -247,6 +253,7 @@ impl Router {
             selection,
             kind: operation.kind(),
             hold,
+            only_if,
             message: operation.message,
             patched: &patched,
         };
@@ -303,7 +310,8 @@ impl Router {
             }
         };
         let selection = self.transaction_server(side, operation.class, known.map(|home| home.server));
-        let replied = match self.forward(operation, side, &selection, reply).await {
+        let only_if = key.and_then(|key| self.shared.open_transactions.only_if_held(&key));
+        let replied = match self.forward(operation, side, &selection, only_if, reply).await {
             Ok(replied) => replied,
             Err(error) => return (side, Err(error)),
         };
@@ -353,6 +361,7 @@ impl Router {
                 selection: &Selection::Primary,
                 kind: operation.kind(),
                 hold: HOLD_FOLLOWER,
+                only_if: None,
                 message: operation.message,
                 patched: &patched,
             };

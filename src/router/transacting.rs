@@ -12,10 +12,10 @@ use bytes::BytesMut;
 
 use super::entry::{Entered, Passing};
 use super::mirroring::Effect;
-use super::open_transactions::lease_ended;
+use super::open_transactions::{TransactionKey, lease_ended};
 use super::operation::Operation;
 use super::pipeline::Router;
-use super::writer::HOLD;
+use super::writer::{HOLD, Writer};
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
@@ -43,10 +43,14 @@ impl Router {
             open.must_count(&key)?;
         }
         if matches!(operation.class, Class::Commit | Class::Abort) {
+            let side = known.or_else(|| side_in_token(operation));
             if let Some(key) = key.filter(|_| operation.class == Class::Commit) {
+                if let Some(side) = side.filter(|_| known.is_none() && !open.is_known(&key)) {
+                    self.enter_foreign_commit(writer, operation, key, side).await?;
+                }
                 open.commits(&key);
             }
-            return Ok(known.or_else(|| side_in_token(operation)));
+            return Ok(side);
         }
         if let Some(key) = key.filter(|_| operation.command.start_transaction) {
             // Before it is looked up whether its namespace migrates: a start waits for it either way.
@@ -82,6 +86,22 @@ impl Router {
             open.put(key, entered, self.shared.clock.now())?;
         }
         Ok(Some(side))
+    }
+
+    async fn enter_foreign_commit(
+        &self,
+        writer: &Writer,
+        operation: &Operation<'_>,
+        key: TransactionKey,
+        side: Side,
+    ) -> Result<(), ErrorReply> {
+        let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
+        let Some(lsid) = body.and_then(|body| body.get_document("lsid").ok()) else { return Ok(()) };
+        let hold = operation.hold().min(HOLD);
+        for entered in writer.enter_foreign_commit(lsid, key.1, side, hold).await? {
+            self.shared.open_transactions.put(key, entered, self.shared.clock.now())?;
+        }
+        Ok(())
     }
 
     /// After an answer: a transaction that has ended leaves, once the mirror has what a reader may expect.

@@ -12,7 +12,7 @@ use bson::{RawDocument, Timestamp};
 
 use super::entry::{Entered, Gate};
 use super::mirroring::{Effect, Mirroring};
-use super::overtaken::{TRANSACTION_TOO_OLD, executed_before};
+use super::overtaken::{executed_before, perhaps_too_late};
 use super::resolving::resolve;
 use super::sending::send;
 use crate::clock::timeout;
@@ -76,9 +76,9 @@ impl Writer {
             return Ok(None);
         };
         note_shape(command, &entered);
-        self.must_not_be_overtaken(command, &entered, &slots)?;
+        self.must_not_be_overtaken(command, &entered)?;
         let lanes = self.lanes(&entered, command, keys.as_deref()).await;
-        let homes = executed_before(command, &entered, &self.clusters, &self.gate.clock).await?;
+        let homes = executed_before(command, &entered, &self.clusters, &self.gate).await?;
         let left = deadline.saturating_sub(self.gate.clock.now());
         let outcome = self.execute(command, &entered, &homes, left).await;
         self.note_outcome(command, &outcome, &slots, entered.route.epoch);
@@ -181,22 +181,14 @@ impl Writer {
     }
 
     /// Refuses a retry of a write that may have been executed too late: nobody can tell whether it counts.
-    fn must_not_be_overtaken(
-        &self,
-        command: &WriteCommand,
-        entered: &Entered,
-        slots: &SlotSet,
-    ) -> Result<(), ErrorReply> {
+    fn must_not_be_overtaken(&self, command: &WriteCommand, entered: &Entered) -> Result<(), ErrorReply> {
         let Some((session, number)) = command.session().zip(command.txn_number) else { return Ok(()) };
         let refused = entered.active.as_ref().is_some_and(|active| active.converger.safeguards.unsettled)
-            && self.gate.unsettled.is_overtaken(&session, number, slots, &entered.route.moves);
+            && self.gate.unsettled.is_overtaken(&session, number, &entered.route.moves);
         if !refused {
             return Ok(());
         }
-        Err(ErrorReply::new(
-            TRANSACTION_TOO_OLD,
-            "it was sent before its slots moved, and whether it was executed in time is not known",
-        ))
+        Err(perhaps_too_late())
     }
 
     /// Remembers a write of which an attempt may be executed later, until it is known to be done.
@@ -213,7 +205,7 @@ impl Writer {
             Ok(outcome) if all_done(command, &outcome.reply) => unsettled.settle(&session, number),
             Ok(outcome) if outcome.sent <= 1 => {}
             Err(error) if error.labels.contains(&NO_WRITES_PERFORMED) => {}
-            Ok(_) | Err(_) => unsettled.note(session, number, slots, epoch),
+            Ok(_) | Err(_) => unsettled.note(session, number, slots, epoch, self.gate.clock.now()),
         }
     }
 

@@ -6,17 +6,20 @@
 //! moved since; there is nothing that a fence would have to wait for.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::model::moves::Move;
 use crate::model::slots::SlotSet;
 
+/// Sessions live for 30 minutes at servers, and drivers do not use older ones.
+const IDLE: Duration = Duration::from_secs(31 * 60);
 /// Sessions remembered at once.
 const MOST: usize = 100_000;
 
 /// The last such write of each session. A session does one write at a time: whoever sends a higher number has
-/// given up the lower one. Bounded; see [`Unsettled::is_overtaken`] for what it does when full.
+/// given up the lower one. Bounded; see [`Unsettled::has_forgotten`].
 #[derive(Debug)]
 pub struct Unsettled {
     state: Mutex<State>,
@@ -26,8 +29,8 @@ pub struct Unsettled {
 #[derive(Debug, Default)]
 struct State {
     sessions: HashMap<[u8; 16], Write>,
-    /// Some could not be remembered.
-    forgotten: bool,
+    /// Until then there may be writes that could not be remembered.
+    forgotten_until: Duration,
 }
 
 #[derive(Debug)]
@@ -36,6 +39,7 @@ struct Write {
     slots: SlotSet,
     /// The epoch that its first attempt went by; 0 before any migration.
     epoch: u64,
+    noted: Duration,
 }
 
 impl Default for Unsettled {
@@ -46,18 +50,23 @@ impl Default for Unsettled {
 
 impl Unsettled {
     /// A write on `slots`, begun at `epoch`, may have been executed, or may be later.
-    pub fn note(&self, session: [u8; 16], number: i64, slots: &SlotSet, epoch: u64) {
+    pub fn note(&self, session: [u8; 16], number: i64, slots: &SlotSet, epoch: u64, now: Duration) {
         let mut state = self.state.lock();
         if state.sessions.len() >= self.limit && !state.sessions.contains_key(&session) {
-            state.forgotten = true;
-            return;
+            state.sessions.retain(|_, write| now.saturating_sub(write.noted) <= IDLE);
+            if state.sessions.len() >= self.limit {
+                state.forgotten_until = now + IDLE;
+                return;
+            }
         }
-        let known = state.sessions.entry(session).or_insert(Write { number, slots: *slots, epoch });
+        let write = Write { number, slots: *slots, epoch, noted: now };
+        let known = state.sessions.entry(session).or_insert(write);
         if known.number == number {
             known.slots = known.slots.or(slots);
             known.epoch = known.epoch.min(epoch);
+            known.noted = now;
         } else if known.number < number {
-            *known = Write { number, slots: *slots, epoch };
+            *known = Write { number, slots: *slots, epoch, noted: now };
         }
     }
 
@@ -69,17 +78,20 @@ impl Unsettled {
         }
     }
 
-    /// Whether slots of this write have moved since an attempt of which the outcome is not known. When some
-    /// could not be remembered, every write on slots that have ever moved may be such a one.
+    /// Whether slots of this write have moved since an attempt of which the outcome is not known.
     #[must_use]
-    pub fn is_overtaken(&self, session: &[u8; 16], number: i64, slots: &SlotSet, moves: &[Move]) -> bool {
+    pub fn is_overtaken(&self, session: &[u8; 16], number: i64, moves: &[Move]) -> bool {
         let state = self.state.lock();
-        match state.sessions.get(session).filter(|known| known.number == number) {
-            Some(known) => {
-                moves.iter().any(|past| past.epoch > known.epoch && past.slots.meets(&known.slots))
-            }
-            None => state.forgotten && moves.iter().any(|past| past.slots.meets(slots)),
-        }
+        let known = state.sessions.get(session).filter(|known| known.number == number);
+        known.is_some_and(|known| {
+            moves.iter().any(|past| past.epoch > known.epoch && past.slots.meets(&known.slots))
+        })
+    }
+
+    /// Whether there were too many to remember: then what a former authority has executed may be one of those.
+    #[must_use]
+    pub fn has_forgotten(&self, now: Duration) -> bool {
+        now < self.state.lock().forgotten_until
     }
 }
 
@@ -97,25 +109,28 @@ mod tests {
     #[test]
     fn a_write_is_overtaken_by_a_later_move_of_its_slots() {
         let (unsettled, slots) = (Unsettled::default(), SlotSet::percent(1));
-        let overtaken = |number, epoch| unsettled.is_overtaken(&SESSION, number, &slots, &moves(epoch));
-        unsettled.note(SESSION, 5, &slots, 3);
+        let note = |number, slots, epoch| unsettled.note(SESSION, number, slots, epoch, Duration::ZERO);
+        let overtaken = |number, epoch| unsettled.is_overtaken(&SESSION, number, &moves(epoch));
+        note(5, &slots, 3);
         assert!(overtaken(5, 4) && !overtaken(5, 3) && !overtaken(6, 4));
         // Its retry, too, has an unknown outcome.
-        unsettled.note(SESSION, 5, &slots, 7);
+        note(5, &slots, 7);
         assert!(overtaken(5, 4));
         unsettled.settle(&SESSION, 5);
         assert!(!overtaken(5, 4));
-        unsettled.note(SESSION, 6, &SlotSet::ALL.minus(&SlotSet::percent(50)), 3);
+        note(6, &SlotSet::ALL.minus(&SlotSet::percent(50)), 3);
         assert!(!overtaken(6, 4), "other slots");
     }
 
     #[test]
-    fn when_some_are_forgotten_any_may_be_one() {
+    fn too_many_are_known_to_be_forgotten_for_as_long_as_sessions_live() {
         let unsettled = Unsettled { limit: 1, ..Unsettled::default() };
-        for session in 1..=2 {
-            unsettled.note([session; 16], 5, &SlotSet::ALL, 3);
-        }
-        assert!(unsettled.is_overtaken(&[3; 16], 9, &SlotSet::percent(1), &moves(4)));
-        assert!(!unsettled.is_overtaken(&[3; 16], 9, &SlotSet::percent(1), &[]));
+        let note = |session, now| unsettled.note([session; 16], 5, &SlotSet::ALL, 3, now);
+        note(1, Duration::ZERO);
+        assert!(!unsettled.has_forgotten(Duration::ZERO));
+        note(2, Duration::ZERO);
+        assert!(unsettled.has_forgotten(IDLE - Duration::from_secs(1)) && !unsettled.has_forgotten(IDLE));
+        note(3, IDLE + Duration::from_secs(1));
+        assert!(unsettled.is_overtaken(&[3; 16], 5, &moves(4)));
     }
 }

@@ -35,11 +35,21 @@ pub(crate) fn run(state: &mut State, place: Place, command: &Command<'_>) -> Out
             state.connections.kill(command.number("op").unwrap_or(0) as i32);
             Ok(rawdoc! { "info": "attempting to kill op" })
         }
+        "abortTransaction" => abort_transaction(state, place, command),
         "currentOp" => {
             Ok(rawdoc! { "inprog": state.connections.describe().into_iter().collect::<RawArrayBuf>() })
         }
         other => Err(Failure::new(59, format!("no such command: '{other}'"))),
     }
+}
+
+/// There are no transactions here; a number under which something was executed stands for a committed one.
+fn abort_transaction(state: &State, place: Place, command: &Command<'_>) -> Outcome<RawDocumentBuf> {
+    let known = command.retryable()?.and_then(|of| state.member(place).sessions.executed(&of, 0));
+    Err(match known {
+        Some(_) => Failure::new(256, "the transaction has been committed"),
+        None => Failure::new(251, "no such transaction"),
+    })
 }
 
 /// The reply of `[{$currentOp}, ..]`.

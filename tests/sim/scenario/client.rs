@@ -47,6 +47,8 @@ pub(crate) struct Client {
     pub(crate) txn: i64,
     /// Writes made.
     pub(crate) writes: i64,
+    /// It reads too.
+    pub(crate) reads: bool,
     /// Told to stop.
     pub(crate) stop: Arc<AtomicBool>,
     /// The longest pause between writes.
@@ -59,13 +61,14 @@ impl Client {
     /// Writes until it is told to stop.
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
-            match self.rng.below(10) {
+            match self.rng.below(if self.reads { 14 } else { 10 }) {
                 0..=1 => self.put().await,
                 2 => self.insert().await,
                 3 => self.delete().await,
                 4..=6 => self.step().await,
                 7 => self.find_and_step().await,
-                _ => self.steps().await,
+                8..=9 => self.steps().await,
+                _ => self.look().await,
             }
             let pause = self.rng.between(Duration::ZERO, self.pause);
             self.world.sleep(pause).await;
@@ -127,6 +130,12 @@ impl Client {
     pub(super) fn document(&mut self, id: i32) -> RawDocumentBuf {
         self.writes += 1;
         rawdoc! { "_id": id, "by": i32::from(self.number), "number": self.writes }
+    }
+
+    async fn look(&mut self) {
+        let id = self.register();
+        let proxy = self.front.proxy().await;
+        self.read(&proxy, id).await;
     }
 
     async fn put(&mut self) {

@@ -23,6 +23,8 @@ pub(crate) struct Mix {
     pub(crate) cut: u64,
     /// Some commands arrive much later.
     pub(crate) hold: u64,
+    /// The proxy is cut off, and the servers find its connections dead; a successor takes over.
+    pub(crate) lost: u64,
     /// The most faults of one schedule.
     pub(crate) most: u64,
     /// The longest time between two faults.
@@ -31,11 +33,27 @@ pub(crate) struct Mix {
 
 impl Mix {
     /// All kinds.
-    pub(crate) const ALL: Self =
-        Self { crash: 3, pause: 2, failover: 3, cut: 2, hold: 4, most: 10, every: Duration::from_secs(3) };
+    pub(crate) const ALL: Self = Self {
+        crash: 3,
+        pause: 2,
+        failover: 3,
+        cut: 2,
+        hold: 4,
+        lost: 0,
+        most: 10,
+        every: Duration::from_secs(3),
+    };
     /// Nothing ever goes wrong.
-    pub(crate) const NONE: Self =
-        Self { crash: 0, pause: 0, failover: 0, cut: 0, hold: 0, most: 0, every: Duration::from_secs(1) };
+    pub(crate) const NONE: Self = Self {
+        crash: 0,
+        pause: 0,
+        failover: 0,
+        cut: 0,
+        hold: 0,
+        lost: 0,
+        most: 0,
+        every: Duration::from_secs(1),
+    };
 }
 
 /// Makes things go wrong until it is told to stop.
@@ -59,8 +77,8 @@ impl Faults {
         let mut left = self.rng.below(self.mix.most + 1);
         while !self.stop.load(Ordering::Relaxed) {
             self.wait(Duration::ZERO, self.mix.every).await;
-            let Mix { crash, pause, failover, cut, hold, .. } = self.mix;
-            let weights = [crash, pause, failover, cut, hold];
+            let Mix { crash, pause, failover, cut, hold, lost, .. } = self.mix;
+            let weights = [crash, pause, failover, cut, hold, lost];
             let all: u64 = weights.iter().sum();
             if left == 0 || all == 0 {
                 continue;
@@ -77,7 +95,8 @@ impl Faults {
                 1 => self.pause().await,
                 2 => self.failover().await,
                 3 => self.cut().await,
-                _ => self.hold().await,
+                4 => self.hold().await,
+                _ => self.lose().await,
             }
         }
         self.proxy
@@ -158,6 +177,22 @@ impl Faults {
         network.cut(id, index);
         self.wait(Duration::from_millis(50), Duration::from_secs(4)).await;
         network.heal(id, index);
+    }
+
+    /// A successor takes over; then the way is open again, for a while.
+    async fn lose(&mut self) {
+        let world = self.site.world.clone();
+        let lost = Arc::clone(&self.proxy);
+        self.site.cut_off(&lost);
+        self.front.close();
+        self.succeed();
+        self.wait(Duration::from_secs(1), Duration::from_secs(14)).await;
+        for side in Side::BOTH {
+            world.network().heal(lost.process.id, self.site.clusters.get(side).index());
+        }
+        self.wait(Duration::ZERO, Duration::from_secs(5)).await;
+        world.crash(&lost.process);
+        self.wait(Duration::ZERO, Duration::from_secs(5)).await;
     }
 
     async fn hold(&mut self) {

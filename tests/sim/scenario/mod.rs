@@ -186,6 +186,7 @@ impl Scenario {
             writes: 0,
             stop: Arc::clone(stop),
             pause: options.pause,
+            reads: options.reads,
             broken: options.broken,
         }
     }

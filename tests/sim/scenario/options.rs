@@ -20,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) early_writers: bool,
     /// Writers.
     pub(crate) clients: u8,
+    /// They read too.
+    pub(crate) reads: bool,
     /// How many of 1,000 answers do not reach them.
     pub(crate) broken: u32,
     /// The copy's first inserts are held up.
@@ -47,6 +49,7 @@ impl Default for Options {
             },
             early_writers: false,
             clients: 4,
+            reads: false,
             broken: 15,
             slow_copy: false,
             moves: 2,

@@ -17,8 +17,10 @@ use crate::checks::history::{Action, Told};
 pub(crate) struct Write {
     /// The command.
     pub(crate) command: Arc<WriteCommand>,
-    session: RawDocumentBuf,
-    number: i64,
+    /// Its session.
+    pub(crate) session: RawDocumentBuf,
+    /// Its number.
+    pub(crate) number: i64,
     durable: bool,
     sent: Duration,
     /// What it is in the history, for those who do not answer there themselves.

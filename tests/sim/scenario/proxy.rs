@@ -10,9 +10,10 @@ use futures::future::{Either, select};
 use reshard::cluster::command::{Request, SendError, SharedCluster};
 use reshard::converge::active::Registry;
 use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
-use reshard::migration::holder::app_name;
+use reshard::migration::holder::{app_name, backfill_app_name};
 use reshard::model::namespace::Namespace;
 use reshard::model::side::{PerSide, Side};
+use reshard::model::slots::SlotSet;
 use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::WriteCommand;
 use reshard::router::Operation;
@@ -20,7 +21,7 @@ use reshard::router::entry::{Gate, MOST_HELD, Passing};
 use reshard::router::mirroring::{MOST_JOBS, Mirroring};
 use reshard::router::reading::side_of_read;
 use reshard::router::writer::Writer;
-use reshard::state::inflight::Inflight;
+use reshard::state::inflight::{Inflight, Oldest, Work};
 use reshard::state::records::{Records, first_batch};
 use reshard::state::table::{MigrationRoute, Routing};
 use reshard::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE};
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use uuid::Uuid;
 
 use super::client::NS;
+use super::operator::MIGRATION;
 use crate::executor::ProcessId;
 use crate::mongo::cluster::Cluster;
 use crate::process::Process;
@@ -48,6 +50,20 @@ pub(crate) struct Site {
     pub(crate) safeguards: Safeguards,
 }
 
+impl Site {
+    /// A proxy does not reach the clusters any more, and they find its connections dead.
+    pub(crate) fn cut_off(&self, proxy: &Proxy) {
+        let (id, holder) = (proxy.process.id, &proxy.engine.environment.holder);
+        for side in Side::BOTH {
+            let cluster = self.clusters.get(side);
+            self.world.network().cut(id, cluster.index());
+            for name in [app_name(holder), backfill_app_name(holder, MIGRATION)] {
+                cluster.state().connections.close(&name, id);
+            }
+        }
+    }
+}
+
 /// One running proxy.
 pub(crate) struct Proxy {
     /// The process that it is.
@@ -56,7 +72,8 @@ pub(crate) struct Proxy {
     pub(crate) engine: Arc<Engine>,
     /// Its migrations, as the data plane sees them.
     pub(crate) registry: Arc<Registry>,
-    writer: Writer,
+    /// Its way of writes.
+    pub(crate) writer: Writer,
 }
 
 /// What a client hears.
@@ -156,6 +173,12 @@ impl Proxy {
         self.writer.gate.routing.load().route(NS).cloned()
     }
 
+    /// What a move of everything would wait for among transactions.
+    pub(crate) fn oldest_transaction(&self) -> Option<Oldest> {
+        let inflight = &self.writer.gate.inflight;
+        inflight.oldest(MIGRATION, &SlotSet::ALL, u64::MAX, &[Work::Transaction])
+    }
+
     /// A client's read of one document, from the cluster that the production way of reads chooses; `None`
     /// when there is no answer.
     pub(crate) async fn read(self: Arc<Self>, id: i32) -> Option<Option<RawDocumentBuf>> {
@@ -183,7 +206,9 @@ impl Proxy {
         let _passing = Passing::by(&self.writer.gate.routing);
         match self.writer.write(command).await? {
             Some(written) => Ok(written.body),
-            None => plain(&self.writer.clusters.old, command).await,
+            None => plain(&self.writer.clusters.old, command).await.inspect_err(|error| {
+                self.writer.gate.note_failed(command.session(), command.txn_number, error);
+            }),
         }
     }
 }

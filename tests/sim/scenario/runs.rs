@@ -32,6 +32,25 @@ fn a_migration_with_everything_that_can_happen() {
     });
 }
 
+#[test]
+fn a_migration_whose_proxies_get_lost() {
+    let options = Options { mix: Mix { lost: 8, ..Mix::ALL }, ..Options::default() };
+    schedules::all("a_migration_whose_proxies_get_lost", 6, &options.weather, |world| {
+        schedule(world, &options).map(|_| ())
+    });
+}
+
+/// No failovers: what a deposed primary answers is the same without a proxy. No pauses: a process that was
+/// taken for dead goes on reading by its own table.
+#[test]
+fn a_migration_with_readers() {
+    let mix = Mix { failover: 0, pause: 0, ..Mix::ALL };
+    let options = Options { reads: true, mix, ..Options::default() };
+    schedules::all("a_migration_with_readers", 5, &options.weather, |world| {
+        schedule(world, &options).map(|_| ())
+    });
+}
+
 /// Two writes that were sent before the start arrive much later. Until then the start waits for them: executed
 /// after a move, one of them would be acknowledged by whoever was the authority when it was sent.
 #[test]

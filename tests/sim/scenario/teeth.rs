@@ -179,9 +179,10 @@ fn without_its_second_look_the_copy_brings_back_the_deleted() {
 /// Every story goes well with all safeguards on, whatever the small times are.
 #[test]
 fn stories_go_well() {
-    let stories: [Story; 9] = [
+    let stories: [Story; 10] = [
         leases::cut_off,
         moves::unsettled,
+        moves::unsettled_early,
         moves::slow_write,
         moves::late_worker,
         moves::late_mirror_write,
@@ -204,6 +205,7 @@ fn stories_go_well() {
 #[test]
 fn a_retry_is_not_taken_for_done_by_a_late_copy_of_it() {
     is_told("unsettled", Safeguards { unsettled: false, ..ALL }, moves::unsettled);
+    is_told("unsettled", Safeguards { unsettled: false, ..ALL }, moves::unsettled_early);
 }
 
 #[test]

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reshard::migration::holder::{app_name, backfill_app_name};
-use reshard::model::side::Side;
 use reshard::policy::safeguards::Safeguards;
 
 use crate::scenario::client::COUNTERS;
-use crate::scenario::operator::{MIGRATION, Step};
+use crate::scenario::operator::Step;
 use crate::scenario::stage::{Ending, Stage, tell};
 use crate::world::World;
 
@@ -18,13 +16,7 @@ async fn cut_off_in_the_middle_of_a_write(stage: Arc<Stage>, tries_again: bool) 
     let first = stage.proxy(1).await;
     stage.synced().await?;
     let network = stage.world.network().clone();
-    for side in Side::BOTH {
-        network.cut(first.process.id, stage.index(side));
-        for name in [app_name("p1"), backfill_app_name("p1", MIGRATION)] {
-            let cluster = stage.scenario.site.clusters.get(side);
-            cluster.state().connections.close(&name, first.process.id);
-        }
-    }
+    stage.scenario.site.cut_off(&first);
     let mut client = stage.client(1);
     let write = client.prepare_step(COUNTERS);
     let succession = async {

@@ -18,9 +18,11 @@ const NOT_THERE: i32 = 1;
 
 /// Every copy of a write is held up on its way to old. Its slot moves; they arrive, and are undone. Then the
 /// application tries once more.
-async fn a_late_write_and_its_retry(stage: Arc<Stage>) -> Ending {
+async fn a_late_write_and_its_retry(stage: Arc<Stage>, before_the_start: bool) -> Ending {
     let proxy = stage.proxy(1).await;
-    stage.synced().await?;
+    if !before_the_start {
+        stage.synced().await?;
+    }
     let network = stage.world.network().clone();
     network.lose_track(proxy.process.id, stage.index(Side::Old), "update", 4);
     let mut client = stage.client(1);
@@ -29,6 +31,9 @@ async fn a_late_write_and_its_retry(stage: Arc<Stage>) -> Ending {
         return Err("nobody can have answered".into());
     }
     network.forget_holds();
+    if before_the_start {
+        stage.synced().await?;
+    }
     stage.steps(&[Step::Writes(100)]).await?;
     network.flush();
     stage.a_while(2000).await;
@@ -37,7 +42,11 @@ async fn a_late_write_and_its_retry(stage: Arc<Stage>) -> Ending {
 }
 
 pub(in crate::scenario) fn unsettled(world: &World, safeguards: Safeguards) -> Result<(), String> {
-    tell(world, safeguards, a_late_write_and_its_retry)
+    tell(world, safeguards, |stage| a_late_write_and_its_retry(stage, false))
+}
+
+pub(in crate::scenario) fn unsettled_early(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, |stage| a_late_write_and_its_retry(stage, true))
 }
 
 /// A write is under way, slowly, when its slot begins to move.
