@@ -107,6 +107,11 @@ orders: created
             - the copy is not finished
 ";
     assert_eq!(fixture.says("status orders").await, expected);
+    fixture.says("create behind --namespace shop.c").await;
+    let behind = fixture.says("status behind").await;
+    let line = "  lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h; following old will never \
+                catch up\n";
+    assert!(behind.contains(line), "{behind}");
 }
 
 #[tokio::test]

@@ -1,17 +1,6 @@
 //! Numbers, times and tables as people like to read them.
 
-/// `1234567` as `1,234,567`.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
+pub(super) use crate::model::number::grouped as count;
 
 /// Bytes with a unit, in powers of 1000.
 pub(super) fn bytes(number: f64) -> String {

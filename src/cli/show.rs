@@ -132,6 +132,8 @@ pub(super) fn progress_line(name: &str, progress: &Progress) -> String {
         format!("{:.0} documents/s", progress.documents_per_second),
         format!("{}/s", bytes(progress.bytes_per_second)),
     ];
+    // All of it would not fit the line.
+    parts.extend(progress.remaining_note.as_ref().map(|_| "will never catch up".to_owned()));
     parts.extend(progress.remaining_seconds.map(|left| format!("{} left", duration(left))));
     parts.extend(progress.lag_seconds.map(|lag| format!("lag {}", duration(lag))));
     parts.push(format!("reads {} % writes {} %", progress.reads_percent, progress.writes_percent));
@@ -141,11 +143,11 @@ pub(super) fn progress_line(name: &str, progress: &Progress) -> String {
 /// All there is to know, for one look.
 pub(super) fn progress(name: &str, progress: &Progress) -> String {
     let done = percent(progress.copied_documents, progress.total_documents);
-    let left = match (&progress.remaining_note, progress.remaining_seconds) {
-        (Some(note), _) => format!("; {note}"),
-        (None, Some(left)) => format!("; about {} left", duration(left)),
-        (None, None) => String::new(),
-    };
+    let left =
+        progress.remaining_seconds.map_or(String::new(), |left| format!("; about {} left", duration(left)));
+    let follows = matches!(progress.phase, Phase::CatchingUp | Phase::Synced);
+    let (of_copy, of_streams) = if follows { (String::new(), left) } else { (left, String::new()) };
+    let note = progress.remaining_note.as_ref().map_or(String::new(), |note| format!("; {note}"));
     let rows = [
         ("traffic", traffic(progress)),
         (
@@ -162,12 +164,12 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
         (
             "rate",
             format!(
-                "{:.0} documents/s, {}/s{left}",
+                "{:.0} documents/s, {}/s{of_copy}",
                 progress.documents_per_second,
                 bytes(progress.bytes_per_second)
             ),
         ),
-        ("lag", lag(progress)),
+        ("lag", lag(progress) + &of_streams + &note),
         (
             "streams",
             format!(

@@ -167,9 +167,10 @@ pub struct Progress {
     pub bytes_per_second: f64,
     /// Since the start; null before it.
     pub elapsed_seconds: Option<f64>,
-    /// Until the copy ends at the present rate; null while unknown or done.
+    /// Until the copy ends, then until the streams have caught up, at the present rate; null while unknown or
+    /// done.
     pub remaining_seconds: Option<f64>,
-    /// In words, when following is slower than the changes: both rates.
+    /// In words, when changes are followed more slowly than they are made: both rates.
     pub remaining_note: Option<String>,
     /// The worse direction; null while unknown.
     pub lag_seconds: Option<f64>,

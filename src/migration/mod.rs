@@ -11,6 +11,7 @@ pub mod engine;
 mod gauges;
 pub mod holder;
 pub mod moving;
+pub mod pace;
 pub mod preflight;
 pub mod prepare;
 pub mod progress;

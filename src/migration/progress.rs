@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::control::{Lag, MigrationView, Phase, Progress};
 use super::engine::Engine;
+use super::pace;
 use super::running::Running;
+use crate::model::side::PerSide;
 
 /// Copy rates over the last seconds.
 #[derive(Debug, Default)]
@@ -72,6 +74,8 @@ impl Engine {
             old_to_new: context.frontiers.old.lag_seconds(),
             new_to_old: context.frontiers.new.lag_seconds(),
         });
+        let follows = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
+        let forecasts = if follows && !stored.paused { running.forecasts() } else { PerSide::default() };
         let verification = running.verification.lock().clone();
         let count =
             |of: fn(&crate::converge::active::Active) -> u64| running.active.lock().as_deref().map_or(0, of);
@@ -90,9 +94,12 @@ impl Engine {
             elapsed_seconds: stored
                 .started_at
                 .map(|at| (self.environment.clock.wall_millis() - at).max(0) as f64 / 1000.0),
-            remaining_seconds: (copying && documents_per_second > 0.0)
-                .then(|| left as f64 / documents_per_second),
-            remaining_note: None,
+            remaining_seconds: if copying {
+                (documents_per_second > 0.0).then(|| left as f64 / documents_per_second)
+            } else {
+                pace::remaining(&forecasts)
+            },
+            remaining_note: pace::note(&forecasts),
             lag_seconds: match (lag.old_to_new, lag.new_to_old) {
                 (Some(old), Some(new)) => Some(old.max(new)),
                 _ => None,

@@ -15,6 +15,7 @@ use super::context::Context;
 use super::control::{Phase, Verification};
 use super::engine::Environment;
 use super::holder::{Watch, backfill_app_name};
+use super::pace::{Forecast, Pace};
 use super::preflight::oplog_window_seconds;
 use super::ranges;
 use super::stored::Stored;
@@ -68,6 +69,8 @@ pub struct Running {
     pub oplog_window: Mutex<Option<f64>>,
     /// Recent copy rates.
     pub rate: Mutex<super::progress::Rate>,
+    /// Whether the streams are being caught up with.
+    paces: Mutex<PerSide<Pace>>,
     /// How often streams that were cut off have been given a new beginning.
     pub begun_anew: watch::Sender<u64>,
     paused: watch::Sender<bool>,
@@ -95,6 +98,7 @@ impl Running {
             token: CancellationToken::new(),
             oplog_window: Mutex::default(),
             rate: Mutex::default(),
+            paces: Mutex::default(),
             begun_anew: watch::Sender::new(0),
             recent: Arc::new(Recent::new(RECENT)),
         })
@@ -152,19 +156,46 @@ impl Running {
         self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
     }
 
-    /// Copies, waits until both streams are close, and then watches over them.
+    /// Copies, and watches over the copy and the streams.
     async fn drive(self: Arc<Self>, environment: Arc<Environment>) {
         let Some(context) = self.parts() else { return };
-        while !self.stored.lock().copied {
-            if let Err(why) = self.copy(&environment, &context).await {
-                tracing::warn!(migration = %context.name, why, "the copy waits");
+        let copying = async {
+            while !self.stored.lock().copied {
+                if let Err(why) = self.copy(&environment, &context).await {
+                    tracing::warn!(migration = %context.name, why, "the copy waits");
+                    context.clock.sleep(LOOK).await;
+                }
+            }
+        };
+        let watching = async {
+            loop {
+                self.sample(&context);
+                self.look(&context).await;
                 context.clock.sleep(LOOK).await;
             }
+        };
+        futures::join!(copying, watching);
+    }
+
+    /// Notes how fast the copy and the streams are.
+    fn sample(&self, context: &Context) {
+        let now = context.clock.now();
+        let copied = &self.copied;
+        let (documents, bytes) =
+            (copied.documents.load(Ordering::Relaxed), copied.bytes.load(Ordering::Relaxed));
+        self.rate.lock().sample(now, documents, bytes);
+        let mut paces = self.paces.lock();
+        for side in Side::BOTH {
+            let frontier = context.frontiers.get(side);
+            paces.get_mut(side).sample(now, frontier.lag_seconds(), frontier.followed());
         }
-        loop {
-            self.look(&context).await;
-            context.clock.sleep(LOOK).await;
-        }
+    }
+
+    /// What becomes of each stream's lag.
+    #[must_use]
+    pub fn forecasts(&self) -> PerSide<Option<Forecast>> {
+        let paces = self.paces.lock();
+        PerSide::from_fn(|side| paces.get(side).forecast())
     }
 
     async fn copy(&self, environment: &Environment, context: &Context) -> Result<(), String> {
@@ -226,10 +257,6 @@ impl Running {
 
     /// Moves between the phases that depend on what the streams say.
     async fn look(&self, context: &Context) {
-        let copied = &self.copied;
-        let (documents, bytes) =
-            (copied.documents.load(Ordering::Relaxed), copied.bytes.load(Ordering::Relaxed));
-        self.rate.lock().sample(context.clock.now(), documents, bytes);
         let failed = Side::BOTH.into_iter().find_map(|side| match &*self.health.get(side).lock() {
             Health::CutOff(why) => Some(format!(
                 "the change stream of {side} was cut off: {why}. Resume compares everything and goes on"

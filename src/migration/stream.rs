@@ -53,6 +53,14 @@ pub struct Batch {
     pub heard: Timestamp,
 }
 
+impl Batch {
+    /// How many changes of documents it tells.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.events.iter().filter(|event| matches!(event, Event::Change { .. })).count() as u64
+    }
+}
+
 /// Why a stream ended.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StreamError {

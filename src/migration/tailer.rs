@@ -137,6 +137,7 @@ impl Tailer {
             }
             self.work_off(&batch).await?;
             self.say(Health::Following);
+            self.frontier.count(batch.changes());
             self.frontier.advance(batch.position, batch.heard);
             if self.side == Side::New {
                 self.recent.mirror_passed(batch.position);

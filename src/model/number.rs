@@ -1,4 +1,4 @@
-//! Numbers in documents, whatever type they come in.
+//! Numbers: in documents, whatever type they come in; and in words.
 
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
@@ -14,4 +14,18 @@ pub fn number(document: &RawDocument, field: &str) -> Option<f64> {
         RawBsonRef::Boolean(value) => Some(f64::from(u8::from(value))),
         _ => None,
     }
+}
+
+/// `1234567` as `1,234,567`.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }

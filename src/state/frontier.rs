@@ -1,6 +1,6 @@
 //! How far a change stream has been worked off.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bson::Timestamp;
@@ -22,11 +22,12 @@ pub struct Position {
 pub struct Frontier {
     position: watch::Sender<Option<Position>>,
     waiting: AtomicUsize,
+    followed: AtomicU64,
 }
 
 impl Default for Frontier {
     fn default() -> Self {
-        Self { position: watch::Sender::new(None), waiting: AtomicUsize::new(0) }
+        Self { position: watch::Sender::new(None), waiting: AtomicUsize::new(0), followed: AtomicU64::new(0) }
     }
 }
 
@@ -37,6 +38,17 @@ impl Frontier {
             let before = position.map_or(done, |before| before.done);
             *position = Some(Position { done: done.max(before), heard: heard.max(done) });
         });
+    }
+
+    /// So many changes more have been worked off.
+    pub fn count(&self, changes: u64) {
+        self.followed.fetch_add(changes, Ordering::Relaxed);
+    }
+
+    /// Changes worked off since this process began.
+    #[must_use]
+    pub fn followed(&self) -> u64 {
+        self.followed.load(Ordering::Relaxed)
     }
 
     /// It is not known any more (its tailer has stopped).

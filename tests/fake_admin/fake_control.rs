@@ -175,7 +175,7 @@ impl Control for FakeControl {
             bytes_per_second: 1e6,
             elapsed_seconds: Some(12.0),
             remaining_seconds: Some(75.0),
-            remaining_note: None,
+            remaining_note: (name == "behind").then(|| "following old will never catch up".to_owned()),
             lag_seconds: Some(0.2),
             lag: Lag { old_to_new: Some(0.2), new_to_old: None },
             converged: 7,
