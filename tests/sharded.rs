@@ -15,18 +15,50 @@ use support::{LONG, Operator, proxy, uri};
 
 const NAMESPACE: &str = "shop.orders";
 
-/// A replica set, a sharded cluster, and a proxy between them.
+/// One of the two clusters.
+enum Cluster {
+    Set(ReplicaSet),
+    Sharded(Box<ShardedCluster>),
+}
+
+impl Cluster {
+    fn uri(&self) -> String {
+        match self {
+            Self::Set(set) => set.uri(),
+            Self::Sharded(cluster) => cluster.uri(),
+        }
+    }
+
+    /// How many documents lie on each shard, asked past the router.
+    async fn on_shards(&self) -> Result<Vec<u64>> {
+        let Self::Sharded(cluster) = self else { bail!("it has no shards") };
+        let mut counts = Vec::new();
+        for shard in cluster.shards() {
+            let orders = shard.client().await?.database("shop").collection::<Document>("orders");
+            counts.push(orders.count_documents(doc! {}).await?);
+        }
+        Ok(counts)
+    }
+}
+
+async fn set(name: &str) -> Result<Cluster> {
+    ReplicaSet::builder(name).start().await.map(Cluster::Set)
+}
+
+async fn shards() -> Result<Cluster> {
+    ShardedCluster::builder().shards(2).start().await.map(|cluster| Cluster::Sharded(Box::new(cluster)))
+}
+
+/// Two clusters, and a proxy between them.
 struct Pair {
-    old: ReplicaSet,
-    new: ShardedCluster,
+    old: Cluster,
+    new: Cluster,
     proxy: Proxy,
     operator: Operator,
 }
 
 impl Pair {
-    async fn start(name: &str) -> Result<Self> {
-        let (old, new) =
-            tokio::try_join!(ReplicaSet::builder(name).start(), ShardedCluster::builder().shards(2).start())?;
+    async fn between(old: Cluster, new: Cluster) -> Result<Self> {
         let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
         let operator = Operator::of(&proxy, "m");
         Ok(Self { old, new, proxy, operator })
@@ -36,21 +68,12 @@ impl Pair {
         Ok(Client::with_uri_str(uri).await?.database("shop").collection("orders"))
     }
 
-    async fn begin(&self, key: Document) -> Result<()> {
-        let shard_key = Some(ShardKey::parse(&key).map_err(anyhow::Error::msg)?);
+    async fn begin(&self, key: impl Into<Option<Document>>) -> Result<()> {
+        let shard_key =
+            key.into().map(|key| ShardKey::parse(&key)).transpose().map_err(anyhow::Error::msg)?;
         self.operator.create_as(vec![NamespaceSpec { shard_key, ..NamespaceSpec::plain(NAMESPACE) }]).await?;
         self.operator.start().await?;
         self.operator.until_synced().await
-    }
-
-    /// How many documents lie on each shard, asked past the router.
-    async fn on_shards(&self) -> Result<Vec<u64>> {
-        let mut counts = Vec::new();
-        for shard in self.new.shards() {
-            let orders = shard.client().await?.database("shop").collection::<Document>("orders");
-            counts.push(orders.count_documents(doc! {}).await?);
-        }
-        Ok(counts)
     }
 
     async fn equal(&self) -> Result<()> {
@@ -75,13 +98,49 @@ fn order(id: i32) -> Document {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_set_becomes_sharded_under_load() -> Result<()> {
-    let pair = Pair::start("sharded-load").await?;
+    let (old, new) = tokio::try_join!(set("sharded-load"), shards())?;
+    // Not hashed: the stand-in of a router cannot hash `_id`s that are documents.
+    up_back_up_and_complete(Pair::between(old, new).await?, doc! { "_id": 1 }).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sharded_cluster_becomes_another_under_load() -> Result<()> {
+    let (old, new) = tokio::try_join!(shards(), shards())?;
+    shard_old(&old).await?;
+    up_back_up_and_complete(Pair::between(old, new).await?, doc! { "_id": 1 }).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sharded_cluster_becomes_a_replica_set_under_load() -> Result<()> {
+    let (old, new) = tokio::try_join!(shards(), set("sharded-to-set"))?;
+    shard_old(&old).await?;
+    up_back_up_and_complete(Pair::between(old, new).await?, None).await
+}
+
+/// Shards the empty collection on old by `_id`: the load's numbers lie on one shard, its texts and the like
+/// on the other.
+async fn shard_old(old: &Cluster) -> Result<()> {
+    let Cluster::Sharded(cluster) = old else { bail!("it has no shards") };
+    cluster.admin(doc! { "enableSharding": "shop" }).await?;
+    cluster.shard_collection(NAMESPACE, doc! { "_id": 1 }).await?;
+    cluster.split(NAMESPACE, doc! { "_id": "" }).await?;
+    for (index, min) in [doc! { "_id": bson::Bson::MinKey }, doc! { "_id": "" }].into_iter().enumerate() {
+        cluster.move_chunk(NAMESPACE, min, index, true).await?;
+    }
+    Ok(())
+}
+
+async fn up_back_up_and_complete(pair: Pair, key: impl Into<Option<Document>>) -> Result<()> {
     let through = uri(&pair.proxy);
     let config = load(through.clone(), Profile::Keyed, 20_000);
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
-    // Not hashed: the stand-in of a router cannot hash `_id`s that are documents.
-    pair.begin(doc! { "_id": 1 }).await?;
+    pair.begin(key).await?;
+    for cluster in [&pair.old, &pair.new] {
+        if let Ok(counts) = cluster.on_shards().await {
+            ensure!(counts.iter().all(|count| *count > 0), "a shard lies idle: {counts:?}");
+        }
+    }
     pair.operator.reads(50).await?;
     work(&load, 300).await?;
     pair.operator.reads(100).await?;
@@ -105,11 +164,12 @@ async fn a_replica_set_becomes_sharded_under_load() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_move_between_shards_as_their_key_changes() -> Result<()> {
-    let pair = Pair::start("sharded-keys").await?;
+    let (old, new) = tokio::try_join!(set("sharded-keys"), shards())?;
+    let pair = Pair::between(old, new).await?;
     let through = pair.orders(&uri(&pair.proxy)).await?;
     through.insert_many((0..4000).map(order)).await?;
     pair.begin(doc! { "customer_id": 1, "order_id": 1 }).await?;
-    let counts = pair.on_shards().await?;
+    let counts = pair.new.on_shards().await?;
     let mean = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
     ensure!(counts.iter().all(|count| (*count as f64) < 1.3 * mean), "unbalanced: {counts:?}");
     pair.equal().await?;
