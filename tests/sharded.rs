@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bson::{Document, doc};
 use mongodb::{Client, Collection};
 use reshard::app::Proxy;
-use reshard::migration::control::NamespaceSpec;
+use reshard::migration::control::{Control as _, NamespaceSpec, Severity};
 use reshard::policy::shard_key::ShardKey;
 use reshard_loadtest::{Load, Profile, compare};
 use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
+use support::process::Server;
 use support::proof::{load, no_errors, prove_between, work};
 use support::{LONG, Operator, proxy, uri};
 
@@ -74,6 +75,15 @@ impl Pair {
         self.operator.create_as(vec![NamespaceSpec { shard_key, ..NamespaceSpec::plain(NAMESPACE) }]).await?;
         self.operator.start().await?;
         self.operator.until_synced().await
+    }
+
+    /// Hands a chunk of each cluster to shard `to`.
+    async fn stir(&self, to: usize) -> Result<()> {
+        for cluster in [&self.old, &self.new] {
+            let Cluster::Sharded(cluster) = cluster else { continue };
+            cluster.move_chunk(NAMESPACE, doc! { "_id": bson::Bson::MinKey }, to, true).await?;
+        }
+        Ok(())
     }
 
     async fn equal(&self) -> Result<()> {
@@ -158,6 +168,120 @@ async fn up_back_up_and_complete(pair: Pair, key: impl Into<Option<Document>>) -
     pair.operator.until_level().await?;
     prove_between(outcome, &pair.old.uri(), &pair.new.uri(), &through, NAMESPACE).await?;
     pair.operator.complete().await?;
+    pair.proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_in_every_phase_with_shards_on_both_sides() -> Result<()> {
+    let (old, new) = tokio::try_join!(shards(), shards())?;
+    shard_old(&old).await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let config = load(server.uri(), Profile::Keyed, 10_000);
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    let kill_and_restart = async || {
+        work(&load, 50).await?;
+        server.kill9()?;
+        server.restart().await?;
+        work(&load, 50).await
+    };
+    let spec = serde_json::json!({ "namespace": NAMESPACE, "shard_key": { "_id": 1 } });
+    server.create_and_start_as("m", spec).await?;
+    kill_and_restart().await?;
+    server.until_free("m").await?;
+    server.percent("m", "reads", 100).await?;
+    kill_and_restart().await?;
+    server.until_free("m").await?;
+    server.percent("m", "writes", 40).await?;
+    kill_and_restart().await?;
+    server.until_free("m").await?;
+    server.percent("m", "writes", 100).await?;
+    kill_and_restart().await?;
+    server.until_free("m").await?;
+    server.insist("POST", "/v1/migrations/m/rollback", None).await?;
+    let outcome = load.stop().await;
+    server.until_level("m").await?;
+    prove_between(outcome, &old.uri(), &new.uri(), &server.uri(), NAMESPACE).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_move_on_both_sides_while_everything_goes_on() -> Result<()> {
+    let (old, new) = tokio::try_join!(shards(), shards())?;
+    shard_old(&old).await?;
+    let pair = Pair::between(old, new).await?;
+    let through = uri(&pair.proxy);
+    let config = load(through.clone(), Profile::Keyed, 5_000);
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    let key = Some(ShardKey::parse(&doc! { "_id": 1 }).map_err(anyhow::Error::msg)?);
+    let spec = NamespaceSpec { shard_key: key, ..NamespaceSpec::plain(NAMESPACE) };
+    pair.operator.create_as(vec![spec]).await?;
+    pair.operator.start().await?;
+    pair.stir(1).await?;
+    pair.operator.until_synced().await?;
+    pair.operator.reads(100).await?;
+    pair.stir(0).await?;
+    work(&load, 200).await?;
+    pair.operator.until_synced().await?;
+    pair.operator.writes(50).await?;
+    pair.stir(1).await?;
+    work(&load, 200).await?;
+    pair.operator.until_synced().await?;
+    pair.operator.writes(100).await?;
+    pair.stir(0).await?;
+    work(&load, 200).await?;
+    let outcome = load.stop().await;
+    no_errors(&outcome)?;
+    pair.operator.until_level().await?;
+    prove_between(outcome, &pair.old.uri(), &pair.new.uri(), &through, NAMESPACE).await?;
+    pair.proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_sharded_is_refused_before_anything_is_done() -> Result<()> {
+    let (old, new) = tokio::try_join!(shards(), shards())?;
+    shard_old(&old).await?;
+    let pair = Pair::between(old, new).await?;
+    let refusals = async |name: &str, spec: NamespaceSpec| {
+        let operator = Operator { name: name.into(), engine: pair.operator.engine.clone() };
+        operator.create_as(vec![spec]).await?;
+        let report = operator.engine.preflight(name).await?;
+        let refused = report.findings.into_iter().filter(|finding| finding.severity == Severity::Refused);
+        anyhow::Ok(refused.map(|finding| finding.code).collect::<Vec<_>>())
+    };
+    let by = |namespace: &str, key: Document| NamespaceSpec {
+        shard_key: ShardKey::parse(&key).ok(),
+        ..NamespaceSpec::plain(namespace)
+    };
+    let Cluster::Sharded(old) = &pair.old else { bail!("old has shards") };
+    let Cluster::Sharded(new) = &pair.new else { bail!("new has shards") };
+    old.shard_collection("shop.twice", doc! { "a": 1 }).await?;
+    old.split("shop.twice", doc! { "a": 5 }).await?;
+    old.move_chunk("shop.twice", doc! { "a": 5 }, 1, true).await?;
+    old.move_chunk("shop.twice", doc! { "a": bson::Bson::MinKey }, 0, true).await?;
+    let shop = old.client().await?.database("shop");
+    shop.collection("twice").insert_many([doc! { "_id": 1, "a": 1 }, doc! { "_id": 1, "a": 9 }]).await?;
+    let unique = doc! { "key": { "email": 1 }, "name": "email", "unique": true };
+    for name in ["unique", "fits"] {
+        shop.collection(name).insert_one(doc! { "_id": 1, "email": "x" }).await?;
+        shop.run_command(doc! { "createIndexes": name, "indexes": [unique.clone()] }).await?;
+    }
+    shop.collection("other").insert_one(doc! { "_id": 1 }).await?;
+    new.admin(doc! { "enableSharding": "shop" }).await?;
+    new.shard_collection("shop.other", doc! { "b": 1 }).await?;
+
+    let cases = [
+        ("twice", by("shop.twice", doc! { "_id": 1 }), "duplicate-ids"),
+        ("unique", by("shop.unique", doc! { "customer_id": 1 }), "unique-index-and-shard-key"),
+        ("other", by("shop.other", doc! { "c": 1 }), "shard-key-differs"),
+    ];
+    for (name, spec, expected) in cases {
+        let refused = refusals(name, spec).await?;
+        ensure!(refused == [expected], "{name}: {refused:?}, not {expected}");
+    }
+    ensure!(refusals("fits", by("shop.fits", doc! { "email": 1 })).await?.is_empty());
     pair.proxy.shutdown().await;
     Ok(())
 }

@@ -161,7 +161,12 @@ impl Server {
     }
 
     pub(crate) async fn create_and_start(&self, name: &str, namespace: &str) -> Result<()> {
-        let new = json!({ "name": name, "namespaces": [{ "namespace": namespace }] });
+        self.create_and_start_as(name, json!({ "namespace": namespace })).await
+    }
+
+    /// The same with all that can be said of a collection.
+    pub(crate) async fn create_and_start_as(&self, name: &str, spec: Value) -> Result<()> {
+        let new = json!({ "name": name, "namespaces": [spec] });
         self.insist("POST", "/v1/migrations", Some(new)).await?;
         self.insist("POST", &format!("/v1/migrations/{name}/start"), None).await?;
         Ok(())
