@@ -19,6 +19,7 @@ mod hello;
 mod indexes;
 mod information;
 mod key_change;
+mod merge;
 mod modify;
 mod order;
 mod pull;

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use super::backend::{Backend, Repeat};
 use super::failure::Failure;
-use super::stream::{ChangeStream, IDLE, Queue};
+use super::merge::Queue;
+use super::stream::{ChangeStream, IDLE};
 
 /// How long a shard waits for an event before it says how far it is. It does not say by itself when its
 /// clock moves on without an event, so it is asked often, all the more when the others wait for it.
