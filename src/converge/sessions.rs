@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::raw::{RawDocumentBuf, cstr};
-use bson::rawdoc;
+use bson::{Timestamp, rawdoc};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::clock::SharedClock;
 use crate::cluster::command::{Request, SharedCluster};
 use crate::model::side::Side;
+use crate::state::frontier::Frontier;
 use crate::state::record::DATABASE;
 use crate::state::records::{lsid, write_concern_problem};
 
@@ -49,6 +50,16 @@ pub struct Sessions {
     clock: SharedClock,
     free: Mutex<Vec<Session>>,
     permits: Arc<Semaphore>,
+    doubt: Mutex<Doubt>,
+}
+
+/// What may still arrive at the cluster, or has arrived and is not in its stream's past yet.
+#[derive(Debug, Default)]
+struct Doubt {
+    /// Tainted sessions.
+    tainted: usize,
+    /// When the last of them was barred, on the cluster's time line.
+    barred_at: Option<Timestamp>,
 }
 
 /// The use of one session for one write.
@@ -68,7 +79,7 @@ impl Sessions {
             |index| Session { id: session_id(holder, side, index), number: 0, tainted: false, open: false };
         let free: Vec<_> = (0..SESSIONS).map(session).collect();
         let permits = Arc::new(Semaphore::new(free.len()));
-        Self { cluster, clock, free: Mutex::new(free), permits }
+        Self { cluster, clock, free: Mutex::new(free), permits, doubt: Mutex::default() }
     }
 
     /// A session for one write. One whose last write may still arrive is barred first.
@@ -111,6 +122,17 @@ impl Sessions {
         }
     }
 
+    /// Whether nobody can meet a mirror write of unknown outcome here: each is barred, and the cluster's own
+    /// stream, whose frontier this is, has passed whatever arrived before that.
+    #[must_use]
+    pub fn is_readable(&self, frontier: &Frontier) -> bool {
+        let mut doubt = self.doubt.lock();
+        if doubt.barred_at.is_some_and(|time| frontier.has_passed(time)) {
+            doubt.barred_at = None;
+        }
+        doubt.tainted == 0 && doubt.barred_at.is_none()
+    }
+
     /// Whether any session's last write may still arrive.
     #[must_use]
     pub fn any_tainted(&self) -> bool {
@@ -126,9 +148,12 @@ impl<'a> Borrowed<'a> {
     async fn bar_if_tainted(&mut self) -> Result<(), String> {
         let Some(session) = self.session.as_mut().filter(|session| session.tainted) else { return Ok(()) };
         session.number += 1;
-        bar(&self.sessions.cluster, session.id, session.number).await?;
+        let barred_at = bar(&self.sessions.cluster, session.id, session.number).await?;
         session.tainted = false;
         session.open = false;
+        let mut doubt = self.sessions.doubt.lock();
+        doubt.tainted = doubt.tainted.saturating_sub(1);
+        doubt.barred_at = doubt.barred_at.max(barred_at);
         Ok(())
     }
 
@@ -164,18 +189,21 @@ impl<'a> Borrowed<'a> {
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         if let Some(mut session) = self.session.take() {
-            session.tainted |= !self.settled;
+            if !self.settled && !session.tainted {
+                session.tainted = true;
+                self.sessions.doubt.lock().tainted += 1;
+            }
             session.open |= self.open;
             self.sessions.free.lock().push(session);
         }
     }
 }
 
-/// Bars everything with a lower number on session `id`.
+/// Bars everything with a lower number on session `id`; returns when, on the cluster's time line.
 ///
 /// # Errors
 /// Why it is not known to be in force.
-pub async fn bar(cluster: &SharedCluster, id: Uuid, number: i64) -> Result<(), String> {
+pub async fn bar(cluster: &SharedCluster, id: Uuid, number: i64) -> Result<Option<Timestamp>, String> {
     // The document must change, or the write is not durable and bars nothing.
     let body = rawdoc! {
         "update": BARRIERS,
@@ -188,7 +216,7 @@ pub async fn bar(cluster: &SharedCluster, id: Uuid, number: i64) -> Result<(), S
     let reply = cluster.run(request).await.map_err(|error| error.to_string())?;
     if let Some(error) = reply.error() {
         // A higher number is there already: all the better.
-        return if error.code == 225 { Ok(()) } else { Err(error.to_string()) };
+        return if error.code == 225 { Ok(reply.operation_time) } else { Err(error.to_string()) };
     }
     if let Some(problem) = write_concern_problem(&reply.body) {
         return Err(problem);
@@ -196,7 +224,7 @@ pub async fn bar(cluster: &SharedCluster, id: Uuid, number: i64) -> Result<(), S
     if reply.body.get_array("writeErrors").is_ok() {
         return Err(format!("the barrier was refused: {:?}", reply.body));
     }
-    Ok(())
+    Ok(reply.operation_time)
 }
 
 /// Bars every mirror session of a process that died.
