@@ -81,7 +81,7 @@ fn storm(seed: u64) -> Options {
 
 #[test]
 fn a_migration_in_any_storm() {
-    schedules::all("a_migration_in_any_storm", 6, &Weather::calm(), |world| {
+    schedules::all("a_migration_in_any_storm", 4, &Weather::calm(), |world| {
         schedule(world, &storm(world.seed())).map(|_| ())
     });
 }
