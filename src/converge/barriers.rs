@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bson::raw::{RawArrayBuf, cstr};
-use bson::{RawDocument, rawdoc};
+use bson::{RawDocument, Timestamp, rawdoc};
 use uuid::Uuid;
 
 use super::read::ask;
@@ -134,11 +134,16 @@ async fn spread(cluster: &dyn Commands) -> Result<(i32, Vec<String>), String> {
     Ok((documents, bare))
 }
 
-/// Bars everything with a lower number on session `id`.
+/// Bars everything with a lower number on session `id`; returns when, on the cluster's time line.
 ///
 /// # Errors
 /// Why it is not known to be in force.
-pub async fn bar(cluster: &dyn Commands, layout: Layout, id: Uuid, txn_number: i64) -> Result<(), String> {
+pub async fn bar(
+    cluster: &dyn Commands,
+    layout: Layout,
+    id: Uuid,
+    txn_number: i64,
+) -> Result<Option<Timestamp>, String> {
     let collection = if layout == Layout::ReplicaSet { BARRIERS } else { SPREAD };
     let mut body = rawdoc! { "update": collection, "updates": layout.statements(id), "ordered": false };
     body.append(cstr!("lsid"), lsid(id));
@@ -148,7 +153,11 @@ pub async fn bar(cluster: &dyn Commands, layout: Layout, id: Uuid, txn_number: i
     let reply = cluster.run(request).await.map_err(|error| error.to_string())?;
     if let Some(error) = reply.error() {
         // A higher number is there already: all the better.
-        return if error.code == TRANSACTION_TOO_OLD { Ok(()) } else { Err(error.to_string()) };
+        return if error.code == TRANSACTION_TOO_OLD {
+            Ok(reply.operation_time)
+        } else {
+            Err(error.to_string())
+        };
     }
     acknowledged(&reply.body)?;
     let matched = number(&reply.body, "n").unwrap_or(0.0) + f64::from(refused_for_a_higher(&reply.body));
@@ -156,7 +165,7 @@ pub async fn bar(cluster: &dyn Commands, layout: Layout, id: Uuid, txn_number: i
         Layout::Spread(documents) if matched < f64::from(documents) => {
             Err(format!("the barrier met {matched} of {documents} documents of {DATABASE}.{SPREAD}"))
         }
-        _ => Ok(()),
+        _ => Ok(reply.operation_time),
     }
 }
 

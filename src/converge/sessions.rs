@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use bson::Timestamp;
 use bson::raw::{RawDocumentBuf, cstr};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,6 +17,7 @@ use super::barriers::{Layout, bar};
 use crate::clock::SharedClock;
 use crate::cluster::command::SharedCluster;
 use crate::model::side::Side;
+use crate::state::frontier::Frontier;
 use crate::state::records::lsid;
 
 /// Mirror sessions of one process on one cluster; also the bound on its concurrent mirror writes there.
@@ -45,6 +47,16 @@ pub struct Sessions {
     clock: SharedClock,
     free: Mutex<Vec<Session>>,
     permits: Arc<Semaphore>,
+    doubt: Mutex<Doubt>,
+}
+
+/// What may still arrive at the cluster, or has arrived and is not in its stream's past yet.
+#[derive(Debug, Default)]
+struct Doubt {
+    /// Tainted sessions.
+    tainted: usize,
+    /// When the last of them was barred, on the cluster's time line.
+    barred_at: Option<Timestamp>,
 }
 
 /// The use of one session for one write.
@@ -64,7 +76,7 @@ impl Sessions {
             |index| Session { id: session_id(holder, side, index), number: 0, tainted: false, open: false };
         let free: Vec<_> = (0..SESSIONS).map(session).collect();
         let permits = Arc::new(Semaphore::new(free.len()));
-        Self { cluster, clock, free: Mutex::new(free), permits }
+        Self { cluster, clock, free: Mutex::new(free), permits, doubt: Mutex::default() }
     }
 
     /// A session for one write. One whose last write may still arrive is barred first.
@@ -107,6 +119,17 @@ impl Sessions {
         }
     }
 
+    /// Whether nobody can meet a mirror write of unknown outcome here: each is barred, and the cluster's own
+    /// stream, whose frontier this is, has passed whatever arrived before that.
+    #[must_use]
+    pub fn is_readable(&self, frontier: &Frontier) -> bool {
+        let mut doubt = self.doubt.lock();
+        if doubt.barred_at.is_some_and(|time| frontier.has_passed(time)) {
+            doubt.barred_at = None;
+        }
+        doubt.tainted == 0 && doubt.barred_at.is_none()
+    }
+
     /// Whether any session's last write may still arrive.
     #[must_use]
     pub fn any_tainted(&self) -> bool {
@@ -123,9 +146,12 @@ impl<'a> Borrowed<'a> {
         let Some(session) = self.session.as_mut().filter(|session| session.tainted) else { return Ok(()) };
         session.number += 1;
         let cluster = &*self.sessions.cluster;
-        bar(cluster, Layout::of(cluster).await?, session.id, session.number).await?;
+        let barred_at = bar(cluster, Layout::of(cluster).await?, session.id, session.number).await?;
         session.tainted = false;
         session.open = false;
+        let mut doubt = self.sessions.doubt.lock();
+        doubt.tainted = doubt.tainted.saturating_sub(1);
+        doubt.barred_at = doubt.barred_at.max(barred_at);
         Ok(())
     }
 
@@ -161,7 +187,10 @@ impl<'a> Borrowed<'a> {
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         if let Some(mut session) = self.session.take() {
-            session.tainted |= !self.settled;
+            if !self.settled && !session.tainted {
+                session.tainted = true;
+                self.sessions.doubt.lock().tainted += 1;
+            }
             session.open |= self.open;
             self.sessions.free.lock().push(session);
         }

@@ -198,7 +198,11 @@ impl Context {
         Ok(fence)
     }
 
-    async fn settle_sessions(&self) -> Result<(), String> {
+    /// Bars mirror sessions whose last write may still arrive.
+    ///
+    /// # Errors
+    /// Why some are not barred.
+    pub(super) async fn settle_sessions(&self) -> Result<(), String> {
         if !self.safeguards.barrier {
             return Ok(());
         }

@@ -153,6 +153,7 @@ impl Running {
         self.spawn(environment, "drive", Arc::clone(self).drive(Arc::clone(environment)).boxed());
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
         self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
+        self.spawn(environment, "settle", settle_mirrors(Arc::clone(&context)).boxed());
         self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
     }
 
@@ -328,6 +329,16 @@ impl Running {
             {
                 tracing::warn!(why, "due documents stay for now");
             }
+        }
+    }
+}
+
+/// Bars mirror writes of unknown outcome soon: until that is done nobody reads their mirror.
+async fn settle_mirrors(context: Arc<Context>) {
+    loop {
+        context.clock.sleep(LOOK).await;
+        if let Err(why) = context.settle_sessions().await {
+            tracing::debug!(why, "mirror writes of unknown outcome are not barred yet");
         }
     }
 }

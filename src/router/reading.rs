@@ -88,7 +88,8 @@ async fn current(
     let give_up = gate.clock.now() + PATIENCE;
     loop {
         let reachable = active.breakers.get(side).allows(gate.clock.now());
-        if reachable && active.unreadable.is_current(authority, foreign, frontier) {
+        let certain = active.converger.sessions.get(side).is_readable(active.frontiers.get(side));
+        if reachable && certain && active.unreadable.is_current(authority, foreign, frontier) {
             return Ok(side);
         }
         if let Some(authority) = otherwise {

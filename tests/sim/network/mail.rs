@@ -31,6 +31,8 @@ struct Hold {
     cluster: usize,
     command: &'static str,
     count: u32,
+    /// So many that fit pass first.
+    skip: u32,
     /// When its sender is told that its outcome is not known.
     told: Option<Duration>,
 }
@@ -109,13 +111,19 @@ impl Network {
 
     /// Holds the next `count` commands called `command` from a process to a cluster, until they are released.
     pub(crate) fn hold(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
-        self.state.lock().holds.push(Hold { process, cluster, command, count, told: None });
+        self.state.lock().holds.push(Hold { process, cluster, command, count, skip: 0, told: None });
+    }
+
+    /// As [`Self::hold`] for one command; the next one that fits passes before.
+    pub(crate) fn hold_second(&self, process: ProcessId, cluster: usize, command: &'static str) {
+        let hold = Hold { process, cluster, command, count: 1, skip: 1, told: None };
+        self.state.lock().holds.push(hold);
     }
 
     /// As [`Self::hold`]; their sender is soon told that their outcome is not known.
     pub(crate) fn lose_track(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
         let told = Some(Duration::from_millis(5));
-        self.state.lock().holds.push(Hold { process, cluster, command, count, told });
+        self.state.lock().holds.push(Hold { process, cluster, command, count, skip: 0, told });
     }
 
     /// Delivers what is held on its way to a cluster.
@@ -171,11 +179,15 @@ impl Network {
         let rule = state.holds.iter_mut().find(|hold| {
             hold.count > 0 && hold.process == process && hold.cluster == cluster && hold.command == command
         });
-        let held = rule.is_some();
-        if let Some(hold) = rule {
+        let held = rule.is_some_and(|hold| {
+            if hold.skip > 0 {
+                hold.skip -= 1;
+                return false;
+            }
             hold.count -= 1;
             fate.given_up = hold.told.or(fate.given_up);
-        }
+            true
+        });
         let gate = Arc::new(Notify::new());
         let message = Message { process, cluster, command: command.to_owned(), held, gate };
         state.last += 1;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::raw::{RawDocumentBuf, cstr};
-use bson::rawdoc;
+use bson::{RawBson, rawdoc};
 use futures::FutureExt;
 use futures::future::{Either, select};
 use reshard::cluster::command::{Request, SendError, SharedCluster};
@@ -51,6 +51,12 @@ pub(crate) struct Site {
 }
 
 impl Site {
+    /// The migration is known to whoever starts now.
+    pub(crate) fn has_started(&self) -> bool {
+        let id = RawBson::from(MIGRATION);
+        self.clusters.old.document("reshard.authority", id.as_raw_bson_ref()).is_some()
+    }
+
     /// A proxy does not reach the clusters any more, and they find its connections dead.
     pub(crate) fn cut_off(&self, proxy: &Proxy) {
         let (id, holder) = (proxy.process.id, &proxy.engine.environment.holder);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::faults::Mix;
 use super::{Options, schedule};
 use crate::network::Weather;
+use crate::rng::Rng;
 use crate::schedules;
 use crate::world::World;
 
@@ -37,6 +38,51 @@ fn a_migration_whose_proxies_get_lost() {
     let options = Options { mix: Mix { lost: 8, ..Mix::ALL }, ..Options::default() };
     schedules::all("a_migration_whose_proxies_get_lost", 6, &options.weather, |world| {
         schedule(world, &options).map(|_| ())
+    });
+}
+
+/// Weather and faults from the seed, too.
+fn storm(seed: u64) -> Options {
+    let mut rng = Rng::new(seed);
+    let millis = |rng: &mut Rng, choices: &[u64]| Duration::from_millis(*rng.pick(choices));
+    let mut weight = |most: u64| rng.below(most + 1);
+    let mix = Mix {
+        crash: weight(4),
+        pause: weight(3),
+        failover: weight(6),
+        cut: weight(3),
+        hold: weight(6),
+        lost: weight(3),
+        most: 4 + weight(16),
+        every: Duration::from_millis(500 + weight(3500)),
+    };
+    let weather = Weather {
+        latency: millis(&mut rng, &[1, 4, 15, 30]),
+        late: *rng.pick(&[0, 5, 20]),
+        late_by: millis(&mut rng, &[500, 5_000, 30_000]),
+        lose_request: *rng.pick(&[0, 5, 25]),
+        lose_reply: *rng.pick(&[0, 5, 25]),
+        refuse: *rng.pick(&[0, 10]),
+        lose_orphan: *rng.pick(&[0, 300, 900]),
+        execution: millis(&mut rng, &[0, 1, 10]),
+    };
+    Options {
+        reads: mix.failover == 0 && mix.pause == 0 && mix.lost == 0,
+        mix,
+        weather,
+        slow_copy: rng.chance(300),
+        moves: 1 + rng.below(6),
+        broken: *rng.pick(&[0, 15, 60]),
+        pause: millis(&mut rng, &[30, 100, 400]),
+        clients: 2 + rng.below(5) as u8,
+        ..Options::default()
+    }
+}
+
+#[test]
+fn a_migration_in_any_storm() {
+    schedules::all("a_migration_in_any_storm", 4, &Weather::calm(), |world| {
+        schedule(world, &storm(world.seed())).map(|_| ())
     });
 }
 

@@ -179,7 +179,7 @@ fn without_its_second_look_the_copy_brings_back_the_deleted() {
 /// Every story goes well with all safeguards on, whatever the small times are.
 #[test]
 fn stories_go_well() {
-    let stories: [Story; 10] = [
+    let stories: [Story; 11] = [
         leases::cut_off,
         moves::unsettled,
         moves::unsettled_early,
@@ -190,6 +190,7 @@ fn stories_go_well() {
         streams::forgetful_mirror,
         streams::late_converge,
         streams::late_look,
+        streams::late_insertion,
     ];
     schedules::all("stories_go_well", 5, &Weather::calm(), |world| {
         // One after the other, each in a world of its own.

@@ -9,8 +9,9 @@ use reshard::policy::safeguards::Safeguards;
 use crate::scenario::stage::{Ending, Stage, tell};
 use crate::world::World;
 
-/// A register that is there from the beginning.
+/// A register that is there from the beginning, and one that is not.
 const THERE: i32 = 0;
+const NOT_THERE: i32 = 1;
 
 /// A proxy dies with an event in hand: the mirror does not answer.
 async fn a_death_with_an_event_in_hand(stage: Arc<Stage>) -> Ending {
@@ -65,7 +66,12 @@ async fn a_worker_that_goes_back(stage: Arc<Stage>, command: &'static str) -> En
     let network = stage.world.network().clone();
     let (id, new) = (proxy.process.id, stage.index(Side::New));
     let mut client = stage.client(1);
-    network.hold(id, new, command, 1);
+    if command == "update" {
+        // The first is the proxy's own, behind its answer from old; the second the worker's.
+        network.hold_second(id, new, command);
+    } else {
+        network.hold(id, new, command, 1);
+    }
     let first = client.prepare_put(THERE, false);
     client.attempt(&proxy, &first).await;
     stage.a_while(100).await;
@@ -89,4 +95,29 @@ pub(in crate::scenario) fn late_converge(world: &World, safeguards: Safeguards) 
 
 pub(in crate::scenario) fn late_look(world: &World, safeguards: Safeguards) -> Result<(), String> {
     tell(world, safeguards, |stage| a_worker_that_goes_back(stage, "find"))
+}
+
+/// An insertion that the mirror was told of is held up. The streams make up for it; the document is deleted.
+/// Then the insertion arrives, and a reader looks.
+async fn a_late_insertion_and_a_reader(stage: Arc<Stage>) -> Ending {
+    let proxy = stage.proxy(1).await;
+    stage.synced().await?;
+    let network = stage.world.network().clone();
+    network.lose_track(proxy.process.id, stage.index(Side::New), "insert", 1);
+    let mut client = stage.client(1);
+    let insert = client.prepare_put(NOT_THERE, true);
+    client.succeed(&proxy, &insert).await?;
+    stage.a_while(30).await;
+    let delete = client.prepare_delete(NOT_THERE);
+    client.succeed(&proxy, &delete).await?;
+    network.flush();
+    for _ in 0..60 {
+        client.read(&proxy, NOT_THERE).await;
+        stage.world.sleep(Duration::from_micros(300)).await;
+    }
+    Ok(proxy)
+}
+
+pub(in crate::scenario) fn late_insertion(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, a_late_insertion_and_a_reader)
 }
