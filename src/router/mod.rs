@@ -6,6 +6,7 @@ mod overtaken;
 mod pipeline;
 mod resolving;
 mod sending;
+mod stranger;
 mod together;
 
 pub mod census;

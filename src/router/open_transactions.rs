@@ -110,6 +110,11 @@ impl OpenTransactions {
         entered.is_some_and(|entered| entered.iter().any(|one| &*one.route.name == migration))
     }
 
+    /// Whether it is known what it keeps from being moved.
+    pub(super) fn knows(&self, key: &TransactionKey) -> bool {
+        self.0.lock().contains_key(key)
+    }
+
     /// Its commit is about to be sent: from here on it is not given up.
     pub(super) fn commits(&self, key: &TransactionKey) {
         if let Some(State::UnderWay { committing, .. }) =

@@ -43,10 +43,14 @@ impl Router {
             open.must_count(&key)?;
         }
         if matches!(operation.class, Class::Commit | Class::Abort) {
+            let side = known.or_else(|| side_in_token(operation));
             if let Some(key) = key.filter(|_| operation.class == Class::Commit) {
+                if !open.knows(&key) {
+                    self.enter_commit_of_a_stranger(operation, writer, key, side).await?;
+                }
                 open.commits(&key);
             }
-            return Ok(known.or_else(|| side_in_token(operation)));
+            return Ok(side);
         }
         if let Some(key) = key.filter(|_| operation.command.start_transaction) {
             // Before it is looked up whether its namespace migrates: a start waits for it either way.
