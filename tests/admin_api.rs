@@ -256,8 +256,8 @@ async fn a_change_goes_on_when_the_client_has_gone() {
     let body = json!({"percent": 5});
     let request = api.send("PUT", "/v1/migrations/orders/writes", Some(body), &[]);
     assert!(tokio::time::timeout(Duration::from_millis(100), request).await.is_err());
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(api.last_call(), "api: writes orders 5 None");
+    let made = || async { api.last_call() == "api: writes orders 5 None" };
+    reshard_testbed::wait_for("the change", Duration::from_secs(10), made).await.unwrap();
 }
 
 #[tokio::test]

@@ -123,22 +123,29 @@ async fn load(pools: Arc<Pools>, stop: Arc<AtomicBool>) -> Result<(i32, Duration
     Ok(sum)
 }
 
+/// Waits until the load has written some more.
+async fn more(pools: &Arc<Pools>) -> Result<()> {
+    let from = count(pools).await?;
+    reshard_testbed::wait_for("the load to go on", LIMIT, || async { Ok(count(pools).await? >= from + 200) })
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_users_survive_changes_of_the_primary() -> Result<()> {
     let set = ReplicaSet::builder("x").nodes(3).start().await?;
     let (cluster, pools, _tasks) = connect(&set.uri()).await?;
     let stop = Arc::new(AtomicBool::new(false));
     let load = tokio::spawn(load(pools.clone(), stop.clone()));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    more(&pools).await?;
     set.stepdown().await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    more(&pools).await?;
     let killed = set.primary().await?;
     set.node(killed).kill9().await?;
     set.primary().await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    more(&pools).await?;
     set.node(killed).start().await?;
     set.all_members_ready().await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    more(&pools).await?;
     stop.store(true, Ordering::Relaxed);
     let (written, longest) = load.await??;
     println!("{written} written, longest gap {longest:?}, {:?}", pools.stats());
@@ -167,14 +174,13 @@ async fn a_hung_primary_holds_nobody_longer_than_its_limit() -> Result<()> {
     ensure!(began.elapsed() < LIMIT, "its own limit is what ends it");
     // The connection with the late answer must not be used again.
     ensure!(pools.stats().iter().all(|(_, stats)| stats.idle == 0 && stats.in_use == 0));
-    loop {
+    let another = || async {
         let primary = cluster.wait_for(&Selection::Primary, LIMIT).await?;
-        if *primary != *set.node(hung).address() {
-            break;
-        }
-        ensure!(began.elapsed() < LIMIT, "{}", cluster.topology().summary());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        anyhow::Ok(*primary != *set.node(hung).address())
+    };
+    reshard_testbed::wait_for("another primary", LIMIT, another)
+        .await
+        .with_context(|| cluster.topology().summary())?;
     println!("new primary after {:?}", began.elapsed());
     // Without majority: the other member may be waiting for the hung one to send it the oplog.
     // It must be said: from 5.0 on, a write that says nothing waits for the majority.

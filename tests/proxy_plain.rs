@@ -178,6 +178,13 @@ async fn load(load: Arc<Load>, things: Collection<Document>, worker: i32) -> Res
     Ok(acknowledged)
 }
 
+/// Waits until the load has gone on for a while.
+async fn work(load: &Load) -> Result<()> {
+    let from = load.done.load(Ordering::Relaxed);
+    let more = || async { load.done.load(Ordering::Relaxed) >= from + 500 };
+    reshard_testbed::wait_for("the load to go on", Duration::from_secs(60), more).await
+}
+
 async fn under_load<F: Future<Output = Result<()>>>(
     client: &Client,
     disturb: impl FnOnce() -> F,
@@ -185,11 +192,11 @@ async fn under_load<F: Future<Output = Result<()>>>(
     let things = things(client);
     let state = Arc::new(Load::default());
     let tasks: Vec<_> = (0..8).map(|n| tokio::spawn(load(state.clone(), things.clone(), n))).collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    work(&state).await?;
     let before = Instant::now();
     disturb().await?;
     eprintln!("disturbed for {:?}", before.elapsed());
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    work(&state).await?;
     state.stop.store(true, Ordering::Relaxed);
     for (worker, task) in join_all(tasks).await.into_iter().enumerate() {
         let acknowledged = task??;
@@ -250,12 +257,18 @@ async fn a_read_ends_when_its_client_leaves() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_lets_running_operations_end() -> Result<()> {
-    let (_set, proxy, client) = start(1).await?;
+    let (set, proxy, client) = start(1).await?;
     let things = things(&client);
     things.insert_one(doc! { "_id": 1 }).await?;
     let slow = things.clone();
     let read = tokio::spawn(async move { slow.find_one(doc! { "$where": "sleep(1500) || true" }).await });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let direct = set.client().await?;
+    let running = || async {
+        let stages = [doc! { "$currentOp": {} }, doc! { "$match": { "ns": "plain.things", "op": "query" } }];
+        let found: Vec<Document> = direct.database("admin").aggregate(stages).await?.try_collect().await?;
+        anyhow::Ok(!found.is_empty())
+    };
+    reshard_testbed::wait_for("the read", Duration::from_secs(10), running).await?;
     ensure!(proxy.shutdown().await, "the shutdown took longer than the grace");
     ensure!(read.await??.is_some());
     Ok(())

@@ -82,6 +82,7 @@ async fn requests_without_reply_and_in_one_go_keep_their_order() -> Result<()> {
     let bytes = messages.concat();
     stream.write_all(&bytes[..bytes.len() - 5]).await?;
     for byte in &bytes[bytes.len() - 5..] {
+        // Apart in time, so that each byte arrives by itself.
         tokio::time::sleep(Duration::from_millis(5)).await;
         stream.write_all(&[*byte]).await?;
     }

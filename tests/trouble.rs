@@ -7,7 +7,8 @@ use reshard_loadtest::{Load, Profile};
 use reshard_testbed::{ReplicaSet, Version};
 use support::process::Server;
 use support::proof::{load, no_errors, prove, work};
-use support::{Operator, proxy, two_sets, uri};
+use support::trial::Trial;
+use support::two_sets;
 
 /// New is away for a while, also over a restart of the proxy, for longer than any lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,30 +51,22 @@ async fn stepdowns_of_old_in_every_phase() -> Result<()> {
         ReplicaSet::builder("stepdown-old").nodes(3).start(),
         ReplicaSet::builder("stepdown-new").start()
     )?;
-    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
-    let operator = Operator::of(&proxy, "orders");
-    let config = load(uri(&proxy), Profile::Keyed, 10_000);
-    Load::prepare(&config).await?;
-    let load = Load::start(config).await?;
-    operator.create(&["shop.orders"]).await?;
-    operator.start().await?;
-    old.stepdown().await?;
-    work(&load, 100).await?;
-    operator.until_synced().await?;
-    old.stepdown().await?;
-    work(&load, 100).await?;
-    operator.until_synced().await?;
-    operator.reads(100).await?;
-    operator.writes(50).await?;
-    old.stepdown().await?;
-    work(&load, 100).await?;
-    operator.until_synced().await?;
-    operator.writes(100).await?;
-    old.stepdown().await?;
-    work(&load, 100).await?;
-    let outcome = load.stop().await;
-    operator.until_level().await?;
-    prove(outcome, &old, &new, &uri(&proxy), "shop.orders").await?;
+    let trial = Trial::start(old, new, Profile::Keyed, 10_000).await?;
+    let step_down = async || {
+        trial.old.stepdown().await?;
+        trial.work(100).await
+    };
+    step_down().await?;
+    trial.operator.until_synced().await?;
+    step_down().await?;
+    trial.operator.until_synced().await?;
+    trial.operator.reads(100).await?;
+    trial.operator.writes(50).await?;
+    step_down().await?;
+    trial.operator.until_synced().await?;
+    trial.operator.writes(100).await?;
+    step_down().await?;
+    let (proxy, _) = trial.holds_but_for_errors().await?;
     proxy.shutdown().await;
     Ok(())
 }
@@ -84,26 +77,14 @@ async fn from_an_older_version() -> Result<()> {
         ReplicaSet::builder("version-old").version(Version::V5_0).start(),
         ReplicaSet::builder("version-new").version(Version::V6_0).start()
     )?;
-    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
-    let operator = Operator::of(&proxy, "orders");
-    let config = load(uri(&proxy), Profile::Keyed, 5_000);
-    Load::prepare(&config).await?;
-    let load = Load::start(config).await?;
-    operator.create(&["shop.orders"]).await?;
-    operator.start().await?;
-    operator.until_synced().await?;
-    operator.reads(100).await?;
-    operator.writes(50).await?;
-    work(&load, 200).await?;
-    operator.rollback().await?;
-    work(&load, 200).await?;
-    operator.reads(100).await?;
-    operator.writes(100).await?;
-    work(&load, 200).await?;
-    let outcome = load.stop().await;
-    no_errors(&outcome)?;
-    operator.until_level().await?;
-    prove(outcome, &old, &new, &uri(&proxy), "shop.orders").await?;
+    let trial = Trial::start(old, new, Profile::Keyed, 5_000).await?;
+    trial.operator.until_synced().await?;
+    trial.operator.reads(100).await?;
+    trial.operator.writes(50).await?;
+    trial.work(200).await?;
+    trial.back().await?;
+    trial.all_to_new().await?;
+    let (proxy, _) = trial.holds().await?;
     proxy.shutdown().await;
     Ok(())
 }

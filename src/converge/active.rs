@@ -149,6 +149,17 @@ struct BreakerState {
     closed_again_at: Duration,
 }
 
+/// What a write may do about a mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Attempt {
+    /// Bring it up to date.
+    Now,
+    /// Try whether it answers again, while nobody waits.
+    Trial,
+    /// Leave it alone.
+    Not,
+}
+
 const FAILURES_TO_OPEN: u32 = 5;
 const OPEN_FOR: Duration = Duration::from_secs(1);
 
@@ -158,6 +169,20 @@ impl Breaker {
     pub fn allows(&self, now: Duration) -> bool {
         let state = self.0.lock();
         state.failures < FAILURES_TO_OPEN || now >= state.closed_again_at
+    }
+
+    /// What a write may do at `now`. Of a mirror that has failed, one at a time tries whether it is back.
+    #[must_use]
+    pub fn attempt(&self, now: Duration) -> Attempt {
+        let mut state = self.0.lock();
+        if state.failures < FAILURES_TO_OPEN {
+            return Attempt::Now;
+        }
+        if now < state.closed_again_at {
+            return Attempt::Not;
+        }
+        state.closed_again_at = now + OPEN_FOR;
+        Attempt::Trial
     }
 
     /// How an attempt ended.
@@ -217,6 +242,19 @@ mod tests {
         assert!(breaker.allows(OPEN_FOR));
         breaker.note(true, OPEN_FOR);
         assert!(breaker.allows(OPEN_FOR));
+    }
+
+    #[test]
+    fn one_write_at_a_time_tries_whether_a_mirror_is_back() {
+        let breaker = Breaker::default();
+        assert_eq!(breaker.attempt(Duration::ZERO), Attempt::Now);
+        (0..FAILURES_TO_OPEN).for_each(|_| breaker.note(false, Duration::ZERO));
+        assert_eq!(breaker.attempt(Duration::ZERO), Attempt::Not);
+        assert_eq!(breaker.attempt(OPEN_FOR), Attempt::Trial);
+        assert_eq!(breaker.attempt(OPEN_FOR), Attempt::Not);
+        assert!(!breaker.allows(OPEN_FOR), "nor is it read while it is tried");
+        breaker.note(true, OPEN_FOR);
+        assert_eq!(breaker.attempt(OPEN_FOR), Attempt::Now);
     }
 
     #[test]

@@ -42,13 +42,19 @@ pub fn mirror_name(holder: &str, migration: &str) -> String {
 pub struct Watch {
     seen: Mutex<BTreeMap<(Side, String), (i64, Duration)>>,
     problems: Mutex<BTreeMap<String, String>>,
+    looked: Mutex<PerSide<bool>>,
 }
 
 impl Watch {
     /// Holders that are not done with, each with the reason; they stand in the way of moves.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        self.problems.lock().iter().map(|(holder, why)| format!("process {holder}: {why}")).collect()
+        let looked = *self.looked.lock();
+        let unknown = Side::BOTH.into_iter().filter(|side| !looked.get(*side));
+        let unknown =
+            unknown.map(|side| format!("whether another process writes to {side} is not known yet"));
+        let problems = self.problems.lock();
+        unknown.chain(problems.iter().map(|(holder, why)| format!("process {holder}: {why}"))).collect()
     }
 }
 
@@ -108,6 +114,7 @@ impl Context {
         let mut known = watch.problems.lock();
         known.retain(|holder, _| !holder.ends_with(&format!(" on {side}")));
         known.extend(problems);
+        *watch.looked.lock().get_mut(side) = true;
     }
 
     /// Makes sure that nothing of `holder` can arrive at `side` any more, then forgets it.

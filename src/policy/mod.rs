@@ -13,4 +13,5 @@ pub mod retry;
 pub mod safeguards;
 pub mod shard_key;
 pub mod split;
+pub mod statement;
 pub mod writes;

@@ -3,7 +3,7 @@
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
 
-use super::writes::key_in;
+use super::statement::key_in;
 use crate::model::key::Key;
 use crate::model::side::Side;
 use crate::model::slots::{Slot, SlotSet};

@@ -1,12 +1,11 @@
-//! What a write command is about: its statements, and the key of each where one can be told.
+//! What a write command is about.
 
 use bson::RawDocument;
 use bson::raw::{RawArray, RawBsonRef, RawDocumentBuf, cstr};
 
-use super::canonical::key_of;
+use super::statement::{Statement, has_collation};
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
-use crate::model::number::number;
 
 /// The commands that write documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,22 +54,6 @@ impl Verb {
             Self::FindAndModify => "findAndModify",
         }
     }
-}
-
-/// One statement of a write command.
-#[derive(Debug, Clone)]
-pub struct Statement {
-    /// The document that describes it; of an insert, the document itself.
-    pub raw: RawDocumentBuf,
-    /// Whose document it is about; `None`: it does not say.
-    pub key: Option<Key>,
-    /// It may write more than one document.
-    pub multi: bool,
-    /// It inserts when nothing matches.
-    pub upsert: bool,
-    /// What it does to the document does not depend on what is there: an insert, a replacement or a
-    /// deletion by `_id` alone.
-    pub direct: bool,
 }
 
 /// A write command, understood.
@@ -164,7 +147,7 @@ impl WriteCommand {
             rest = after;
         }
         if verb == Verb::FindAndModify {
-            let statement = find_and_modify(body, simple);
+            let statement = Statement::find_and_modify(body, simple);
             command.statements.push(statement);
         }
         if command.statements.is_empty() { Err(NotUnderstood) } else { Ok(command) }
@@ -190,9 +173,9 @@ impl WriteCommand {
         new_id: &mut impl FnMut() -> bson::oid::ObjectId,
     ) -> Result<(), NotUnderstood> {
         let statement = match self.verb {
-            Verb::Insert => insert(raw, new_id),
-            Verb::Update => update(raw, simple),
-            Verb::Delete => delete(raw, simple),
+            Verb::Insert => Statement::insert(raw, new_id),
+            Verb::Update => Statement::update(raw, simple),
+            Verb::Delete => Statement::delete(raw, simple),
             Verb::FindAndModify => return Err(NotUnderstood),
         };
         self.statements.push(statement);
@@ -239,10 +222,6 @@ fn split_document(bytes: &[u8]) -> Option<(&RawDocument, &[u8])> {
     Some((document, &bytes[length..]))
 }
 
-fn has_collation(body: &RawDocument) -> bool {
-    matches!(body.get("collation"), Ok(Some(_)))
-}
-
 /// Drivers send `afterClusterTime` with the writes of causal sessions, too. It may be the other cluster's, and
 /// adds nothing: a write is made on what its primary has now.
 fn timeless(concern: &RawDocument) -> RawDocumentBuf {
@@ -271,84 +250,6 @@ fn acknowledged(concern: &RawDocument) -> RawDocumentBuf {
     copy
 }
 
-fn insert(raw: &RawDocument, new_id: &mut impl FnMut() -> bson::oid::ObjectId) -> Statement {
-    let statement =
-        |raw: RawDocumentBuf, key| Statement { raw, key, multi: false, upsert: false, direct: true };
-    if let Ok(Some(id)) = raw.get("_id") {
-        return statement(raw.to_owned(), key_of(id));
-    }
-    let mut with_id = RawDocumentBuf::new();
-    with_id.append(cstr!("_id"), new_id());
-    for (name, value) in raw.iter().flatten() {
-        with_id.append(name, value);
-    }
-    let key = with_id.get("_id").ok().flatten().and_then(key_of);
-    statement(with_id, key)
-}
-
-fn update(raw: &RawDocument, simple: bool) -> Statement {
-    let simple = simple && !has_collation(raw);
-    let filter = raw.get_document("q").ok();
-    let replacement = matches!(raw.get("u"), Ok(Some(RawBsonRef::Document(u))) if is_replacement(u));
-    Statement {
-        raw: raw.to_owned(),
-        key: filter.and_then(|filter| key_in(filter, simple)),
-        multi: raw.get_bool("multi").unwrap_or(false),
-        upsert: raw.get_bool("upsert").unwrap_or(false),
-        direct: replacement && filter.is_some_and(only_id),
-    }
-}
-
-fn delete(raw: &RawDocument, simple: bool) -> Statement {
-    let simple = simple && !has_collation(raw);
-    let filter = raw.get_document("q").ok();
-    let one = number(raw, "limit").is_some_and(|limit| limit == 1.0);
-    Statement {
-        raw: raw.to_owned(),
-        key: filter.and_then(|filter| key_in(filter, simple)),
-        multi: !one,
-        upsert: false,
-        direct: filter.is_some_and(only_id),
-    }
-}
-
-fn find_and_modify(body: &RawDocument, simple: bool) -> Statement {
-    let filter = body.get_document("query").ok();
-    Statement {
-        raw: RawDocumentBuf::new(),
-        key: filter.and_then(|filter| key_in(filter, simple)),
-        multi: false,
-        upsert: body.get_bool("upsert").unwrap_or(false),
-        direct: false,
-    }
-}
-
-fn is_replacement(update: &RawDocument) -> bool {
-    update.iter().next().is_none_or(|first| matches!(first, Ok((name, _)) if !name.as_str().starts_with('$')))
-}
-
-fn only_id(filter: &RawDocument) -> bool {
-    let mut fields = filter.iter();
-    matches!(fields.next(), Some(Ok((name, _))) if name.as_str() == "_id") && fields.next().is_none()
-}
-
-/// The key that a filter pins down by `_id: value` or `_id: {$eq: value}`. Under a collation a string in a
-/// filter is not a key.
-#[must_use]
-pub fn key_in(filter: &RawDocument, simple: bool) -> Option<Key> {
-    let value = filter.get("_id").ok().flatten()?;
-    let value = match value {
-        RawBsonRef::Document(document) => match document.iter().next() {
-            Some(Ok((name, inner))) if name.as_str() == "$eq" && document.iter().count() == 1 => inner,
-            Some(Ok((name, _))) if name.as_str().starts_with('$') => return None,
-            _ => value,
-        },
-        value => value,
-    };
-    let text = matches!(value, RawBsonRef::String(_) | RawBsonRef::Document(_) | RawBsonRef::Symbol(_));
-    if text && !simple { None } else { key_of(value) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,33 +270,6 @@ mod tests {
     }
 
     #[test]
-    fn keys_come_from_equality_on_the_id_alone() {
-        let of = |filter: RawDocumentBuf| {
-            parse(&rawdoc! { "update": "c", "updates": [{ "q": filter, "u": { "$inc": { "n": 1 } } }] })
-                .statements[0]
-                .key
-                .is_some()
-        };
-        assert!(of(rawdoc! { "_id": 1, "a": 2 }));
-        assert!(of(rawdoc! { "_id": { "$eq": "x" } }));
-        assert!(of(rawdoc! { "_id": { "a": 1 } }));
-        assert!(!of(rawdoc! { "_id": { "$gt": 1 } }));
-        assert!(!of(rawdoc! { "a": 1 }));
-    }
-
-    #[test]
-    fn what_is_direct_does_not_depend_on_the_document() {
-        let direct = |update: RawDocumentBuf| {
-            parse(&rawdoc! { "update": "c", "updates": [{ "q": { "_id": 1 }, "u": update }] }).statements[0]
-                .direct
-        };
-        assert!(direct(rawdoc! { "a": 1 }));
-        assert!(!direct(rawdoc! { "$set": { "a": 1 } }));
-        let more = parse(&rawdoc! { "delete": "c", "deletes": [{ "q": { "_id": 1, "a": 2 }, "limit": 1 }] });
-        assert!(!more.statements[0].direct);
-    }
-
-    #[test]
     fn unacknowledged_writes_are_acknowledged_to_the_proxy() {
         let command = parse(&rawdoc! { "insert": "c", "documents": [{}], "writeConcern": { "w": 0 } });
         assert_eq!(command.concern, Some(rawdoc! { "w": 1 }));
@@ -411,13 +285,5 @@ mod tests {
         assert_eq!(write(rawdoc! { "afterClusterTime": time }), None);
         let local = rawdoc! { "level": "local" };
         assert_eq!(write(rawdoc! { "level": "local", "afterClusterTime": time }), Some(local));
-    }
-
-    #[test]
-    fn a_string_under_a_collation_is_no_key() {
-        let command = parse(&rawdoc! {
-            "delete": "c", "deletes": [{ "q": { "_id": "a" }, "limit": 1, "collation": { "locale": "de" } }],
-        });
-        assert!(!command.is_keyed());
     }
 }

@@ -74,7 +74,7 @@ impl Writer {
     }
 }
 
-fn unknown(why: &str) -> ErrorReply {
+pub(super) fn unknown(why: &str) -> ErrorReply {
     ErrorReply::new(HOST_UNREACHABLE, format!("whether the transaction was committed is not known: {why}"))
         .labelled(vec![RETRYABLE_WRITE, UNKNOWN_COMMIT])
 }

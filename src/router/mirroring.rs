@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use super::entry::Entered;
 use crate::clock::{SharedClock, timeout};
 use crate::cluster::command::{Request, SharedCluster};
-use crate::converge::active::Active;
+use crate::converge::active::{Active, Attempt};
 use crate::converge::converger::Order;
 use crate::converge::lanes::Taken;
 use crate::converge::read::ask;
@@ -23,7 +23,8 @@ use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::converge::insert_would_change;
-use crate::policy::writes::{Statement, Verb};
+use crate::policy::statement::Statement;
+use crate::policy::writes::Verb;
 use crate::shutdown::SharedSpawn;
 
 /// Mirror writes that may go on behind replies at once, for each worker; beyond it they are left to the stream.
@@ -64,16 +65,30 @@ impl Mirroring {
     /// Follows up on an acknowledged write; returns when its reply may be sent.
     pub async fn follow(&self, clusters: &PerSide<SharedCluster>, entered: Entered, effect: Effect) {
         let Some(active) = entered.active.clone() else { return };
-        let wait = entered.route.ack_both;
-        if !self.mirrors_allow(&active, &effect) {
+        let attempt = self.attempt(&active, &effect);
+        if attempt != Attempt::Now {
             // A mirror that is away costs nobody time: reads keep off it until the streams have passed this.
-            return mark(&active, &effect);
+            mark(&active, &effect);
         }
+        if attempt == Attempt::Not {
+            return;
+        }
+        let is_trial = attempt == Attempt::Trial;
+        let wait = entered.route.ack_both && !is_trial;
         if effect.lanes.is_none() || !effect.all_known {
             if wait {
                 self.wait_for_streams(&active, &effect).await;
+            } else if is_trial {
+                let trial = self.clone();
+                let trial = async move { trial.wait_for_streams(&active, &effect).await };
+                self.spawn.spawn("mirror", trial.boxed());
             }
             return;
+        }
+        let mut effect = effect;
+        if is_trial {
+            // Nor does the next write of these keys wait. Without their lanes, only converging is safe.
+            (effect.lanes, effect.direct) = (None, None);
         }
         let Ok(permit) = Arc::clone(&self.jobs).try_acquire_owned() else {
             active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
@@ -93,12 +108,14 @@ impl Mirroring {
         }
     }
 
-    fn mirrors_allow(&self, active: &Active, effect: &Effect) -> bool {
+    fn attempt(&self, active: &Active, effect: &Effect) -> Attempt {
         let now = self.clock.now();
         Side::BOTH
             .into_iter()
             .filter(|authority| effect.times.get(*authority).is_some())
-            .all(|authority| active.breakers.get(authority.other()).allows(now))
+            .map(|authority| active.breakers.get(authority.other()).attempt(now))
+            .max()
+            .unwrap_or(Attempt::Now)
     }
 
     /// For writes whose keys are not known: until the streams have passed them, or the time is up.
@@ -107,6 +124,7 @@ impl Mirroring {
             let Some(time) = *effect.times.get(side) else { continue };
             let passed =
                 active.frontiers.get(side).wait_past(time, &*self.clock, active.mirror_timeout).await;
+            active.breakers.get(side.other()).note(passed, self.clock.now());
             if !passed {
                 active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
                 active.unreadable.mark(side, &effect.slots, time);

@@ -102,11 +102,6 @@ impl OpenTransactions {
         Ok(())
     }
 
-    /// Whether this process knows of it.
-    pub(super) fn is_known(&self, key: &TransactionKey) -> bool {
-        self.0.lock().contains_key(key)
-    }
-
     /// Whether it has entered a migration.
     pub(super) fn has_entered(&self, key: &TransactionKey, migration: &str) -> bool {
         let open = self.0.lock();
@@ -123,6 +118,11 @@ impl OpenTransactions {
         let State::UnderWay { entered, .. } = &open.get(key)?.state else { return None };
         let all: Vec<OnlyIf> = entered.iter().map(Entered::only_if_held).collect();
         (!all.is_empty()).then(|| OnlyIf(Arc::new(move || all.iter().all(|OnlyIf(holds)| holds()))))
+    }
+
+    /// Whether it is known what it keeps from being moved.
+    pub(super) fn knows(&self, key: &TransactionKey) -> bool {
+        self.0.lock().contains_key(key)
     }
 
     /// Its commit is about to be sent: from here on it is not given up.

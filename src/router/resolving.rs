@@ -19,7 +19,8 @@ use crate::model::side::{PerSide, Side};
 use crate::policy::canonical::key_of;
 use crate::policy::failover::Kind;
 use crate::policy::split::{Part, merge};
-use crate::policy::writes::{Statement, Verb, WriteCommand};
+use crate::policy::statement::Statement;
+use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::records::batch;
 use crate::wire::error::{BAD_VALUE, ErrorReply};
 

@@ -11,6 +11,7 @@ use bson::{RawDocument, Timestamp, rawdoc};
 use bytes::BytesMut;
 
 use super::entry::{Entered, Passing};
+use super::foreign_commits::unknown as unknown_commit;
 use super::mirroring::Effect;
 use super::open_transactions::{TransactionKey, lease_ended};
 use super::operation::Operation;
@@ -45,7 +46,7 @@ impl Router {
         if matches!(operation.class, Class::Commit | Class::Abort) {
             let side = known.or_else(|| side_in_token(operation));
             if let Some(key) = key.filter(|_| operation.class == Class::Commit) {
-                if let Some(side) = side.filter(|_| known.is_none() && !open.is_known(&key)) {
+                if !open.knows(&key) {
                     self.enter_foreign_commit(writer, operation, key, side).await?;
                 }
                 open.commits(&key);
@@ -93,12 +94,17 @@ impl Router {
         writer: &Writer,
         operation: &Operation<'_>,
         key: TransactionKey,
-        side: Side,
+        side: Option<Side>,
     ) -> Result<(), ErrorReply> {
+        if writer.gate.routing.peek().routes.is_empty() {
+            return Ok(());
+        }
+        let side = side.ok_or_else(|| unknown_commit("which cluster it runs on is not known (any more)"))?;
         let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
         let Some(lsid) = body.and_then(|body| body.get_document("lsid").ok()) else { return Ok(()) };
         let hold = operation.hold().min(HOLD);
-        for entered in writer.enter_foreign_commit(lsid, key.1, side, hold).await? {
+        let entered = writer.enter_foreign_commit(lsid, key.1, side, hold).await?;
+        for entered in entered.into_iter().filter(|entered| entered.active.is_some()) {
             self.shared.open_transactions.put(key, entered, self.shared.clock.now())?;
         }
         Ok(())

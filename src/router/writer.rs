@@ -217,7 +217,7 @@ impl Writer {
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
         let single =
-            |statement: &crate::policy::writes::Statement| statement.key.is_none() && !statement.multi;
+            |statement: &crate::policy::statement::Statement| statement.key.is_none() && !statement.multi;
         if command.statements.iter().any(single) {
             return Err(ErrorReply::new(
                 NOT_NOW,

@@ -175,6 +175,7 @@ pub(crate) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Resul
         if check().await? {
             return Ok(());
         }
+        // Between two looks.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     anyhow::bail!("{what} did not come true within 15 s")

@@ -69,6 +69,7 @@ pub(crate) async fn across(
     let workers: Vec<_> = (0..3).map(|worker| app.work(worker, Arc::clone(&stop))).collect();
     _ = ready.send(());
     changed.await?;
+    // For a while the workers go on in what has come: that time passes is the point.
     tokio::time::sleep(Duration::from_millis(500)).await;
     stop.store(true, Ordering::Relaxed);
     for (worker, task) in workers.into_iter().enumerate() {

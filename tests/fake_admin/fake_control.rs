@@ -130,6 +130,7 @@ impl Control for FakeControl {
 
     async fn set_writes(&self, who: &Actor, name: &str, percent: u8, max: Option<u64>) -> Result<Ramp> {
         let slow = *self.slow.lock().unwrap();
+        // How long it takes is what a test asks for.
         tokio::time::sleep(slow).await;
         self.ask(who, format!("writes {name} {percent} {max:?}"))?;
         self.ramp(name, percent, |view| view.writes_percent = percent)

@@ -1,8 +1,10 @@
 //! A proxy between two real replica sets, in this process, and its operator.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub(crate) mod bed;
 pub(crate) mod process;
 pub(crate) mod proof;
+pub(crate) mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;

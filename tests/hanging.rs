@@ -1,0 +1,103 @@
+//! A mirror that hangs: it takes what it is sent, keeps its connections open, and answers nothing.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bson::{Document, doc};
+use futures::future::try_join_all;
+use mongodb::{Client, Collection};
+use reshard::migration::engine::Settings;
+use reshard_loadtest::compare;
+use reshard_testbed::wait_for;
+use support::{LONG, Operator, proxy_with, two_sets, uri};
+
+/// Long, so that a write which waits for the mirror cannot be taken for one that is merely slow.
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(8);
+/// A write that waits for nobody takes less, also on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(5);
+const KEYS: i32 = 40;
+
+/// Adds one to `id`; returns how long it took.
+async fn add(c: &Collection<Document>, id: i32) -> Result<Duration> {
+    let began = Instant::now();
+    let done = c.update_one(doc! { "_id": id }, doc! { "$inc": { "n": 1 } }).await;
+    let done = done.with_context(|| format!("{id} after {:?}", began.elapsed()))?;
+    ensure!(done.modified_count == 1, "{id}: {done:?}");
+    Ok(began.elapsed())
+}
+
+/// By the authority, every key has been added to so many times.
+async fn counts(c: &Collection<Document>, times: i32) -> Result<()> {
+    for id in 0..KEYS {
+        let found = c.find_one(doc! { "_id": id }).await?;
+        ensure!(found == Some(doc! { "_id": id, "n": times }), "{found:?}, not {times}");
+    }
+    Ok(())
+}
+
+async fn new_hangs(reads: u8, name: &str) -> Result<()> {
+    let (old, new) = two_sets(name).await?;
+    let settings = Settings { mirror_timeout: MIRROR_TIMEOUT, ..support::settings() };
+    let proxy = proxy_with(&old.uri(), Some(&new.uri()), settings).await?;
+    let operator = Operator::of(&proxy, "m");
+    let c = Client::with_uri_str(format!("{}?maxPoolSize=100", uri(&proxy)))
+        .await?
+        .database("shop")
+        .collection::<Document>("c");
+    c.insert_many((0..KEYS).map(|id| doc! { "_id": id, "n": 0 })).await?;
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    if reads > 0 {
+        operator.reads(reads).await?;
+    }
+
+    new.pause_all().await?;
+    let longest = try_join_all((0..KEYS).map(|id| add(&c, id))).await?.into_iter().max();
+    ensure!(longest.is_some_and(|longest| longest < MIRROR_TIMEOUT + AT_ONCE), "{longest:?}");
+    // Behind the replies it may still be tried.
+    wait_for("the mirror to be left alone", LONG, || async {
+        Ok(operator.progress().await?.mirror_failures >= u64::try_from(KEYS)?)
+    })
+    .await?;
+    let began = Instant::now();
+    let mut times = 1;
+    // The passage of time is what is tested: the mirror is tried again every now and then, and still nobody waits.
+    while began.elapsed() < Duration::from_secs(4) {
+        times += 1;
+        for id in 0..KEYS {
+            let took = add(&c, id).await?;
+            ensure!(took < AT_ONCE, "{id} waited for {took:?}, {:?} after", began.elapsed());
+        }
+    }
+    let all = Instant::now();
+    let done = c.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
+    ensure!(done.modified_count == u64::try_from(KEYS)?, "{done:?}");
+    ensure!(all.elapsed() < AT_ONCE, "a write of many documents waited for {:?}", all.elapsed());
+    counts(&c, times + 1).await?;
+    ensure!(!operator.progress().await?.can_cut_over, "nothing moves to a cluster that hangs");
+
+    new.resume_all().await?;
+    operator.until_level().await?;
+    wait_for("both sides to be equal", LONG, || async {
+        Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
+    })
+    .await?;
+    counts(&c, times + 1).await?;
+    operator.reads(100).await?;
+    counts(&c, times + 1).await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_hangs_while_no_read_meets_it() -> Result<()> {
+    new_hangs(0, "hang-unread").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_hangs_while_reads_meet_it() -> Result<()> {
+    new_hangs(50, "hang-read").await
+}

@@ -1,0 +1,77 @@
+//! A whole migration under load, with a proxy in this process.
+
+use anyhow::Result;
+use reshard::app::Proxy;
+use reshard_loadtest::{Load, Profile};
+use reshard_testbed::ReplicaSet;
+
+use super::proof::{load, no_errors, prove, work};
+use super::{Operator, proxy, uri};
+
+/// Two clusters, a proxy, a load, and the migration of what the load works on.
+pub(crate) struct Trial {
+    pub(crate) old: ReplicaSet,
+    pub(crate) new: ReplicaSet,
+    pub(crate) operator: Operator,
+    proxy: Proxy,
+    load: Load,
+    namespace: String,
+}
+
+impl Trial {
+    /// The load goes on, and the migration has started.
+    pub(crate) async fn start(
+        old: ReplicaSet,
+        new: ReplicaSet,
+        profile: Profile,
+        documents: usize,
+    ) -> Result<Self> {
+        let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+        let config = load(uri(&proxy), profile, documents);
+        let namespace = config.namespace();
+        let operator = Operator::of(&proxy, &config.collection);
+        Load::prepare(&config).await?;
+        let load = Load::start(config).await?;
+        operator.create(&[&namespace]).await?;
+        operator.start().await?;
+        Ok(Self { old, new, operator, proxy, load, namespace })
+    }
+
+    /// The load makes so many more operations.
+    pub(crate) async fn work(&self, operations: u64) -> Result<()> {
+        work(&self.load, operations).await
+    }
+
+    /// All reads and then all writes move to new, while the load goes on.
+    pub(crate) async fn all_to_new(&self) -> Result<()> {
+        self.operator.reads(100).await?;
+        self.operator.writes(100).await?;
+        self.work(200).await
+    }
+
+    /// All goes back to old, while the load goes on.
+    pub(crate) async fn back(&self) -> Result<()> {
+        self.operator.rollback().await?;
+        self.work(200).await
+    }
+
+    /// The application has seen no error; every write counts once, and both sides are equal.
+    pub(crate) async fn holds(self) -> Result<(Proxy, Operator)> {
+        self.end(true).await
+    }
+
+    /// As [`Self::holds`], but the application may have seen errors.
+    pub(crate) async fn holds_but_for_errors(self) -> Result<(Proxy, Operator)> {
+        self.end(false).await
+    }
+
+    async fn end(self, without_errors: bool) -> Result<(Proxy, Operator)> {
+        let outcome = self.load.stop().await;
+        if without_errors {
+            no_errors(&outcome)?;
+        }
+        self.operator.until_level().await?;
+        prove(outcome, &self.old, &self.new, &uri(&self.proxy), &self.namespace).await?;
+        Ok((self.proxy, self.operator))
+    }
+}

@@ -1,0 +1,42 @@
+//! Indexes and options that change while a migration runs.
+
+use crate::support::bed::{Bed, insert};
+use anyhow::{Result, ensure};
+use bson::{RawDocumentBuf, doc, rawdoc};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn indexes_and_options_change_on_both_sides() -> Result<()> {
+    let bed = Bed::start("trap-ddl").await?;
+    bed.write(insert((0..50).map(|id| rawdoc! { "_id": id, "n": id }))).await?;
+    bed.move_begins().await?;
+    for round in ["dual", "half"] {
+        let (one, two) = (format!("one-{round}"), format!("two-{round}"));
+        let index = |field: &str, name: &str| {
+            let mut key = RawDocumentBuf::new();
+            key.append(bson::raw::CString::try_from(field).expect("a name"), 1);
+            rawdoc! { "key": key, "name": name }
+        };
+        let both = rawdoc! { "createIndexes": "c", "indexes": [index(&one, &one), index(&two, &two)] };
+        bed.raw(both).await?;
+        bed.raw(rawdoc! { "dropIndexes": "c", "index": one.as_str() }).await?;
+        bed.raw(rawdoc! { "collMod": "c", "index": { "name": two.as_str(), "hidden": true } }).await?;
+        bed.raw(rawdoc! { "collMod": "c", "validator": { "round": { "$ne": round } } }).await?;
+        // What one side would refuse, the client hears, and nothing is left on the other alone.
+        let clash = bed.raw(rawdoc! { "createIndexes": "c", "indexes": [index("n", &two)] }).await;
+        ensure!(clash.is_err(), "{clash:?}");
+        for set in [&bed.old, &bed.new] {
+            let shop = Bed::on(set).await?;
+            let indexes = shop.run_command(doc! { "listIndexes": "c" }).await?.to_string();
+            ensure!(!indexes.contains(&one) && indexes.contains(&two), "{indexes}");
+            ensure!(indexes.contains("\"hidden\": true"), "{indexes}");
+            let options = shop.run_command(doc! { "listCollections": 1 }).await?.to_string();
+            ensure!(options.contains(&format!("\"$ne\": \"{round}\"")), "{options}");
+        }
+        if round == "dual" {
+            bed.half().await?;
+        }
+    }
+    bed.equal().await?;
+    bed.proxy.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The traps that have hurt others, each sprung on real servers through a running migration.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod barriers;
+mod constraints;
+mod ddl;
+mod keys;
+mod past_the_proxy;
+mod sizes;
+mod times;
+mod unkeyed;
+mod upserts;
+mod values;
