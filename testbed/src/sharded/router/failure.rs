@@ -44,6 +44,11 @@ impl Failure {
         self
     }
 
+    /// As a client gets it whose write has a number, which shards know: it may send the write again.
+    pub(super) fn of_numbered_write(self) -> Self {
+        if self.code() == HOST_UNREACHABLE { self.label("RetryableWriteError") } else { self }
+    }
+
     pub(super) fn code(&self) -> i32 {
         code_of(&self.0)
     }

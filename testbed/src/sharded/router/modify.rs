@@ -40,6 +40,7 @@ impl Router {
                 let reply = doc! {"lastErrorObject": nothing, "value": Bson::Null, "ok": 1.0};
                 return Ok(RawDocumentBuf::try_from(&reply)?);
             }
+            Err(failure) if retryable => return Err(failure.of_numbered_write()),
             replies => replies?,
         };
         let (_, reply) = replies.pop().ok_or_else(|| Failure::bad_value("nobody was asked"))?;

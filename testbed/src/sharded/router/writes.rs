@@ -37,7 +37,8 @@ impl Router {
             repeat_answer(&known, asked.parts, reply);
             return Ok(Answer::Forwarded);
         }
-        let leaving = match self.retryable(asked, kind, reply).await? {
+        let done = self.retryable(asked, kind, reply).await.map_err(Failure::of_numbered_write)?;
+        let leaving = match done {
             Done::ForEngine => false,
             Done::Merged(document) if !leaves_its_shard(&document) => return Ok(Answer::Document(document)),
             Done::Passed(seen) if !refused_move(&seen, reply) => return Ok(Answer::Forwarded),
