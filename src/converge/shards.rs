@@ -32,6 +32,9 @@ pub async fn names(cluster: &dyn Commands) -> Result<Vec<String>, String> {
 /// # Errors
 /// In words, why a shard's clock may stand where it stood.
 pub async fn push_clocks(cluster: &dyn Commands) -> Result<(), String> {
-    let note = rawdoc! { "appendOplogNote": 1, "data": { "reshard": "clock" } };
+    // By majority: what streams show is what the majority has.
+    let note = rawdoc! {
+        "appendOplogNote": 1, "data": { "reshard": "clock" }, "writeConcern": { "w": "majority" },
+    };
     ask(cluster, Request::new("admin", note)).await.map(|_| ())
 }
