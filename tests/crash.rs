@@ -5,7 +5,7 @@ mod support;
 use anyhow::Result;
 use reshard_loadtest::{Load, Profile};
 use support::process::Server;
-use support::proof::{load, prove, work};
+use support::proof::{DOCUMENTS, load, prove, work};
 use support::two_sets;
 
 /// Kills and restarts while the load goes on.
@@ -20,7 +20,7 @@ async fn kill_and_restart(server: &Server, load: &Load) -> Result<()> {
 async fn killed_in_every_phase_moving_by_percent() -> Result<()> {
     let (old, new) = two_sets("crash-percent").await?;
     let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    let config = load(server.uri(), Profile::Keyed, 20_000);
+    let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
     server.create_and_start("orders", "shop.orders").await?;

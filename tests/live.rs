@@ -4,11 +4,9 @@ mod support;
 
 use anyhow::{Result, ensure};
 use reshard_loadtest::Profile;
+use support::proof::DOCUMENTS;
 use support::trial::Trial;
 use support::two_sets;
-
-/// As many as a migration has to hold for before anybody trusts it with more.
-const DOCUMENTS: usize = 200_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_by_percent_back_up_and_complete() -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use reshard_loadtest::{Load, Profile};
 use reshard_testbed::{ReplicaSet, Version};
 use support::process::Server;
-use support::proof::{load, no_errors, prove, work};
+use support::proof::{DOCUMENTS, load, no_errors_but_of_one_death, prove, work};
 use support::trial::Trial;
 use support::two_sets;
 
@@ -15,7 +15,8 @@ use support::two_sets;
 async fn new_away_before_it_has_authority_is_not_noticed() -> Result<()> {
     let (old, new) = two_sets("new-away").await?;
     let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    let config = load(server.uri(), Profile::Keyed, 20_000);
+    let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
+    let workers = config.workers;
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
     server.create_and_start("orders", "shop.orders").await?;
@@ -40,7 +41,7 @@ async fn new_away_before_it_has_authority_is_not_noticed() -> Result<()> {
     server.until_free("orders").await?;
     work(&load, 100).await?;
     let outcome = load.stop().await;
-    no_errors(&outcome)?;
+    no_errors_but_of_one_death(&outcome, workers)?;
     server.until_level("orders").await?;
     prove(outcome, &old, &new, &server.uri(), "shop.orders").await
 }
@@ -51,7 +52,7 @@ async fn stepdowns_of_old_in_every_phase() -> Result<()> {
         ReplicaSet::builder("stepdown-old").nodes(3).start(),
         ReplicaSet::builder("stepdown-new").start()
     )?;
-    let trial = Trial::start(old, new, Profile::Keyed, 10_000).await?;
+    let trial = Trial::start(old, new, Profile::Keyed, DOCUMENTS).await?;
     let step_down = async || {
         trial.old.stepdown().await?;
         trial.work(100).await

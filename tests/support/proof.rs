@@ -8,6 +8,9 @@ use reshard_testbed::{ReplicaSet, wait_for};
 
 use super::LONG;
 
+/// As many as a migration has to hold for before anybody trusts it with more.
+pub(crate) const DOCUMENTS: usize = 200_000;
+
 pub(crate) fn load(uri: String, profile: Profile, documents: usize) -> LoadConfig {
     LoadConfig {
         uri,
@@ -69,5 +72,20 @@ pub(crate) async fn prove_between(
 /// The application saw no error at all.
 pub(crate) fn no_errors(outcome: &Outcome) -> Result<()> {
     ensure!(outcome.stats.errors.first.is_empty(), "the application saw errors: {:?}", outcome.stats.errors);
+    Ok(())
+}
+
+/// The proxy was killed once: what was under way broke off, one operation of each worker at most, and only
+/// of those that no driver repeats. Else there was no error.
+pub(crate) fn no_errors_but_of_one_death(outcome: &Outcome, workers: usize) -> Result<()> {
+    let errors = &outcome.stats.errors;
+    let broke_off = errors.by_label.keys().all(|label| label == "Io");
+    let repeated = |operation: &String| {
+        !["update_many", "delete_many", "hot_update_many", "bulk"].contains(&operation.as_str())
+    };
+    ensure!(
+        broke_off && usize::try_from(errors.total)? <= workers && !errors.by_operation.keys().any(repeated),
+        "the application saw errors: {errors:?}"
+    );
     Ok(())
 }
