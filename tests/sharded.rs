@@ -8,7 +8,7 @@ use mongodb::{Client, Collection};
 use reshard::app::Proxy;
 use reshard::migration::control::NamespaceSpec;
 use reshard::policy::shard_key::ShardKey;
-use reshard_loadtest::{Load, Profile, compare};
+use reshard_loadtest::{KeyFields, Load, LoadConfig, Profile, compare};
 use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
 use support::proof::{load, no_errors, prove_between, work};
 use support::{LONG, Operator, proxy, uri};
@@ -75,13 +75,23 @@ fn order(id: i32) -> Document {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_set_becomes_sharded_under_load() -> Result<()> {
+    // Not hashed: the stand-in of a router cannot hash `_id`s that are documents.
     let pair = Pair::start("sharded-load").await?;
+    becomes_sharded_under_load(pair, KeyFields::Id, doc! { "_id": 1 }).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_set_becomes_sharded_by_customer_under_load() -> Result<()> {
+    let pair = Pair::start("sharded-customer").await?;
+    becomes_sharded_under_load(pair, KeyFields::CustomerOrder, doc! { "customer_id": 1, "order_id": 1 }).await
+}
+
+async fn becomes_sharded_under_load(pair: Pair, key_fields: KeyFields, key: Document) -> Result<()> {
     let through = uri(&pair.proxy);
-    let config = load(through.clone(), Profile::Keyed, 20_000);
+    let config = LoadConfig { key_fields, ..load(through.clone(), Profile::Keyed, 20_000) };
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
-    // Not hashed: the stand-in of a router cannot hash `_id`s that are documents.
-    pair.begin(doc! { "_id": 1 }).await?;
+    pair.begin(key).await?;
     pair.operator.reads(50).await?;
     work(&load, 300).await?;
     pair.operator.reads(100).await?;
