@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::key_fields::KeyFields;
 use crate::keys::{MAX_OWN_KEYS, MAX_WORKERS};
 use crate::ops::Mix;
 
@@ -60,6 +61,8 @@ pub struct LoadConfig {
     /// Everything random and every `_id` derives from it. Two loads in one
     /// collection need different seeds.
     pub seed: u64,
+    /// Fields beside `_id` that documents have and operations name.
+    pub key_fields: KeyFields,
     /// Drop the collection before preloading.
     pub drop_first: bool,
     /// Documents that are not of this load are no violation.
@@ -99,6 +102,7 @@ impl Default for LoadConfig {
             history_per_worker: 20_000,
             document_size: 1_000,
             seed: 1,
+            key_fields: KeyFields::default(),
             drop_first: false,
             allow_foreign: false,
             bool_ids: true,

@@ -3,9 +3,10 @@
 
 use std::fmt::Write as _;
 
-use bson::raw::cstr;
+use bson::raw::{CString, cstr};
 use bson::{Bson, Document, RawArrayBuf, RawBson, RawDocumentBuf, doc};
 
+use crate::key_fields::KeyFields;
 use crate::keys::{Key, KeySpace, mix64};
 
 /// Tokens kept in one own document.
@@ -41,11 +42,21 @@ impl DocState {
 pub(crate) struct Builder {
     pub(crate) space: KeySpace,
     pub(crate) pad: usize,
+    pub(crate) key_fields: KeyFields,
 }
 
 impl Builder {
-    pub(crate) fn new(space: KeySpace, document_size: usize) -> Self {
-        Self { space, pad: document_size.saturating_sub(260) }
+    pub(crate) fn new(space: KeySpace, document_size: usize, key_fields: KeyFields) -> Self {
+        Self { space, pad: document_size.saturating_sub(260), key_fields }
+    }
+
+    /// The filter that names one document, and the fields that it begins with.
+    pub(crate) fn name(&self, key: Key) -> Document {
+        let id = self.space.id(key);
+        let fields = self.key_fields.of(&id);
+        let mut name = doc! { "_id": id };
+        name.extend(fields);
+        name
     }
 
     /// The state in which `Load::prepare` leaves a preloaded document.
@@ -53,10 +64,10 @@ impl Builder {
         DocState::new((1 << 60) | u64::from(n))
     }
 
-    /// Fields are in alphabetical order, as the server puts those of an upsert.
+    /// What names it, then all else in alphabetical order, as the server puts the fields of an upsert.
     pub(crate) fn build(&self, key: Key, state: &DocState) -> Document {
-        let mut document = doc! { "_id": self.space.id(key) };
-        document.extend(self.fields(key, state));
+        let mut document = self.name(key);
+        document.extend(self.content(key, state));
         document
     }
 
@@ -65,7 +76,14 @@ impl Builder {
     pub(crate) fn history_bytes(&self, n: u32) -> RawDocumentBuf {
         let key = Key::History(n);
         let mut raw = RawDocumentBuf::new();
-        raw.append(cstr!("_id"), RawBson::try_from(self.space.id(key)).unwrap_or(RawBson::Null));
+        let id = self.space.id(key);
+        let fields = self.key_fields.of(&id);
+        raw.append(cstr!("_id"), RawBson::try_from(id).unwrap_or(RawBson::Null));
+        for (name, value) in fields {
+            if let (Ok(name), Ok(value)) = (CString::try_from(name), RawBson::try_from(value)) {
+                raw.append(name, value);
+            }
+        }
         raw.append(cstr!("email"), self.space.email(Self::history(n).email));
         raw.append(cstr!("group"), self.space.group(key));
         raw.append(cstr!("key"), key.to_string());
@@ -79,8 +97,15 @@ impl Builder {
         raw
     }
 
-    /// All fields but `_id`.
+    /// All fields but `_id`: what a replacement names.
     pub(crate) fn fields(&self, key: Key, state: &DocState) -> Document {
+        let mut fields = self.key_fields.of(&self.space.id(key));
+        fields.extend(self.content(key, state));
+        fields
+    }
+
+    /// All fields but those that name the document.
+    pub(crate) fn content(&self, key: Key, state: &DocState) -> Document {
         doc! {
             "email": self.space.email(state.email),
             "group": self.space.group(key),
@@ -114,8 +139,8 @@ impl Builder {
     /// A hot document as it is created.
     pub(crate) fn hot(&self, n: u16) -> Document {
         let key = Key::Hot(n);
-        doc! {
-            "_id": self.space.id(key),
+        let mut document = self.name(key);
+        document.extend(doc! {
             "c": 0_i64,
             "email": self.space.email((1 << 61) | u64::from(n)),
             "group": self.space.group(key),
@@ -123,7 +148,8 @@ impl Builder {
             "lt": self.space.tag(),
             "n": 0_i64,
             "toks": Bson::Array(Vec::new()),
-        }
+        });
+        document
     }
 }
 
@@ -133,7 +159,7 @@ mod tests {
 
     #[test]
     fn documents_are_deterministic_and_of_the_asked_size() {
-        let builder = Builder::new(KeySpace::new(3, true), 1000);
+        let builder = Builder::new(KeySpace::new(3, true), 1000, KeyFields::default());
         let state = Builder::history(17);
         let one = builder.build(Key::History(17), &state);
         assert_eq!(one, builder.build(Key::History(17), &state));
@@ -149,5 +175,25 @@ mod tests {
         let names: Vec<_> = one.keys().skip(1).cloned().collect();
         assert!(names.is_sorted());
         assert_ne!(builder.pad(Key::History(17), 0), builder.pad(Key::History(17), 1));
+    }
+
+    #[test]
+    fn every_document_begins_with_what_names_it() {
+        let builder = Builder::new(KeySpace::new(3, true), 500, KeyFields::CustomerOrder);
+        let own = Key::Own { worker: 2, n: 9 };
+        let documents =
+            [(Key::Hot(4), builder.hot(4)), (own, builder.build(own, &DocState::new(1)))].into_iter();
+        for (key, document) in documents {
+            let name = builder.name(key);
+            assert_eq!(name.keys().collect::<Vec<_>>(), ["_id", "customer_id", "order_id"]);
+            assert_eq!(document.into_iter().take(3).collect::<Document>(), name);
+        }
+        let fields = builder.fields(own, &DocState::new(1));
+        assert_eq!(fields.keys().take(3).collect::<Vec<_>>(), ["customer_id", "order_id", "email"]);
+        for n in 0..200 {
+            let raw = builder.history_bytes(n);
+            let built = builder.build(Key::History(n), &Builder::history(n));
+            assert_eq!(raw.as_bytes(), built.to_vec().unwrap());
+        }
     }
 }

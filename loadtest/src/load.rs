@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bson::{Document, doc};
+use bson::Document;
 use mongodb::Client;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -233,7 +233,7 @@ async fn check_prepared(config: &LoadConfig, client: &Client) -> Result<()> {
     let builder = prepare::builder(config);
     let collection = client.database(&config.database).collection::<Document>(&config.collection);
     let fresh = async |key: Key, wanted: Document| -> Result<bool> {
-        let found = collection.find_one(doc! { "_id": builder.space.id(key) }).await;
+        let found = collection.find_one(builder.name(key)).await;
         Ok(found.context("cannot read the collection")? == Some(wanted))
     };
     let mut ready = fresh(Key::Hot(0), builder.hot(0)).await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use reshard_loadtest::{Comparison, Load, LoadConfig, Mix, Profile, Report, Stats, compare};
+use reshard_loadtest::{Comparison, KeyFields, Load, LoadConfig, Mix, Profile, Report, Stats, compare};
 use serde::Serialize;
 
 #[derive(Parser)]
@@ -75,6 +75,9 @@ struct RunArgs {
     own_keys: usize,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// By what operations name a document; a sharded collection needs its whole shard key named.
+    #[arg(long, value_enum, default_value = "id")]
+    key_fields: KeyFields,
     /// Drop the collection first.
     #[arg(long)]
     drop: bool,
@@ -141,6 +144,7 @@ fn config(args: &RunArgs) -> LoadConfig {
         hot_keys: args.hot_keys,
         own_keys_per_worker: args.own_keys,
         seed: args.seed,
+        key_fields: args.key_fields,
         drop_first: args.drop,
         allow_foreign: args.allow_foreign,
         check_reads: !args.no_read_checks,

@@ -14,7 +14,7 @@ const TASKS: u32 = 4;
 const BATCH_BYTES: usize = 4 << 20;
 
 pub(crate) fn builder(config: &LoadConfig) -> Builder {
-    Builder::new(KeySpace::new(config.seed, config.bool_ids), config.document_size)
+    Builder::new(KeySpace::new(config.seed, config.bool_ids), config.document_size, config.key_fields)
 }
 
 /// Removes what an earlier load with this seed left, creates the indexes, and
@@ -79,8 +79,8 @@ async fn insert_history(
     while let Some(task) = tasks.join_next().await {
         task??;
     }
-    // The last write is acknowledged by the majority, and so all before it.
-    let hot = builder.space.id(Key::Hot(0));
-    collection.update_one(doc! { "_id": hot }, doc! { "$set": { "n": 0_i64 } }).await?;
+    // The last write is acknowledged by the majority (of every shard), and so all before it.
+    let hot = builder.space.group(Key::Hot(0));
+    collection.update_many(doc! { "group": hot }, doc! { "$set": { "n": 0_i64 } }).await?;
     Ok(())
 }

@@ -333,10 +333,11 @@ fn short(value: &Bson) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key_fields::KeyFields;
     use crate::keys::KeySpace;
 
     fn kinds(change: impl Fn(&mut Document)) -> Vec<Kind> {
-        let builder = Builder::new(KeySpace::new(1, true), 300);
+        let builder = Builder::new(KeySpace::new(1, true), 300, KeyFields::CustomerOrder);
         let state = DocState { email: 5, m: 2, rev: 3, toks: vec![7, 8], ver: 1 };
         let expected = builder.build(Key::Own { worker: 1, n: 4 }, &state);
         let mut found = expected.clone();
@@ -356,5 +357,7 @@ mod tests {
         assert_eq!(kinds(|d| drop(d.remove("val"))), [Kind::WrongContent]);
         assert_eq!(kinds(|d| drop(d.insert("more", 1))), [Kind::WrongContent]);
         assert_eq!(kinds(|d| drop(d.insert("rev", 3.0))), [Kind::WrongContent]);
+        assert_eq!(kinds(|d| drop(d.insert("order_id", 3_i64))), [Kind::WrongContent]);
+        assert_eq!(kinds(|d| drop(d.remove("customer_id"))), [Kind::WrongContent]);
     }
 }

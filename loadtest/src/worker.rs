@@ -182,4 +182,9 @@ impl Worker {
     fn id_of(&self, key: Key) -> Bson {
         self.shared.builder.space.id(key)
     }
+
+    /// The filter that names one document.
+    fn named(&self, key: Key) -> Document {
+        self.shared.builder.name(key)
+    }
 }

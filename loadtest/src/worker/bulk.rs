@@ -53,7 +53,7 @@ impl Worker {
         let how_many = self.rng.random_range(2..=4);
         let picked = self.pick_several(how_many);
         let statements: Vec<_> =
-            picked.iter().map(|(key, _)| doc! { "q": { "_id": self.id_of(*key) }, "limit": 1 }).collect();
+            picked.iter().map(|(key, _)| doc! { "q": self.named(*key), "limit": 1 }).collect();
         let changes = picked.iter().map(|(key, _)| Change { key: *key, after: None }).collect();
         let command = doc! { "delete": self.coll.name(), "deletes": statements };
         (!picked.is_empty()).then_some((Effects { changes, hot: Vec::new() }, command))
@@ -75,21 +75,19 @@ impl Worker {
                 let update = mutation.statement(&self.shared.builder, *key, &after);
                 (after, update)
             };
-            statements.push(doc! { "q": { "_id": self.id_of(*key) }, "u": update });
+            statements.push(doc! { "q": self.named(*key), "u": update });
             effects.changes.push(Change { key: *key, after: Some(after) });
         }
         let taken: Vec<_> = picked.iter().map(|(key, _)| *key).collect();
         if let Some(key) = self.pick_absent(&taken) {
             let state = DocState::new(self.fresh_email());
-            let fields = self.shared.builder.fields(key, &state);
-            statements.push(
-                doc! { "q": { "_id": self.id_of(key) }, "u": { "$setOnInsert": fields }, "upsert": true },
-            );
+            let fields = self.shared.builder.content(key, &state);
+            statements.push(doc! { "q": self.named(key), "u": { "$setOnInsert": fields }, "upsert": true });
             effects.changes.push(Change { key, after: Some(state) });
         }
         if let Some((n, token)) = self.pick_hot_token() {
             let update = doc! { "$push": { "toks": token }, "$inc": { "c": 1_i64 } };
-            statements.push(doc! { "q": { "_id": self.id_of(Self::hot_key(n)) }, "u": update });
+            statements.push(doc! { "q": self.named(Self::hot_key(n)), "u": update });
             effects.hot.push((n, HotEffect::Push(token)));
         }
         let command = doc! { "update": self.coll.name(), "updates": statements };

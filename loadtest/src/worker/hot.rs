@@ -32,7 +32,7 @@ impl Worker {
 
     pub(super) async fn hot_inc(&mut self) -> Done {
         let n = self.pick_hot();
-        let filter = doc! { "_id": self.id_of(Self::hot_key(n)) };
+        let filter = self.named(Self::hot_key(n));
         let effects = Effects { changes: Vec::new(), hot: vec![(n, HotEffect::Inc)] };
         let coll = self.coll.clone();
         let send =
@@ -42,7 +42,7 @@ impl Worker {
 
     pub(super) async fn hot_push(&mut self) -> Done {
         let Some((n, token)) = self.pick_hot_token() else { return self.hot_inc().await };
-        let filter = doc! { "_id": self.id_of(Self::hot_key(n)) };
+        let filter = self.named(Self::hot_key(n));
         let effects = Effects { changes: Vec::new(), hot: vec![(n, HotEffect::Push(token))] };
         let coll = self.coll.clone();
         let send = async move {
@@ -54,7 +54,7 @@ impl Worker {
 
     pub(super) async fn hot_find_one_and_update(&mut self) -> Done {
         let Some((n, token)) = self.pick_hot_token() else { return self.hot_inc().await };
-        let filter = doc! { "_id": self.id_of(Self::hot_key(n)) };
+        let filter = self.named(Self::hot_key(n));
         let effects = Effects { changes: Vec::new(), hot: vec![(n, HotEffect::Push(token))] };
         let coll = self.coll.clone();
         let send = async move {
@@ -88,8 +88,7 @@ impl Worker {
     /// Reads a hot document: what this worker added must be there.
     pub(super) async fn find_hot(&mut self) -> Done {
         let n = self.pick_hot();
-        let find =
-            self.coll.find_one(doc! { "_id": self.id_of(Self::hot_key(n)) }).projection(doc! { "toks": 0 });
+        let find = self.coll.find_one(self.named(Self::hot_key(n))).projection(doc! { "toks": 0 });
         match find.await {
             Ok(found) => {
                 let count = found.as_ref().and_then(|found| found.get("n")).and_then(Bson::as_i64);

@@ -39,7 +39,7 @@ impl Worker {
     pub(super) async fn find_by_id(&mut self) -> Done {
         let Some((key, state)) = self.pick_any() else { return Done::READ };
         let wanted = state.map(|state| self.build(key, &state));
-        let result = self.coll.find_one(doc! { "_id": self.id_of(key) }).await;
+        let result = self.coll.find_one(self.named(key)).await;
         let result = result.map(|found| same_document(found.as_ref(), wanted.as_ref()));
         self.read_done(OpKind::FindById, key, result)
     }

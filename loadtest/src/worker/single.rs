@@ -47,14 +47,14 @@ impl Worker {
         self.shared.builder.build(key, state)
     }
 
-    /// By `_id`, or by the unique field for the kinds that name no `_id`.
+    /// What names it, but with the unique field instead of `_id` for the kinds that name no `_id`.
     fn filter(&self, kind: OpKind, key: Key, state: &DocState) -> Document {
-        match kind {
-            OpKind::UnkeyedUpdate | OpKind::UnkeyedFindOneAndUpdate | OpKind::UnkeyedDelete => {
-                doc! { "email": self.shared.builder.space.email(state.email) }
-            }
-            _ => doc! { "_id": self.id_of(key) },
+        let mut filter = self.named(key);
+        if let OpKind::UnkeyedUpdate | OpKind::UnkeyedFindOneAndUpdate | OpKind::UnkeyedDelete = kind {
+            filter.remove("_id");
+            filter.insert("email", self.shared.builder.space.email(state.email));
         }
+        filter
     }
 
     pub(super) async fn update_one(&mut self, kind: OpKind) -> Option<Done> {
@@ -94,15 +94,15 @@ impl Worker {
         let by = self.rng.random_range(1..=9_i64);
         let existed = before.is_some();
         let base = before.unwrap_or_else(|| DocState::new(self.fresh_email()));
-        let mut fields = self.shared.builder.fields(key, &base);
+        let mut fields = self.shared.builder.content(key, &base);
         fields.remove("rev");
         let after = DocState { rev: base.rev + by, ..base };
-        let id = self.id_of(key);
+        let (id, filter) = (self.id_of(key), self.named(key));
         let coll = self.coll.clone();
         let effects = Effects::of(Change { key, after: Some(after) });
         let send = async move {
             let update = doc! { "$inc": { "rev": by }, "$setOnInsert": fields };
-            let result = coll.update_one(doc! { "_id": &id }, update).upsert(true).await?;
+            let result = coll.update_one(filter, update).upsert(true).await?;
             Ok(one_upserted(&result, &id, existed))
         };
         Some(self.settle(OpKind::Upsert, effects, send).await)
@@ -125,11 +125,11 @@ impl Worker {
             None => DocState::new(self.fresh_email()),
         };
         let fields = self.shared.builder.fields(key, &after);
-        let id = self.id_of(key);
+        let (id, filter) = (self.id_of(key), self.named(key));
         let coll = self.coll.clone();
         let effects = Effects::of(Change { key, after: Some(after) });
         let send = async move {
-            let result = coll.replace_one(doc! { "_id": &id }, fields).upsert(upsert).await?;
+            let result = coll.replace_one(filter, fields).upsert(upsert).await?;
             Ok(one_upserted(&result, &id, existed))
         };
         Some(self.settle(OpKind::Replace, effects, send).await)
@@ -140,11 +140,11 @@ impl Worker {
         let after = self.replacement(&before);
         let wanted = self.build(key, &before);
         let fields = self.shared.builder.fields(key, &after);
-        let id = self.id_of(key);
+        let filter = self.named(key);
         let coll = self.coll.clone();
         let effects = Effects::of(Change { key, after: Some(after) });
         let send = async move {
-            let found = coll.find_one_and_replace(doc! { "_id": id }, fields).await?;
+            let found = coll.find_one_and_replace(filter, fields).await?;
             Ok(same_document(found.as_ref(), Some(&wanted)))
         };
         Some(self.settle(OpKind::FindOneAndReplace, effects, send).await)
@@ -152,7 +152,7 @@ impl Worker {
 
     pub(super) async fn delete(&mut self) -> Option<Done> {
         let (key, _) = self.pick_present(&[])?;
-        Some(self.delete_key(OpKind::Delete, key, doc! { "_id": self.id_of(key) }).await)
+        Some(self.delete_key(OpKind::Delete, key, self.named(key)).await)
     }
 
     pub(super) async fn unkeyed_delete(&mut self) -> Option<Done> {
@@ -170,10 +170,10 @@ impl Worker {
     pub(super) async fn find_one_and_delete(&mut self) -> Option<Done> {
         let (key, before) = self.pick_present(&[])?;
         let wanted = self.build(key, &before);
-        let id = self.id_of(key);
+        let filter = self.named(key);
         let coll = self.coll.clone();
         let send = async move {
-            let found = coll.find_one_and_delete(doc! { "_id": id }).await?;
+            let found = coll.find_one_and_delete(filter).await?;
             Ok(same_document(found.as_ref(), Some(&wanted)))
         };
         Some(self.settle(OpKind::FindOneAndDelete, Effects::of(Change { key, after: None }), send).await)

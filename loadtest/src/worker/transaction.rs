@@ -136,7 +136,7 @@ impl Worker {
         let after = mutation.apply(&before);
         let update = mutation.update(&self.shared.builder, key, &after);
         effects.changes.push(Change { key, after: Some(after) });
-        Some(Step::Update(doc! { "_id": self.id_of(key) }, update))
+        Some(Step::Update(self.named(key), update))
     }
 
     /// Two documents are updated.
@@ -155,10 +155,7 @@ impl Worker {
         let (n, token) = self.pick_hot_token()?;
         effects.hot.push((n, HotEffect::Push(token)));
         let update = doc! { "$push": { "toks": token }, "$inc": { "c": 1_i64 } };
-        Some((
-            effects,
-            vec![first, Step::Update(doc! { "_id": self.id_of(Self::hot_key(n)) }, update.into())],
-        ))
+        Some((effects, vec![first, Step::Update(self.named(Self::hot_key(n)), update.into())]))
     }
 
     /// A document goes, and another comes with its unique value.
@@ -166,8 +163,7 @@ impl Worker {
         let (from, before) = self.pick_present(&[])?;
         let to = self.pick_absent(&[from])?;
         let state = DocState { ver: before.ver + 1, ..DocState::new(before.email) };
-        let steps =
-            vec![Step::Delete(doc! { "_id": self.id_of(from) }), Step::Insert(self.build(to, &state))];
+        let steps = vec![Step::Delete(self.named(from)), Step::Insert(self.build(to, &state))];
         let changes = vec![Change { key: from, after: None }, Change { key: to, after: Some(state) }];
         Some((Effects { changes, hot: Vec::new() }, steps))
     }
@@ -179,7 +175,7 @@ impl Worker {
         let between = self.fresh_email();
         let set = |key, email| {
             let update = doc! { "$set": { "email": self.shared.builder.space.email(email) } };
-            Step::Update(doc! { "_id": self.id_of(key) }, update.into())
+            Step::Update(self.named(key), update.into())
         };
         let steps = vec![set(first, between), set(second, a.email), set(first, b.email)];
         let changes = vec![

@@ -19,13 +19,13 @@ impl Worker {
         let (first, first_state) = self.pick_present(&[])?;
         let (second, second_state) = self.pick_present(&[first])?;
 
-        let done = self.delete_key(kind, first, doc! { "_id": self.id_of(first) }).await;
+        let done = self.delete_key(kind, first, self.named(first)).await;
         if done.writes == 0 {
             return Some(done);
         }
         self.record_part(kind, done);
 
-        let filter = doc! { "_id": self.id_of(second) };
+        let filter = self.named(second);
         let update = doc! { "$set": { "email": self.shared.builder.space.email(first_state.email) } };
         let after = DocState { email: first_state.email, ..second_state.clone() };
         let coll = self.coll.clone();
