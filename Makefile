@@ -1,5 +1,5 @@
 # make            what there is
-# make demo       two clusters, a load, and a whole migration before your eyes
+# make demo       two sharded clusters, a load, and a whole migration before your eyes
 # make test       everything that must hold before a change goes in
 
 .DEFAULT_GOAL := help
@@ -9,12 +9,14 @@ SHELL := /bin/bash
 # Tests start real servers: this many at once, one test program after the other.
 TEST_THREADS ?= 4
 CARGO ?= cargo
+# What the demo is told: `make demo DEMO='--topology replica-sets'`.
+DEMO ?=
 RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
 
 .PHONY: help build demo test check drivers bench bench-migration
 
 help:
-	@echo 'make demo             two clusters, a load, and a whole migration'
+	@echo 'make demo             two sharded clusters, a load, and a move to another shard key (DEMO=--help)'
 	@echo 'make test             formatting, lints, dependencies, drivers, all tests (TEST_THREADS=4)'
 	@echo 'make check            the part of it that starts no server'
 	@echo 'make build            target/release/reshard'
@@ -23,7 +25,7 @@ build:
 	$(CARGO) build --release --locked -p reshard --bin reshard
 
 demo: build
-	$(RELEASE) --bin demo
+	$(RELEASE) --bin demo -- $(DEMO)
 
 bench: build
 	$(RELEASE) --bin bench

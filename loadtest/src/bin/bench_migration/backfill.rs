@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// Creates and starts a migration of `namespace`, and times its copy.
 pub(crate) async fn run(api: &Api, migration: &str, namespace: &str) -> Result<Copied> {
-    api.create(migration, namespace).await?;
+    api.create(migration, namespace, serde_json::Value::Null).await?;
     let (started, copied) = tokio::join!(api.start(migration), copying(api, migration));
     started?;
     copied

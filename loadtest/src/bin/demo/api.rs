@@ -137,8 +137,10 @@ impl Api {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    pub(crate) async fn create(&self, name: &str, namespace: &str) -> Result<()> {
-        let body = json!({ "name": name, "namespaces": [{ "namespace": namespace }] });
+    /// New shards the collection by `shard_key`, unless that is null.
+    pub(crate) async fn create(&self, name: &str, namespace: &str, shard_key: Value) -> Result<()> {
+        let namespaces = json!([{ "namespace": namespace, "shard_key": shard_key }]);
+        let body = json!({ "name": name, "namespaces": namespaces });
         self.ask(Method::POST, "/v1/migrations", Some(body)).await.map(|_: Value| ())
     }
 

@@ -1,14 +1,17 @@
-//! The application: two loads, one for each collection.
+//! The application: one load for each collection.
 
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use futures::future::{join, try_join};
+use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
-use reshard_loadtest::{Load, LoadConfig, Outcome, Profile};
+use reshard_loadtest::{KeyFields, Load, LoadConfig, Outcome, Profile};
 
 use crate::Args;
+use crate::cluster::Topology;
 
+/// The database of all of them.
+pub(crate) const DATABASE: &str = "shop";
 /// The migration of the collection that moves by percent.
 pub(crate) const ORDERS: &str = "orders";
 /// The migration of the collection that moves in one step.
@@ -18,13 +21,12 @@ pub(crate) const BOTH: [&str; 2] = [ORDERS, CUSTOMERS];
 
 /// `database.collection` of a migration.
 pub(crate) fn namespace(migration: &str) -> String {
-    format!("shop.{migration}")
+    format!("{DATABASE}.{migration}")
 }
 
-/// Both loads.
+/// All loads.
 pub(crate) struct Application {
-    orders: Load,
-    customers: Load,
+    loads: Vec<Load>,
     last: Mutex<(Instant, u64)>,
 }
 
@@ -40,15 +42,21 @@ pub(crate) struct Pulse {
 }
 
 fn config(args: &Args, uri: &str, migration: &str) -> LoadConfig {
-    let (profile, documents, share, workers) = match migration {
-        ORDERS => (Profile::Keyed, args.documents, 0.7, 8),
-        _ => (Profile::Unique, args.customers, 0.3, 4),
+    let (profile, documents, share, workers) = match (args.topology, migration) {
+        (Topology::Sharded, _) => (Profile::Keyed, args.documents, 1.0, 8),
+        (Topology::ReplicaSets, ORDERS) => (Profile::Keyed, args.documents, 0.7, 8),
+        (Topology::ReplicaSets, _) => (Profile::Unique, args.customers, 0.3, 4),
+    };
+    let key_fields = match args.topology {
+        Topology::Sharded => KeyFields::CustomerOrder,
+        Topology::ReplicaSets => KeyFields::Id,
     };
     LoadConfig {
         uri: uri.to_owned(),
-        database: "shop".into(),
+        database: DATABASE.into(),
         collection: migration.to_owned(),
         profile,
+        key_fields,
         documents,
         workers,
         rate: Some(args.rate * share),
@@ -58,46 +66,41 @@ fn config(args: &Args, uri: &str, migration: &str) -> LoadConfig {
     }
 }
 
-/// Fills both collections, at `uri`.
+/// Fills all collections, at `uri`.
 pub(crate) async fn fill(args: &Args, uri: &str) -> Result<()> {
-    let (orders, customers) = (config(args, uri, ORDERS), config(args, uri, CUSTOMERS));
-    try_join(Load::prepare(&orders), Load::prepare(&customers)).await.map(|_| ())
+    let configs: Vec<_> = args.migrations().iter().map(|migration| config(args, uri, migration)).collect();
+    try_join_all(configs.iter().map(Load::prepare)).await.map(|_| ())
 }
 
 impl Application {
     pub(crate) async fn start(args: &Args, uri: &str) -> Result<Self> {
-        let (orders, customers) = (config(args, uri, ORDERS), config(args, uri, CUSTOMERS));
-        let (orders, customers) = try_join(Load::start(orders), Load::start(customers)).await?;
-        Ok(Self { orders, customers, last: Mutex::new((Instant::now(), 0)) })
-    }
-
-    fn both(&self) -> [&Load; 2] {
-        [&self.orders, &self.customers]
+        let starts = args.migrations().iter().map(|migration| Load::start(config(args, uri, migration)));
+        Ok(Self { loads: try_join_all(starts).await?, last: Mutex::new((Instant::now(), 0)) })
     }
 
     pub(crate) fn set_phase(&self, name: &str) {
-        self.both().into_iter().for_each(|load| load.set_phase(name));
+        self.loads.iter().for_each(|load| load.set_phase(name));
     }
 
     pub(crate) fn resume(&self, phase: &str) {
-        self.both().into_iter().for_each(|load| load.resume(phase));
+        self.loads.iter().for_each(|load| load.resume(phase));
     }
 
     pub(crate) async fn pause(&self) -> Result<()> {
-        let (orders, customers) = join(self.orders.pause(), self.customers.pause()).await;
-        ensure!(orders && customers, "operations of the application do not end");
+        let paused = join_all(self.loads.iter().map(Load::pause)).await;
+        ensure!(paused.into_iter().all(|paused| paused), "operations of the application do not end");
         Ok(())
     }
 
-    pub(crate) async fn stop(self) -> [Outcome; 2] {
-        let (orders, customers) = join(self.orders.stop(), self.customers.stop()).await;
-        [orders, customers]
+    /// In the order of the migrations.
+    pub(crate) async fn stop(self) -> Vec<Outcome> {
+        join_all(self.loads.into_iter().map(Load::stop)).await
     }
 
     /// Operations each second are those since the last call.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn pulse(&self) -> Pulse {
-        let glances = self.both().map(Load::glance);
+        let glances: Vec<_> = self.loads.iter().map(Load::glance).collect();
         let operations = glances.iter().map(|glance| glance.operations).sum::<u64>();
         let per_second = {
             let (at, before) = std::mem::replace(&mut *self.last.lock(), (Instant::now(), operations));

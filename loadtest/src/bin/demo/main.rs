@@ -1,5 +1,5 @@
-//! A whole migration under load in the terminal, between two real replica sets, and proof that nothing was
-//! lost. Steers the proxy over its admin API only.
+//! A whole migration under load in the terminal, between two real clusters, and proof that nothing was lost.
+//! Steers the proxy over its admin API only.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,8 +9,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod acts;
 mod api;
 mod child;
+mod cluster;
 mod load;
 mod moves;
 mod proof;
@@ -18,24 +20,33 @@ mod scene;
 mod screen;
 mod script;
 mod served;
+mod shift;
+mod spread;
 mod summary;
 
+use cluster::Topology;
+use load::{BOTH, ORDERS};
 use screen::Screen;
 
-/// Moves two collections from one replica set to another under load, and proves that nothing was lost.
+/// Changes the shard key of a collection under load by moving it from one sharded cluster to another, and proves
+/// that nothing was lost.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "demo", version)]
 struct Args {
+    /// What moves to what
+    #[arg(long, value_enum, default_value = "sharded")]
+    topology: Topology,
     /// Documents of shop.orders, which moves by percent
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 50_000)]
     documents: usize,
-    /// Documents of shop.customers, which has a unique index and transactions and moves in one step
+    /// Documents of shop.customers, which has a unique index and transactions and moves in one step; between
+    /// replica sets only
     #[arg(long, default_value_t = 20_000)]
     customers: usize,
-    /// Members of each replica set
+    /// Members of each replica set, and of each shard
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
     nodes: u8,
-    /// Operations each second, over both collections
+    /// Operations each second, over all collections
     #[arg(long, default_value_t = 400.0, value_parser = positive)]
     rate: f64,
     /// Less of everything: under a minute
@@ -63,6 +74,14 @@ impl Args {
             self.customers = self.customers.min(4_000);
         }
         self
+    }
+
+    /// The migrations, each of the collection of that name.
+    fn migrations(&self) -> &'static [&'static str] {
+        match self.topology {
+            Topology::Sharded => &[ORDERS],
+            Topology::ReplicaSets => &BOTH,
+        }
     }
 
     /// How long each step lasts that only shows how things go on.

@@ -5,17 +5,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use reshard_loadtest::{Comparison, compare};
 
-use crate::load::{BOTH, namespace};
+use crate::load::namespace;
 use crate::moves::CLOCK;
 use crate::screen::thousands;
 use crate::script::Play;
+use crate::spread::Spread;
 use crate::summary::{Numbers, Summary};
+
+/// What was seen while the application had halted.
+pub(crate) struct Seen {
+    pub(crate) comparisons: Vec<Comparison>,
+    /// Old, then new; none of replica sets.
+    pub(crate) spread: Vec<Spread>,
+}
 
 /// How long both sides may take to become equal once nothing is written any more.
 const EQUAL: Duration = Duration::from_secs(20);
 
 impl Play<'_> {
-    pub(crate) async fn halt_and_compare(&self) -> Result<Vec<Comparison>> {
+    pub(crate) async fn halt_and_compare(&self) -> Result<Seen> {
         self.screen.phase(
             "The application halts for a moment: both clusters byte by byte",
             "Not by reshard, but by the demo itself, directly on both clusters, so that nothing has to be \
@@ -23,7 +31,7 @@ impl Play<'_> {
         );
         self.application.pause().await?;
         self.let_run(CLOCK).await;
-        for migration in BOTH {
+        for migration in self.migrations() {
             let level = self.until("level streams", migration, |now| {
                 Ok(now.lag_seconds == Some(0.0) && now.blocked_by.is_empty())
             });
@@ -37,7 +45,7 @@ impl Play<'_> {
             ));
         }
         let mut comparisons = Vec::new();
-        for migration in BOTH {
+        for migration in self.migrations() {
             let comparison = self.watch(self.compare(&namespace(migration))).await?;
             let text = format!(
                 "{migration}: {} documents on old, {} on new, {} different",
@@ -52,7 +60,23 @@ impl Play<'_> {
             }
             comparisons.push(comparison);
         }
-        Ok(comparisons)
+        Ok(Seen { comparisons, spread: self.watch(self.spread()).await? })
+    }
+
+    async fn spread(&self) -> Result<Vec<Spread>> {
+        let mut all = Vec::new();
+        for (name, cluster) in [("old", &self.scene.old), ("new", &self.scene.new)] {
+            let Some(spread) = Spread::of(cluster).await.context("how the orders are spread")? else {
+                continue;
+            };
+            self.screen.done(&format!(
+                "{name}: a query by customer touches {:.2} shards; orders on each shard: {}",
+                spread.touched,
+                spread.documents()
+            ));
+            all.push(spread);
+        }
+        Ok(all)
     }
 
     async fn compare(&self, namespace: &str) -> Result<Comparison> {
@@ -68,7 +92,8 @@ impl Play<'_> {
         }
     }
 
-    pub(crate) async fn prove(self, comparisons: Vec<Comparison>, start: Instant) -> Result<Summary> {
+    pub(crate) async fn prove(self, seen: Seen, start: Instant) -> Result<Summary> {
+        let migrations = self.migrations();
         let Self { scene, screen, application, moves, mismatches, .. } = self;
         screen.phase(
             "Proof: every acknowledged write, on new",
@@ -83,7 +108,7 @@ impl Play<'_> {
             }
             reports.push(report);
         }
-        let stats = outcomes.map(|outcome| outcome.stats);
+        let stats: Vec<_> = outcomes.into_iter().map(|outcome| outcome.stats).collect();
         for sample in stats.iter().flat_map(|stats| &stats.errors.first) {
             screen.note(&format!(
                 "error at {:.2} s: {}: {}",
@@ -91,10 +116,11 @@ impl Play<'_> {
             ));
         }
         Ok(Summary::of(Numbers {
+            migrations,
             mismatches: mismatches.into_inner(),
             stats,
             reports,
-            comparisons,
+            seen,
             moves: moves.into_inner(),
             took: start.elapsed(),
         }))

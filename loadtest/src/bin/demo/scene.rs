@@ -1,18 +1,18 @@
-//! Everything that runs: two replica sets, the proxy, and the files of both.
+//! Everything that runs: two clusters, the proxy, and its files.
 
 use anyhow::{Context, Result};
-use reshard_testbed::ReplicaSet;
 use tempfile::TempDir;
 
 use crate::Args;
 use crate::child::{self, Proxy};
+use crate::cluster::{Cluster, Topology};
 use crate::screen::Screen;
 
 /// What the demo plays on; ends when dropped.
 pub(crate) struct Scene {
     pub(crate) proxy: Proxy,
-    pub(crate) old: ReplicaSet,
-    pub(crate) new: ReplicaSet,
+    pub(crate) old: Cluster,
+    pub(crate) new: Cluster,
     folder: TempDir,
 }
 
@@ -21,18 +21,26 @@ impl Scene {
         // Known before anything is started.
         child::program()?;
         let nodes = usize::from(args.nodes);
-        screen.phase(
-            "Two real replica sets, and reshard between them",
-            "Nothing is simulated: mongod processes, the reshard binary, a MongoDB driver as the application.",
-        );
+        match args.topology {
+            Topology::Sharded => screen.phase(
+                "Two sharded clusters, and reshard between them",
+                "Real mongod processes as shards and config servers, the reshard binary, a MongoDB driver as the \
+                 application. The router is a mongos if there is one on this machine; else a stand-in, which \
+                 has MongoDB's own routing code decide and knows no transactions.",
+            ),
+            Topology::ReplicaSets => screen.phase(
+                "Two real replica sets, and reshard between them",
+                "Nothing is simulated: mongod processes, the reshard binary, a MongoDB driver as the application.",
+            ),
+        }
         screen.live("starting the servers");
-        let set = |name: &str| ReplicaSet::builder(name).nodes(nodes).start();
-        let (old, new) = tokio::try_join!(set("old"), set("new"))?;
+        let cluster = |name: &'static str| Cluster::start(args.topology, name, nodes);
+        let (old, new) = tokio::try_join!(cluster("old"), cluster("new"))?;
         let folder = tempfile::Builder::new().prefix("reshard-demo-").tempdir()?;
         screen.live("starting reshard");
         let proxy = Proxy::start(folder.path(), &old.uri(), Some(&new.uri())).await.context("the proxy")?;
-        screen.done(&format!("old {}", old.uri()));
-        screen.done(&format!("new {}", new.uri()));
+        screen.done(&format!("old {}  ({})", old.uri(), old.kind()));
+        screen.done(&format!("new {}  ({})", new.uri(), new.kind()));
         screen.done(&format!("reshard {}  (admin API {})", proxy.uri, proxy.api.base()));
         Ok(Self { proxy, old, new, folder })
     }

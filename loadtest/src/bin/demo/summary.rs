@@ -3,19 +3,21 @@
 use std::fmt;
 use std::time::Duration;
 
-use reshard_loadtest::{Comparison, Gap, Report, Stats, ViolationKind};
+use reshard_loadtest::{Gap, Report, Stats, ViolationKind};
 use serde::Serialize;
 
-use crate::load::BOTH;
 use crate::moves::Move;
-use crate::proof::differing;
+use crate::proof::{Seen, differing};
 use crate::screen::thousands;
+use crate::spread::Spread;
 
 /// All that was measured.
 pub(crate) struct Numbers {
-    pub(crate) stats: [Stats; 2],
+    pub(crate) migrations: &'static [&'static str],
+    /// Of each of them.
+    pub(crate) stats: Vec<Stats>,
     pub(crate) reports: Vec<Report>,
-    pub(crate) comparisons: Vec<Comparison>,
+    pub(crate) seen: Seen,
     pub(crate) moves: Vec<Move>,
     pub(crate) mismatches: u64,
     pub(crate) took: Duration,
@@ -43,6 +45,8 @@ pub(crate) struct Summary {
     /// The longest time any writer waited for an acknowledgement, whatever was tried meanwhile.
     pub(crate) longest_gap: Option<Gap>,
     pub(crate) latency: Vec<Line>,
+    /// How old and new hold the orders; empty if they are replica sets.
+    pub(crate) spread: Vec<Spread>,
     pub(crate) seconds: f64,
 }
 
@@ -61,7 +65,7 @@ pub(crate) struct Line {
 
 impl Summary {
     pub(crate) fn of(numbers: Numbers) -> Self {
-        let Numbers { stats, reports, comparisons, moves, mismatches, took } = numbers;
+        let Numbers { migrations, stats, reports, seen, moves, mismatches, took } = numbers;
         let sum = |of: fn(&Stats) -> u64| stats.iter().map(of).sum::<u64>();
         let is_lost = |kind| matches!(kind, ViolationKind::LostWrite | ViolationKind::MissingDocument);
         let violations = |lost: bool| {
@@ -76,14 +80,15 @@ impl Summary {
             lost_writes: violations(true),
             other_violations: violations(false),
             unknown_writes: sum(|stats| stats.unknown),
-            compared_documents: comparisons.iter().map(|one| one.documents_b).sum(),
-            differing_documents: comparisons.iter().map(differing).sum(),
+            compared_documents: seen.comparisons.iter().map(|one| one.documents_b).sum(),
+            differing_documents: seen.comparisons.iter().map(differing).sum(),
             verification_mismatches: mismatches,
             application_errors: sum(|stats| stats.errors.total),
             transactions_run_again: sum(|stats| stats.transaction_retries),
             moves,
             longest_gap,
-            latency: BOTH.iter().zip(&stats).flat_map(|(name, stats)| lines(name, stats)).collect(),
+            latency: migrations.iter().zip(&stats).flat_map(|(name, stats)| lines(name, stats)).collect(),
+            spread: seen.spread,
             seconds: took.as_secs_f64(),
         };
         summary.good = summary.acknowledged_writes > 0
@@ -97,14 +102,30 @@ impl Summary {
         summary
     }
 
+    fn spread(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [old, new] = self.spread.as_slice() else { return Ok(()) };
+        writeln!(out, "\n  {:<36}{:>18}{:>18}", "", "before (old)", "after (new)")?;
+        let touched = |spread: &Spread| format!("{:.2} of {}", spread.touched, spread.documents.len());
+        writeln!(
+            out,
+            "  {:<36}{:>18}{:>18}",
+            "shards a query by customer touches",
+            touched(old),
+            touched(new)
+        )?;
+        writeln!(out, "  {:<36}{:>18}{:>18}", "orders on each shard", old.documents(), new.documents())
+    }
+
     fn table(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heads = ["ops/s", "p50", "p99", "max", "gap"];
         writeln!(out, "\n  Latency in ms, as the application saw it (gap: the longest any writer waited)")?;
-        for name in BOTH {
+        let mut names: Vec<&str> = self.latency.iter().map(|line| &*line.collection).collect();
+        names.dedup();
+        for name in names {
             write!(out, "\n  {name:<16}")?;
             heads.iter().try_for_each(|head| write!(out, "{head:>9}"))?;
             writeln!(out)?;
-            for line in self.latency.iter().filter(|line| line.collection == *name) {
+            for line in self.latency.iter().filter(|line| line.collection == name) {
                 let Line { phase, per_second, p50, p99, max, longest_gap, .. } = line;
                 writeln!(
                     out,
@@ -149,6 +170,7 @@ impl fmt::Display for Summary {
         if let Some(gap) = &self.longest_gap {
             line("longest gap any writer saw", format!("{:.0} ms", gap.milliseconds))?;
         }
+        self.spread(out)?;
         self.table(out)?;
         let verdict = if self.good {
             "Nothing lost, nothing different, no error."
