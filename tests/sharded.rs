@@ -314,13 +314,17 @@ async fn what_cannot_be_sharded_is_refused_before_anything_is_done() -> Result<(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_move_between_shards_as_their_key_changes() -> Result<()> {
     let (old, new) = tokio::try_join!(set("sharded-keys"), shards())?;
+    if let Cluster::Sharded(cluster) = &new {
+        // Whichever shard has the database, the parts are handed out evenly.
+        cluster.enable_sharding("shop", 1).await?;
+    }
     let pair = Pair::between(old, new).await?;
     let through = pair.orders(&uri(&pair.proxy)).await?;
     through.insert_many((0..4000).map(order)).await?;
     pair.begin(doc! { "customer_id": 1, "order_id": 1 }).await?;
     let counts = pair.new.on_shards().await?;
     let mean = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
-    ensure!(counts.iter().all(|count| (*count as f64) < 1.3 * mean), "unbalanced: {counts:?}");
+    ensure!(counts.iter().all(|count| (*count as f64) < 1.15 * mean), "unbalanced: {counts:?}");
     pair.equal().await?;
 
     // Whatever an application may do while old decides, with filters that only name the _id.

@@ -47,6 +47,8 @@ pub struct Counters {
     pub unkeyed_writes: std::sync::atomic::AtomicU64,
     /// Single-document writes with a txnNumber that named no key: they force a move in one step.
     pub unkeyed_retryable: std::sync::atomic::AtomicU64,
+    /// Unique indexes that were made through this process.
+    pub unique_indexes: std::sync::atomic::AtomicU64,
     /// Transactions that wrote.
     pub transactions: std::sync::atomic::AtomicU64,
     /// Retries that a move had overtaken, answered by the former authority.
@@ -265,11 +267,11 @@ mod tests {
         assert!(!current(Side::Old), "nothing is known at the beginning");
         unreadable.begin(Side::Old, at(3));
         assert!(!current(Side::Old));
-        frontier.advance(at(3), at(3));
+        frontier.advance(at(3), at(3), Duration::ZERO);
         assert!(current(Side::Old));
         unreadable.mark(Side::Old, &SlotSet::percent(1), at(5));
         assert!(!current(Side::Old));
-        frontier.advance(at(5), at(5));
+        frontier.advance(at(5), at(5), Duration::ZERO);
         assert!(current(Side::Old));
     }
 }

@@ -173,6 +173,22 @@ impl Converger {
         }
     }
 
+    /// Enters for a key that `authority` has now; `None` where the other cluster has it, or a fence is about
+    /// to move it. Nobody waits here: whoever asks is at work on other keys.
+    pub(super) fn enter_if_owned(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        authority: Side,
+        what: &Arc<str>,
+    ) -> Option<Ticket> {
+        let slots: SlotSet = std::iter::once(key.slot()).collect();
+        let ticket = self.inflight.enter(&self.migration, slots, Work::Converge, what);
+        let route = ticket.table.route(namespace.as_str())?;
+        let sealed = self.safeguards.workers_fenced && route.sealed.meets(&slots);
+        (!sealed && route.authority(key.slot()) == Some(authority)).then_some(ticket)
+    }
+
     /// The keys grouped by who owns them; empty when the migration is over.
     fn by_authority(&self, namespace: &Namespace, keys: &[Key], ticket: &Ticket) -> Vec<Group> {
         let Some(route) = ticket.table.route(namespace.as_str()) else { return Vec::new() };

@@ -1,6 +1,7 @@
 //! One round of converging: a look at both sides, and one write.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bson::{RawDocument, Timestamp, rawdoc};
 
@@ -162,8 +163,9 @@ impl Round<'_> {
         authority: Side,
         key_value: &RawDocument,
     ) -> Result<Vec<Key>, Unavailable> {
-        let Self { clusters, namespace, tries, .. } = *self;
+        let Self { clusters, namespace, tries, converger, .. } = *self;
         let mut removed = Vec::new();
+        let what: Arc<str> = format!("making room in {namespace}").into();
         let body = rawdoc! {
             "find": namespace.collection(), "filter": key_value.to_owned(), "limit": 2,
             "readConcern": { "level": "majority" },
@@ -172,6 +174,10 @@ impl Round<'_> {
         let reply = super::read::ask(mirror.cluster, request).await.map_err(Unavailable)?;
         for holder in first_batch(&reply.body).map_err(Unavailable)? {
             let Some(holder_key) = id_of(&holder).filter(|holder| holder != key) else { continue };
+            // Where the holder is at home on this cluster, both values count: nothing may be done about it here.
+            let Some(_entered) = converger.enter_if_owned(namespace, &holder_key, authority, &what) else {
+                continue;
+            };
             let keys = [holder_key];
             let want = read(&**clusters.get(authority), namespace, &keys, Level::Majority(None))
                 .await

@@ -49,7 +49,9 @@ impl Engine {
         }
         let held = all_on_new_at.map(|since| context.clock.wall_millis() - since);
         let hold = i64::try_from(self.environment.settings.hold.as_millis()).unwrap_or(i64::MAX);
-        if held.is_none_or(|held| held < hold) && !(how.force && how.reason.is_some()) {
+        if held.is_none_or(|held| held < hold)
+            && !(how.force && how.reason.as_ref().is_some_and(|reason| !reason.trim().is_empty()))
+        {
             let days = self.environment.settings.hold.as_secs_f64() / 86_400.0;
             let detail = format!(
                 "the hold period of {days} days is not over; use force and give a reason to end it now"

@@ -9,6 +9,7 @@
 //! Nobody ends a fence by a clock of his own: the document decides, and while its state is not known the
 //! writes go on waiting.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
@@ -19,7 +20,7 @@ use crate::state::inflight::Work;
 use crate::state::record::{Fence, FenceState};
 
 /// Slots that are to change hands.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Transfer {
     /// Who gives them away.
     pub from: Side,
@@ -27,6 +28,8 @@ pub struct Transfer {
     pub slots: SlotSet,
     /// How long writes may be held in one attempt.
     pub max_pause: Duration,
+    /// Asked once no write is under way any more: whether what allowed the move still holds.
+    pub still_allowed: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
 
 /// Authority has moved.
@@ -172,6 +175,7 @@ impl Context {
         if self.safeguards.epoch_guard {
             self.inflight.drained(&self.name, &slots, held, &WRITERS).await;
         }
+        (transfer.still_allowed)()?;
         self.settle_sessions().await?;
         let from = self.mark(transfer.from, transfer.max_pause).await?;
         let to = self.mark(transfer.from.other(), transfer.max_pause).await?;

@@ -71,8 +71,8 @@ impl Engine {
         let left = total_documents.saturating_sub(copied_documents);
         let copying = stored.phase == Phase::Copying;
         let lag = context.as_ref().map_or(Lag::default(), |context| Lag {
-            old_to_new: context.frontiers.old.lag_seconds(),
-            new_to_old: context.frontiers.new.lag_seconds(),
+            old_to_new: context.frontiers.old.lag_seconds(context.clock.now()),
+            new_to_old: context.frontiers.new.lag_seconds(context.clock.now()),
         });
         let follows = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
         let forecasts = if follows && !stored.paused { running.forecasts() } else { PerSide::default() };

@@ -1,5 +1,6 @@
 //! Moving reads and writes by percentages.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -126,8 +127,8 @@ impl Engine {
         blocked_by(&Measured {
             synced: stored.phase == Phase::Synced,
             paused: stored.paused,
-            lag_old_to_new: context.frontiers.old.lag_seconds(),
-            lag_new_to_old: context.frontiers.new.lag_seconds(),
+            lag_old_to_new: context.frontiers.old.lag_seconds(context.clock.now()),
+            lag_new_to_old: context.frontiers.new.lag_seconds(context.clock.now()),
             parked: context.parking.len(),
             leases: (leases.old, leases.new),
             holders: running.watch.problems(),
@@ -192,18 +193,33 @@ impl Engine {
                 "writes may not be more on new than reads; raise reads first",
             ));
         }
-        if !matches!(percent, 0 | 100) {
+        let active = running.active.lock().clone();
+        let unique = move || {
+            active.as_ref().map_or(0, |active| active.counters.unique_indexes.load(Ordering::Relaxed))
+        };
+        let before = unique();
+        let in_parts = !matches!(percent, 0 | 100);
+        if in_parts {
             self.must_allow_parts(running, &context).await?;
         }
+        let still_allowed: Arc<dyn Fn() -> Result<(), String> + Send + Sync> = Arc::new(move || {
+            if in_parts && unique() != before {
+                Err("a unique index was made meanwhile".into())
+            } else {
+                Ok(())
+            }
+        });
         self.must_not_be_blocked(running)?;
         context.level_epochs().await?;
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
-        let moved = context.transfer(Transfer { from, slots, max_pause }).await.map_err(|reasons| {
-            let detail =
-                format!("given up, nothing has changed: {}", reasons.last().map_or("", String::as_str));
-            ControlError::new(Refusal::Conflict, "given-up", detail).because(reasons)
-        })?;
+        let moved = context.transfer(Transfer { from, slots, max_pause, still_allowed }).await.map_err(
+            |reasons| {
+                let detail =
+                    format!("given up, nothing has changed: {}", reasons.last().map_or("", String::as_str));
+                ControlError::new(Refusal::Conflict, "given-up", detail).because(reasons)
+            },
+        )?;
         self.note_all_on_new(running, &context, percent).await;
         let pause_ms = u64::try_from(moved.pause.as_millis()).unwrap_or(u64::MAX);
         Ok(Ramp { percent, epoch: context.epoch(), pause_ms, attempts: moved.attempts })

@@ -16,6 +16,10 @@ const RANGE_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
 /// Ranges of one collection at most.
 const MOST_RANGES: f64 = 2000.0;
 const SAMPLES_PER_RANGE: i64 = 10;
+/// A small collection is still cut so often for each copier, so that none of them works alone at the end;
+const TURNS: f64 = 4.0;
+/// but into nothing smaller than this.
+const LEAST_BYTES: f64 = 2.0 * 1024.0 * 1024.0;
 
 /// One range of `_id`, from `low` (inclusive) to `high` (exclusive); `None` is open.
 ///
@@ -73,8 +77,7 @@ pub async fn split(
     size: Size,
     parallel: usize,
 ) -> Result<Vec<Range>, String> {
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "at most MOST_RANGES")]
-    let wanted = (size.bytes as f64 / RANGE_BYTES).ceil().max(parallel as f64).min(MOST_RANGES) as i64;
+    let wanted = ranges_of(size.bytes, parallel);
     let mut cuts: Vec<RawBson> = Vec::new();
     if size.documents > 1000 {
         let body = rawdoc! {
@@ -108,6 +111,15 @@ pub async fn split(
             done: false,
         })
         .collect())
+}
+
+/// How many ranges `bytes` are cut into for `parallel` copiers.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "at most MOST_RANGES")]
+fn ranges_of(bytes: u64, parallel: usize) -> i64 {
+    let (bytes, parallel) = (bytes as f64, parallel as f64);
+    let by_size = (bytes / RANGE_BYTES).ceil();
+    let by_turns = (parallel * TURNS).min((bytes / LEAST_BYTES).floor());
+    by_size.max(by_turns).max(parallel).min(MOST_RANGES) as i64
 }
 
 fn id(document: &RawDocument) -> Option<RawBson> {
@@ -168,4 +180,18 @@ fn read(document: &RawDocumentBuf) -> Result<Range, RecordError> {
         next: bound("next")?,
         done: document.get_bool("done").map_err(|_| malformed())?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_copier_has_several_ranges_of_a_sensible_size() {
+        assert_eq!(ranges_of(0, 4), 4);
+        assert_eq!(ranges_of(12 << 20, 4), 6);
+        assert_eq!(ranges_of(200 << 20, 4), 16);
+        assert_eq!(ranges_of(10 << 30, 4), 160);
+        assert_eq!(ranges_of(1 << 50, 4), 2000);
+    }
 }

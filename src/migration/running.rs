@@ -188,7 +188,7 @@ impl Running {
         let mut paces = self.paces.lock();
         for side in Side::BOTH {
             let frontier = context.frontiers.get(side);
-            paces.get_mut(side).sample(now, frontier.lag_seconds(), frontier.followed());
+            paces.get_mut(side).sample(now, frontier.lag_seconds(now), frontier.followed());
         }
     }
 
@@ -265,8 +265,13 @@ impl Running {
             Health::Failed(why) => Some(format!("the change stream of {side} cannot go on: {why}")),
             _ => None,
         });
-        let close =
-            |side| context.frontiers.get(side).lag_seconds().is_some_and(|lag| lag <= SYNCED_LAG_SECONDS);
+        let close = |side| {
+            context
+                .frontiers
+                .get(side)
+                .lag_seconds(context.clock.now())
+                .is_some_and(|lag| lag <= SYNCED_LAG_SECONDS)
+        };
         let stored = {
             let mut stored = self.stored.lock();
             let before = stored.phase;

@@ -81,11 +81,15 @@ pub async fn shard(
     if key.begins_hashed() || shards.len() < 2 {
         return Ok(());
     }
+    let of = namespace.as_str();
     let cuts = cuts(old, namespace, key, wanted).await?;
-    for (cut, shard) in cuts.iter().zip(shards.iter().cycle().skip(1)) {
-        let of = namespace.as_str();
+    for cut in &cuts {
         admin(new, doc! { "split": of, "middle": cut.clone() }).await.or_else(cut_before).map_err(refused)?;
-        let hand_over = doc! { "moveChunk": of, "find": cut.clone(), "to": shard, "_waitForDelete": true };
+    }
+    // All of them, the first too: until now they lie on the primary shard, whichever that is.
+    let first = key.bound(&[]);
+    for (begin, shard) in std::iter::once(&first).chain(&cuts).zip(shards.iter().cycle()) {
+        let hand_over = doc! { "moveChunk": of, "find": begin.clone(), "to": shard, "_waitForDelete": true };
         admin(new, hand_over).await.map_err(refused)?;
     }
     Ok(())

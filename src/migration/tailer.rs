@@ -138,7 +138,7 @@ impl Tailer {
             self.work_off(&batch).await?;
             self.say(Health::Following);
             self.frontier.count(batch.changes());
-            self.frontier.advance(batch.position, batch.heard);
+            self.frontier.advance(batch.position, batch.heard, self.clock.now());
             if self.side == Side::New {
                 self.recent.mirror_passed(batch.position);
             }

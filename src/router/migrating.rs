@@ -6,17 +6,20 @@ use bytes::BytesMut;
 use super::operation::Operation;
 use super::pipeline::Router;
 use super::reading::side_of_read;
-use super::writer::{Writer, Written};
+use super::writer::{HOLD, Writer, Written};
 use crate::clock::timeout;
 use crate::converge::active::Active;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
+use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
 use crate::policy::writes::{Verb, WriteCommand};
+use crate::state::inflight::Work;
 use crate::state::table::MigrationRoute;
 use crate::wire::error::{ErrorReply, NOT_NOW};
 use crate::wire::op_msg::build;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A mirror that has not answered a read after this is taken for hung.
@@ -134,6 +137,30 @@ impl Router {
                 ),
             ));
         }
+        // Under way like a write: a move waits for it, and it goes by what holds after a move.
+        let entered = match (&self.writer, namespace_of(operation)) {
+            (Some(writer), Some(namespace)) => {
+                let what: Arc<str> = format!("{name} on {namespace}").into();
+                writer
+                    .gate
+                    .enter(&namespace, SlotSet::ALL, Work::Write, &what, operation.hold().min(HOLD))
+                    .await?
+            }
+            _ => None,
+        };
+        let route = entered.as_ref().map_or(route, |entered| &*entered.route);
+        if makes_unique(operation) {
+            if route.sole_authority().is_none() && route.mirrors() {
+                return Err(ErrorReply::new(
+                    NOT_NOW,
+                    "a unique index cannot be made while writes are divided: each cluster could have accepted one \
+                     value for another document; move all writes to one of them first",
+                ));
+            }
+            if let Some(active) = entered.as_ref().and_then(|entered| entered.active.as_ref()) {
+                active.counters.unique_indexes.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         let first = route.sole_authority().unwrap_or(Side::Old);
         let both = route.mirrors() && matches!(name, "createIndexes" | "dropIndexes" | "collMod");
         let ok = self.plain(operation, first, reply).await?;
@@ -162,6 +189,26 @@ fn collection<'a>(operation: &Operation<'a>) -> Option<&'a str> {
         return operation.command.collection();
     }
     operation.command.first.children()?.next()?.ok()?.as_str()
+}
+
+fn namespace_of(operation: &Operation<'_>) -> Option<String> {
+    let command = &operation.command;
+    Some(format!("{}.{}", command.database?, command.collection()?))
+}
+
+/// Whether it makes an index unique.
+fn makes_unique(operation: &Operation<'_>) -> bool {
+    let Ok(body) = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]) else {
+        return false;
+    };
+    let is_unique = |index: &RawDocument| {
+        ["unique", "prepareUnique"].into_iter().any(|name| index.get_bool(name).unwrap_or(false))
+    };
+    if let Ok(index) = body.get_document("index") {
+        return is_unique(index);
+    }
+    let indexes = body.get_array("indexes").into_iter().flatten().flatten();
+    indexes.filter_map(|index| index.as_document()).any(is_unique)
 }
 
 /// Whether it changes collections, or where they lie.

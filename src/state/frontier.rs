@@ -15,7 +15,13 @@ pub struct Position {
     pub done: Timestamp,
     /// The cluster's own time when last heard of.
     pub heard: Timestamp,
+    /// When it last came to a new position, on the process's clock.
+    pub at: Duration,
 }
+
+/// A stream that has come to no new position for so long is at work on something, or stuck: how far behind it
+/// is is not known then.
+const STALE: Duration = Duration::from_secs(5);
 
 /// The frontier of one stream.
 #[derive(Debug)]
@@ -32,11 +38,11 @@ impl Default for Frontier {
 }
 
 impl Frontier {
-    /// Moves it forward.
-    pub fn advance(&self, done: Timestamp, heard: Timestamp) {
+    /// Moves it forward; `at` is now, on the process's clock.
+    pub fn advance(&self, done: Timestamp, heard: Timestamp, at: Duration) {
         self.position.send_modify(|position| {
             let before = position.map_or(done, |before| before.done);
-            *position = Some(Position { done: done.max(before), heard: heard.max(done) });
+            *position = Some(Position { done: done.max(before), heard: heard.max(done), at });
         });
     }
 
@@ -62,10 +68,10 @@ impl Frontier {
         *self.position.borrow()
     }
 
-    /// Seconds behind its cluster; `None` while unknown.
+    /// Seconds behind its cluster, as seen at `now`; `None` while unknown.
     #[must_use]
-    pub fn lag_seconds(&self) -> Option<f64> {
-        let position = self.position()?;
+    pub fn lag_seconds(&self, now: Duration) -> Option<f64> {
+        let position = self.position().filter(|position| now.saturating_sub(position.at) <= STALE)?;
         Some(f64::from(position.heard.time.saturating_sub(position.done.time)))
     }
 
@@ -96,5 +102,19 @@ struct Waiting<'a>(&'a AtomicUsize);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_does_not_move_is_behind_by_nobody_knows() {
+        let (frontier, at) = (Frontier::default(), |time| Timestamp { time, increment: 0 });
+        assert_eq!(frontier.lag_seconds(Duration::ZERO), None);
+        frontier.advance(at(5), at(7), Duration::from_secs(100));
+        assert_eq!(frontier.lag_seconds(Duration::from_secs(102)), Some(2.0));
+        assert_eq!(frontier.lag_seconds(Duration::from_secs(106)), None);
     }
 }

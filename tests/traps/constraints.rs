@@ -1,8 +1,14 @@
 //! Unique values that swap, and validators younger than their documents.
 
-use crate::support::bed::{Bed, delete, insert, sum, update};
+use std::collections::BTreeSet;
+
+use crate::support::LONG;
+use crate::support::bed::{Bed, delete, insert, raw, sum, update};
 use anyhow::{Result, ensure};
-use bson::{cstr, doc, rawdoc};
+use bson::{Document, cstr, doc, rawdoc};
+use futures::TryStreamExt as _;
+use reshard::migration::control::Control as _;
+use reshard_testbed::{ReplicaSet, wait_for};
 
 /// Gives each of `ids` the value of the next one, by way of a value that nobody has.
 async fn rotate(bed: &Bed, ids: &[i32]) -> Result<()> {
@@ -59,6 +65,46 @@ async fn unique_values_that_swap_between_documents() -> Result<()> {
     let swaps: i32 = sum(&bed.c(), "swaps").await?;
     ensure!(swaps >= 12 + 8, "{swaps} values were given");
     ensure!(bed.operator.progress().await?.blocked_by.is_empty());
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+/// A unique index made past the proxy while writes are divided: each cluster accepts a value for another document.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_both_authorities_accepted_are_told_and_kept() -> Result<()> {
+    let bed = Bed::start("trap-unique-divided").await?;
+    bed.move_begins().await?;
+    bed.half().await?;
+    let unique = rawdoc! { "key": { "v": 1 }, "name": "v", "unique": true };
+    let refused = bed.raw(rawdoc! { "createIndexes": "c", "indexes": [unique.clone()] }).await;
+    ensure!(refused.is_err(), "{refused:?}");
+    for set in [&bed.old, &bed.new] {
+        raw(&Bed::on(set).await?, rawdoc! { "createIndexes": "c", "indexes": [unique.clone()] }).await?;
+    }
+    let mut kept = Vec::new();
+    for value in 0..20 {
+        let claims = (0..6).map(|claim| {
+            let (c, id) = (bed.c(), value * 6 + claim);
+            async move { c.insert_one(doc! { "_id": id, "v": value }).await.is_ok().then_some(id) }
+        });
+        kept.extend(futures::future::join_all(claims).await.into_iter().flatten());
+    }
+    ensure!(kept.len() > 20, "nothing was accepted twice");
+    wait_for("the claims of both sides to be told", LONG, || async {
+        Ok(bed.operator.engine.conflicts("m").await?.len() == 2 * (kept.len() - 20))
+    })
+    .await?;
+    let on = async |set: &ReplicaSet| {
+        let found: Vec<Document> =
+            Bed::on(set).await?.collection("c").find(doc! {}).await?.try_collect().await?;
+        anyhow::Ok(
+            found.into_iter().filter_map(|document| document.get_i32("_id").ok()).collect::<BTreeSet<_>>(),
+        )
+    };
+    let both: BTreeSet<i32> = on(&bed.old).await?.union(&on(&bed.new).await?).copied().collect();
+    let lost: Vec<_> = kept.iter().filter(|id| !both.contains(id)).collect();
+    ensure!(lost.is_empty(), "acknowledged and gone: {lost:?}");
+    ensure!(bed.operator.writes(100).await.is_err(), "nothing moves over a conflict");
     bed.proxy.shutdown().await;
     Ok(())
 }

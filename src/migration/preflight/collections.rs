@@ -27,17 +27,19 @@ pub(super) async fn look(
 ) {
     let mut source = None;
     if is_seen(seen, Side::Old) {
-        source = on(Side::Old, &*clusters.old, namespace, findings).await.flatten();
-        match &source {
-            Some(collection) => look_at_source(collection, namespace, findings),
-            None if !findings.refused() => findings.refuse(
+        let found = on(Side::Old, &*clusters.old, namespace, findings).await;
+        match &found {
+            Some(Some(collection)) => look_at_source(collection, namespace, findings),
+            // Why it cannot be told is said already.
+            None => {}
+            Some(None) => findings.refuse(
                 "does-not-exist",
                 namespace.as_str(),
                 "it does not exist on old",
                 "correct the name, or create it on old",
             ),
-            None => {}
         }
+        source = found.flatten();
     }
     if !is_seen(seen, Side::New) {
         return;
