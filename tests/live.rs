@@ -28,9 +28,9 @@ async fn up_by_percent_back_up_and_complete() -> Result<()> {
         trial.operator.writes(percent).await?;
         trial.work(300).await?;
     }
-    let (proxy, operator) = trial.holds().await?;
-    operator.complete().await?;
-    proxy.shutdown().await;
+    let held = trial.holds().await?;
+    held.operator.complete().await?;
+    held.proxy.shutdown().await;
     Ok(())
 }
 
@@ -50,8 +50,8 @@ async fn in_one_step_with_a_unique_index_and_transactions() -> Result<()> {
     trial.work(300).await?;
     trial.back().await?;
     trial.all_to_new().await?;
-    let (proxy, operator) = trial.holds().await?;
-    operator.complete().await?;
-    proxy.shutdown().await;
+    let held = trial.holds().await?;
+    held.operator.complete().await?;
+    held.proxy.shutdown().await;
     Ok(())
 }

@@ -149,7 +149,10 @@ async fn an_abort_is_quick_and_leaves_old_as_it_was() -> Result<()> {
     again.start().await?;
     again.until_synced().await?;
     again.until_level().await?;
-    ensure!(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal());
+    wait_for("both sides to be equal", LONG, || async {
+        Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
+    })
+    .await?;
     proxy.shutdown().await;
     Ok(())
 }
@@ -195,7 +198,10 @@ async fn new_away_with_authority_fails_its_writes_in_bounded_time_and_nothing_el
     operator.until_synced().await?;
     orders.update_many(doc! {}, doc! { "$inc": { "n": 100 } }).await?;
     operator.until_level().await?;
-    ensure!(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal());
+    wait_for("both sides to be equal", LONG, || async {
+        Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
+    })
+    .await?;
     proxy.shutdown().await;
     Ok(())
 }

@@ -67,8 +67,8 @@ async fn stepdowns_of_old_in_every_phase() -> Result<()> {
     trial.operator.until_synced().await?;
     trial.operator.writes(100).await?;
     step_down().await?;
-    let (proxy, _) = trial.holds_but_for_errors().await?;
-    proxy.shutdown().await;
+    let held = trial.holds_but_for_errors().await?;
+    held.proxy.shutdown().await;
     Ok(())
 }
 
@@ -85,7 +85,7 @@ async fn from_an_older_version() -> Result<()> {
     trial.work(200).await?;
     trial.back().await?;
     trial.all_to_new().await?;
-    let (proxy, _) = trial.holds().await?;
-    proxy.shutdown().await;
+    let held = trial.holds().await?;
+    held.proxy.shutdown().await;
     Ok(())
 }

@@ -90,6 +90,7 @@ impl Engine {
         let stored = {
             let mut stored = running.stored.lock();
             stored.phase = phase;
+            stored.ended_at = phase.is_over().then(|| context.clock.wall_millis());
             stored.clone()
         };
         stored.store(&context.records).await.map_err(|error| unavailable(error.to_string()))

@@ -91,9 +91,10 @@ impl Engine {
             total_bytes: u64::try_from(stored.total_bytes).unwrap_or(0).max(bytes),
             documents_per_second,
             bytes_per_second,
-            elapsed_seconds: stored
-                .started_at
-                .map(|at| (self.environment.clock.wall_millis() - at).max(0) as f64 / 1000.0),
+            elapsed_seconds: stored.started_at.map(|at| {
+                let until = stored.ended_at.unwrap_or_else(|| self.environment.clock.wall_millis());
+                (until - at).max(0) as f64 / 1000.0
+            }),
             remaining_seconds: if copying {
                 (documents_per_second > 0.0).then(|| left as f64 / documents_per_second)
             } else {

@@ -104,8 +104,11 @@ pub(super) fn slots(slots: &SlotSet) -> Bson {
 impl Engine {
     /// Everything that stands in the way of moving reads or writes.
     pub(super) fn blocked(&self, running: &Running) -> Vec<String> {
-        let Some(context) = running.parts() else { return vec!["it has not started".into()] };
         let stored = running.stored.lock();
+        if stored.phase.is_over() {
+            return vec![format!("it is {}", stored.phase)];
+        }
+        let Some(context) = running.parts() else { return vec!["it has not started".into()] };
         let leases = context.leases();
         let recheck = stored
             .recheck
@@ -185,6 +188,10 @@ impl Engine {
         let wanted = SlotSet::percent(percent);
         let (up, down) = (wanted.minus(&route.owned_by_new), route.owned_by_new.minus(&wanted));
         if up.is_empty() && down.is_empty() {
+            if percent == 100 && running.stored.lock().all_on_new_at.is_none() {
+                // The process that moved them died before it could note that.
+                self.note_all_on_new(running, &context, percent).await;
+            }
             return Ok(Ramp { percent, epoch: route.epoch, pause_ms: 0, attempts: 0 });
         }
         if !up.is_empty() && percent > route.reads_on_new.as_percent() {

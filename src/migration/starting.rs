@@ -82,7 +82,14 @@ impl Engine {
         self.must_be_ready()?;
         let mut migrations = self.migrations.lock().await;
         if let Some(running) = migrations.get(&new.name) {
-            let same = running.stored.lock().namespaces == new.namespaces;
+            let (same, phase) = {
+                let stored = running.stored.lock();
+                (stored.namespaces == new.namespaces, stored.phase)
+            };
+            if phase.is_over() {
+                let detail = format!("migration {} is {phase}; give the new one another name", new.name);
+                return Err(ControlError::new(Refusal::Conflict, "name-used", detail));
+            }
             return if same {
                 Ok(Arc::clone(running))
             } else {

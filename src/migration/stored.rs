@@ -37,6 +37,9 @@ pub struct Stored {
     pub created_at: i64,
     /// Unix milliseconds.
     pub started_at: Option<i64>,
+    /// When it was completed or aborted; Unix milliseconds.
+    #[serde(default)]
+    pub ended_at: Option<i64>,
     /// Since when all writes are on new; Unix milliseconds.
     pub all_on_new_at: Option<i64>,
     /// The start of the streams, on old's time line.
@@ -116,6 +119,7 @@ impl Stored {
             paused: false,
             created_at,
             started_at: None,
+            ended_at: None,
             all_on_new_at: None,
             start: None,
             copied: false,

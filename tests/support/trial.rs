@@ -18,6 +18,13 @@ pub(crate) struct Trial {
     namespace: String,
 }
 
+/// What is there after the proof; the clusters run until this goes.
+pub(crate) struct Held {
+    pub(crate) proxy: Proxy,
+    pub(crate) operator: Operator,
+    _clusters: [ReplicaSet; 2],
+}
+
 impl Trial {
     /// The load goes on, and the migration has started.
     pub(crate) async fn start(
@@ -56,22 +63,22 @@ impl Trial {
     }
 
     /// The application has seen no error; every write counts once, and both sides are equal.
-    pub(crate) async fn holds(self) -> Result<(Proxy, Operator)> {
+    pub(crate) async fn holds(self) -> Result<Held> {
         self.end(true).await
     }
 
     /// As [`Self::holds`], but the application may have seen errors.
-    pub(crate) async fn holds_but_for_errors(self) -> Result<(Proxy, Operator)> {
+    pub(crate) async fn holds_but_for_errors(self) -> Result<Held> {
         self.end(false).await
     }
 
-    async fn end(self, without_errors: bool) -> Result<(Proxy, Operator)> {
+    async fn end(self, without_errors: bool) -> Result<Held> {
         let outcome = self.load.stop().await;
         if without_errors {
             no_errors(&outcome)?;
         }
         self.operator.until_level().await?;
         prove(outcome, &self.old, &self.new, &uri(&self.proxy), &self.namespace).await?;
-        Ok((self.proxy, self.operator))
+        Ok(Held { proxy: self.proxy, operator: self.operator, _clusters: [self.old, self.new] })
     }
 }
