@@ -169,3 +169,35 @@ async fn moved_chunks_make_no_events() {
     assert_eq!(kinds.len(), 1);
     assert_eq!(id(kinds[0]), 15);
 }
+
+/// Whoever is shown an event may wait for its time: the reply says a time of the cluster that is not before it.
+#[tokio::test]
+async fn no_event_is_ahead_of_the_clusters_time() {
+    let shop = Shop::open_quick().await;
+    shop.fill(0, 40).await;
+    let watch = vec![doc! {"$changeStream": {}}];
+    let opened =
+        shop.cluster.run("shop", doc! {"aggregate": "orders", "pipeline": watch, "cursor": {}}).await;
+    let cursor = opened.unwrap().get_document("cursor").unwrap().get_i64("id").unwrap();
+    // All shards are past the time at which the stream begins.
+    shop.admin(doc! {"appendOplogNote": 1, "data": {"note": 1}}).await.unwrap();
+    // The router hears of what is written past it only by the stream.
+    let shard = shop.on_shard(0, "orders").await;
+    let own = shard.find_one(doc! {}).await.unwrap().unwrap();
+    for round in 0..4 {
+        let changed = shard.update_one(doc! {"_id": own.get("_id")}, doc! {"$inc": {"n": 1}}).await;
+        assert_eq!(changed.unwrap().modified_count, 1);
+        let begin = Instant::now();
+        loop {
+            assert!(begin.elapsed() < Duration::from_secs(60), "no event of {round}");
+            let more = doc! {"getMore": cursor, "collection": "orders", "maxTimeMS": 500};
+            let reply = shop.cluster.run("shop", more).await.unwrap();
+            let known = reply.get_document("$clusterTime").unwrap().get_timestamp("clusterTime").unwrap();
+            let batch = reply.get_document("cursor").unwrap().get_array("nextBatch").unwrap();
+            let times = batch.iter().map(|event| event.as_document().unwrap().get_timestamp("clusterTime"));
+            let Some(last) = times.map(Result::unwrap).max() else { continue };
+            assert!(last <= known, "an event at {last}, the cluster at {known}");
+            break;
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bson::{Document, RawDocumentBuf};
+use bson::{Document, RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
 use reshard::cluster::command::{Commands, Request, SendError, ServerId, number};
 use reshard::cluster::{Cluster, Gossip, Pooled, Pools, Selection, Settings};
@@ -175,6 +175,13 @@ impl Backend {
                 return Ok(found);
             }
             reply = self.command(database, &bson::doc! {more: id, "collection": collection}).await?;
+        }
+    }
+
+    /// Takes note of the time in a reply that did not come by way of [`Self::run`].
+    pub(super) fn observe_time(&self, reply: &RawDocument) {
+        if let Ok(time) = reply.get_document("$clusterTime") {
+            self.time.observe(time);
         }
     }
 

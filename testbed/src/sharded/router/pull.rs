@@ -70,7 +70,10 @@ impl Opened {
         let sent = self.connection.lock().await.exchange(&mut [IoSlice::new(&message)], &mut reply).await;
         sent.map_err(|error| Failure::of_send(&error).label(RESUMABLE))?;
         let parts = OpMsg::parse(&reply).map_err(|error| Failure::bad_value(error.to_string()))?;
-        Ok(RawDocument::from_bytes(&reply[parts.body])?.to_owned())
+        let reply = RawDocument::from_bytes(&reply[parts.body])?.to_owned();
+        // Whoever is shown an event may wait for its time: every shard must have heard of it by then.
+        self.shard.observe_time(&reply);
+        Ok(reply)
     }
 
     /// Ends the cursor, as well as it goes.
