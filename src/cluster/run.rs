@@ -1,6 +1,7 @@
 //! [`Commands`] on real servers.
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
-use crate::wire::header::FrameError;
+use crate::wire::element::Elements;
 use crate::wire::op_msg::{self, OpMsg};
 
 use super::command::{Commands, Reply, Request, SendError, ServerId, number};
@@ -25,15 +26,16 @@ impl Commands for Pools {
     async fn run(&self, request: Request) -> Result<Reply, SendError> {
         let deadline = Instant::now() + request.limit;
         let selection = Selection::from(&request.target);
-        let message = self.message(&request);
+        let head = self.head(&request);
+        let documents = request.sequence.as_ref().map_or(&[][..], |sequence| &sequence.documents);
         let mut reply = BytesMut::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut pooled = self.checkout(&selection, left).await?;
             request.must_be_due()?;
-            let mut parts = [IoSlice::new(&message)];
+            let mut parts = [IoSlice::new(&head), IoSlice::new(documents)];
             match timeout_at(deadline, pooled.exchange(&mut parts, &mut reply)).await {
-                Ok(Ok(())) => return self.reply(&pooled, &reply),
+                Ok(Ok(())) => return self.reply(&pooled, reply),
                 // The idle connection was dead before it was used: nothing was sent, so send it on another.
                 Ok(Err(SendError::NotSent(_))) if Instant::now() < deadline => {}
                 Ok(Err(error)) => return Err(error),
@@ -48,7 +50,8 @@ fn no_answer(server: &ServerId, request: &Request) -> SendError {
 }
 
 impl Pools {
-    fn message(&self, request: &Request) -> Vec<u8> {
+    /// The message up to its documents, which are sent from where they are.
+    fn head(&self, request: &Request) -> Vec<u8> {
         let mut body = request.body.clone();
         body.append(cstr!("$db"), request.database.as_str());
         if let Some(cluster_time) = self.cluster().gossip().latest() {
@@ -56,15 +59,17 @@ impl Pools {
         }
         let id = LAST_REQUEST_ID.fetch_add(1, Ordering::Relaxed);
         let sequence = request.sequence.as_ref();
-        let sequence = sequence.map(|sequence| (sequence.identifier, &*sequence.documents));
-        op_msg::build(id, 0, 0, body.as_bytes(), sequence)
+        let sequence = sequence.map(|sequence| (sequence.identifier, sequence.documents.len()));
+        op_msg::build_head(id, 0, 0, body.as_bytes(), sequence)
     }
 
     /// Reads a reply and takes note of what it says about the cluster.
-    fn reply(&self, pooled: &Pooled, message: &[u8]) -> Result<Reply, SendError> {
+    fn reply(&self, pooled: &Pooled, message: BytesMut) -> Result<Reply, SendError> {
         let server = pooled.server().clone();
         let unusable = |error: String| SendError::Unknown(format!("{server}: unusable reply: {error}"));
-        let body = body_of(message).map_err(|error| unusable(error.to_string()))?;
+        let place = OpMsg::parse(&message).map_err(|error| unusable(error.to_string()))?.body;
+        let body =
+            RawDocument::from_bytes(&message[place.clone()]).map_err(|error| unusable(error.to_string()))?;
         if let Ok(cluster_time) = body.get_document("$clusterTime") {
             self.cluster().gossip().observe(cluster_time);
         }
@@ -72,14 +77,9 @@ impl Pools {
             self.cluster().note_reply_error(&server, code);
         }
         let operation_time = body.get_timestamp("operationTime").ok();
-        let body = without_times(body).map_err(|error| unusable(error.to_string()))?;
+        let body = without_times(message, place).map_err(unusable)?;
         Ok(Reply { body, operation_time, server })
     }
-}
-
-fn body_of(message: &[u8]) -> Result<&RawDocument, FrameError> {
-    let body = OpMsg::parse(message)?.body;
-    RawDocument::from_bytes(&message[body]).map_err(|_| FrameError::Malformed("the body is not BSON"))
 }
 
 /// The codes by which a server says that it cannot serve any more: of the command, of its write concern.
@@ -91,14 +91,42 @@ fn error_codes(body: &RawDocument) -> impl Iterator<Item = i32> {
     code.into_iter().chain(concern).map(|code| code as i32)
 }
 
-/// The reply without what belongs to the cluster's own time line.
-fn without_times(body: &RawDocument) -> Result<RawDocumentBuf, bson::error::Error> {
-    let mut kept = RawDocumentBuf::new();
-    for element in body.iter_elements() {
-        let element = element?;
-        if !matches!(element.key().as_str(), "$clusterTime" | "operationTime") {
-            kept.append(element.key(), element.value()?);
+/// The body without what belongs to the cluster's own time line. Batches are large: their bytes stay where
+/// they are but for a move to the front.
+fn without_times(message: BytesMut, place: Range<usize>) -> Result<RawDocumentBuf, String> {
+    let mut times = Vec::new();
+    for element in Elements::within(&message, place.clone()).map_err(|error| error.to_string())? {
+        let element = element.map_err(|error| error.to_string())?;
+        if matches!(element.key, b"$clusterTime" | b"operationTime") {
+            times.push(element.range());
         }
     }
-    Ok(kept)
+    let mut bytes = Vec::from(message);
+    bytes.truncate(place.end);
+    for time in times.into_iter().rev() {
+        bytes.drain(time);
+    }
+    bytes.drain(..place.start);
+    let length = i32::try_from(bytes.len()).map_err(|error| error.to_string())?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    RawDocumentBuf::from_bytes(bytes).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Timestamp, rawdoc};
+
+    use super::*;
+
+    #[test]
+    fn the_clusters_times_are_taken_out_wherever_they_stand() {
+        let time = Timestamp { time: 7, increment: 1 };
+        let body = rawdoc! {
+            "operationTime": time, "cursor": { "id": 5_i64, "operationTime": 1 }, "$clusterTime": { "a": time }, "ok": 1.0,
+        };
+        let message = op_msg::build(1, 2, 0, body.as_bytes(), Some(("documents", rawdoc! {}.as_bytes())));
+        let place = OpMsg::parse(&message).unwrap().body;
+        let kept = without_times(BytesMut::from(&message[..]), place).unwrap();
+        assert_eq!(kept, rawdoc! { "cursor": { "id": 5_i64, "operationTime": 1 }, "ok": 1.0 });
+    }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawDocument, Timestamp, rawdoc};
+use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use tokio::sync::watch;
 
@@ -25,7 +26,7 @@ use crate::model::key::Key;
 use crate::model::side::PerSide;
 use crate::policy::converge::{Failure, failure, insert_would_change};
 use crate::state::parking::Parking;
-use crate::state::recent::{Reading, Recent};
+use crate::state::recent::{Load, Reading, Recent};
 use crate::state::records::{Records, write_concern_problem};
 
 const RETRY: Duration = Duration::from_millis(300);
@@ -71,7 +72,7 @@ pub struct Backfill {
 #[derive(Default)]
 struct Cargo {
     keys: Vec<Key>,
-    documents: Vec<u8>,
+    documents: Bytes,
     /// Keys of documents that an insert would change.
     special: Vec<Key>,
     last: Option<RawBson>,
@@ -194,7 +195,7 @@ impl Backfill {
 
     /// Inserts what is not there yet; returns the keys that this did not settle.
     async fn insert(&self, range: &Range, cargo: &Cargo) -> Result<Vec<Key>, String> {
-        self.recent.note_copying(cargo.keys.iter().map(Key::fingerprint));
+        let load = self.recent.note_copying(cargo.keys.iter().map(Key::fingerprint));
         let body = rawdoc! {
             "insert": range.namespace.collection(), "ordered": false, "bypassDocumentValidation": true,
             "writeConcern": { "w": "majority" },
@@ -218,34 +219,26 @@ impl Backfill {
                 return Err(problem);
             }
         };
-        Ok(self.unsettled(cargo, &reply))
+        Ok(self.unsettled(cargo, load, &reply))
     }
 
     /// Goes through an insert's answer. A duplicate on `_id` means that the document is there already; on any
     /// other index it is missing.
-    fn unsettled(&self, cargo: &Cargo, reply: &Reply) -> Vec<Key> {
-        let mut failures = std::collections::HashMap::new();
+    fn unsettled(&self, cargo: &Cargo, load: Load, reply: &Reply) -> Vec<Key> {
+        let mut converge = Vec::new();
         if let Ok(errors) = reply.body.get_array("writeErrors") {
             for error in errors.into_iter().flatten().filter_map(|error| error.as_document()) {
-                if let Some(index) = number(error, "index") {
-                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-                    failures.insert(index as usize, failure(error));
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+                let key = number(error, "index").and_then(|index| cargo.keys.get(index as usize));
+                let Some(key) = key else { continue };
+                let untaken = self.recent.forget_copying(key.fingerprint());
+                if !untaken || failure(error) != Failure::Guard {
+                    converge.push(key.clone());
                 }
             }
         }
         let at = reply.operation_time.unwrap_or(Timestamp { time: u32::MAX, increment: 0 });
-        let mut converge = Vec::new();
-        for (index, key) in cargo.keys.iter().enumerate() {
-            match failures.remove(&index) {
-                None => self.recent.note_copied(key.fingerprint(), at),
-                Some(failure) => {
-                    let untaken = self.recent.forget_copying(key.fingerprint());
-                    if !untaken || failure != Failure::Guard {
-                        converge.push(key.clone());
-                    }
-                }
-            }
-        }
+        self.recent.note_copied(load, at);
         converge
     }
 }
@@ -293,7 +286,8 @@ fn max_key(range: &Range, after: Timestamp) -> Request {
 fn unload(body: &RawDocument, field: &str) -> Result<Cargo, String> {
     let cursor = body.get_document("cursor").map_err(|error| error.to_string())?;
     let batch = cursor.get_array(field).map_err(|error| error.to_string())?;
-    let mut cargo = Cargo { documents: Vec::with_capacity(batch.as_bytes().len()), ..Cargo::default() };
+    let mut documents = Vec::with_capacity(batch.as_bytes().len());
+    let mut cargo = Cargo::default();
     for item in batch {
         let Ok(RawBsonRef::Document(document)) = item else { return Err("a batch without documents".into()) };
         let key = id_of(document).ok_or("a document without a readable _id")?;
@@ -301,9 +295,10 @@ fn unload(body: &RawDocument, field: &str) -> Result<Cargo, String> {
         if insert_would_change(document) {
             cargo.special.push(key);
         } else {
-            cargo.documents.extend_from_slice(document.as_bytes());
+            documents.extend_from_slice(document.as_bytes());
             cargo.keys.push(key);
         }
     }
+    cargo.documents = documents.into();
     Ok(cargo)
 }

@@ -1,7 +1,7 @@
 //! The ranges of `_id` that the backfill copies, and how far each is, as stored.
 
 use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf};
-use bson::{Bson, RawDocument, doc, rawdoc};
+use bson::{Bson, Document, RawDocument, doc, rawdoc};
 
 use crate::cluster::command::{Commands, Request, number};
 use crate::converge::read::ask;
@@ -12,10 +12,15 @@ use crate::state::records::{RecordError, Records, first_batch};
 /// Collection of ranges.
 pub const RANGES: &str = "ranges";
 /// Bytes that a range should hold.
-const RANGE_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
+const RANGE_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
 /// Ranges of one collection at most.
-const MOST_RANGES: f64 = 2000.0;
-const SAMPLES_PER_RANGE: i64 = 10;
+const MOST_RANGES: f64 = 4000.0;
+/// Ranges are of about equal size: with 30 samples a range the largest is seldom twice the mean.
+const SAMPLES_PER_RANGE: i64 = 30;
+/// Samples of one collection at most: what they are must fit one reply.
+const MOST_SAMPLES: i64 = 40_000;
+/// Ranges that one command stores.
+const STORED_AT_ONCE: usize = 500;
 /// A small collection is still cut so often for each copier, so that none of them works alone at the end;
 const TURNS: f64 = 4.0;
 /// but into nothing smaller than this.
@@ -78,12 +83,13 @@ pub async fn split(
     parallel: usize,
 ) -> Result<Vec<Range>, String> {
     let wanted = ranges_of(size.bytes, parallel);
+    let samples_per_range = SAMPLES_PER_RANGE.min(MOST_SAMPLES / wanted);
     let mut cuts: Vec<RawBson> = Vec::new();
     if size.documents > 1000 {
         let body = rawdoc! {
             "aggregate": namespace.collection(),
             "pipeline": [
-                { "$sample": { "size": wanted * SAMPLES_PER_RANGE } },
+                { "$sample": { "size": wanted * samples_per_range } },
                 { "$project": { "_id": 1 } },
                 { "$sort": { "_id": 1 } },
             ],
@@ -92,7 +98,7 @@ pub async fn split(
         };
         let reply = ask(cluster, Request::new(namespace.database(), body)).await?;
         let samples = first_batch(&reply.body)?;
-        let step = usize::try_from(SAMPLES_PER_RANGE).unwrap_or(1);
+        let step = usize::try_from(samples_per_range).unwrap_or(1);
         cuts.extend(samples.iter().skip(step).step_by(step).filter_map(|sample| id(sample)));
         // No scan can begin there.
         cuts.retain(|cut| !matches!(cut, RawBson::MaxKey));
@@ -135,6 +141,40 @@ fn stored_id(migration: &str, range: &Range) -> String {
 /// # Errors
 /// [`RecordError`].
 pub async fn store(records: &Records, migration: &str, range: &Range) -> Result<(), RecordError> {
+    let (query, update) = (doc! { "_id": stored_id(migration, range) }, stored(migration, range)?);
+    records.change(DATABASE, RANGES, query, update, true).await.map(|_| ())
+}
+
+/// Stores all ranges of a collection, the first one last: where the first one is, all are (see [`is_cut`]).
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn store_all(records: &Records, migration: &str, ranges: &[Range]) -> Result<(), RecordError> {
+    for some in ranges.rchunks(STORED_AT_ONCE) {
+        let mut statements = Vec::new();
+        for range in some.iter().rev() {
+            let query = doc! { "_id": stored_id(migration, range) };
+            let statement = doc! { "q": query, "u": stored(migration, range)?, "upsert": true };
+            let statement = RawDocumentBuf::try_from(&statement);
+            statements
+                .extend(statement.map_err(|error| RecordError::Malformed(error.to_string()))?.into_bytes());
+        }
+        let body = rawdoc! { "update": RANGES, "ordered": true };
+        let reply = records.write(DATABASE, body, Some(("updates", statements))).await?;
+        if let Ok(errors) = reply.body.get_array("writeErrors") {
+            return Err(RecordError::Malformed(format!("ranges could not be stored: {errors:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether all ranges of a collection are among those that are stored.
+#[must_use]
+pub fn is_cut(stored: &[Range], namespace: &Namespace) -> bool {
+    stored.iter().any(|range| range.number == 0 && range.namespace == *namespace)
+}
+
+fn stored(migration: &str, range: &Range) -> Result<Document, RecordError> {
     let bound = |bound: &Option<RawBson>| match bound {
         // Wrapped, so that an open bound and an `_id` of null differ.
         Some(id) => Bson::try_from(id.clone())
@@ -142,14 +182,10 @@ pub async fn store(records: &Records, migration: &str, range: &Range) -> Result<
             .map_err(|error| RecordError::Malformed(error.to_string())),
         None => Ok(Bson::Array(vec![])),
     };
-    let update = doc! { "$set": {
+    Ok(doc! { "$set": {
         "migration": migration, "namespace": range.namespace.as_str(), "number": range.number,
         "low": bound(&range.low)?, "high": bound(&range.high)?, "next": bound(&range.next)?, "done": range.done,
-    } };
-    records
-        .change(DATABASE, RANGES, doc! { "_id": stored_id(migration, range) }, update, true)
-        .await
-        .map(|_| ())
+    } })
 }
 
 /// The ranges stored for a migration.
@@ -187,11 +223,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_collection_is_cut_only_when_its_first_range_is_stored() {
+        let namespace = Namespace::new("shop", "orders");
+        let range = |number| Range {
+            number,
+            namespace: namespace.clone(),
+            low: None,
+            high: None,
+            next: None,
+            done: false,
+        };
+        assert!(!is_cut(&[range(2), range(1)], &namespace));
+        assert!(is_cut(&[range(2), range(1), range(0)], &namespace));
+        assert!(!is_cut(&[range(0)], &Namespace::new("shop", "customers")));
+    }
+
+    #[test]
     fn every_copier_has_several_ranges_of_a_sensible_size() {
         assert_eq!(ranges_of(0, 4), 4);
         assert_eq!(ranges_of(12 << 20, 4), 6);
         assert_eq!(ranges_of(200 << 20, 4), 16);
-        assert_eq!(ranges_of(10 << 30, 4), 160);
-        assert_eq!(ranges_of(1 << 50, 4), 2000);
+        assert_eq!(ranges_of(10 << 30, 4), 640);
+        assert_eq!(ranges_of(1 << 50, 4), 4000);
     }
 }

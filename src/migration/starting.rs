@@ -248,17 +248,14 @@ impl Engine {
             let size = ranges::size_of(&*context.clusters.old, namespace).await.map_err(unavailable)?;
             documents += size.documents;
             bytes += size.bytes;
-            if known.iter().any(|range| range.namespace == *namespace) {
+            if ranges::is_cut(&known, namespace) {
                 continue;
             }
             let parallel = self.environment.settings.backfill_parallel;
             let cut = ranges::split(&*context.clusters.old, namespace, size, parallel)
                 .await
                 .map_err(unavailable)?;
-            // The last first: ranges that begin with the first are complete.
-            for range in cut.iter().rev() {
-                ranges::store(&context.records, &context.name, range).await.map_err(to_control)?;
-            }
+            ranges::store_all(&context.records, &context.name, &cut).await.map_err(to_control)?;
         }
         let mut stored = running.stored.lock();
         stored.total_documents = i64::try_from(documents).unwrap_or(i64::MAX);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::raw::{RawDocumentBuf, cstr};
+use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawDocument, Timestamp, rawdoc};
 
 use crate::cluster::command::{Reply, Request, SendError, ServerId, SharedCluster, Target};
@@ -11,7 +11,6 @@ use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::policy::canonical::key_of;
 use crate::state::record::{DATABASE, MARKERS};
-use crate::state::records::batch;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +77,7 @@ pub enum StreamError {
 /// An open change stream.
 pub struct ChangeStream {
     cluster: SharedCluster,
+    namespaces: Vec<Namespace>,
     server: ServerId,
     cursor: i64,
     token: RawDocumentBuf,
@@ -111,9 +111,10 @@ impl ChangeStream {
             "readConcern": { "level": "majority" },
         };
         let reply = ask(cluster, Request::new("admin", body).within(ANSWER_LIMIT)).await?;
-        let batch = read_batch(&reply, "firstBatch")?;
+        let batch = read_batch(&reply, "firstBatch", namespaces)?;
         let stream = Self {
             cluster: cluster.clone(),
+            namespaces: namespaces.to_vec(),
             server: reply.server.clone(),
             cursor: cursor_id(&reply.body),
             token: batch.token.clone(),
@@ -138,7 +139,7 @@ impl ChangeStream {
             .within(patience + ANSWER_LIMIT);
         let reply = ask(&self.cluster, request).await?;
         self.cursor = cursor_id(&reply.body);
-        let batch = read_batch(&reply, "nextBatch")?;
+        let batch = read_batch(&reply, "nextBatch", &self.namespaces)?;
         self.token.clone_from(&batch.token);
         Ok(batch)
     }
@@ -177,21 +178,21 @@ async fn ask(cluster: &SharedCluster, request: Request) -> Result<Reply, StreamE
     }
 }
 
-fn read_batch(reply: &Reply, field: &str) -> Result<Batch, StreamError> {
+fn read_batch(reply: &Reply, field: &str, namespaces: &[Namespace]) -> Result<Batch, StreamError> {
     let malformed = |what: &str| StreamError::Broken(format!("a change stream without {what}"));
     let cursor = reply.body.get_document("cursor").map_err(|_| malformed("cursor"))?;
     let token = cursor.get_document("postBatchResumeToken").map_err(|_| malformed("postBatchResumeToken"))?;
     let position = token_time(token).ok_or_else(|| malformed("a readable token"))?;
-    let events = batch(&reply.body, field).map_err(StreamError::Broken)?;
-    Ok(Batch {
-        events: events.iter().map(|event| read_event(event)).collect(),
-        token: token.to_owned(),
-        position,
-        heard: reply.operation_time.unwrap_or(position),
-    })
+    let shown = cursor.get_array(field).map_err(|_| malformed(field))?;
+    let mut events = Vec::new();
+    for event in shown {
+        let Ok(RawBsonRef::Document(event)) = event else { return Err(malformed("readable events")) };
+        events.push(read_event(event, namespaces));
+    }
+    Ok(Batch { events, token: token.to_owned(), position, heard: reply.operation_time.unwrap_or(position) })
 }
 
-fn read_event(event: &RawDocument) -> Event {
+fn read_event(event: &RawDocument, namespaces: &[Namespace]) -> Event {
     let part = |name: &str| event.get_document("ns").ok().and_then(|ns| ns.get_str(name).ok()).unwrap_or("");
     let (database, collection) = (part("db"), part("coll"));
     let kind = event.get_str("operationType").unwrap_or("unknown");
@@ -204,13 +205,19 @@ fn read_event(event: &RawDocument) -> Event {
     let key = event.get_document("documentKey").ok().and_then(|key| key_of(key.get("_id").ok().flatten()?));
     match (key, event.get_timestamp("clusterTime")) {
         (Some(key), Ok(time)) => Event::Change {
-            namespace: Namespace::new(database, collection),
+            namespace: known_or_new(namespaces, database, collection),
             key,
             insert: kind == "insert",
             time,
         },
         _ => Event::Unreadable(format!("{kind} in {database}.{collection}")),
     }
+}
+
+/// Events come by the thousand, and of few collections.
+fn known_or_new(namespaces: &[Namespace], database: &str, collection: &str) -> Namespace {
+    let is_it = |known: &&Namespace| known.collection() == collection && known.database() == database;
+    namespaces.iter().find(is_it).cloned().unwrap_or_else(|| Namespace::new(database, collection))
 }
 
 /// The cluster time that a resume token stands for: its key string begins with the type byte of a timestamp

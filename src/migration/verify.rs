@@ -55,7 +55,7 @@ struct Run<'a> {
 
 impl Verifier {
     /// A comparison that reads `parallel` ranges at once. Each range in work needs about 100 bytes of memory
-    /// for each of its documents, of which 64 MB are in a range.
+    /// for each of its documents, of which 16 MB are in a range.
     #[must_use]
     pub const fn new(ctx: Arc<Context>, parallel: usize) -> Self {
         Self { ctx, parallel, unsettled: AtomicU64::new(0) }

@@ -6,6 +6,7 @@
 //! whether an insert it sees is one of the backfill's own, already accounted for.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use bson::Timestamp;
 use parking_lot::Mutex;
@@ -19,13 +20,47 @@ pub struct Recent {
 
 #[derive(Debug, Default)]
 struct State {
-    changed: HashMap<u128, Timestamp>,
+    changed: ByFingerprint<Timestamp>,
     /// Everything at or below this may have been forgotten.
     forgotten: Option<Timestamp>,
-    /// The backfill's inserts: `None` until acknowledged, then the mirror's time at that moment.
-    copied: HashMap<u128, Option<Timestamp>>,
+    /// The backfill's inserts whose events are awaited, each with its load.
+    copied: ByFingerprint<Load>,
+    loads: HashMap<Load, Underway>,
     reading: HashMap<u64, Timestamp>,
     next: u64,
+}
+
+/// Documents that the backfill inserts with one command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Load(u64);
+
+#[derive(Debug)]
+struct Underway {
+    /// The mirror's time when the insert was acknowledged; `None` until then.
+    acknowledged: Option<Timestamp>,
+    /// Keys in `copied`.
+    awaited: usize,
+}
+
+type ByFingerprint<T> = HashMap<u128, T, BuildHasherDefault<Fingerprints>>;
+
+/// Fingerprints are hashes already.
+#[derive(Debug, Default)]
+struct Fingerprints(u64);
+
+impl Hasher for Fingerprints {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
+    fn write_u128(&mut self, fingerprint: u128) {
+        self.0 = fingerprint as u64;
+    }
 }
 
 /// A range that the backfill is reading; changes since its start are remembered until it is dropped.
@@ -86,39 +121,73 @@ impl Recent {
     }
 
     /// The backfill is about to insert these keys.
-    pub fn note_copying(&self, fingerprints: impl Iterator<Item = u128>) {
-        self.state.lock().copied.extend(fingerprints.map(|fingerprint| (fingerprint, None)));
+    #[must_use]
+    pub fn note_copying(&self, fingerprints: impl Iterator<Item = u128>) -> Load {
+        let mut state = self.state.lock();
+        state.next += 1;
+        let load = Load(state.next);
+        state.loads.insert(load, Underway { acknowledged: None, awaited: 0 });
+        for fingerprint in fingerprints {
+            let before = state.copied.insert(fingerprint, load);
+            state.expect(load, 1);
+            before.into_iter().for_each(|before| state.expect(before, -1));
+        }
+        load
     }
 
-    /// The insert of this key is acknowledged; the mirror's time is now `time`.
-    pub fn note_copied(&self, fingerprint: u128, time: Timestamp) {
-        if let Some(acknowledged) = self.state.lock().copied.get_mut(&fingerprint) {
-            *acknowledged = Some(time);
+    /// The insert of this load is acknowledged, but for what was forgotten; the mirror's time is now `time`.
+    pub fn note_copied(&self, load: Load, time: Timestamp) {
+        let mut state = self.state.lock();
+        if let Some(underway) = state.loads.get_mut(&load) {
+            underway.acknowledged = Some(time);
         }
+        state.expect(load, 0);
     }
 
     /// The insert of this key failed or its outcome is unknown. `false`: an event has been taken for it, so
     /// that the key must be converged.
     #[must_use]
     pub fn forget_copying(&self, fingerprint: u128) -> bool {
-        self.state.lock().copied.remove(&fingerprint).is_some()
+        let mut state = self.state.lock();
+        let load = state.copied.remove(&fingerprint);
+        load.into_iter().for_each(|load| state.expect(load, -1));
+        load.is_some()
     }
 
     /// Whether an insert that the mirror's stream shows is the backfill's own; says yes once for each.
     pub fn take_copied(&self, fingerprint: u128, time: Timestamp) -> bool {
         let mut state = self.state.lock();
-        match state.copied.get(&fingerprint) {
-            Some(acknowledged) if acknowledged.is_none_or(|acknowledged| time <= acknowledged) => {
-                state.copied.remove(&fingerprint).is_some()
-            }
-            _ => false,
+        let Some(load) = state.copied.get(&fingerprint).copied() else { return false };
+        let acknowledged = state.loads.get(&load).and_then(|underway| underway.acknowledged);
+        if acknowledged.is_some_and(|acknowledged| time > acknowledged) {
+            return false;
         }
+        state.copied.remove(&fingerprint);
+        state.expect(load, -1);
+        true
     }
 
     /// Everything that the mirror's stream had to show up to `time` has been seen: forgets what was
     /// copied before.
     pub fn mirror_passed(&self, time: Timestamp) {
-        self.state.lock().copied.retain(|_, acknowledged| acknowledged.is_none_or(|at| at > time));
+        let State { loads, copied, .. } = &mut *self.state.lock();
+        let all = loads.len();
+        loads.retain(|_, underway| underway.acknowledged.is_none_or(|at| at > time));
+        // Rarely: events of all the others have been taken, and their loads with them.
+        if loads.len() < all {
+            copied.retain(|_, load| loads.contains_key(load));
+        }
+    }
+}
+
+impl State {
+    /// Changes how many events of a load are awaited; a load that awaits none is forgotten.
+    fn expect(&mut self, load: Load, more: isize) {
+        let Some(underway) = self.loads.get_mut(&load) else { return };
+        underway.awaited = underway.awaited.saturating_add_signed(more);
+        if underway.awaited == 0 && underway.acknowledged.is_some() {
+            self.loads.remove(&load);
+        }
     }
 }
 
@@ -178,15 +247,31 @@ mod tests {
     #[test]
     fn an_insert_of_the_backfill_is_taken_once() {
         let recent = Recent::new(10);
-        recent.note_copying([1, 2, 3].into_iter());
-        recent.note_copied(1, at(5));
-        recent.note_copied(2, at(5));
-        assert!(recent.take_copied(3, at(9)));
+        let early = recent.note_copying([3, 4].into_iter());
+        assert!(recent.take_copied(3, at(9)), "its event may come before its acknowledgement");
         assert!(!recent.forget_copying(3));
+        assert!(recent.forget_copying(4));
+        recent.note_copied(early, at(5));
+        let load = recent.note_copying([1, 2].into_iter());
+        recent.note_copied(load, at(5));
         assert!(recent.take_copied(1, at(4)));
         assert!(!recent.take_copied(1, at(5)));
         assert!(!recent.take_copied(2, at(6)));
+        assert_eq!(recent.room_for_copied(), 9);
         recent.mirror_passed(at(5));
         assert_eq!(recent.room_for_copied(), 10);
+        assert!(recent.state.lock().loads.is_empty());
+    }
+
+    #[test]
+    fn a_load_that_is_sent_again_counts_once() {
+        let recent = Recent::new(10);
+        let first = recent.note_copying([1, 2].into_iter());
+        let second = recent.note_copying([2, 3].into_iter());
+        recent.note_copied(first, at(3));
+        recent.note_copied(second, at(6));
+        recent.mirror_passed(at(4));
+        assert!(recent.take_copied(2, at(6)), "it belongs to the later load");
+        assert!(!recent.take_copied(1, at(2)), "the stream has passed its load");
     }
 }

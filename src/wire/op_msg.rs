@@ -103,20 +103,37 @@ pub fn build(
     body: &[u8],
     sequence: Option<(&str, &[u8])>,
 ) -> Vec<u8> {
-    let extra = sequence.map_or(0, |(name, documents)| 1 + 4 + name.len() + 1 + documents.len());
+    let announced = sequence.map(|(name, documents)| (name, documents.len()));
+    let mut out = build_head(request_id, response_to, flags, body, announced);
+    if let Some((_, documents)) = sequence {
+        out.extend_from_slice(documents);
+    }
+    out
+}
+
+/// As [`build`], up to the documents of the sequence: of these only the length is needed, so that whoever has
+/// them elsewhere need not copy them.
+#[must_use]
+pub fn build_head(
+    request_id: i32,
+    response_to: i32,
+    flags: u32,
+    body: &[u8],
+    sequence: Option<(&str, usize)>,
+) -> Vec<u8> {
+    let extra = sequence.map_or(0, |(name, documents)| 1 + 4 + name.len() + 1 + documents);
     let length = HEADER_LEN + 4 + 1 + body.len() + extra;
-    let mut out = Vec::with_capacity(length);
+    let mut out = Vec::with_capacity(length - sequence.map_or(0, |(_, documents)| documents));
     out.extend_from_slice(&Header { length, request_id, response_to, opcode: OP_MSG }.encode());
     out.extend_from_slice(&flags.to_le_bytes());
     out.push(0);
     out.extend_from_slice(body);
-    if let Some((name, documents)) = sequence {
+    if let Some((name, _)) = sequence {
         out.push(1);
         let size = i32::try_from(extra - 1).unwrap_or(i32::MAX);
         out.extend_from_slice(&size.to_le_bytes());
         out.extend_from_slice(name.as_bytes());
         out.push(0);
-        out.extend_from_slice(documents);
     }
     out
 }
