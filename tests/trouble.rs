@@ -3,6 +3,7 @@
 mod support;
 
 use anyhow::{Result, ensure};
+use bson::doc;
 use reshard_loadtest::{Load, Profile};
 use reshard_testbed::{ReplicaSet, Version};
 use support::process::Server;
@@ -46,6 +47,71 @@ async fn new_away_before_it_has_authority_is_not_noticed() -> Result<()> {
     prove(outcome, &old, &new, &server.uri(), "shop.orders").await
 }
 
+/// Whoever follows old's changes hears of them late.
+async fn streams_of_old(set: &ReplicaSet, late: bool) -> Result<()> {
+    let streams = doc! {
+        "failCommands": ["getMore"], "namespace": "admin.$cmd.aggregate",
+        "blockConnection": true, "blockTimeMS": 15_000,
+    };
+    let mode = if late { "alwaysOn" } else { "off" };
+    set.fail_point(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": streams }).await
+}
+
+/// New goes away between the end of the copy and the moment when it is level, and so does the proxy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_away_while_it_catches_up_is_not_noticed() -> Result<()> {
+    let (old, new) = two_sets("new-away-behind").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
+    let workers = config.workers;
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    server.create_and_start("orders", "shop.orders").await?;
+    streams_of_old(&old, true).await?;
+    server.until("orders", "the copy to end", |progress| progress["phase"] == "catching_up").await?;
+
+    new.kill9_all().await?;
+    work(&load, 300).await?;
+    server.kill9()?;
+    server.restart().await?;
+    work(&load, 300).await?;
+    let (_, progress) = server.get("/v1/migrations/orders/progress").await?;
+    ensure!(progress["phase"] == "catching_up" && progress["can_cut_over"] == false, "{progress}");
+    new.start_all().await?;
+    streams_of_old(&old, false).await?;
+    server.until_free("orders").await?;
+    work(&load, 100).await?;
+    let outcome = load.stop().await;
+    no_errors_but_of_one_death(&outcome, workers)?;
+    server.until_level("orders").await?;
+    prove(outcome, &old, &new, &server.uri(), "shop.orders").await
+}
+
+/// New goes away when everything is on it. What it answered before is there when it comes back, and all of it
+/// returns to old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_away_when_it_decides_everything_loses_nothing() -> Result<()> {
+    let (old, new) = two_sets("new-away-all").await?;
+    let trial = Trial::start(old, new, Profile::Unique, DOCUMENTS).await?;
+    trial.operator.until_synced().await?;
+    trial.all_to_new().await?;
+    trial.new.kill9_all().await?;
+    // Other collections notice nothing, while writes of this one wait and then fail.
+    let other = mongodb::Client::with_uri_str(trial.uri()).await?.database("shop").collection("other");
+    for id in 0..20 {
+        other.insert_one(doc! { "_id": id }).await?;
+    }
+    ensure!(!trial.operator.progress().await?.can_cut_over);
+    ensure!(trial.operator.rollback().await.is_err(), "nothing can be given back by a cluster that is away");
+    trial.new.start_all().await?;
+    trial.operator.until_synced().await?;
+    trial.work(200).await?;
+    trial.back().await?;
+    let held = trial.holds_but_for_errors().await?;
+    held.proxy.shutdown().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stepdowns_of_old_in_every_phase() -> Result<()> {
     let (old, new) = tokio::try_join!(
@@ -78,7 +144,19 @@ async fn from_an_older_version() -> Result<()> {
         ReplicaSet::builder("version-old").version(Version::V5_0).start(),
         ReplicaSet::builder("version-new").version(Version::V6_0).start()
     )?;
-    let trial = Trial::start(old, new, Profile::Keyed, 5_000).await?;
+    up_back_and_up(Trial::start(old, new, Profile::Keyed, DOCUMENTS).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_much_older_version() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("version-4-old").version(Version::V4_4).start(),
+        ReplicaSet::builder("version-4-new").version(Version::V6_0).start()
+    )?;
+    up_back_and_up(Trial::start(old, new, Profile::Keyed, 20_000).await?).await
+}
+
+async fn up_back_and_up(trial: Trial) -> Result<()> {
     trial.operator.until_synced().await?;
     trial.operator.reads(100).await?;
     trial.operator.writes(50).await?;

@@ -8,6 +8,7 @@ use futures::FutureExt;
 
 use super::control::NamespaceSpec;
 use super::engine::{Engine, RETRY};
+use super::running::Running;
 use super::stored::{Stored, known_identity};
 use crate::model::side::Side;
 use crate::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
@@ -40,49 +41,65 @@ impl Engine {
         environment.spawn.spawn("begin", rest.boxed());
     }
 
-    /// Goes on until both sides and the stored migrations have been read, then starts their tasks.
+    /// Goes on until the stored migrations and both sides have been read, then starts their tasks.
     async fn finish_beginning(self: Arc<Self>) {
+        // What is stored is shown as soon as it can be read, also while one of the clusters is away.
+        let Some(stored) = self.load_stored().await else { return };
         for side in Side::BOTH {
             if let Err(why) = self.read_side(side).await {
                 self.fatal.send_replace(Some(why));
                 return;
             }
         }
-        let Ok(state) = self.environment.state() else { return };
-        let stored = loop {
+        for running in stored {
+            self.go_on(&running).await;
+        }
+    }
+
+    /// Makes known what is stored of each migration.
+    async fn load_stored(&self) -> Option<Vec<Arc<Running>>> {
+        let state = self.environment.state().ok()?;
+        let all = loop {
             match Stored::load_all(state).await {
-                Ok(stored) => break stored,
+                Ok(all) => break all,
                 Err(error) => tracing::warn!(%error, "the stored migrations cannot be read yet"),
             }
             self.environment.clock.sleep(RETRY).await;
         };
-        for stored in stored {
+        let mut loaded = Vec::new();
+        for stored in all {
             let known = self.migrations.lock().await.get(&stored.name).cloned();
             if known.is_some_and(|known| known.stored.lock().created_at != 0) {
                 // Made by an operator since: what was read is older than what is known.
                 continue;
             }
             let running = self.take_up(&stored).await;
-            let mirrors = stored.phase.mirrors();
-            *running.stored.lock() = stored.clone();
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);
-            let unclean = stored.phase.is_over() && !stored.cleaned && stored.started_at.is_some();
-            if unclean && running.parts().is_none() {
-                self.equip(&running);
+            *running.stored.lock() = stored;
+            loaded.push(running);
+        }
+        Some(loaded)
+    }
+
+    /// Goes on with a migration where an earlier process stood.
+    async fn go_on(&self, running: &Arc<Running>) {
+        let stored = running.stored.lock().clone();
+        let unclean = stored.phase.is_over() && !stored.cleaned && stored.started_at.is_some();
+        if unclean && running.parts().is_none() {
+            self.equip(running);
+        }
+        let Some(context) = running.parts() else { return };
+        if unclean {
+            self.spawn_clean_up(running, &context, 0);
+        }
+        if stored.phase.mirrors() {
+            while let Err(error) = context.parking.load(&context.records).await {
+                tracing::warn!(%error, "parked keys cannot be read yet");
+                self.environment.clock.sleep(RETRY).await;
             }
-            let Some(context) = running.parts() else { continue };
-            if unclean {
-                self.spawn_clean_up(&running, &context, 0);
-            }
-            if mirrors {
-                while let Err(error) = context.parking.load(&context.records).await {
-                    tracing::warn!(%error, "parked keys cannot be read yet");
-                    self.environment.clock.sleep(RETRY).await;
-                }
-                context.adopt_fences().await;
-                running.spawn_all(&self.environment);
-            }
+            context.adopt_fences().await;
+            running.spawn_all(&self.environment);
         }
     }
 

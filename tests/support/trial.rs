@@ -44,6 +44,11 @@ impl Trial {
         Ok(Self { old, new, operator, proxy, load, namespace })
     }
 
+    /// The connection string of applications.
+    pub(crate) fn uri(&self) -> String {
+        uri(&self.proxy)
+    }
+
     /// The load makes so many more operations.
     pub(crate) async fn work(&self, operations: u64) -> Result<()> {
         work(&self.load, operations).await
