@@ -47,6 +47,26 @@ async fn new_away_before_it_has_authority_is_not_noticed() -> Result<()> {
     prove(outcome, &old, &new, &server.uri(), "shop.orders").await
 }
 
+/// An operator takes everything back because new is in trouble, and then new is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_away_after_a_rollback_is_not_noticed() -> Result<()> {
+    let (old, new) = two_sets("new-away-back").await?;
+    let trial = Trial::start(old, new, Profile::Keyed, 20_000).await?;
+    trial.operator.until_synced().await?;
+    trial.operator.reads(100).await?;
+    trial.operator.writes(50).await?;
+    trial.all_to_new().await?;
+    trial.operator.rollback().await?;
+    trial.new.kill9_all().await?;
+    trial.work(1000).await?;
+    trial.new.start_all().await?;
+    trial.operator.until_synced().await?;
+    trial.work(100).await?;
+    let held = trial.holds().await?;
+    held.proxy.shutdown().await;
+    Ok(())
+}
+
 /// Whoever follows old's changes hears of them late.
 async fn streams_of_old(set: &ReplicaSet, late: bool) -> Result<()> {
     let streams = doc! {

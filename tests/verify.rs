@@ -25,6 +25,7 @@ use reshard::migration::verify::Verifier;
 use reshard::model::namespace::Namespace;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::SlotSet;
+use reshard::policy::retry::Memory;
 use reshard::policy::safeguards::Safeguards;
 use reshard::state::authority::Authority;
 use reshard::state::checkpoint;
@@ -95,6 +96,7 @@ impl Bed {
             routing,
             inflight,
             converger,
+            retries: Arc::new(Mutex::new(Memory::new(100))),
             frontiers: PerSide::default(),
             parking: Arc::new(Parking::new(NAME)),
             records: records.old.clone(),

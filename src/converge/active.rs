@@ -27,7 +27,7 @@ pub struct Active {
     /// How far the streams are.
     pub frontiers: PerSide<Arc<Frontier>>,
     /// Numbers of sessions, to tell retries that a move has overtaken.
-    pub retries: Mutex<Memory>,
+    pub retries: Arc<Mutex<Memory>>,
     /// Slots that must not be read on their mirror yet.
     pub unreadable: Unreadable,
     /// Mirrors that fail are left alone for a while, each.
@@ -68,7 +68,7 @@ impl Active {
             converger,
             authorities,
             frontiers,
-            retries: Mutex::new(Memory::new(SESSIONS_REMEMBERED)),
+            retries: Arc::new(Mutex::new(Memory::new(SESSIONS_REMEMBERED))),
             unreadable: Unreadable::default(),
             breakers: PerSide::default(),
             mirror_timeout,

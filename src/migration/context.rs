@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Timestamp, rawdoc};
+use parking_lot::Mutex;
 
 use crate::clock::SharedClock;
 use crate::cluster::command::{Request, SharedCluster};
@@ -13,6 +14,7 @@ use crate::converge::sessions::Sessions;
 use crate::model::namespace::Namespace;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
+use crate::policy::retry::Memory;
 use crate::policy::safeguards::Safeguards;
 use crate::state::authority::Authority;
 use crate::state::frontier::Frontier;
@@ -40,6 +42,8 @@ pub struct Context {
     pub inflight: Arc<Inflight>,
     /// The primitive.
     pub converger: Arc<Converger>,
+    /// What tells retries that a move has overtaken.
+    pub retries: Arc<Mutex<Memory>>,
     /// How far each cluster's stream is worked off.
     pub frontiers: PerSide<Arc<Frontier>>,
     /// Keys that cannot be made equal now.

@@ -207,6 +207,7 @@ impl Engine {
             routing: Arc::clone(&environment.routing),
             inflight: Arc::clone(&environment.inflight),
             converger,
+            retries: Arc::clone(&active.retries),
             frontiers,
             parking: Arc::new(Parking::new(&name)),
             records: Arc::clone(state),

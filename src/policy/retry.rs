@@ -4,11 +4,15 @@
 //! has moved. Executed again it would count twice. The first number that a proxy sees from a session after a
 //! move may be such a retry: then the former authority is asked. What was learnt is kept by session, slot and
 //! move, and names the number: the same number asks again, a higher one need not, a lower one is refused.
+//!
+//! Nobody need be asked where every write that the former authority may have executed came through this
+//! process, and this one did not: so a cluster that went away after it gave up its slots is not missed.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::model::moves::Move;
-use crate::model::side::Side;
+use crate::model::side::{PerSide, Side};
 use crate::model::slots::Slot;
 
 /// What to do with a retryable write.
@@ -22,18 +26,58 @@ pub enum Verdict {
     Refuse,
 }
 
+/// Sessions live for 30 minutes at servers, and drivers do not use older ones: no retry is older than this.
+pub const OLDEST_RETRY: Duration = Duration::from_secs(31 * 60);
+
+/// From when on every write that a cluster executed as an authority came through this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alone {
+    /// It executed none before.
+    Ever,
+    /// This time of the process's clock.
+    Since(Duration),
+}
+
 /// Numbers learnt, by session, slot and move. Bounded: what is forgotten is asked again.
 #[derive(Debug)]
 pub struct Memory {
     learnt: HashMap<([u8; 16], Slot, u64), i64>,
+    /// The highest number of each session that this process has sent to a cluster as the authority.
+    sent: PerSide<HashMap<[u8; 16], i64>>,
+    /// With the generation of the lease under which that holds.
+    alone: PerSide<Option<(u64, Alone)>>,
     limit: usize,
 }
 
 impl Memory {
-    /// Remembers at most `limit` numbers, about 64 bytes each.
+    /// Remembers at most `limit` numbers of each kind, about 64 bytes each.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { learnt: HashMap::new(), limit }
+        Self { learnt: HashMap::new(), sent: PerSide::default(), alone: PerSide::default(), limit }
+    }
+
+    /// This process is about to send number `number` of `session` to `authority`.
+    pub fn note_sent(&mut self, authority: Side, session: [u8; 16], number: i64, now: Duration) {
+        let sent = self.sent.get_mut(authority);
+        if sent.len() >= self.limit && !sent.contains_key(&session) {
+            sent.clear();
+            if let Some((_, alone)) = self.alone.get_mut(authority) {
+                *alone = Alone::Since(now);
+            }
+        }
+        let highest = sent.entry(session).or_insert(number);
+        *highest = number.max(*highest);
+    }
+
+    /// Whether the record of `side` names no other process, and if so the generation of this one's lease there;
+    /// `untouched`: no process can have sent a write to it as the authority for longer than retries live.
+    pub fn note_alone(&mut self, side: Side, generation: Option<u64>, untouched: bool, now: Duration) {
+        let alone = self.alone.get_mut(side);
+        let known = alone.map(|(generation, _)| generation);
+        if known.is_none() || known != generation {
+            let begin = if untouched { Alone::Ever } else { Alone::Since(now) };
+            *alone = generation.map(|generation| (generation, begin));
+        }
     }
 
     /// Judges number `number` of `session` on `slot`, which `authority` owns now.
@@ -44,6 +88,7 @@ impl Memory {
         number: i64,
         authority: Side,
         moves: &[Move],
+        now: Duration,
     ) -> Verdict {
         let mut verdict = Verdict::Run;
         for past in moves.iter().filter(|past| past.slots.contains(slot) && past.former != authority) {
@@ -53,11 +98,22 @@ impl Memory {
             let learnt = *self.learnt.entry((session, slot, past.epoch)).or_insert(number);
             match number.cmp(&learnt) {
                 std::cmp::Ordering::Less => return Verdict::Refuse,
-                std::cmp::Ordering::Equal => verdict = Verdict::Ask(past.former),
-                std::cmp::Ordering::Greater => {}
+                std::cmp::Ordering::Equal if self.may_have_run(past.former, session, number, now) => {
+                    verdict = Verdict::Ask(past.former);
+                }
+                std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => {}
             }
         }
         verdict
+    }
+
+    fn may_have_run(&self, side: Side, session: [u8; 16], number: i64, now: Duration) -> bool {
+        let all_known = match *self.alone.get(side) {
+            None => false,
+            Some((_, Alone::Ever)) => true,
+            Some((_, Alone::Since(begin))) => now >= begin + OLDEST_RETRY,
+        };
+        !all_known || self.sent.get(side).get(&session).is_some_and(|sent| *sent >= number)
     }
 }
 
@@ -67,8 +123,10 @@ mod tests {
     use crate::model::slots::SlotSet;
 
     fn judge(memory: &mut Memory, number: i64, slot: u16, moves: &[Move]) -> Verdict {
-        memory.judge([1; 16], Slot::from_number(slot).unwrap(), number, Side::New, moves)
+        memory.judge([1; 16], Slot::from_number(slot).unwrap(), number, Side::New, moves, NOW)
     }
+
+    const NOW: Duration = Duration::from_secs(5000);
 
     #[test]
     fn the_first_number_after_a_move_asks_and_asks_again() {
@@ -82,5 +140,38 @@ mod tests {
         assert_eq!(judge(&mut memory, 8, 2, &moves), Verdict::Ask(Side::Old));
         // A slot that never moved.
         assert_eq!(judge(&mut memory, 1, 1000, &moves), Verdict::Run);
+    }
+
+    #[test]
+    fn nobody_is_asked_about_what_only_this_process_could_have_sent() {
+        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
+        let mut memory = Memory::new(100);
+        memory.note_alone(Side::Old, Some(1), true, NOW);
+        assert_eq!(judge(&mut memory, 7, 1, &moves), Verdict::Run);
+        // Sent by this process before the move, its reply lost between it and the client.
+        memory.note_sent(Side::Old, [1; 16], 8, NOW);
+        assert_eq!(judge(&mut memory, 8, 2, &moves), Verdict::Ask(Side::Old));
+        assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Run);
+        // Another process has been there, or may have been while the lease had lapsed.
+        for generation in [None, Some(2)] {
+            memory.note_alone(Side::Old, Some(1), true, NOW);
+            memory.note_alone(Side::Old, generation, false, NOW);
+            assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Ask(Side::Old));
+        }
+    }
+
+    #[test]
+    fn what_others_may_have_sent_is_asked_for_as_long_as_retries_live() {
+        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
+        let slot = Slot::from_number(1).unwrap();
+        let mut memory = Memory::new(1);
+        memory.note_alone(Side::Old, Some(1), false, NOW);
+        let at = |memory: &mut Memory, now| memory.judge([1; 16], slot, 7, Side::New, &moves, now);
+        assert_eq!(at(&mut memory, NOW), Verdict::Ask(Side::Old));
+        assert_eq!(at(&mut memory, NOW + OLDEST_RETRY), Verdict::Run);
+        // Too many sessions to remember: what is forgotten may have been sent.
+        memory.note_sent(Side::Old, [2; 16], 1, NOW + OLDEST_RETRY);
+        memory.note_sent(Side::Old, [3; 16], 1, NOW + OLDEST_RETRY);
+        assert_eq!(at(&mut memory, NOW + OLDEST_RETRY), Verdict::Ask(Side::Old));
     }
 }

@@ -39,17 +39,18 @@ pub(super) async fn executed_before(
     else {
         return Ok(homes);
     };
-    if !active.converger.safeguards.probe || entered.route.moves.is_empty() {
+    if !active.converger.safeguards.probe {
         return Ok(homes);
     }
     let mut ask: PerSide<Vec<usize>> = PerSide::default();
+    let now = gate.clock.now();
     {
         let mut memory = active.retries.lock();
         for (index, statement) in command.statements.iter().enumerate() {
             // One that names no key stands for all slots; every upward move includes the first.
             let slot = statement.key.as_ref().map_or_else(|| Slot::of_hash(0), crate::model::key::Key::slot);
             let Some(authority) = entered.route.authority(slot) else { continue };
-            match memory.judge(session, slot, txn_number, authority, &entered.route.moves) {
+            match memory.judge(session, slot, txn_number, authority, &entered.route.moves, now) {
                 Verdict::Run => {}
                 Verdict::Ask(side) => ask.get_mut(side).push(index),
                 Verdict::Refuse => {
@@ -59,6 +60,9 @@ pub(super) async fn executed_before(
                     ));
                 }
             }
+        }
+        for authority in Side::BOTH.into_iter().filter(|side| !entered.route.owned_by(*side).is_empty()) {
+            memory.note_sent(authority, session, txn_number, now);
         }
     }
     for side in Side::BOTH {

@@ -12,9 +12,8 @@ use parking_lot::Mutex;
 
 use crate::model::moves::Move;
 use crate::model::slots::SlotSet;
+use crate::policy::retry::OLDEST_RETRY;
 
-/// Sessions live for 30 minutes at servers, and drivers do not use older ones.
-const IDLE: Duration = Duration::from_secs(31 * 60);
 /// Sessions remembered at once.
 const MOST: usize = 100_000;
 
@@ -53,9 +52,9 @@ impl Unsettled {
     pub fn note(&self, session: [u8; 16], number: i64, slots: &SlotSet, epoch: u64, now: Duration) {
         let mut state = self.state.lock();
         if state.sessions.len() >= self.limit && !state.sessions.contains_key(&session) {
-            state.sessions.retain(|_, write| now.saturating_sub(write.noted) <= IDLE);
+            state.sessions.retain(|_, write| now.saturating_sub(write.noted) <= OLDEST_RETRY);
             if state.sessions.len() >= self.limit {
-                state.forgotten_until = now + IDLE;
+                state.forgotten_until = now + OLDEST_RETRY;
                 return;
             }
         }
@@ -129,8 +128,11 @@ mod tests {
         note(1, Duration::ZERO);
         assert!(!unsettled.has_forgotten(Duration::ZERO));
         note(2, Duration::ZERO);
-        assert!(unsettled.has_forgotten(IDLE - Duration::from_secs(1)) && !unsettled.has_forgotten(IDLE));
-        note(3, IDLE + Duration::from_secs(1));
+        assert!(
+            unsettled.has_forgotten(OLDEST_RETRY - Duration::from_secs(1))
+                && !unsettled.has_forgotten(OLDEST_RETRY)
+        );
+        note(3, OLDEST_RETRY + Duration::from_secs(1));
         assert!(unsettled.is_overtaken(&[3; 16], 5, &moves(4)));
     }
 }
