@@ -9,6 +9,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
+use crate::model::span::spoken;
 use crate::wire::header::FrameError;
 use crate::wire::op_msg::{self, OpMsg};
 
@@ -44,7 +45,7 @@ impl Commands for Pools {
 }
 
 fn no_answer(server: &ServerId, request: &Request) -> SendError {
-    SendError::Unknown(format!("{server}: no answer within {:?}", request.limit))
+    SendError::Unknown(format!("{server}: no answer within {}", spoken(request.limit)))
 }
 
 impl Pools {
