@@ -64,6 +64,7 @@ impl Engine {
             }
             let running = self.take_up(&stored).await;
             let mirrors = stored.phase.mirrors();
+            *running.verification.lock() = stored.verification.clone().unwrap_or_default();
             *running.stored.lock() = stored.clone();
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);

@@ -12,6 +12,7 @@ mod gauges;
 pub mod holder;
 pub mod moving;
 pub mod pace;
+mod persist;
 pub mod preflight;
 pub mod prepare;
 pub mod progress;

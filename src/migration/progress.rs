@@ -52,13 +52,14 @@ impl Engine {
             epoch: route.as_ref().map_or(0, |route| route.epoch),
             created_at: stored.created_at,
             failure: stored.failure.clone(),
+            verification: running.verification_of(&stored),
         }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "rates and times for people")]
     pub(super) fn progress_of(&self, running: &Running) -> Progress {
         let view = self.view(running);
-        let blocked_by = self.blocked(running);
+        let blocked_by = self.blocked_for_writes(running);
         let (documents, bytes) =
             (running.copied.documents.load(Ordering::Relaxed), running.copied.bytes.load(Ordering::Relaxed));
         let (documents_per_second, bytes_per_second) = running.rate.lock().now();
@@ -76,7 +77,7 @@ impl Engine {
         });
         let follows = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
         let forecasts = if follows && !stored.paused { running.forecasts() } else { PerSide::default() };
-        let verification = running.verification.lock().clone();
+        let verification = view.verification;
         let count =
             |of: fn(&crate::converge::active::Active) -> u64| running.active.lock().as_deref().map_or(0, of);
         Progress {
@@ -109,13 +110,14 @@ impl Engine {
             converged: context
                 .as_ref()
                 .map_or(0, |context| context.converger.converged.load(Ordering::Relaxed)),
-            repaired: running.repaired.load(Ordering::Relaxed) + verification.repaired,
+            repaired: running.repaired.load(Ordering::Relaxed)
+                + verification.as_ref().map_or(0, |last| last.repaired),
             mirror_failures: count(|active| active.counters.mirror_failures.load(Ordering::Relaxed)),
             conflicts: context.as_ref().map_or(0, |context| context.parking.len() as u64),
             oplog_window_seconds: *running.oplog_window.lock(),
             can_cut_over: blocked_by.is_empty(),
             blocked_by,
-            verification: (verification != super::control::Verification::default()).then_some(verification),
+            verification,
         }
     }
 }
