@@ -206,6 +206,8 @@ impl Running {
         let start = self.stored.lock().start.ok_or("its start was not stored")?;
         let ranges =
             ranges::load(&context.records, &context.name).await.map_err(|error| error.to_string())?;
+        self.copied.go_on_from(&ranges);
+        *self.rate.lock() = super::progress::Rate::default();
         let name = backfill_app_name(&environment.holder, &context.name);
         let clusters = (environment.open)(name.clone()).await?;
         let backfill = Backfill {
@@ -231,8 +233,11 @@ impl Running {
                 context.clock.sleep(LOOK).await;
             }
         }
+        let count = |count: &AtomicU64| i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         let copied = self.change_stored(&context.records, |stored| {
             stored.copied = true;
+            stored.copied_documents = count(&self.copied.documents);
+            stored.copied_bytes = count(&self.copied.bytes);
             stored.phase = stored.phase.max(Phase::CatchingUp);
         });
         copied.await.map_err(|error| error.to_string())

@@ -46,6 +46,12 @@ pub struct Stored {
     pub start: Option<Timestamp>,
     /// Every range is copied.
     pub copied: bool,
+    /// Documents that were copied, once all are.
+    #[serde(default)]
+    pub copied_documents: i64,
+    /// Bytes that were copied, once all are.
+    #[serde(default)]
+    pub copied_bytes: i64,
     /// What was made on new, and what has to be put back one day.
     pub created: Vec<Created>,
     /// Indexes that force a move in one step, each with its reason.
@@ -126,6 +132,8 @@ impl Stored {
             all_on_new_at: None,
             start: None,
             copied: false,
+            copied_documents: 0,
+            copied_bytes: 0,
             created: Vec::new(),
             single_step: Vec::new(),
             throttle: Throttle::default(),
