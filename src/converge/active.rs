@@ -13,6 +13,7 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
 use crate::policy::retry::Memory;
 use crate::state::authority::Authority;
+use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 
 /// Sessions whose numbers are remembered after a move.
@@ -34,6 +35,10 @@ pub struct Active {
     pub breakers: PerSide<Breaker>,
     /// How long a reply may wait for the mirror.
     pub mirror_timeout: Duration,
+    /// The seconds of TTL indexes while expiry is suspended.
+    pub expiries: Arc<dyn Expiries>,
+    /// One change of them at a time.
+    pub expiry_changes: tokio::sync::Mutex<()>,
     /// Counters for progress and metrics.
     pub counters: Counters,
 }
@@ -63,6 +68,7 @@ impl Active {
         authorities: PerSide<Arc<Authority>>,
         frontiers: PerSide<Arc<Frontier>>,
         mirror_timeout: Duration,
+        expiries: Arc<dyn Expiries>,
     ) -> Self {
         Self {
             converger,
@@ -72,6 +78,8 @@ impl Active {
             unreadable: Unreadable::default(),
             breakers: PerSide::default(),
             mirror_timeout,
+            expiries,
+            expiry_changes: tokio::sync::Mutex::default(),
             counters: Counters::default(),
         }
     }

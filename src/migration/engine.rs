@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::context::Context;
 use super::control::{ControlError, Phase, Refusal};
+use super::expiry::Kept;
 use super::holder::mirror_name;
 use super::running::Running;
 use super::stored::{Stored, identity};
@@ -191,13 +192,6 @@ impl Engine {
             converged: std::sync::atomic::AtomicU64::new(0),
         });
         let frontiers: PerSide<Arc<Frontier>> = PerSide::default();
-        let active = Arc::new(Active::new(
-            Arc::clone(&converger),
-            authorities.clone(),
-            frontiers.clone(),
-            environment.settings.mirror_timeout,
-        ));
-        environment.registry.put(&name, &active);
         let context = Arc::new(Context {
             name: Arc::clone(&name),
             namespaces,
@@ -213,6 +207,14 @@ impl Engine {
             clock,
             safeguards: environment.safeguards,
         });
+        let active = Arc::new(Active::new(
+            Arc::clone(&context.converger),
+            context.authorities.clone(),
+            context.frontiers.clone(),
+            environment.settings.mirror_timeout,
+            Arc::new(Kept { running: Arc::downgrade(running), context: Arc::clone(&context) }),
+        ));
+        environment.registry.put(&name, &active);
         *running.context.lock() = Some(Arc::clone(&context));
         *running.active.lock() = Some(active);
         let every = environment.settings.lease / 6;

@@ -8,6 +8,7 @@ pub mod context;
 pub mod control;
 mod ending;
 pub mod engine;
+mod expiry;
 mod gauges;
 pub mod holder;
 pub mod moving;
