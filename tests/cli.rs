@@ -116,13 +116,17 @@ orders: created
 
 #[tokio::test]
 async fn watching_ends_when_it_is_over() {
-    let fixture = Fixture::new(&["orders"]).await;
+    let fixture = Fixture::new(&["orders", "ready"]).await;
     fixture.says("start orders").await;
     let out = fixture.says("status orders --watch --until copying").await;
     let line = "orders: copying [##########----------] 50 %, 100 documents/s, 1.0 MB/s, 1 min 15 s left, \
                 lag 0.2 s, reads 0 % writes 0 %\norders: copying\n";
     assert!(out.starts_with(line), "{out}");
+    // Copying still; what counts is that nothing blocks.
+    fixture.says("start ready").await;
+    assert!(fixture.says("status ready --watch --until ready").await.contains("cut-over  ready"));
     fixture.says("abort orders").await;
+    assert_eq!(fixture.run("status orders --watch --until ready").await.0, 1, "it never was");
     assert_eq!(fixture.run("status orders --watch").await.0, 0);
     assert_eq!(fixture.run("status orders --watch --until synced").await.0, 1, "it never got there");
 }

@@ -166,6 +166,39 @@ fn contradictions_are_refused() {
     );
 }
 
+/// What contradicts each other is told beside other mistakes, as far as the values that it takes are good.
+#[test]
+fn contradictions_are_told_beside_other_mistakes() {
+    let text = "[listen]\naddress = \"0.0.0.0:27017\"\nworkers = -1\n[old]\nuri = \"mongodb://a:1/\"\n\
+                [new]\nuri = \"mongodb://b:1,a:1/\"\n[admin]\naddress = \"nowhere\"\n\
+                [migration]\nmax_pause_ms = 5000\nmirror_timeout_ms = 5000\nlease_ms = 4000\nhold_days = 999\n";
+    let keys = |text: &str| -> Vec<String> {
+        let errors = parse(text).unwrap_err();
+        let key = |line: &str| line.split(": ").nth(1).unwrap_or_default().to_owned();
+        errors.lines().map(key).collect()
+    };
+    assert_eq!(
+        keys(text),
+        [
+            "listen.address",
+            "listen.workers",
+            "new.uri",
+            "admin.address",
+            "migration.max_pause_ms",
+            "migration.mirror_timeout_ms",
+            "migration.hold_days",
+        ]
+    );
+    // Nothing is said by a value that is wrong itself.
+    let unsure =
+        text.replace("lease_ms = 4000", "lease_ms = 4").replace("workers = -1", "allow_insecure = 1");
+    let unsure = unsure.replace("mongodb://a:1/", "postgres://a:1/");
+    assert_eq!(
+        keys(&unsure),
+        ["listen.allow_insecure", "old.uri", "admin.address", "migration.lease_ms", "migration.hold_days"]
+    );
+}
+
 #[test]
 fn secrets_come_from_the_environment_or_a_file_and_are_never_printed() {
     let with_env = SMALLEST.replace("127.0.0.1:27018", "me:${OLD_PASSWORD}@127.0.0.1:27018");

@@ -3,12 +3,15 @@
 mod support;
 
 use anyhow::{Result, ensure};
-use bson::doc;
+use bson::{Document, doc};
+use futures::TryStreamExt as _;
+use mongodb::Client;
 use reshard_loadtest::{Load, Profile};
-use reshard_testbed::ReplicaSet;
+use reshard_testbed::{ReplicaSet, wait_for};
+use serde_json::{Value, json};
 use support::process::Server;
 use support::proof::{DOCUMENTS, load, prove, work};
-use support::two_sets;
+use support::{LONG, two_sets};
 
 /// Kills and restarts while the load goes on.
 async fn kill_and_restart(server: &Server, load: &Load) -> Result<()> {
@@ -133,4 +136,52 @@ async fn killed_in_the_middle_of_moves() -> Result<()> {
     let outcome = load.stop().await;
     server.until_level("customers").await?;
     prove(outcome, &old, &new, &server.uri(), "shop.customers").await
+}
+
+/// What the ranges of the copy have stored as copied: how many of them are done, and their documents.
+async fn stored_copies(old: &ReplicaSet) -> Result<(usize, u64)> {
+    let ranges = old.client().await?.database("reshard").collection::<Document>("ranges");
+    let ranges: Vec<Document> = ranges.find(doc! { "done": true }).await?.try_collect().await?;
+    let documents = ranges.iter().map(|range| range.get_i64("copied_documents")).sum::<Result<i64, _>>()?;
+    Ok((ranges.len(), u64::try_from(documents)?))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_copied_before_counts_after() -> Result<()> {
+    let (old, new) = two_sets("crash-counts").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let c = Client::with_uri_str(server.uri()).await?.database("shop").collection::<Document>("c");
+    for first in (0..12_000).step_by(1_000) {
+        c.insert_many((first..first + 1_000).map(|id| doc! { "_id": id, "text": "x".repeat(1_000) })).await?;
+    }
+    let spec = json!({ "name": "m", "namespaces": [{ "namespace": "shop.c" }] });
+    server.insist("POST", "/v1/migrations", Some(spec)).await?;
+    let slowly = json!({ "documents_per_second": 1_000 });
+    server.call("PUT", "/v1/migrations/m/throttle", Some(slowly)).await?;
+    server.insist("POST", "/v1/migrations/m/start", None).await?;
+    wait_for("two ranges to be copied", LONG, || async { Ok(stored_copies(&old).await?.0 >= 2) }).await?;
+    server.kill9()?;
+    let (done, before) = stored_copies(&old).await?;
+    ensure!(done < 6 && before > 2_000 && before < 12_000, "{done} ranges with {before} documents");
+    server.restart().await?;
+    let copied = |progress: &Value| progress["copied_documents"].as_u64().unwrap_or(0);
+    let counts = parking_lot::Mutex::new(0);
+    server
+        .until("m", "the copy to go on", |progress| {
+            *counts.lock() = copied(progress);
+            copied(progress) > 0
+        })
+        .await?;
+    let after = counts.into_inner();
+    ensure!(after >= before, "{after} documents after {before}");
+    server.call("PUT", "/v1/migrations/m/throttle", Some(json!({}))).await?;
+    let all = |progress: &Value| {
+        // Each document has 1,025 bytes.
+        let bytes = progress["copied_bytes"] == 12_000 * 1_025;
+        progress["phase"] == "synced" && copied(progress) == 12_000 && bytes
+    };
+    server.until("m", "each document to count once", all).await?;
+    server.kill9()?;
+    server.restart().await?;
+    server.until("m", "all to count after another restart", all).await
 }

@@ -157,6 +157,43 @@ async fn an_abort_is_quick_and_leaves_old_as_it_was() -> Result<()> {
     Ok(())
 }
 
+/// After a restart, while new is away, a migration is known by its name and collections alone. An abort by that
+/// would forget what it has to put back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_waits_until_what_is_stored_has_been_read() -> Result<()> {
+    let (old, new) = two_sets("abort-unread").await?;
+    let first = proxy(&old.uri(), Some(&new.uri())).await?;
+    some_documents(&uri(&first)).await?;
+    let on_old = old.client().await?.database("shop");
+    let ttl = doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 3600 };
+    on_old.run_command(doc! { "createIndexes": "c", "indexes": [ttl] }).await?;
+    let operator = Operator::of(&first, "m");
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    first.shutdown().await;
+    new.kill9_all().await?;
+
+    let next = proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&next, "m");
+    operator.ready().await?;
+    let refused = operator.engine.abort(&me(), "m").await.expect_err("nothing has been read");
+    ensure!(refused.kind == Refusal::Unavailable && refused.detail.contains("read"), "{refused:?}");
+    new.start_all().await?;
+    wait_for("the abort to be taken", LONG, || async { Ok(operator.engine.abort(&me(), "m").await.is_ok()) })
+        .await?;
+    wait_for("the time to live to be put back", LONG, || async {
+        let listed = on_old.run_command(doc! { "listIndexes": "c" }).await?;
+        let indexes = listed.get_document("cursor")?.get_array("firstBatch")?;
+        Ok(indexes.iter().filter_map(|index| index.as_document()).any(|index| {
+            index.get("expireAfterSeconds").is_some_and(|after| matches!(after.to_string().as_str(), "3600"))
+        }))
+    })
+    .await?;
+    next.shutdown().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_away_with_authority_fails_its_writes_in_bounded_time_and_nothing_else() -> Result<()> {
     let (old, new) = two_sets("authority-away").await?;

@@ -51,6 +51,7 @@ async fn what_was_missed_is_found_by_comparing_everything() -> Result<()> {
     operator.start().await?;
     operator.until_synced().await?;
     operator.reads(100).await?;
+    let verified = operator.progress().await?.verification.context("a verification")?;
     before.shutdown().await;
 
     // Nobody follows, and nobody mirrors.
@@ -79,6 +80,12 @@ async fn what_was_missed_is_found_by_comparing_everything() -> Result<()> {
     })
     .await
     .with_context(|| format!("{:?}", futures::executor::block_on(operator.progress())))?;
+    // The one before does not count any more: that comparison is the verification now.
+    let compared = operator.progress().await?.verification.context("a verification")?;
+    ensure!(
+        compared.started_at > verified.finished_at && !compared.outdated,
+        "{compared:?} after {verified:?}"
+    );
     // The others it may have met when it followed new once more from its last checkpoint.
     let found = operator.engine.mismatches("m").await?;
     ensure!(found.iter().any(|found| found.key == "\"missed\"" && found.repaired), "{found:?}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::migration::control::Phase;
+use crate::migration::control::{Phase, Progress};
 use crate::policy::shard_key::ShardKey;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -94,7 +94,7 @@ pub(super) enum Action {
         #[arg(long, requires = "name")]
         watch: bool,
         /// With --watch: stop as soon as it got this far
-        #[arg(long, requires = "watch", value_name = "PHASE")]
+        #[arg(long, requires = "watch", value_name = "STATE")]
         until: Option<Until>,
     },
     /// Move reads: the share that new serves
@@ -134,7 +134,7 @@ pub(super) enum Action {
     /// End it with new serving
     Complete {
         name: String,
-        /// Before the hold period is over
+        /// Before the hold period is over, or without a full verification that went through
         #[arg(long, requires = "reason")]
         force: bool,
         /// Why, for the audit
@@ -159,19 +159,22 @@ pub(super) enum Until {
     Copying,
     CatchingUp,
     Synced,
+    /// Writes can move: every gate is passed, the full verification too
+    Ready,
     Completed,
 }
 
 impl Until {
-    /// Whether `phase` is this far or further.
-    pub(super) fn is_reached(self, phase: Phase) -> bool {
+    /// Whether it is this far or further.
+    pub(super) fn is_reached(self, progress: &Progress) -> bool {
         let wanted = match self {
             Self::Copying => Phase::Copying,
             Self::CatchingUp => Phase::CatchingUp,
             Self::Synced => Phase::Synced,
-            Self::Completed => Phase::Completed,
+            Self::Ready if progress.can_cut_over => return true,
+            Self::Ready | Self::Completed => Phase::Completed,
         };
-        phase >= wanted && phase <= Phase::Completed
+        progress.phase >= wanted && progress.phase <= Phase::Completed
     }
 }
 

@@ -117,11 +117,18 @@ pub(super) fn verification(verification: &Verification) -> String {
         (0, _) => "no difference".to_owned(),
         (found, repaired) => format!("{} different, {} of them made equal", count(found), count(repaired)),
     };
-    match (&verification.failure, verification.running) {
+    let what = match (&verification.failure, verification.running) {
         (Some(failure), _) => format!("verification stopped: {failure} ({compared}, {found})"),
         (None, true) => format!("verifying: {compared}, {found}"),
         (None, false) => format!("verified: {compared}, {found}"),
-    }
+    };
+    let at = match (verification.started_at, verification.finished_at) {
+        (_, Some(end)) => format!("; ended {}", time(end)),
+        (Some(start), None) => format!("; began {}", time(start)),
+        (None, None) => String::new(),
+    };
+    let outdated = if verification.outdated { "; outdated: a stream has missed changes since" } else { "" };
+    what + &at + outdated
 }
 
 /// One line, for watching.

@@ -24,7 +24,7 @@ pub(super) async fn status(session: &Session, name: &str, until: Option<Until>) 
             output::moving_line(&show::progress_line(name, &progress));
         }
         let over = matches!(progress.phase, Phase::Completed | Phase::Aborted | Phase::Failed);
-        let reached = until.is_some_and(|until| until.is_reached(progress.phase));
+        let reached = until.is_some_and(|until| until.is_reached(&progress));
         if !over && !reached {
             tokio::time::sleep(EVERY).await;
             continue;

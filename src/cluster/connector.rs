@@ -12,6 +12,7 @@ use super::login::Login;
 use super::stream::{Socket, Stream};
 use super::tls;
 use super::uri::Settings;
+use crate::model::span::spoken;
 
 /// Dead peers are noticed on idle connections after this and a few probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
@@ -77,8 +78,8 @@ impl Connector {
         match tokio::time::timeout(self.limit, opening).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::TimedOut(format!(
-                "{address}: no connection with handshake within {:?}",
-                self.limit
+                "{address}: no connection with handshake within {}",
+                spoken(self.limit)
             ))),
         }
     }

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::model::span::spoken;
 use crate::shutdown::{Spawn, Tasks};
 
 use super::command::{SendError, ServerId};
@@ -185,7 +186,7 @@ impl Cluster {
             Selection::ReadPreference(preference) => format!("server for {preference:?}"),
         };
         let summary = self.topology.load().summary();
-        SendError::NotSent(format!("no {wanted} within {limit:?}; the servers are: {summary}"))
+        SendError::NotSent(format!("no {wanted} within {}; the servers are: {summary}", spoken(limit)))
     }
 
     /// Makes monitors that sleep ask now, because somebody waits for a server.

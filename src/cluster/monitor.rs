@@ -11,6 +11,7 @@ use super::connector::ConnectError;
 use super::handle::Cluster;
 use super::hello::{self, HelloReply, TopologyVersion};
 use super::member::Member;
+use crate::model::span::spoken;
 
 /// Checks that somebody asks for follow each other no faster than this.
 pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(500);
@@ -110,7 +111,7 @@ impl Monitor {
             () = self.member.recheck.notified(), if hold.is_some() => return Err(Interrupted::Recheck),
         };
         let hello = answer
-            .map_err(|_| Interrupted::Hung(format!("no answer to hello within {limit:?}")))?
+            .map_err(|_| Interrupted::Hung(format!("no answer to hello within {}", spoken(limit))))?
             .map_err(|error| error.to_string())
             .and_then(|answer| HelloReply::parse(&answer).map_err(|error| error.to_string()))
             .map_err(Interrupted::Failed)?;

@@ -14,6 +14,7 @@ use super::handle::Cluster;
 use super::pool::Pool;
 use super::pooled::Pooled;
 use super::selection::Selection;
+use crate::model::span::spoken;
 
 /// Numbers about the pool of one server, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -88,7 +89,7 @@ impl Pools {
                 }
                 Err(_) => {
                     let stats = pool.stats();
-                    let why = format!("no connection to {server} within {limit:?}: {stats:?}");
+                    let why = format!("no connection to {server} within {}: {stats:?}", spoken(limit));
                     return Err(SendError::NotSent(why));
                 }
             }

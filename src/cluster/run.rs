@@ -10,6 +10,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
+use crate::model::span::spoken;
 use crate::wire::element::Elements;
 use crate::wire::op_msg::{self, OpMsg};
 
@@ -46,7 +47,7 @@ impl Commands for Pools {
 }
 
 fn no_answer(server: &ServerId, request: &Request) -> SendError {
-    SendError::Unknown(format!("{server}: no answer within {:?}", request.limit))
+    SendError::Unknown(format!("{server}: no answer within {}", spoken(request.limit)))
 }
 
 impl Pools {

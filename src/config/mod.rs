@@ -57,12 +57,10 @@ impl Config {
     pub fn parse(path: &Path, text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let context = uri::Context { directory: path.parent().unwrap_or(Path::new("")), env };
         let mut reader = Reader::new(text);
-        let config = sections::read(&mut reader, &context);
-        if let Some(config) = &config {
-            check::together(config, &mut reader);
-        }
+        let draft = sections::read(&mut reader, &context);
+        check::together(&draft, &mut reader);
         let problems = reader.into_problems();
-        match config {
+        match draft.whole() {
             Some(config) if problems.is_empty() => Ok(config),
             _ => Err(ConfigError::new(path, problems)),
         }

@@ -80,6 +80,12 @@ impl<'a> Reader<'a> {
         self.problem(line, &format!("{section}.{key}"), message);
     }
 
+    /// Whether the value of `key`, written or its default, is what is meant: nothing is wrong with it, and no
+    /// mistake of syntax can have swallowed it.
+    pub(super) fn is_sure(&self, key: &str) -> bool {
+        !self.broken && !self.problems.iter().any(|problem| problem.key == key)
+    }
+
     fn missing(&mut self, line: Option<usize>, key: &str, message: String) {
         if !self.broken {
             self.problem(line, key, message);

@@ -67,24 +67,45 @@ pub struct Admin {
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Reads all sections; `None` when something that has no default is missing or wrong.
-pub(super) fn read(reader: &mut Reader<'_>, context: &Context<'_>) -> Option<Config> {
+/// What could be read. A section is `None` when something of it that has no default is missing or wrong.
+pub(super) struct Draft {
+    pub(super) listen: Option<Listen>,
+    pub(super) old: Option<ClusterSection>,
+    /// `[new]` is written, right or wrong.
+    pub(super) new_is_there: bool,
+    pub(super) new: Option<ClusterSection>,
+    pub(super) migration: Migration,
+    pub(super) admin: Option<Admin>,
+    pub(super) log: Log,
+}
+
+impl Draft {
+    /// All of it, when nothing is missing.
+    pub(super) fn whole(self) -> Option<Config> {
+        let new = if self.new_is_there { Some(self.new?) } else { None };
+        Some(Config {
+            listen: self.listen?,
+            old: self.old?,
+            new,
+            migration: self.migration,
+            admin: self.admin?,
+            log: self.log,
+        })
+    }
+}
+
+/// Reads all sections.
+pub(super) fn read(reader: &mut Reader<'_>, context: &Context<'_>) -> Draft {
     let listen = listen(reader.section("listen"));
     let old = cluster(reader.section("old"), context, "27018");
     let new_section = reader.section("new");
-    let new = new_section.present().then(|| cluster(new_section, context, "27019"));
+    let new_is_there = new_section.present();
+    let new = new_is_there.then(|| cluster(new_section, context, "27019")).flatten();
     let migration = migration(reader.section("migration"));
     let admin = admin(reader.section("admin"));
     let log = log(reader.section("log"));
     reader.finish();
-    Some(Config {
-        listen: listen?,
-        old: old?,
-        new: new.map_or(Some(None), |new| new.map(Some))?,
-        migration,
-        admin: admin?,
-        log,
-    })
+    Draft { listen, old, new_is_there, new, migration, admin, log }
 }
 
 fn listen(mut section: Section<'_, '_>) -> Option<Listen> {

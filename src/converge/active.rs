@@ -13,10 +13,8 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
 use crate::policy::retry::Memory;
 use crate::state::authority::Authority;
+use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
-
-/// Sessions whose numbers are remembered after a move.
-const SESSIONS_REMEMBERED: usize = 200_000;
 
 /// One migration, as the data plane sees it.
 pub struct Active {
@@ -34,6 +32,10 @@ pub struct Active {
     pub breakers: PerSide<Breaker>,
     /// How long a reply may wait for the mirror.
     pub mirror_timeout: Duration,
+    /// The seconds of TTL indexes while expiry is suspended.
+    pub expiries: Arc<dyn Expiries>,
+    /// One change of them at a time.
+    pub expiry_changes: tokio::sync::Mutex<()>,
     /// Counters for progress and metrics.
     pub counters: Counters,
 }
@@ -62,16 +64,20 @@ impl Active {
         converger: Arc<Converger>,
         authorities: PerSide<Arc<Authority>>,
         frontiers: PerSide<Arc<Frontier>>,
+        retries: Arc<Mutex<Memory>>,
         mirror_timeout: Duration,
+        expiries: Arc<dyn Expiries>,
     ) -> Self {
         Self {
             converger,
             authorities,
             frontiers,
-            retries: Arc::new(Mutex::new(Memory::new(SESSIONS_REMEMBERED))),
+            retries,
             unreadable: Unreadable::default(),
             breakers: PerSide::default(),
             mirror_timeout,
+            expiries,
+            expiry_changes: tokio::sync::Mutex::default(),
             counters: Counters::default(),
         }
     }

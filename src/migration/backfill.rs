@@ -42,6 +42,27 @@ pub struct Copied {
     pub bytes: AtomicU64,
 }
 
+impl Copied {
+    /// Goes on from what ranges have stored.
+    pub fn go_on_from(&self, ranges: &[Range]) {
+        self.documents.store(ranges.iter().map(|range| range.copied.documents).sum(), Ordering::Relaxed);
+        self.bytes.store(ranges.iter().map(|range| range.copied.bytes).sum(), Ordering::Relaxed);
+    }
+
+    /// Counts a batch, in its range too.
+    fn count(&self, range: &mut Range, cargo: &Cargo) {
+        // A range goes on from its last document, which was counted.
+        let again =
+            cargo.first.as_ref().filter(|(id, _)| range.next.as_ref() == Some(id)).map(|(_, bytes)| *bytes);
+        let documents = (cargo.keys.len() + cargo.special.len()) as u64 - u64::from(again.is_some());
+        let bytes = cargo.bytes - again.unwrap_or(0);
+        range.copied.documents += documents;
+        range.copied.bytes += bytes;
+        self.documents.fetch_add(documents, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Copies the ranges of one migration.
 pub struct Backfill {
     /// Connections of its own to both clusters, so that it can be shown that none is left.
@@ -75,6 +96,10 @@ struct Cargo {
     documents: Bytes,
     /// Keys of documents that an insert would change.
     special: Vec<Key>,
+    /// Bytes of all documents.
+    bytes: u64,
+    /// The first key, with the bytes of its document.
+    first: Option<(RawBson, u64)>,
     last: Option<RawBson>,
 }
 
@@ -116,10 +141,11 @@ impl Backfill {
             let (next, landed) =
                 futures::join!(self.get_more(range, more, &reply), self.land(range, &cargo, &reading));
             landed?;
+            self.copied.count(range, &cargo);
+            range.next = cargo.last.or(range.next.take());
             if more == 0 && range.high.is_none() {
                 self.land_max_key(range, &reading, after).await?;
             }
-            range.next = cargo.last.or(range.next.take());
             range.done = more == 0;
             if range.done || self.clock.now() - stored_at >= STORE_EVERY {
                 self.store(range).await?;
@@ -144,7 +170,7 @@ impl Backfill {
     /// A scan with a lower bound leaves out the document whose `_id` is `MaxKey` (measured on 4.4 and 6.0).
     async fn land_max_key(
         &self,
-        range: &Range,
+        range: &mut Range,
         reading: &Reading<'_>,
         after: Timestamp,
     ) -> Result<(), String> {
@@ -153,7 +179,9 @@ impl Backfill {
         if cargo.last.is_none() {
             return Ok(());
         }
-        self.land(range, &cargo, reading).await
+        self.land(range, &cargo, reading).await?;
+        self.copied.count(range, &cargo);
+        Ok(())
     }
 
     async fn get_more(&self, range: &Range, cursor: i64, after: &Reply) -> Result<Option<Reply>, String> {
@@ -188,8 +216,6 @@ impl Backfill {
             let stuck = report.map_err(|error| error.to_string())?.stuck;
             park(&self.parking, &self.records, &range.namespace, stuck, &*self.clock).await?;
         }
-        self.copied.documents.fetch_add((cargo.keys.len() + cargo.special.len()) as u64, Ordering::Relaxed);
-        self.copied.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -291,7 +317,11 @@ fn unload(body: &RawDocument, field: &str) -> Result<Cargo, String> {
     for item in batch {
         let Ok(RawBsonRef::Document(document)) = item else { return Err("a batch without documents".into()) };
         let key = id_of(document).ok_or("a document without a readable _id")?;
-        cargo.last = Some(RawBson::from(key.value()));
+        let id = RawBson::from(key.value());
+        let bytes = document.as_bytes().len() as u64;
+        cargo.first.get_or_insert_with(|| (id.clone(), bytes));
+        cargo.last = Some(id);
+        cargo.bytes += bytes;
         if insert_would_change(document) {
             cargo.special.push(key);
         } else {

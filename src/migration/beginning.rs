@@ -74,6 +74,7 @@ impl Engine {
                 continue;
             }
             let running = self.take_up(&stored).await;
+            *running.verification.lock() = stored.verification.clone().unwrap_or_default();
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);
             *running.stored.lock() = stored;

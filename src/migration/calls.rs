@@ -42,7 +42,7 @@ impl Engine {
         }
     }
 
-    /// Runs one call that changes a migration.
+    /// Runs one call that changes a migration, once what is stored of it has been read.
     async fn change<T>(
         &self,
         who: &Actor,
@@ -50,14 +50,37 @@ impl Engine {
         what: String,
         call: impl AsyncFnOnce(&Arc<Running>) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
+        let call = async |running: &Arc<Running>| {
+            must_be_read(running)?;
+            call(running).await
+        };
+        self.change_routing(who, name, |_| what, call).await
+    }
+
+    /// Runs one call that changes where reads and writes go; that may be known from the clusters' records alone.
+    async fn change_routing<T>(
+        &self,
+        who: &Actor,
+        name: &str,
+        what: impl FnOnce(&Running) -> String,
+        call: impl AsyncFnOnce(&Arc<Running>) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
         self.must_be_ready()?;
         let running = self.running(name).await?;
         let _one_at_a_time = running.calls.lock().await;
-        let from = describe(&self.view(&running));
+        let (from, what) = (describe(&self.view(&running)), what(&running));
         let result = call(&running).await;
         self.note(who, &running, what, from, &result).await;
         result
     }
+}
+
+/// After a restart, while a cluster is away, a migration may be known by the clusters' records alone.
+fn must_be_read(running: &Running) -> Result<(), ControlError> {
+    if running.stored.lock().is_read() {
+        return Ok(());
+    }
+    Err(unavailable("what is stored of the migration has not been read yet; try again".into()))
 }
 
 fn describe(view: &MigrationView) -> String {
@@ -123,20 +146,25 @@ impl Control for Engine {
                 return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
             }
             let Some(context) = running.parts() else { return Err(unavailable("not started".into())) };
-            if running.claim_comparison() {
+            let begun = running.begin_comparison(&context).await;
+            if begun.map_err(|error| unavailable(error.to_string()))? {
                 let (comparing, environment) = (Arc::clone(running), Arc::clone(&self.environment));
                 let verify = async move { _ = comparing.compare_all(&environment, &context).await };
                 running.spawn(&self.environment, "verify", verify.boxed());
             }
-            Ok(running.verification.lock().clone())
+            let now = running.verification.lock().clone();
+            Ok(now)
         })
         .await
     }
 
     async fn set_reads(&self, who: &Actor, name: &str, percent: u8) -> Result<Ramp, ControlError> {
-        self.change(who, name, format!("reads {percent}"), async |running| {
-            self.move_reads(running, percent).await
-        })
+        self.change_routing(
+            who,
+            name,
+            |_| format!("reads {percent}"),
+            async |running| self.move_reads(running, percent).await,
+        )
         .await
     }
 
@@ -148,19 +176,33 @@ impl Control for Engine {
         max_pause_ms: Option<u64>,
     ) -> Result<Ramp, ControlError> {
         let max_pause = max_pause_ms.map(Duration::from_millis);
-        self.change(who, name, format!("writes {percent}"), async |running| {
-            self.move_writes(running, percent, max_pause).await
-        })
+        self.change_routing(
+            who,
+            name,
+            |_| format!("writes {percent}"),
+            async |running| self.move_writes(running, percent, max_pause).await,
+        )
         .await
     }
 
     async fn rollback(&self, who: &Actor, name: &str) -> Result<Ramp, ControlError> {
-        self.change(who, name, "rollback".into(), async |running| self.roll_back(running).await).await
+        let call = async |running: &Arc<Running>| self.roll_back(running).await;
+        self.change_routing(who, name, |_| "rollback".into(), call).await
     }
 
     async fn complete(&self, who: &Actor, name: &str, how: Complete) -> Result<MigrationView, ControlError> {
-        let reason = how.reason.clone().unwrap_or_default();
-        self.change(who, name, format!("complete {reason}"), async |running| {
+        let what = |running: &Running| {
+            let reason = how.reason.clone().unwrap_or_default();
+            let lacking = self.lacking_to_complete(running).into_iter().map(|(_, why)| why);
+            match lacking.collect::<Vec<_>>().join("; ") {
+                lacking if how.force && !lacking.is_empty() => {
+                    format!("complete {reason} (force, although: {lacking})")
+                }
+                _ => format!("complete {reason}"),
+            }
+        };
+        self.change_routing(who, name, what, async |running| {
+            must_be_read(running)?;
             self.complete_migration(running, &how).await?;
             Ok(self.view(running))
         })
@@ -198,12 +240,9 @@ impl Control for Engine {
                     "rates must be above 0; null is unlimited",
                 ));
             }
-            let stored = {
-                let mut stored = running.stored.lock();
-                stored.throttle = throttle;
-                stored.clone()
-            };
-            stored.store(self.environment.state()?).await.map_err(|error| unavailable(error.to_string()))?;
+            let state = self.environment.state()?;
+            let stored = running.change_stored(state, |stored| stored.throttle = throttle).await;
+            stored.map_err(|error| unavailable(error.to_string()))?;
             running.limiter.set(throttle);
             Ok(throttle)
         })

@@ -10,30 +10,72 @@ use super::context::Context;
 use super::control::{ControlError, Mismatch, Phase, Refusal, Verification};
 use super::engine::{Engine, Environment, no_new, unavailable};
 use super::running::Running;
-use super::stored;
+use super::stored::{self, Stored};
 use super::stream::ChangeStream;
 use super::tailer::Health;
 use super::verify::{Ended, Verifier};
 use crate::model::side::Side;
+use crate::policy::gate::{Comparison, unverified};
 use crate::state::checkpoint;
+use crate::state::records::RecordError;
 
 const PARALLEL: usize = 2;
 const MARK_LIMIT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(200);
 
 impl Running {
-    /// Reserves the one comparison that may run; `false`: one is running.
-    pub(super) fn claim_comparison(&self) -> bool {
-        let mut state = self.verification.lock();
-        if state.running {
-            return false;
+    /// Reserves the one comparison that may run, and stores that it has begun: from then on an earlier one does
+    /// not count. `false`: one is running.
+    ///
+    /// # Errors
+    /// [`RecordError`]; nothing has begun then.
+    pub(super) async fn begin_comparison(&self, context: &Context) -> Result<bool, RecordError> {
+        let begun = Verification {
+            running: true,
+            namespaces: context.namespaces.iter().map(|namespace| namespace.as_str().to_owned()).collect(),
+            started_at: Some(context.clock.wall_millis()),
+            ..Verification::default()
+        };
+        let former = {
+            let mut state = self.verification.lock();
+            if state.running {
+                return Ok(false);
+            }
+            std::mem::replace(&mut *state, begun.clone())
+        };
+        let noted =
+            self.change_stored(&context.records, |stored| stored.verification = Some(begun.clone())).await;
+        if let Err(error) = noted {
+            *self.verification.lock() = former;
+            return Err(error);
         }
-        self.repaired.fetch_add(state.repaired, Ordering::Relaxed);
-        *state = Verification { running: true, ..Verification::default() };
-        true
+        self.repaired.fetch_add(former.repaired, Ordering::Relaxed);
+        Ok(true)
     }
 
-    /// Compares both sides once, after [`Self::claim_comparison`]; what differs is stored and repaired.
+    /// The last full comparison, as `stored` and the one under way tell. It has not ended before that is stored.
+    pub(super) fn verification_of(&self, stored: &Stored) -> Option<Verification> {
+        let last = stored.verification.as_ref()?;
+        let now = self.verification.lock().clone();
+        let running = now.running || last.running;
+        Some(Verification { running, finished_at: now.finished_at.filter(|_| !running), ..now })
+    }
+
+    /// Why writes must not move to new as far as comparisons go, with the way out.
+    pub(super) fn unverified(&self, stored: &Stored) -> Option<String> {
+        let last = self.verification_of(stored).map(|last| Comparison {
+            running: last.running,
+            ended: last.finished_at.is_some(),
+            outdated: last.outdated,
+            failure: last.failure,
+            mismatches: last.mismatches,
+            repaired: last.repaired,
+        });
+        unverified(&stored.name, last.as_ref())
+    }
+
+    /// Compares both sides once, after [`Self::begin_comparison`]; what differs is repaired, and what came of it
+    /// is stored.
     pub(super) async fn compare_all(
         self: &Arc<Self>,
         environment: &Environment,
@@ -50,7 +92,14 @@ impl Running {
             };
             spawn.spawn("mismatch", store.boxed());
         };
-        Verifier::new(Arc::clone(context), PARALLEL).run(Arc::clone(&self.verification), &found).await
+        let verifier = Verifier::new(Arc::clone(context), PARALLEL);
+        let ended = verifier.run(Arc::clone(&self.verification), &found).await;
+        let keep = |stored: &mut Stored| stored.verification = Some(self.verification.lock().clone());
+        while let Err(error) = self.change_stored(&context.records, keep).await {
+            tracing::warn!(%error, "what a verification found is not stored yet");
+            context.clock.sleep(RETRY).await;
+        }
+        ended
     }
 
     /// Makes mirrors readable, at the beginning and each time that a stream has begun anew: not before
@@ -73,7 +122,7 @@ impl Running {
     /// that, and the stream has named them.
     async fn recheck(self: &Arc<Self>, environment: &Environment, context: &Arc<Context>) {
         let may_begin = self.stored.lock().phase == Phase::CatchingUp;
-        if !may_begin || !self.claim_comparison() {
+        if !may_begin || !matches!(self.begin_comparison(context).await, Ok(true)) {
             return context.clock.sleep(RETRY).await;
         }
         let begun = *self.begun_anew.borrow();
@@ -82,16 +131,15 @@ impl Running {
             tracing::warn!(migration = %context.name, why, "the comparison begins again");
             return context.clock.sleep(RETRY).await;
         }
-        let stored = {
+        {
             let mut stored = self.stored.lock();
             // Cut off once more meanwhile: what it compared may have been missed since.
             if *self.begun_anew.borrow() != begun || stored.phase != Phase::CatchingUp {
                 return;
             }
             stored.recheck = false;
-            stored.clone()
-        };
-        if let Err(error) = stored.store(&context.records).await {
+        }
+        if let Err(error) = self.persist(&context.records).await {
             tracing::warn!(%error, "that everything was compared could not be stored; a restart repeats it");
         }
     }
@@ -135,15 +183,19 @@ impl Engine {
                 _ => {}
             }
         }
-        if cut_off.is_empty() {
+        // With a comparison pending, an earlier call has given them new beginnings and got no further.
+        if cut_off.is_empty() && !running.stored.lock().recheck {
             return Err(unavailable("how far the streams are is not known yet; try again".into()));
         }
-        let before = running.stored.lock().clone();
-        let phase = if before.copied { Phase::CatchingUp } else { Phase::Copying };
         // Stored before the new beginnings: without it those would pass for a stream that missed nothing.
-        let stored = stored::Stored { recheck: true, failure: None, phase, ..before };
-        stored.store(&context.records).await.map_err(|error| unavailable(error.to_string()))?;
-        running.stored.lock().recheck = true;
+        running.verification.lock().outdated = true;
+        let missed = running.change_stored(&context.records, |stored| {
+            stored.recheck = true;
+            if let Some(last) = &mut stored.verification {
+                last.outdated = true;
+            }
+        });
+        missed.await.map_err(|error| unavailable(error.to_string()))?;
         for side in &cut_off {
             if let Some(active) = &*running.active.lock() {
                 active.unreadable.forget(*side);
@@ -159,7 +211,11 @@ impl Engine {
         for side in cut_off {
             *running.health.get(side).lock() = Health::Idle;
         }
-        *running.stored.lock() = stored;
+        let going_on = running.change_stored(&context.records, |stored| {
+            stored.phase = if stored.copied { Phase::CatchingUp } else { Phase::Copying };
+            stored.failure = None;
+        });
+        going_on.await.map_err(|error| unavailable(error.to_string()))?;
         running.begun_anew.send_modify(|times| *times += 1);
         Ok(())
     }

@@ -68,6 +68,8 @@ pub struct MigrationView {
     pub created_at: i64,
     /// Why it failed, when it did.
     pub failure: Option<String>,
+    /// The last full verification, if one ran.
+    pub verification: Option<Verification>,
 }
 
 /// What a look before the start found.
@@ -194,11 +196,15 @@ pub struct Progress {
     pub verification: Option<Verification>,
 }
 
-/// A comparison of both sides.
+/// A comparison of both sides in full. Writes move to new only after one that went through.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Verification {
     /// It is still running.
     pub running: bool,
+    /// A stream missed changes after it began: it does not count any more.
+    pub outdated: bool,
+    /// The collections that it covers, whole.
+    pub namespaces: Vec<String>,
     /// Documents compared.
     pub compared_documents: u64,
     /// Documents there are, by the servers' counts.
@@ -207,6 +213,8 @@ pub struct Verification {
     pub mismatches: u64,
     /// Of those, made equal.
     pub repaired: u64,
+    /// Unix milliseconds when it began.
+    pub started_at: Option<i64>,
     /// Unix milliseconds when it ended.
     pub finished_at: Option<i64>,
     /// Why it stopped early, if it did.
@@ -260,11 +268,11 @@ pub struct AuditEvent {
     pub result: String,
 }
 
-/// What `complete` needs before the hold period is over.
+/// What `complete` needs before the hold period is over, or without a full verification.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Complete {
-    /// Do it although the hold period is not over.
+    /// Do it although the hold period is not over, or no full verification has gone through.
     #[serde(default)]
     pub force: bool,
     /// Why; needed with `force`.

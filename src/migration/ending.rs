@@ -14,6 +14,7 @@ use super::running::Running;
 use crate::cluster::command::Request;
 use crate::converge::read::ask;
 use crate::model::slots::SlotSet;
+use crate::model::span::spoken;
 use crate::state::checkpoint::CHECKPOINTS;
 use crate::state::inflight::Work;
 use crate::state::parking::PARKED;
@@ -33,10 +34,7 @@ impl Engine {
         running: &Arc<Running>,
         how: &Complete,
     ) -> Result<(), ControlError> {
-        let (phase, all_on_new_at) = {
-            let stored = running.stored.lock();
-            (stored.phase, stored.all_on_new_at)
-        };
+        let phase = running.stored.lock().phase;
         if phase == Phase::Completed {
             return Ok(());
         }
@@ -47,22 +45,35 @@ impl Engine {
         if route.owned_by_new != SlotSet::ALL || route.reads_on_new != SlotSet::ALL {
             return Err(conflict("not-all-on-new", "raise reads and writes to 100 first"));
         }
-        let held = all_on_new_at.map(|since| context.clock.wall_millis() - since);
-        let hold = i64::try_from(self.environment.settings.hold.as_millis()).unwrap_or(i64::MAX);
-        if held.is_none_or(|held| held < hold)
-            && !(how.force && how.reason.as_ref().is_some_and(|reason| !reason.trim().is_empty()))
-        {
-            let days = self.environment.settings.hold.as_secs_f64() / 86_400.0;
-            let detail = format!(
-                "the hold period of {days} days is not over; use force and give a reason to end it now"
-            );
-            return Err(conflict("hold-period", detail));
+        let lacking = self.lacking_to_complete(running);
+        let forced = how.force && how.reason.as_ref().is_some_and(|reason| !reason.trim().is_empty());
+        if let Some((code, first)) = lacking.first().filter(|_| !forced) {
+            let reasons: Vec<String> = lacking.iter().map(|(_, why)| why.clone()).collect();
+            let more = if reasons.len() > 1 { " (and more; see reasons)" } else { "" };
+            let detail = format!("{first}{more}; or use force and give a reason to end it now");
+            return Err(conflict(code, detail).because(reasons));
         }
         context.raise_both(doc! { "phase": Phase::Completed.as_str() }).await?;
         self.set_phase(running, &context, Phase::Completed).await?;
         let version = context.publish(|_| ()).unwrap_or(0);
         self.spawn_clean_up(running, &context, version);
         Ok(())
+    }
+
+    /// What only force completes without, each with its code.
+    pub(super) fn lacking_to_complete(&self, running: &Running) -> Vec<(&'static str, String)> {
+        let stored = running.stored.lock();
+        if stored.phase.is_over() {
+            return Vec::new();
+        }
+        let hold = self.environment.settings.hold;
+        let since = stored.all_on_new_at.map(|since| self.environment.clock.wall_millis() - since);
+        let is_over =
+            since.is_some_and(|since| u128::try_from(since).is_ok_and(|held| held >= hold.as_millis()));
+        let held =
+            (!is_over).then(|| ("hold-period", format!("the hold period of {} is not over", spoken(hold))));
+        let unverified = running.unverified(&stored).map(|why| ("not-verified", why));
+        held.into_iter().chain(unverified).collect()
     }
 
     /// Puts back and removes what the migration needed, however often the process is restarted meanwhile.
@@ -87,13 +98,12 @@ impl Engine {
         context: &Context,
         phase: Phase,
     ) -> Result<(), ControlError> {
-        let stored = {
+        {
             let mut stored = running.stored.lock();
             stored.phase = phase;
             stored.ended_at = phase.is_over().then(|| context.clock.wall_millis());
-            stored.clone()
-        };
-        stored.store(&context.records).await.map_err(|error| unavailable(error.to_string()))
+        }
+        running.persist(&context.records).await.map_err(|error| unavailable(error.to_string()))
     }
 
     pub(super) async fn abort_migration(&self, running: &Arc<Running>) -> Result<(), ControlError> {
@@ -108,11 +118,9 @@ impl Engine {
             ));
         }
         let Some(context) = running.parts() else {
-            let mut stored = running.stored.lock().clone();
-            stored.phase = Phase::Aborted;
-            stored.store(self.environment.state()?).await.map_err(|error| unavailable(error.to_string()))?;
-            running.stored.lock().phase = Phase::Aborted;
-            return Ok(());
+            let state = self.environment.state()?;
+            let stored = running.change_stored(state, |stored| stored.phase = Phase::Aborted).await;
+            return stored.map_err(|error| unavailable(error.to_string()));
         };
         if context.route().is_some_and(|route| !route.owned_by_new.is_empty()) {
             return Err(conflict("writes-on-new", "new is the authority of some documents; roll back first"));
@@ -175,12 +183,8 @@ async fn clean_up_once(running: &Running, context: &Context) -> Result<(), Strin
         }
     }
     forget_progress(context).await;
-    let stored = {
-        let mut stored = running.stored.lock();
-        stored.cleaned = true;
-        stored.clone()
-    };
-    stored.store(&context.records).await.map_err(|error| error.to_string())
+    let stored = running.change_stored(&context.records, |stored| stored.cleaned = true).await;
+    stored.map_err(|error| error.to_string())
 }
 
 /// What was stored to go on after a restart is of no use any more.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::context::Context;
 use super::control::{ControlError, Phase, Refusal};
+use super::expiry::Kept;
 use super::holder::mirror_name;
 use super::running::Running;
 use super::stored::{Stored, identity};
@@ -191,13 +192,6 @@ impl Engine {
             converged: std::sync::atomic::AtomicU64::new(0),
         });
         let frontiers: PerSide<Arc<Frontier>> = PerSide::default();
-        let active = Arc::new(Active::new(
-            Arc::clone(&converger),
-            authorities.clone(),
-            frontiers.clone(),
-            environment.settings.mirror_timeout,
-        ));
-        environment.registry.put(&name, &active);
         let context = Arc::new(Context {
             name: Arc::clone(&name),
             namespaces,
@@ -207,13 +201,22 @@ impl Engine {
             routing: Arc::clone(&environment.routing),
             inflight: Arc::clone(&environment.inflight),
             converger,
-            retries: Arc::clone(&active.retries),
+            retries: Arc::default(),
             frontiers,
             parking: Arc::new(Parking::new(&name)),
             records: Arc::clone(state),
             clock,
             safeguards: environment.safeguards,
         });
+        let active = Arc::new(Active::new(
+            Arc::clone(&context.converger),
+            context.authorities.clone(),
+            context.frontiers.clone(),
+            Arc::clone(&context.retries),
+            environment.settings.mirror_timeout,
+            Arc::new(Kept { running: Arc::downgrade(running), context: Arc::clone(&context) }),
+        ));
+        environment.registry.put(&name, &active);
         *running.context.lock() = Some(Arc::clone(&context));
         *running.active.lock() = Some(active);
         let every = environment.settings.lease / 6;

@@ -51,6 +51,13 @@ fn publish(migration: &str, progress: &Progress) {
     set(names::MIGRATION_CONFLICTS, progress.conflicts as f64);
     set(names::MIGRATION_CAN_CUT_OVER, f64::from(u8::from(progress.can_cut_over)));
     set(names::MIGRATION_PAUSED, f64::from(u8::from(progress.paused)));
+    if let Some(last) = &progress.verification {
+        let seconds = |at: Option<i64>| at.map_or(f64::NAN, |millis| millis as f64 / 1000.0);
+        set(names::MIGRATION_VERIFICATION_MISMATCHES, last.mismatches as f64);
+        set(names::MIGRATION_VERIFICATION_REPAIRED, last.repaired as f64);
+        set(names::MIGRATION_VERIFICATION_STARTED, seconds(last.started_at));
+        set(names::MIGRATION_VERIFICATION_FINISHED, seconds(last.finished_at));
+    }
     if let Some(seconds) = progress.oplog_window_seconds {
         set(names::MIGRATION_OPLOG_WINDOW, seconds);
     }

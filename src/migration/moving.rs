@@ -16,6 +16,7 @@ use super::context::Context;
 use crate::clock::timeout;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
+use crate::model::span::spoken;
 use crate::state::inflight::Work;
 use crate::state::record::{Fence, FenceState};
 
@@ -163,8 +164,8 @@ impl Context {
     fn what_stands_in_the_way(&self, transfer: &Transfer) -> String {
         let kinds = [Work::Write, Work::Transaction, Work::Converge];
         match self.inflight.oldest(&self.name, &transfer.slots, u64::MAX, &kinds) {
-            Some(oldest) => format!("{} did not end within {:?}", oldest.what, transfer.max_pause),
-            None => format!("the streams did not catch up within {:?}", transfer.max_pause),
+            Some(oldest) => format!("{} did not end within {}", oldest.what, spoken(transfer.max_pause)),
+            None => format!("the streams did not catch up within {}", spoken(transfer.max_pause)),
         }
     }
 

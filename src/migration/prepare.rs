@@ -221,8 +221,13 @@ pub async fn drop_created(new: &SharedCluster, created: &[Created]) -> Result<()
 /// # Errors
 /// In words, what the cluster refused or did not answer.
 pub async fn restore_ttl(cluster: &SharedCluster, saved: &[Created]) -> Result<(), String> {
-    for created in saved {
-        ttl::set(&**cluster, &created.parsed()?, &created.ttl).await?;
+    for created in saved.iter().filter(|created| !created.ttl.is_empty()) {
+        let namespace = created.parsed()?;
+        let Some(there) = on(&**cluster, &namespace).await? else { continue };
+        // Seconds are noted before an index gets them; one that never did stays as it is.
+        let has_ttl = |name: &str| there.indexes.iter().any(|index| index.name() == name && index.is_ttl());
+        let suspended: Vec<_> = created.ttl.iter().filter(|(name, _)| has_ttl(name)).cloned().collect();
+        ttl::set(&**cluster, &namespace, &suspended).await?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::control::{Lag, MigrationView, Phase, Progress};
 use super::engine::Engine;
 use super::pace;
 use super::running::Running;
+use super::stored::Stored;
 use crate::model::side::PerSide;
 
 /// Copy rates over the last seconds.
@@ -34,7 +35,17 @@ impl Rate {
         if seconds <= 0.0 {
             return (0.0, 0.0);
         }
-        ((last.1 - first.1) as f64 / seconds, (last.2 - first.2) as f64 / seconds)
+        (last.1.saturating_sub(first.1) as f64 / seconds, last.2.saturating_sub(first.2) as f64 / seconds)
+    }
+}
+
+impl Running {
+    /// Documents and bytes of history that have been copied, by whichever process.
+    fn copied_so_far(&self, stored: &Stored) -> (u64, u64) {
+        if stored.copied && stored.copied_documents > 0 {
+            return (stored.copied_documents.unsigned_abs(), stored.copied_bytes.unsigned_abs());
+        }
+        (self.copied.documents.load(Ordering::Relaxed), self.copied.bytes.load(Ordering::Relaxed))
     }
 }
 
@@ -52,18 +63,18 @@ impl Engine {
             epoch: route.as_ref().map_or(0, |route| route.epoch),
             created_at: stored.created_at,
             failure: stored.failure.clone(),
+            verification: running.verification_of(&stored),
         }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "rates and times for people")]
     pub(super) fn progress_of(&self, running: &Running) -> Progress {
         let view = self.view(running);
-        let blocked_by = self.blocked(running);
-        let (documents, bytes) =
-            (running.copied.documents.load(Ordering::Relaxed), running.copied.bytes.load(Ordering::Relaxed));
+        let blocked_by = self.blocked_for_writes(running);
         let (documents_per_second, bytes_per_second) = running.rate.lock().now();
         let context = running.parts();
         let stored = running.stored.lock().clone();
+        let (documents, bytes) = running.copied_so_far(&stored);
         let counted = u64::try_from(stored.total_documents).unwrap_or(0);
         let copied_documents = if stored.copied { documents.max(counted) } else { documents };
         // The copy also meets what was inserted after the servers counted.
@@ -76,7 +87,7 @@ impl Engine {
         });
         let follows = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
         let forecasts = if follows && !stored.paused { running.forecasts() } else { PerSide::default() };
-        let verification = running.verification.lock().clone();
+        let verification = view.verification;
         let count =
             |of: fn(&crate::converge::active::Active) -> u64| running.active.lock().as_deref().map_or(0, of);
         Progress {
@@ -109,13 +120,14 @@ impl Engine {
             converged: context
                 .as_ref()
                 .map_or(0, |context| context.converger.converged.load(Ordering::Relaxed)),
-            repaired: running.repaired.load(Ordering::Relaxed) + verification.repaired,
+            repaired: running.repaired.load(Ordering::Relaxed)
+                + verification.as_ref().map_or(0, |last| last.repaired),
             mirror_failures: count(|active| active.counters.mirror_failures.load(Ordering::Relaxed)),
             conflicts: context.as_ref().map_or(0, |context| context.parking.len() as u64),
             oplog_window_seconds: *running.oplog_window.lock(),
             can_cut_over: blocked_by.is_empty(),
             blocked_by,
-            verification: (verification != super::control::Verification::default()).then_some(verification),
+            verification,
         }
     }
 }

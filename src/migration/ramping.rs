@@ -102,7 +102,17 @@ pub(super) fn slots(slots: &SlotSet) -> Bson {
 }
 
 impl Engine {
-    /// Everything that stands in the way of moving reads or writes.
+    /// Everything that stands in the way of more writes on new. There is no force.
+    pub(super) fn blocked_for_writes(&self, running: &Running) -> Vec<String> {
+        let mut reasons = self.blocked(running);
+        let stored = running.stored.lock();
+        if self.environment.safeguards.verified && !stored.phase.is_over() && stored.started_at.is_some() {
+            reasons.extend(running.unverified(&stored));
+        }
+        reasons
+    }
+
+    /// Everything that stands in the way of moving reads, and of writes back to old.
     pub(super) fn blocked(&self, running: &Running) -> Vec<String> {
         let stored = running.stored.lock();
         if stored.phase.is_over() {
@@ -139,12 +149,11 @@ impl Engine {
         })
     }
 
-    fn must_not_be_blocked(&self, running: &Running) -> Result<(), ControlError> {
-        let reasons = self.blocked(running);
-        if reasons.is_empty() {
+    fn must_not_be(blocked: Vec<String>) -> Result<(), ControlError> {
+        if blocked.is_empty() {
             return Ok(());
         }
-        Err(conflict("blocked", format!("not now: {}", reasons.join("; "))).because(reasons))
+        Err(conflict("blocked", format!("not now: {}", blocked.join("; "))).because(blocked))
     }
 
     pub(super) async fn move_reads(&self, running: &Running, percent: u8) -> Result<Ramp, ControlError> {
@@ -158,7 +167,7 @@ impl Engine {
         }
         if wanted != route.reads_on_new {
             if wanted.len() > route.reads_on_new.len() {
-                self.must_not_be_blocked(running)?;
+                Self::must_not_be(self.blocked(running))?;
                 let current = context.make_mirrors_current().await;
                 if let Err(error) = current {
                     context.publish(|_| ());
@@ -216,7 +225,11 @@ impl Engine {
                 Ok(())
             }
         });
-        self.must_not_be_blocked(running)?;
+        Self::must_not_be(if up.is_empty() {
+            self.blocked(running)
+        } else {
+            self.blocked_for_writes(running)
+        })?;
         context.level_epochs().await?;
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
@@ -259,12 +272,8 @@ impl Engine {
     }
 
     async fn note_all_on_new(&self, running: &Running, context: &Context, percent: u8) {
-        let stored = {
-            let mut stored = running.stored.lock();
-            stored.all_on_new_at = (percent == 100).then(|| context.clock.wall_millis());
-            stored.clone()
-        };
-        if let Err(error) = stored.store(&context.records).await {
+        running.stored.lock().all_on_new_at = (percent == 100).then(|| context.clock.wall_millis());
+        if let Err(error) = running.persist(&context.records).await {
             tracing::warn!(%error, "the begin of the hold period could not be stored");
         }
     }

@@ -43,10 +43,12 @@ pub struct Range {
     pub next: Option<RawBson>,
     /// All of it is copied.
     pub done: bool,
+    /// What has been copied of it.
+    pub copied: Size,
 }
 
-/// How large a collection is, by the server's count.
-#[derive(Debug, Clone, Copy, Default)]
+/// How much there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
     /// Documents.
     pub documents: u64,
@@ -115,6 +117,7 @@ pub async fn split(
             high,
             next: None,
             done: false,
+            copied: Size::default(),
         })
         .collect())
 }
@@ -182,9 +185,11 @@ fn stored(migration: &str, range: &Range) -> Result<Document, RecordError> {
             .map_err(|error| RecordError::Malformed(error.to_string())),
         None => Ok(Bson::Array(vec![])),
     };
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     Ok(doc! { "$set": {
         "migration": migration, "namespace": range.namespace.as_str(), "number": range.number,
         "low": bound(&range.low)?, "high": bound(&range.high)?, "next": bound(&range.next)?, "done": range.done,
+        "copied_documents": count(range.copied.documents), "copied_bytes": count(range.copied.bytes),
     } })
 }
 
@@ -203,6 +208,9 @@ fn read(document: &RawDocumentBuf) -> Result<Range, RecordError> {
         let array = document.get_array(field).map_err(|_| malformed())?;
         Ok(array.get(0).ok().flatten().map(RawBson::from))
     };
+    // Ranges that were stored before these were counted have none.
+    let count =
+        |field: &str| document.get_i64(field).ok().and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
     let number = match document.get("number") {
         Ok(Some(RawBsonRef::Int64(number))) => number,
         Ok(Some(RawBsonRef::Int32(number))) => i64::from(number),
@@ -215,6 +223,7 @@ fn read(document: &RawDocumentBuf) -> Result<Range, RecordError> {
         high: bound("high")?,
         next: bound("next")?,
         done: document.get_bool("done").map_err(|_| malformed())?,
+        copied: Size { documents: count("copied_documents"), bytes: count("copied_bytes") },
     })
 }
 
@@ -232,6 +241,7 @@ mod tests {
             high: None,
             next: None,
             done: false,
+            copied: Size::default(),
         };
         assert!(!is_cut(&[range(2), range(1)], &namespace));
         assert!(is_cut(&[range(2), range(1), range(0)], &namespace));

@@ -49,6 +49,8 @@ pub struct Running {
     pub context: Mutex<Option<Arc<Context>>>,
     /// What the data plane sees; `None` before the start.
     pub active: Mutex<Option<Arc<Active>>>,
+    /// One store of [`Self::stored`] at a time.
+    pub storing: tokio::sync::Mutex<()>,
     /// One operator's call at a time.
     pub calls: tokio::sync::Mutex<()>,
     /// What the tailers say.
@@ -88,6 +90,7 @@ impl Running {
             stored: Mutex::new(stored),
             context: Mutex::default(),
             active: Mutex::default(),
+            storing: tokio::sync::Mutex::default(),
             calls: tokio::sync::Mutex::default(),
             health: PerSide::default(),
             copied: Arc::default(),
@@ -203,6 +206,8 @@ impl Running {
         let start = self.stored.lock().start.ok_or("its start was not stored")?;
         let ranges =
             ranges::load(&context.records, &context.name).await.map_err(|error| error.to_string())?;
+        self.copied.go_on_from(&ranges);
+        *self.rate.lock() = super::progress::Rate::default();
         let name = backfill_app_name(&environment.holder, &context.name);
         let clusters = (environment.open)(name.clone()).await?;
         let backfill = Backfill {
@@ -228,16 +233,14 @@ impl Running {
                 context.clock.sleep(LOOK).await;
             }
         }
-        let stored = {
-            let mut stored = self.stored.lock();
+        let count = |count: &AtomicU64| i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let copied = self.change_stored(&context.records, |stored| {
             stored.copied = true;
+            stored.copied_documents = count(&self.copied.documents);
+            stored.copied_bytes = count(&self.copied.bytes);
             stored.phase = stored.phase.max(Phase::CatchingUp);
-            stored.clone()
-        };
-        stored.store(&context.records).await.map_err(|error| {
-            self.stored.lock().copied = false;
-            error.to_string()
-        })
+        });
+        copied.await.map_err(|error| error.to_string())
     }
 
     /// Kinds of writes that force a move in one step are remembered over restarts.
@@ -272,7 +275,7 @@ impl Running {
                 .lag_seconds(context.clock.now())
                 .is_some_and(|lag| lag <= SYNCED_LAG_SECONDS)
         };
-        let stored = {
+        let changed = {
             let mut stored = self.stored.lock();
             let before = stored.phase;
             if let Some(why) = failed {
@@ -285,11 +288,11 @@ impl Running {
                 stored.phase = Phase::Synced;
             }
             let shapes = self.shapes(&mut stored);
-            (stored.phase != before || shapes).then(|| stored.clone())
+            (stored.phase != before || shapes).then_some(stored.phase)
         };
-        if let Some(stored) = stored {
-            tracing::info!(migration = %context.name, phase = %stored.phase, "phase");
-            if let Err(error) = stored.store(&context.records).await {
+        if let Some(phase) = changed {
+            tracing::info!(migration = %context.name, %phase, "phase");
+            if let Err(error) = self.persist(&context.records).await {
                 tracing::warn!(%error, "the phase could not be stored; it is found out again after a restart");
             }
         }

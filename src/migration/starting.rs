@@ -205,14 +205,13 @@ impl Engine {
         let unfinished = running.stored.lock().phase == Phase::Created;
         if unfinished {
             let plan = prepare::plan(&context.clusters, &wanted(running)).await.map_err(to_control)?;
-            let stored = {
+            {
                 let mut stored = running.stored.lock();
                 stored.created = plan;
                 stored.phase = Phase::Preparing;
                 stored.started_at = Some(context.clock.wall_millis());
-                stored.clone()
-            };
-            stored.store(&context.records).await.map_err(to_control)?;
+            }
+            running.persist(&context.records).await.map_err(to_control)?;
         }
         let plan = running.stored.lock().created.clone();
         prepare::prepare(&context.clusters, &plan).await.map_err(to_control)
@@ -264,13 +263,9 @@ impl Engine {
     }
 
     async fn begin_mirroring(&self, running: &Arc<Running>, context: &Context) -> Result<(), ControlError> {
-        let stored = {
-            let mut stored = running.stored.lock();
-            stored.phase = Phase::Copying;
-            stored.clone()
-        };
+        running.stored.lock().phase = Phase::Copying;
         let written = async {
-            stored.store(&context.records).await.map_err(to_control)?;
+            running.persist(&context.records).await.map_err(to_control)?;
             context.raise_both(doc! { "phase": Phase::Copying.as_str() }).await
         };
         if let Err(error) = written.await {
@@ -298,7 +293,6 @@ impl Engine {
             return Err(ControlError::new(Refusal::Conflict, "not-while-serving", detail));
         }
         running.set_paused(paused);
-        let stored = running.stored.lock().clone();
-        stored.store(&context.records).await.map_err(to_control)
+        running.persist(&context.records).await.map_err(to_control)
     }
 }

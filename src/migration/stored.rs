@@ -3,7 +3,7 @@
 use bson::{Document, Timestamp, doc, rawdoc};
 use serde::{Deserialize, Serialize};
 
-use super::control::{AuditEvent, Mismatch, NamespaceSpec, Phase, Throttle};
+use super::control::{AuditEvent, Mismatch, NamespaceSpec, Phase, Throttle, Verification};
 use super::prepare::Created;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
@@ -46,6 +46,12 @@ pub struct Stored {
     pub start: Option<Timestamp>,
     /// Every range is copied.
     pub copied: bool,
+    /// Documents that were copied, once all are.
+    #[serde(default)]
+    pub copied_documents: i64,
+    /// Bytes that were copied, once all are.
+    #[serde(default)]
+    pub copied_bytes: i64,
     /// What was made on new, and what has to be put back one day.
     pub created: Vec<Created>,
     /// Indexes that force a move in one step, each with its reason.
@@ -61,6 +67,9 @@ pub struct Stored {
     /// A stream has missed changes: everything must be compared before it counts as following again.
     #[serde(default)]
     pub recheck: bool,
+    /// The last full verification: how it ended, or that it has begun.
+    #[serde(default)]
+    pub verification: Option<Verification>,
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
@@ -123,6 +132,8 @@ impl Stored {
             all_on_new_at: None,
             start: None,
             copied: false,
+            copied_documents: 0,
+            copied_bytes: 0,
             created: Vec::new(),
             single_step: Vec::new(),
             throttle: Throttle::default(),
@@ -130,8 +141,15 @@ impl Stored {
             total_bytes: 0,
             failure: None,
             recheck: false,
+            verification: None,
             cleaned: false,
         }
+    }
+
+    /// It is more than the name and the collections that a cluster's record tells at a start.
+    #[must_use]
+    pub const fn is_read(&self) -> bool {
+        self.created_at != 0
     }
 
     /// Stores it as it is. What a process that died had sent can arrive at any later time; it names the
@@ -159,6 +177,15 @@ impl Stored {
         Err(RecordError::Unavailable("another process changes it all the time".into()))
     }
 
+    /// As a process finds it that follows another: a verification under way ended with that one.
+    fn taken_up(mut self) -> Self {
+        if let Some(last) = self.verification.as_mut().filter(|last| last.running) {
+            last.running = false;
+            last.failure = Some("reshard was restarted before its end".into());
+        }
+        self
+    }
+
     /// All that are stored.
     ///
     /// # Errors
@@ -172,7 +199,7 @@ impl Stored {
             if stored.schema != SCHEMA {
                 return Err(RecordError::Malformed(format!("{} was stored by another version", stored.name)));
             }
-            all.push(stored);
+            all.push(stored.taken_up());
         }
         Ok(all)
     }

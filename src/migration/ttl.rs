@@ -78,7 +78,8 @@ pub async fn expire_due(ctx: &Context, saved: &[Created]) -> Result<u64, String>
                 continue;
             };
             for (name, seconds) in &created.ttl {
-                if let Some(index) = collection.indexes.iter().find(|index| index.name() == name) {
+                let mut indexes = collection.indexes.iter();
+                if let Some(index) = indexes.find(|index| index.name() == name && index.is_ttl()) {
                     removed += Expiry::new(ctx, side, &namespace, index, *seconds).await?.run().await?;
                 }
             }

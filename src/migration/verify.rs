@@ -64,7 +64,12 @@ impl Verifier {
     /// Compares everything once. Progress is in `state`, which at the end says whether it went through;
     /// differences go to `found`, already repaired where that was possible.
     pub async fn run(&self, state: Arc<Mutex<Verification>>, found: &Found) -> Ended {
-        *state.lock() = Verification { running: true, ..Verification::default() };
+        {
+            let mut state = state.lock();
+            if !state.running {
+                *state = Verification { running: true, ..Verification::default() };
+            }
+        }
         self.unsettled.store(0, Ordering::Relaxed);
         let run = Run { ctx: &self.ctx, state: &state, found, unsettled: &self.unsettled };
         let failure = self.compare_all(&run).await.err();

@@ -6,3 +6,4 @@ pub mod number;
 pub mod phase;
 pub mod side;
 pub mod slots;
+pub mod span;

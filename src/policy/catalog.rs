@@ -6,7 +6,7 @@ use bson::{Bson, Document};
 pub const SUSPENDED: i64 = 2_147_483_647;
 /// What a TTL index is made with before it is suspended: servers before 5.0 take only what does not reach
 /// back before 1970.
-const MADE_WITH: i64 = 1_700_000_000;
+pub const MADE_WITH: i64 = 1_700_000_000;
 
 /// What a server adds to an index, or what has no meaning any more.
 const NOT_MADE: [&str; 5] = ["v", "ns", "background", "safe", "dropDups"];

@@ -53,6 +53,49 @@ pub fn blocked_by(measured: &Measured) -> Vec<String> {
     reasons
 }
 
+/// What is known of the last full comparison of both sides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// It has not ended.
+    pub running: bool,
+    /// It has ended.
+    pub ended: bool,
+    /// A stream missed changes after it began.
+    pub outdated: bool,
+    /// Why it did not go through.
+    pub failure: Option<String>,
+    /// Real differences that it found.
+    pub mismatches: u64,
+    /// Of those, made equal.
+    pub repaired: u64,
+}
+
+/// Why both sides cannot be taken for equal, with the way out; `None`: a full comparison since the end of the
+/// copy went through and left no difference.
+#[must_use]
+pub fn unverified(migration: &str, last: Option<&Comparison>) -> Option<String> {
+    let verify = format!("reshard migrate verify {migration} --wait");
+    let never =
+        format!("no full verification has gone through since the end of the copy; after that, run: {verify}");
+    let Some(last) = last else { return Some(never) };
+    let left = last.mismatches.saturating_sub(last.repaired);
+    match &last.failure {
+        _ if last.running => {
+            Some(format!("a verification is running, and counts when it has gone through; wait: {verify}"))
+        }
+        _ if last.outdated => {
+            Some(format!("a stream has missed changes since the last verification began; run: {verify}"))
+        }
+        Some(why) => Some(format!("the last verification did not go through ({why}); run: {verify}")),
+        None if !last.ended => Some(never),
+        None if left > 0 => Some(format!(
+            "the last verification left {left} differences that it could not make equal; see mismatches, then \
+             run: {verify}"
+        )),
+        None => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +127,25 @@ mod tests {
             assert_eq!(blocked_by(&measured).len(), 1, "{measured:?}");
         }
         assert!(!blocked_by(&Measured::default()).is_empty());
+    }
+
+    #[test]
+    fn only_a_comparison_that_went_through_and_left_nothing_is_a_yes() {
+        let through = Comparison { ended: true, ..Comparison::default() };
+        assert_eq!(unverified("m", Some(&through)), None);
+        let repaired = Comparison { mismatches: 3, repaired: 3, ..through.clone() };
+        assert_eq!(unverified("m", Some(&repaired)), None);
+        let bad = [
+            (None, "no full verification"),
+            (Some(Comparison::default()), "no full verification"),
+            (Some(Comparison { running: true, ..through.clone() }), "is running"),
+            (Some(Comparison { outdated: true, ..through.clone() }), "missed changes"),
+            (Some(Comparison { failure: Some("old is away".into()), ..through.clone() }), "old is away"),
+            (Some(Comparison { mismatches: 3, repaired: 1, ..through }), "left 2 differences"),
+        ];
+        for (last, words) in bad {
+            let why = unverified("m", last.as_ref()).unwrap();
+            assert!(why.contains(words) && why.contains("reshard migrate verify m --wait"), "{why}");
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod classify;
 pub mod compare;
 pub mod converge;
+pub mod expiry;
 pub mod failover;
 pub mod gate;
 pub mod others;

@@ -49,6 +49,15 @@ pub struct Memory {
     limit: usize,
 }
 
+/// Sessions whose numbers are remembered.
+const SESSIONS_REMEMBERED: usize = 200_000;
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new(SESSIONS_REMEMBERED)
+    }
+}
+
 impl Memory {
     /// Remembers at most `limit` numbers of each kind, about 64 bytes each.
     #[must_use]

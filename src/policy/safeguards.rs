@@ -31,25 +31,33 @@ pub struct Safeguards {
     pub checkpoint_after_done: bool,
     /// The backfill converges keys that changed while it copied them.
     pub backfill_second_look: bool,
+    /// Writes move to new only after both sides were compared in full.
+    pub verified: bool,
+}
+
+impl Safeguards {
+    /// All on.
+    pub const ALL: Self = Self {
+        mirror_stream: true,
+        barrier: true,
+        mirror_read_first: true,
+        guard: true,
+        send_check: true,
+        reply_check: true,
+        markers: true,
+        epoch_guard: true,
+        workers_fenced: true,
+        probe: true,
+        unsettled: true,
+        majority_reads: true,
+        checkpoint_after_done: true,
+        backfill_second_look: true,
+        verified: true,
+    };
 }
 
 impl Default for Safeguards {
     fn default() -> Self {
-        Self {
-            mirror_stream: true,
-            barrier: true,
-            mirror_read_first: true,
-            guard: true,
-            send_check: true,
-            reply_check: true,
-            markers: true,
-            epoch_guard: true,
-            workers_fenced: true,
-            probe: true,
-            unsettled: true,
-            majority_reads: true,
-            checkpoint_after_done: true,
-            backfill_second_look: true,
-        }
+        Self::ALL
     }
 }

@@ -3,6 +3,7 @@
 use bson::{RawDocument, oid::ObjectId};
 use bytes::BytesMut;
 
+use super::expiry::Expiring;
 use super::operation::Operation;
 use super::pipeline::Router;
 use super::reading::side_of_read;
@@ -163,10 +164,26 @@ impl Router {
         }
         let first = route.sole_authority().unwrap_or(Side::Old);
         let both = route.mirrors() && matches!(name, "createIndexes" | "dropIndexes" | "collMod");
+        let active = entered.as_ref().and_then(|entered| entered.active.as_ref()).filter(|_| both);
+        if let Some(active) = active
+            && let Some(expiring) = Expiring::of(operation)?
+        {
+            return self.set_expiry(operation, active, first, expiring, reply).await;
+        }
         let ok = self.plain(operation, first, reply).await?;
         if !both || !ok {
             return Ok(Course::Answered(first, ok));
         }
+        self.on_the_other_too(operation, first, reply).await
+    }
+
+    /// What one cluster has done, the other does too; if it does not, the client gets its error.
+    pub(super) async fn on_the_other_too(
+        &self,
+        operation: &Operation<'_>,
+        first: Side,
+        reply: &mut BytesMut,
+    ) -> Result<Course, ErrorReply> {
         let mut other = BytesMut::new();
         let mirrored = self.plain(operation, first.other(), &mut other).await;
         match mirrored {

@@ -1,5 +1,6 @@
 //! The data plane: one operation in, one reply out.
 mod dispatch;
+mod expiry;
 mod followers;
 mod foreign_commits;
 mod migrating;

@@ -64,6 +64,14 @@ impl Router {
                 None => Ok(known),
             };
         };
+        if operation.class == Class::Ddl && !route.phase.is_over() {
+            let why = format!(
+                "{} in a transaction would reach one cluster alone while migration {} moves this collection: run \
+                 it without a transaction",
+                operation.command.name, route.name
+            );
+            return Err(ErrorReply::new(NOT_NOW, why));
+        }
         let Some(key) = key else { return Ok(known) };
         if open.has_entered(&key, &route.name) {
             return Ok(known);

@@ -51,6 +51,14 @@ pub const MIGRATION_MIRROR_FAILURES: &str = "reshard_migration_mirror_failures";
 pub const MIGRATION_CONFLICTS: &str = "reshard_migration_conflicts";
 /// 1 when every gate for moving writes is passed, by migration.
 pub const MIGRATION_CAN_CUT_OVER: &str = "reshard_migration_can_cut_over";
+/// Differences that the last full verification found, by migration.
+pub const MIGRATION_VERIFICATION_MISMATCHES: &str = "reshard_migration_verification_mismatches";
+/// Of those, made equal, by migration.
+pub const MIGRATION_VERIFICATION_REPAIRED: &str = "reshard_migration_verification_repaired";
+/// Unix seconds when the last full verification began, by migration.
+pub const MIGRATION_VERIFICATION_STARTED: &str = "reshard_migration_verification_started_at_seconds";
+/// Unix seconds when the last full verification ended, by migration; NaN until then.
+pub const MIGRATION_VERIFICATION_FINISHED: &str = "reshard_migration_verification_finished_at_seconds";
 /// 1 while an operator has halted it, by migration.
 pub const MIGRATION_PAUSED: &str = "reshard_migration_paused";
 /// Seconds that old's oplog reaches back, by migration.

@@ -139,6 +139,11 @@ impl Stage {
         wait_for("the migration to be synced and free to move", LIMIT, || async {
             let progress = self.ask(Method::GET, &path, None).await?;
             if progress["can_cut_over"] != true {
+                let reasons = progress["blocked_by"].as_array().context("reasons")?;
+                let lacking = |why: &Value| why.as_str().is_some_and(|why| why.contains("migrate verify"));
+                if reasons.iter().all(lacking) && progress["verification"]["running"] != true {
+                    self.ask(Method::POST, &format!("/v1/migrations/{name}/verify"), None).await?;
+                }
                 bail!("{progress}");
             }
             Ok(true)

@@ -72,6 +72,7 @@ impl Control for FakeControl {
             epoch: 1,
             created_at: 1_700_000_000_000,
             failure: None,
+            verification: None,
         };
         self.migrations.lock().unwrap().push(view.clone());
         Ok(view)
@@ -184,8 +185,12 @@ impl Control for FakeControl {
             mirror_failures: 1,
             conflicts: 0,
             oplog_window_seconds: Some(90_000.0),
-            can_cut_over: false,
-            blocked_by: vec!["the copy is not finished".to_owned()],
+            can_cut_over: name == "ready",
+            blocked_by: if name == "ready" {
+                Vec::new()
+            } else {
+                vec!["the copy is not finished".to_owned()]
+            },
             verification: Some(Verification {
                 running: *verifying > 0,
                 compared_documents: 10,

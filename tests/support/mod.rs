@@ -65,6 +65,11 @@ pub(crate) struct Operator {
     pub(crate) name: String,
 }
 
+/// Whether what blocks a move is that no full verification has gone through.
+pub(crate) fn wants_verification(why: &str) -> bool {
+    why.contains("reshard migrate verify ")
+}
+
 pub(crate) fn me() -> Actor {
     Actor("test".into())
 }
@@ -102,11 +107,17 @@ impl Operator {
         Ok(self.engine.progress(&self.name).await?)
     }
 
+    /// Waits until writes may move; a full verification that this needs is asked for.
     pub(crate) async fn until_synced(&self) -> Result<()> {
         let synced = wait_for("the migration to be synced and free to move", LONG, || async {
             let progress = self.progress().await?;
             if progress.phase == Phase::Failed {
                 bail!("it failed: {:?}", self.engine.get(&self.name).await?.failure);
+            }
+            let verifying = progress.verification.is_some_and(|last| last.running);
+            let lacking = progress.blocked_by.iter().all(|why| wants_verification(why));
+            if !progress.can_cut_over && lacking && !verifying {
+                self.engine.verify(&me(), &self.name).await?;
             }
             Ok(progress.can_cut_over)
         })
@@ -146,7 +157,8 @@ impl Operator {
     pub(crate) async fn until_level(&self) -> Result<()> {
         let level = wait_for("both streams to be level", LONG, || async {
             let progress = self.progress().await?;
-            Ok(progress.lag_seconds == Some(0.0) && progress.blocked_by.is_empty())
+            let free = progress.blocked_by.iter().all(|why| wants_verification(why));
+            Ok(progress.lag_seconds == Some(0.0) && free)
         })
         .await;
         level.with_context(|| format!("{:?}", futures::executor::block_on(self.progress())))

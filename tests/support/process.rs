@@ -9,7 +9,7 @@ use reshard_testbed::wait_for;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::LONG;
+use super::{LONG, wants_verification};
 
 /// A `reshard serve`, on ports that stay the same over restarts.
 pub(crate) struct Server {
@@ -18,6 +18,12 @@ pub(crate) struct Server {
     pub(crate) listen: u16,
     pub(crate) admin: u16,
     child: parking_lot::Mutex<Option<Child>>,
+}
+
+/// Nothing else stands in the way of a move.
+pub(crate) fn but_for_a_verification(progress: &Value) -> bool {
+    let mut reasons = progress["blocked_by"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    progress["blocked_by"].is_array() && reasons.all(wants_verification)
 }
 
 fn free_port() -> Result<u16> {
@@ -191,13 +197,25 @@ impl Server {
         waited.with_context(|| format!("{:#}\n{}", last.into_inner(), self.tail()))
     }
 
+    /// Waits until writes may move, and asks for the full verification that this needs, as often as it takes.
     pub(crate) async fn until_free(&self, name: &str) -> Result<()> {
-        self.until(name, "the migration to be free to move", |progress| progress["can_cut_over"] == true)
-            .await
+        let verify = format!("/v1/migrations/{name}/verify");
+        let waited = wait_for("the migration to be free to move", LONG, || async {
+            let Ok((200, progress)) = self.get(&format!("/v1/migrations/{name}/progress")).await else {
+                return Ok(false);
+            };
+            let verifying = progress["verification"]["running"] == true;
+            if progress["can_cut_over"] != true && but_for_a_verification(&progress) && !verifying {
+                self.http("POST", &verify, None).await?;
+            }
+            Ok(progress["can_cut_over"] == true)
+        })
+        .await;
+        waited.with_context(|| self.tail())
     }
 
     pub(crate) async fn until_level(&self, name: &str) -> Result<()> {
-        let level = |progress: &Value| progress["can_cut_over"] == true && progress["lag_seconds"] == 0.0;
+        let level = |progress: &Value| but_for_a_verification(progress) && progress["lag_seconds"] == 0.0;
         self.until(name, "both streams to be level", level).await
     }
 }

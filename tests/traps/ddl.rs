@@ -9,6 +9,12 @@ async fn indexes_and_options_change_on_both_sides() -> Result<()> {
     let bed = Bed::start("trap-ddl").await?;
     bed.write(insert((0..50).map(|id| rawdoc! { "_id": id, "n": id }))).await?;
     bed.move_begins().await?;
+    let mut session = bed.client.start_session().await?;
+    session.start_transaction().await?;
+    let index = doc! { "createIndexes": "c", "indexes": [{ "key": { "t": 1 }, "name": "t" }] };
+    let inside = bed.shop().run_command(index).session(&mut session).await;
+    ensure!(inside.is_err_and(|error| error.to_string().contains("one cluster alone")));
+    session.abort_transaction().await?;
     for round in ["dual", "half"] {
         let (one, two) = (format!("one-{round}"), format!("two-{round}"));
         let index = |field: &str, name: &str| {

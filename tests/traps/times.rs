@@ -115,3 +115,78 @@ async fn expiry_is_put_back_by_abort_and_by_complete() -> Result<()> {
     bed.proxy.shutdown().await;
     Ok(())
 }
+
+/// What is kept with the migration for each TTL index.
+async fn kept(bed: &Bed) -> Result<String> {
+    let migrations = bed.old.client().await?.database("reshard").collection::<bson::Document>("migrations");
+    let stored = migrations.find_one(doc! { "_id": "m" }).await?.context("a migration")?;
+    let created =
+        stored.get_array("created")?.first().and_then(bson::Bson::as_document).context("created")?;
+    Ok(bson::Bson::from(created.get_array("ttl")?.clone()).to_string())
+}
+
+/// A TTL index that is made, and one that is changed, while a migration runs: suspended on both sides like the
+/// others; due documents go from their authority; the seconds are put back in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_to_live_that_is_set_meanwhile_is_suspended_and_put_back() -> Result<()> {
+    const SUSPENDED: Option<i64> = Some(2_147_483_647);
+    let bed = Bed::start("trap-ttl-meanwhile").await?;
+    let due = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() - 7_200_000);
+    let later = bson::DateTime::from_millis(bson::DateTime::now().timestamp_millis() + 7_200_000);
+    let documents = (0..20).map(|id| rawdoc! { "_id": id, "at": if id % 2 == 0 { due } else { later } });
+    bed.write(insert(documents)).await?;
+    bed.move_begins().await?;
+    bed.half().await?;
+    let index = |seconds: i32| {
+        let plain = rawdoc! { "key": { "a": 1, "b": 1 }, "name": "ab" };
+        let expiring = rawdoc! { "key": { "at": 1 }, "name": "at", "expireAfterSeconds": seconds };
+        rawdoc! { "createIndexes": "c", "indexes": [plain, expiring] }
+    };
+    let are_suspended = async || {
+        let both = (ttl(&bed.old).await?, ttl(&bed.new).await?);
+        ensure!(both == (SUSPENDED, SUSPENDED), "{both:?}");
+        anyhow::Ok(())
+    };
+    bed.raw(index(86_400)).await?;
+    are_suspended().await?;
+    ensure!(kept(&bed).await? == r#"[["at", 86400]]"#, "{}", kept(&bed).await?);
+    // Applications make their indexes at each start: the same one is there, another one is not.
+    bed.raw(index(86_400)).await?;
+    let alone = rawdoc! { "key": { "at": 1 }, "name": "at", "expireAfterSeconds": 86_400 };
+    bed.raw(rawdoc! { "createIndexes": "c", "indexes": [alone.clone()] }).await?;
+    let another = rawdoc! { "key": { "at": -1 }, "name": "at", "expireAfterSeconds": 86_400 };
+    ensure!(bed.raw(rawdoc! { "createIndexes": "c", "indexes": [another] }).await.is_err());
+    ensure!(bed.raw(index(86_401)).await.is_err());
+
+    let change = |index: bson::RawDocumentBuf| rawdoc! { "collMod": "c", "index": index };
+    let refused = [
+        change(rawdoc! { "name": "ab", "expireAfterSeconds": 5 }),
+        change(rawdoc! { "name": "none", "expireAfterSeconds": 5 }),
+        change(rawdoc! { "name": "at", "expireAfterSeconds": "soon" }),
+        rawdoc! { "collMod": "c", "expireAfterSeconds": 5 },
+    ];
+    for command in refused {
+        ensure!(bed.raw(command.clone()).await.is_err(), "{command:?}");
+    }
+    ensure!(kept(&bed).await? == r#"[["at", 86400]]"#, "{}", kept(&bed).await?);
+    are_suspended().await?;
+
+    bed.raw(change(rawdoc! { "keyPattern": { "at": 1 }, "expireAfterSeconds": 3600 })).await?;
+    are_suspended().await?;
+    ensure!(kept(&bed).await? == r#"[["at", 3600]]"#, "{}", kept(&bed).await?);
+    wait_for("due documents to be removed from both", LONG, || async {
+        let on = async |set| {
+            anyhow::Ok(Bed::on(set).await?.collection::<bson::Document>("c").count_documents(doc! {}).await?)
+        };
+        Ok((on(&bed.old).await?, on(&bed.new).await?) == (10, 10))
+    })
+    .await?;
+    bed.equal().await?;
+    bed.operator.reads(100).await?;
+    bed.operator.writes(100).await?;
+    bed.operator.complete().await?;
+    wait_for("expiry to be as it was set last", LONG, || async { Ok(ttl(&bed.new).await? == Some(3600)) })
+        .await?;
+    bed.proxy.shutdown().await;
+    Ok(())
+}

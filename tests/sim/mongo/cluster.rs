@@ -133,6 +133,14 @@ impl Cluster {
         state.commit(all);
     }
 
+    /// Loses a document that all members have, and tells nobody: no entry of the log says so.
+    pub(crate) fn lose(&self, ns: &str, id: RawBsonRef<'_>) {
+        let lost = Op::Delete { ns: ns.into(), key: key_of(id), id: id.into() };
+        let mut state = self.state();
+        state.primary.store.apply(&lost);
+        state.majority.store.apply(&lost);
+    }
+
     /// Stores documents in one transaction: many events at one time.
     pub(crate) fn transaction(&self, documents: Vec<(Ns, RawDocumentBuf)>) {
         let mut state = self.state();

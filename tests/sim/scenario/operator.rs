@@ -101,6 +101,15 @@ async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
         }
         Step::Start => engine.start(&who, MIGRATION).await.map(|_| ()),
         Step::Reads(percent) => engine.set_reads(&who, MIGRATION, percent).await.map(|_| ()),
-        Step::Writes(percent) => engine.set_writes(&who, MIGRATION, percent, None).await.map(|_| ()),
+        Step::Writes(percent) => {
+            let moved = engine.set_writes(&who, MIGRATION, percent, None).await;
+            if let Err(refused) = &moved
+                && refused.reasons.iter().any(|why| why.contains("run: reshard migrate verify"))
+            {
+                // As the refusal says; then again.
+                engine.verify(&who, MIGRATION).await?;
+            }
+            moved.map(|_| ())
+        }
     }
 }

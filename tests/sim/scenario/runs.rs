@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use reshard::policy::safeguards::Safeguards;
+
 use super::faults::Mix;
 use super::{Options, schedule};
 use crate::network::Weather;
@@ -38,6 +40,16 @@ fn a_migration_whose_proxies_get_lost() {
     let options = Options { mix: Mix { lost: 8, ..Mix::ALL }, ..Options::default() };
     schedules::all("a_migration_whose_proxies_get_lost", 6, &options.weather, |world| {
         schedule(world, &options).map(|_| ())
+    });
+}
+
+/// The comparison that a move of writes asks for goes through whatever happens meanwhile.
+#[test]
+fn a_migration_that_is_verified_before_writes_move() {
+    let options = Options { safeguards: Safeguards::ALL, ..Options::default() };
+    schedules::all("a_migration_that_is_verified_before_writes_move", 5, &options.weather, |world| {
+        let done = schedule(world, &options)?;
+        done.given_up.map_or(Ok(()), |why| Err(format!("the operator gave up: {why}")))
     });
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use reshard::policy::safeguards::Safeguards;
 
 use super::faults::Mix;
+use super::options::UNVERIFIED;
 use super::stories::{leases, moves, streams};
 use super::{Options, schedule};
 use crate::network::Weather;
@@ -26,6 +27,7 @@ const ALL: Safeguards = Safeguards {
     majority_reads: true,
     checkpoint_after_done: true,
     backfill_second_look: true,
+    verified: UNVERIFIED.verified,
 };
 
 /// A name, what is switched off, and the schedules that show it.
@@ -248,6 +250,12 @@ fn without_barriers_a_late_mirror_write_changes_the_authority() {
 #[test]
 fn without_majority_reads_what_a_failover_undoes_counts_as_done() {
     is_told("majority_reads", Safeguards { majority_reads: false, ..ALL }, streams::forgetful_mirror);
+}
+
+#[test]
+fn without_a_comparison_a_move_loses_what_new_has_lost() {
+    let on = Safeguards::ALL;
+    shows("verified", ALL, on, 1, &Weather::calm(), moves::lost_by_new);
 }
 
 #[test]

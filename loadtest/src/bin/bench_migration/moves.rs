@@ -90,7 +90,7 @@ pub(crate) async fn run(api: &Api, migration: &str, config: LoadConfig) -> Resul
     Ok(Moves { moved, operations: outcome.stats.total.throughput, outcome })
 }
 
-/// Waits until everything allows for a move.
+/// Waits until everything allows for a move; the comparison that a move of writes needs is asked for.
 pub(crate) async fn until_free(api: &Api, migration: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
@@ -99,6 +99,10 @@ pub(crate) async fn until_free(api: &Api, migration: &str) -> Result<()> {
             return Ok(());
         }
         ensure!(now.phase != "failed", "the migration failed: {:?}", now.blocked_by);
+        let verifying = now.verification.is_some_and(|last| last.running);
+        if !verifying && now.blocked_by.iter().all(|why| why.contains("reshard migrate verify ")) {
+            api.verify(migration).await?;
+        }
         ensure!(begun.elapsed() < LIMIT, "no move is possible: {:?}", now.blocked_by);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

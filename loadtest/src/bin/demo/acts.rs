@@ -76,7 +76,7 @@ impl Play<'_> {
         if now.phase != "copying" {
             let text = format!("{migration}: copied; now {}", now.blocked_by.join("; "));
             self.screen.bar(done, of, &text);
-            return now.can_cut_over;
+            return now.phase == "synced";
         }
 
         let left = now.remaining_seconds.map_or(String::new(), |left| format!(", {left:.0} s left"));

@@ -11,7 +11,6 @@ use bson::{RawBsonRef, rawdoc};
 use reshard::model::side::Side;
 use reshard::model::slots::SlotSet;
 use reshard::policy::canonical::key_of;
-use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::Verb;
 use reshard::wire::error::{NO_SUCH_TRANSACTION, NO_WRITES_PERFORMED, TRANSIENT_TRANSACTION};
 
@@ -19,6 +18,7 @@ use crate::checks::history::Action;
 use crate::network::Weather;
 use crate::scenario::client::{COUNTED, COUNTERS, NS};
 use crate::scenario::operator::Step;
+use crate::scenario::options::UNVERIFIED;
 use crate::scenario::prepared::Write;
 use crate::scenario::proxy::Answer;
 use crate::scenario::stage::{Ending, Stage, tell};
@@ -54,7 +54,7 @@ async fn a_batch_that_is_cut_in_two(stage: Arc<Stage>) -> Ending {
 #[test]
 fn what_a_part_of_a_batch_has_done_is_not_denied() {
     schedules::all("what_a_part_of_a_batch_has_done_is_not_denied", 3, &Weather::calm(), |world| {
-        tell(world, Safeguards::default(), a_batch_that_is_cut_in_two)
+        tell(world, UNVERIFIED, a_batch_that_is_cut_in_two)
     });
 }
 
@@ -87,6 +87,6 @@ async fn commits_of_a_dead_process(stage: Arc<Stage>) -> Ending {
 #[test]
 fn a_commit_of_a_dead_process_is_in_time_or_aborted() {
     schedules::all("a_commit_of_a_dead_process_is_in_time_or_aborted", 2, &Weather::calm(), |world| {
-        tell(world, Safeguards::default(), commits_of_a_dead_process)
+        tell(world, UNVERIFIED, commits_of_a_dead_process)
     });
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::RawBsonRef;
 use reshard::model::side::Side;
 use reshard::policy::safeguards::Safeguards;
 
-use crate::scenario::client::COUNTERS;
+use crate::scenario::client::{COUNTERS, NS};
 use crate::scenario::operator::Step;
 use crate::scenario::proxy::Proxy;
 use crate::scenario::stage::{Ending, Stage, tell};
@@ -15,6 +16,8 @@ use crate::world::World;
 /// A register that is there from the beginning, and one that is not.
 const THERE: i32 = 0;
 const NOT_THERE: i32 = 1;
+/// A document that nobody writes.
+const NOBODYS: i32 = 1000;
 
 /// Every copy of a write is held up on its way to old. Its slot moves; they arrive, and are undone. Then the
 /// application tries once more.
@@ -108,6 +111,20 @@ async fn a_worker_that_is_late(stage: Arc<Stage>) -> Ending {
 
 pub(in crate::scenario) fn late_worker(world: &World, safeguards: Safeguards) -> Result<(), String> {
     tell(world, safeguards, a_worker_that_is_late)
+}
+
+/// New loses a document that nobody writes any more. No stream tells; only a comparison before the move does.
+async fn a_document_that_new_lost(stage: Arc<Stage>) -> Ending {
+    let proxy = stage.proxy(1).await;
+    stage.synced().await?;
+    stage.a_while(1000).await;
+    stage.scenario.site.clusters.new.lose(NS, RawBsonRef::Int32(NOBODYS));
+    stage.steps(&[Step::Writes(100)]).await?;
+    Ok(proxy)
+}
+
+pub(in crate::scenario) fn lost_by_new(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, a_document_that_new_lost)
 }
 
 /// An insertion that the mirror was told of is held up. The streams make up for it; the document is deleted;
