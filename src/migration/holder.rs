@@ -15,7 +15,6 @@ use crate::converge::read::ask;
 use crate::converge::sessions::bar_all;
 use crate::model::side::{PerSide, Side};
 use crate::policy::retry::OLDEST_RETRY;
-use crate::state::lease::Generation;
 use crate::state::record::AuthorityRecord;
 use crate::state::records::first_batch;
 
@@ -91,15 +90,14 @@ impl Context {
     }
 
     /// Notes whether all that `side` executes now comes through this process.
-    fn note_company(&self, side: Side, record: &AuthorityRecord) {
-        let authority = self.authorities.get(side);
-        let alone = record.holders.keys().all(|holder| holder == authority.holder());
-        let generation = authority.lease.begin().filter(|_| alone).map(Generation::number);
+    pub(super) fn note_company(&self, side: Side, record: &AuthorityRecord) {
+        let me = self.authorities.get(side).holder();
+        let alone = record.holders.keys().all(|holder| holder == me);
         let old_enough =
             self.clock.wall_millis() - i64::try_from(OLDEST_RETRY.as_millis()).unwrap_or(i64::MAX);
         let untouched = record.owned.is_empty()
             && record.moves.iter().all(|past| past.former != side || past.at < old_enough);
-        self.retries.lock().note_alone(side, generation, untouched, self.clock.now());
+        self.retries.lock().note_alone(side, alone, untouched, self.clock.now());
     }
 
     async fn look_after(&self, side: Side, record: &AuthorityRecord, watch: &Watch, lease: Duration) {

@@ -239,6 +239,10 @@ impl Context {
             }
             self.clock.sleep(Duration::from_millis(50)).await;
         }
+        if let Some(record) = giver.known() {
+            self.note_company(transfer.from, &record);
+            self.retries.lock().note_move(transfer.from, fence.epoch + 1);
+        }
         self.finish_gain(&fence).await;
         self.publish(|_| ());
         Ok(())

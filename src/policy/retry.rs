@@ -6,7 +6,7 @@
 //! move, and names the number: the same number asks again, a higher one need not, a lower one is refused.
 //!
 //! Nobody need be asked where every write that the former authority may have executed came through this
-//! process, and this one did not: so a cluster that went away after it gave up its slots is not missed.
+//! process, and this one did not: so a cluster that goes away after it gave up its slots is not missed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -44,8 +44,13 @@ pub struct Memory {
     learnt: HashMap<([u8; 16], Slot, u64), i64>,
     /// The highest number of each session that this process has sent to a cluster as the authority.
     sent: PerSide<HashMap<[u8; 16], i64>>,
-    /// With the generation of the lease under which that holds.
-    alone: PerSide<Option<(u64, Alone)>>,
+    /// When there were too many of them.
+    forgotten: PerSide<Option<Duration>>,
+    /// Whether no other process writes to a cluster now.
+    alone: PerSide<Option<Alone>>,
+    /// The same at the moment of each move, for the cluster that gave up its slots: what came later was no
+    /// write of an authority.
+    alone_until: HashMap<u64, Alone>,
     limit: usize,
 }
 
@@ -62,7 +67,14 @@ impl Memory {
     /// Remembers at most `limit` numbers of each kind, about 64 bytes each.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { learnt: HashMap::new(), sent: PerSide::default(), alone: PerSide::default(), limit }
+        Self {
+            learnt: HashMap::new(),
+            sent: PerSide::default(),
+            forgotten: PerSide::default(),
+            alone: PerSide::default(),
+            alone_until: HashMap::new(),
+            limit,
+        }
     }
 
     /// This process is about to send number `number` of `session` to `authority`.
@@ -70,23 +82,27 @@ impl Memory {
         let sent = self.sent.get_mut(authority);
         if sent.len() >= self.limit && !sent.contains_key(&session) {
             sent.clear();
-            if let Some((_, alone)) = self.alone.get_mut(authority) {
-                *alone = Alone::Since(now);
-            }
+            *self.forgotten.get_mut(authority) = Some(now);
         }
         let highest = sent.entry(session).or_insert(number);
         *highest = number.max(*highest);
     }
 
-    /// Whether the record of `side` names no other process, and if so the generation of this one's lease there;
-    /// `untouched`: no process can have sent a write to it as the authority for longer than retries live.
-    pub fn note_alone(&mut self, side: Side, generation: Option<u64>, untouched: bool, now: Duration) {
-        let alone = self.alone.get_mut(side);
-        let known = alone.map(|(generation, _)| generation);
-        if known.is_none() || known != generation {
-            let begin = if untouched { Alone::Ever } else { Alone::Since(now) };
-            *alone = generation.map(|generation| (generation, begin));
+    /// Whether the record of `side` names no other process; `untouched`: none can have sent a write to it as
+    /// the authority for longer than retries live. No process takes its own name out of a record, so one that
+    /// names nobody else now, and did before, has named nobody else in between.
+    pub fn note_alone(&mut self, side: Side, alone: bool, untouched: bool, now: Duration) {
+        let known = self.alone.get_mut(side);
+        let begin = || if untouched { Alone::Ever } else { Alone::Since(now) };
+        *known = alone.then(|| known.unwrap_or_else(begin));
+    }
+
+    /// `former` has given up slots at `epoch`.
+    pub fn note_move(&mut self, former: Side, epoch: u64) {
+        if self.alone_until.len() >= self.limit {
+            self.alone_until.clear();
         }
+        self.alone_until.extend(self.alone.get(former).map(|alone| (epoch, alone)));
     }
 
     /// Judges number `number` of `session` on `slot`, which `authority` owns now.
@@ -107,7 +123,7 @@ impl Memory {
             let learnt = *self.learnt.entry((session, slot, past.epoch)).or_insert(number);
             match number.cmp(&learnt) {
                 std::cmp::Ordering::Less => return Verdict::Refuse,
-                std::cmp::Ordering::Equal if self.may_have_run(past.former, session, number, now) => {
+                std::cmp::Ordering::Equal if self.may_have_run(past, session, number, now) => {
                     verdict = Verdict::Ask(past.former);
                 }
                 std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => {}
@@ -116,13 +132,15 @@ impl Memory {
         verdict
     }
 
-    fn may_have_run(&self, side: Side, session: [u8; 16], number: i64, now: Duration) -> bool {
-        let all_known = match *self.alone.get(side) {
+    fn may_have_run(&self, past: &Move, session: [u8; 16], number: i64, now: Duration) -> bool {
+        let is_over = |begin: Duration| now >= begin + OLDEST_RETRY;
+        let alone = match self.alone_until.get(&past.epoch) {
             None => false,
-            Some((_, Alone::Ever)) => true,
-            Some((_, Alone::Since(begin))) => now >= begin + OLDEST_RETRY,
+            Some(Alone::Ever) => true,
+            Some(Alone::Since(begin)) => is_over(*begin),
         };
-        !all_known || self.sent.get(side).get(&session).is_some_and(|sent| *sent >= number)
+        let all_known = alone && self.forgotten.get(past.former).is_none_or(is_over);
+        !all_known || self.sent.get(past.former).get(&session).is_some_and(|sent| *sent >= number)
     }
 }
 
@@ -155,18 +173,28 @@ mod tests {
     fn nobody_is_asked_about_what_only_this_process_could_have_sent() {
         let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
         let mut memory = Memory::new(100);
-        memory.note_alone(Side::Old, Some(1), true, NOW);
+        memory.note_alone(Side::Old, true, true, NOW);
+        memory.note_move(Side::Old, 3);
+        // Who comes after the move finds no authority there.
+        memory.note_alone(Side::Old, false, false, NOW);
         assert_eq!(judge(&mut memory, 7, 1, &moves), Verdict::Run);
         // Sent by this process before the move, its reply lost between it and the client.
         memory.note_sent(Side::Old, [1; 16], 8, NOW);
         assert_eq!(judge(&mut memory, 8, 2, &moves), Verdict::Ask(Side::Old));
         assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Run);
-        // Another process has been there, or may have been while the lease had lapsed.
-        for generation in [None, Some(2)] {
-            memory.note_alone(Side::Old, Some(1), true, NOW);
-            memory.note_alone(Side::Old, generation, false, NOW);
-            assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Ask(Side::Old));
-        }
+    }
+
+    #[test]
+    fn another_process_may_have_sent_it() {
+        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
+        let mut memory = Memory::new(100);
+        memory.note_move(Side::Old, 3);
+        assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Ask(Side::Old), "nobody has looked");
+        memory.note_alone(Side::Old, true, true, NOW);
+        memory.note_alone(Side::Old, false, false, NOW);
+        memory.note_alone(Side::Old, true, false, NOW);
+        memory.note_move(Side::Old, 3);
+        assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Ask(Side::Old), "there was another one");
     }
 
     #[test]
@@ -174,13 +202,16 @@ mod tests {
         let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
         let slot = Slot::from_number(1).unwrap();
         let mut memory = Memory::new(1);
-        memory.note_alone(Side::Old, Some(1), false, NOW);
+        memory.note_alone(Side::Old, true, false, NOW);
+        memory.note_move(Side::Old, 3);
         let at = |memory: &mut Memory, now| memory.judge([1; 16], slot, 7, Side::New, &moves, now);
         assert_eq!(at(&mut memory, NOW), Verdict::Ask(Side::Old));
-        assert_eq!(at(&mut memory, NOW + OLDEST_RETRY), Verdict::Run);
+        let later = NOW + OLDEST_RETRY;
+        assert_eq!(at(&mut memory, later), Verdict::Run);
         // Too many sessions to remember: what is forgotten may have been sent.
-        memory.note_sent(Side::Old, [2; 16], 1, NOW + OLDEST_RETRY);
-        memory.note_sent(Side::Old, [3; 16], 1, NOW + OLDEST_RETRY);
-        assert_eq!(at(&mut memory, NOW + OLDEST_RETRY), Verdict::Ask(Side::Old));
+        memory.note_sent(Side::Old, [2; 16], 1, later);
+        memory.note_sent(Side::Old, [3; 16], 1, later);
+        assert_eq!(at(&mut memory, later), Verdict::Ask(Side::Old));
+        assert_eq!(at(&mut memory, later + OLDEST_RETRY), Verdict::Run);
     }
 }

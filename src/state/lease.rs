@@ -26,14 +26,6 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(u64);
 
-impl Generation {
-    /// Rises each time that the lease is granted after it had lapsed.
-    #[must_use]
-    pub const fn number(self) -> u64 {
-        self.0
-    }
-}
-
 impl Lease {
     /// A lease that has not been granted yet.
     #[must_use]
