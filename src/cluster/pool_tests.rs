@@ -301,7 +301,7 @@ async fn a_server_that_never_answers_costs_the_limit_and_no_more() {
     let limit = Duration::from_millis(600);
     let error = setup.pools.checkout(&Selection::Primary, limit).await.unwrap_err();
     assert!(began.elapsed() < limit * 2);
-    assert!(error.to_string().contains("no connection with handshake within 200ms"), "{error}");
+    assert!(error.to_string().contains("no connection with handshake within 200 ms"), "{error}");
     setup.fake.mute.store(false, Ordering::SeqCst);
     setup.ping().await;
     // Given up by the user before the connection gives up by itself.
