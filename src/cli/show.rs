@@ -122,13 +122,15 @@ pub(super) fn verification(verification: &Verification) -> String {
         (None, true) => format!("verifying: {compared}, {found}"),
         (None, false) => format!("verified: {compared}, {found}"),
     };
+    let of = verification.namespaces.join(", ");
+    let of = if of.is_empty() { of } else { format!(" in {of}") };
     let at = match (verification.started_at, verification.finished_at) {
         (_, Some(end)) => format!("; ended {}", time(end)),
         (Some(start), None) => format!("; began {}", time(start)),
         (None, None) => String::new(),
     };
     let outdated = if verification.outdated { "; outdated: a stream has missed changes since" } else { "" };
-    what + &at + outdated
+    what + &of + &at + outdated
 }
 
 /// One line, for watching.

@@ -57,8 +57,17 @@ impl Running {
     pub(super) fn verification_of(&self, stored: &Stored) -> Option<Verification> {
         let last = stored.verification.as_ref()?;
         let now = self.verification.lock().clone();
-        let running = now.running || last.running;
-        Some(Verification { running, finished_at: now.finished_at.filter(|_| !running), ..now })
+        let unended = now.running || last.running;
+        let finished_at = now.finished_at.filter(|_| !unended);
+        // The end of a migration ends its comparison.
+        let is_over = stored.phase.is_over();
+        let failure = (unended && is_over).then(|| "the migration ended before".to_owned());
+        Some(Verification {
+            running: unended && !is_over,
+            finished_at,
+            failure: now.failure.or(failure),
+            ..now
+        })
     }
 
     /// Why writes must not move to new as far as comparisons go, with the way out.

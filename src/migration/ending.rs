@@ -50,7 +50,7 @@ impl Engine {
         if let Some((code, first)) = lacking.first().filter(|_| !forced) {
             let reasons: Vec<String> = lacking.iter().map(|(_, why)| why.clone()).collect();
             let more = if reasons.len() > 1 { " (and more; see reasons)" } else { "" };
-            let detail = format!("{first}{more}; or use force and give a reason to end it now");
+            let detail = format!("{first}{more}. To complete it nevertheless, use force and give a reason");
             return Err(conflict(code, detail).because(reasons));
         }
         context.raise_both(doc! { "phase": Phase::Completed.as_str() }).await?;
