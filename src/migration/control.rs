@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 pub use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
+pub use crate::policy::zones::Zone;
 
 /// Who asked for a change, for the audit.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct NewMigration {
 }
 
 /// One collection that moves.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct NamespaceSpec {
     /// `database.collection`.
@@ -37,14 +38,31 @@ pub struct NamespaceSpec {
     /// Into how many chunks it is cut on new before the copy; four for each shard by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_chunks: Option<u32>,
+    /// Which parts of it belong on which shards of new: they are laid there by the copy already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<Zone>,
 }
 
 impl NamespaceSpec {
     /// One that is not sharded, or as it is on new.
     #[must_use]
     pub fn plain(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), shard_key: None, initial_chunks: None }
+        Self { namespace: namespace.into(), shard_key: None, initial_chunks: None, zones: Vec::new() }
     }
+}
+
+/// Where a collection lies on new, as it was laid out at the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Placement {
+    /// `database.collection`.
+    pub namespace: String,
+    /// By what it was sharded for this migration; null when it was not.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub shard_key: Option<ShardKey>,
+    /// The shard of its database, where it lies unless it is sharded; null when new is a replica set.
+    #[serde(default)]
+    pub primary_shard: Option<String>,
 }
 
 /// A migration as listed.
@@ -68,6 +86,9 @@ pub struct MigrationView {
     pub created_at: i64,
     /// Why it failed, when it did.
     pub failure: Option<String>,
+    /// Where its collections lie on new; empty before the start.
+    #[serde(default)]
+    pub placements: Vec<Placement>,
 }
 
 /// What a look before the start found.
@@ -192,6 +213,9 @@ pub struct Progress {
     pub blocked_by: Vec<String>,
     /// The last full verification, if one ran.
     pub verification: Option<Verification>,
+    /// Where its collections lie on new; empty before the start.
+    #[serde(default)]
+    pub placements: Vec<Placement>,
 }
 
 /// A comparison of both sides.

@@ -35,6 +35,8 @@ pub async fn preflight(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> 
     let mut findings = Findings::default();
     let named: Vec<Namespace> = wanted.iter().map(|wanted| wanted.namespace.clone()).collect();
     let allowed = names(&named, &mut findings);
+    let find = |namespace: &Namespace| wanted.iter().find(|wanted| wanted.namespace == *namespace).cloned();
+    let allowed: Vec<Wanted> = allowed.iter().filter_map(find).collect();
     let (old, new) = futures::join!(
         look_at_cluster(Side::Old, &*clusters.old, &allowed),
         look_at_cluster(Side::New, &*clusters.new, &allowed),
@@ -53,10 +55,8 @@ pub async fn preflight(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> 
             "keep them on old until all writes have moved, then let them begin anew on new",
         );
     }
-    for namespace in &allowed {
-        let key = wanted.iter().find(|wanted| wanted.namespace == *namespace);
-        let key = key.and_then(|wanted| wanted.shard_key.as_ref());
-        collections::look(clusters, &seen, namespace, key, &mut findings).await;
+    for wanted in &allowed {
+        collections::look(clusters, &seen, wanted, &mut findings).await;
     }
     findings.report()
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::control::{Lag, MigrationView, Phase, Progress};
 use super::engine::Engine;
 use super::pace;
+use super::prepare::Created;
 use super::running::Running;
 use crate::model::side::PerSide;
 
@@ -52,6 +53,7 @@ impl Engine {
             epoch: route.as_ref().map_or(0, |route| route.epoch),
             created_at: stored.created_at,
             failure: stored.failure.clone(),
+            placements: stored.created.iter().map(Created::placement).collect(),
         }
     }
 
@@ -116,6 +118,7 @@ impl Engine {
             can_cut_over: blocked_by.is_empty(),
             blocked_by,
             verification: (verification != super::control::Verification::default()).then_some(verification),
+            placements: view.placements,
         }
     }
 }

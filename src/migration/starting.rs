@@ -25,6 +25,8 @@ use crate::state::record::{AuthorityRecord, StoredShardKey};
 /// How long a start waits for writes that began before it.
 const EARLIER_WRITES: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
+/// More are of no use to an empty collection.
+const MOST_CHUNKS: u32 = 8192;
 
 fn to_control(error: impl std::fmt::Display) -> ControlError {
     unavailable(error.to_string())
@@ -44,15 +46,32 @@ pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError
         return Err(invalid("namespaces: name at least one \"database.collection\"".into()));
     }
     let mut namespaces: Vec<Namespace> = Vec::new();
-    for NamespaceSpec { namespace, .. } in &new.namespaces {
+    for spec in &new.namespaces {
+        let namespace = &spec.namespace;
         let parsed = Namespace::parse(namespace)
             .ok_or_else(|| invalid(format!("namespaces: {namespace:?} is not \"database.collection\"")))?;
         if namespaces.contains(&parsed) {
             return Err(invalid(format!("namespaces: {namespace} is named twice")));
         }
+        if let Some(wrong) = layout_problem(spec) {
+            return Err(invalid(format!("namespaces: {namespace}: {wrong}")));
+        }
         namespaces.push(parsed);
     }
     Ok(namespaces)
+}
+
+/// What makes no sense about how a collection is to lie on new, whatever new is.
+fn layout_problem(spec: &NamespaceSpec) -> Option<String> {
+    let without_key = |field| format!("{field} needs shard_key, by which the collection is cut; give both");
+    match spec {
+        NamespaceSpec { shard_key: None, initial_chunks: Some(_), .. } => Some(without_key("initial_chunks")),
+        NamespaceSpec { shard_key: None, zones, .. } if !zones.is_empty() => Some(without_key("zones")),
+        NamespaceSpec { initial_chunks: Some(chunks), .. } if !(1..=MOST_CHUNKS).contains(chunks) => {
+            Some(format!("initial_chunks is {chunks}; use 1 to {MOST_CHUNKS}"))
+        }
+        _ => None,
+    }
 }
 
 fn wanted(running: &Running) -> Vec<Wanted> {

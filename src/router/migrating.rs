@@ -26,19 +26,38 @@ use std::time::Duration;
 const SLOW_READ: Duration = Duration::from_secs(10);
 
 /// Commands that a namespace must not see while it moves.
-const REFUSED_DDL: [&str; 12] = [
+const REFUSED_DDL: [&str; 14] = [
     "drop",
     "renameCollection",
     "convertToCapped",
     "cloneCollectionAsCapped",
     "dropDatabase",
     "shardCollection",
+    "shardcollection",
     "reshardCollection",
     "refineCollectionShardKey",
     "moveCollection",
     "unshardCollection",
     "compactStructuredEncryptionData",
+    "movePrimary",
+    "moveprimary",
+];
+
+/// Commands that name a collection by its full name. Those that are not refused go to its authority.
+const BY_FULL_NAME: [&str; 13] = [
+    "renameCollection",
+    "shardCollection",
+    "shardcollection",
+    "reshardCollection",
+    "refineCollectionShardKey",
+    "moveCollection",
+    "unshardCollection",
     "moveChunk",
+    "movechunk",
+    "moveRange",
+    "split",
+    "mergeChunks",
+    "clearJumboFlag",
 ];
 
 /// What becomes of an operation on a migrating namespace.
@@ -59,11 +78,11 @@ impl Router {
         }
         let (database, collection) = (operation.command.database?, collection(operation));
         if pulls_away(operation) {
-            return table
-                .routes
-                .iter()
-                .find(|(namespace, _)| concerns(operation, namespace))
-                .map(|(_, route)| route.clone());
+            let concerned =
+                || table.routes.iter().filter(|(namespace, route)| concerns(operation, namespace, route));
+            // One that runs decides, whatever else has been completed in the same database.
+            let runs = concerned().find(|(_, route)| !route.phase.is_over());
+            return runs.or_else(|| concerned().next()).map(|(_, route)| route.clone());
         }
         let mut name = String::with_capacity(database.len() + 1 + collection?.len());
         name.push_str(database);
@@ -129,10 +148,15 @@ impl Router {
     ) -> Result<Course, ErrorReply> {
         let name = operation.command.name;
         if REFUSED_DDL.contains(&name) {
+            let what = match name {
+                "movePrimary" | "moveprimary" => "collections of this database that are not sharded",
+                "dropDatabase" => "collections of this database",
+                _ => "this collection",
+            };
             return Err(ErrorReply::new(
                 NOT_NOW,
                 format!(
-                    "{name} cannot run while migration {} moves this collection; complete or abort it first",
+                    "{name} cannot run while migration {} moves {what}; complete or abort it first",
                     route.name
                 ),
             ));
@@ -213,22 +237,22 @@ fn makes_unique(operation: &Operation<'_>) -> bool {
 
 /// Whether it changes collections, or where they lie.
 fn pulls_away(operation: &Operation<'_>) -> bool {
-    operation.class == Class::Ddl || REFUSED_DDL.contains(&operation.command.name)
+    let name = operation.command.name;
+    operation.class == Class::Ddl || REFUSED_DDL.contains(&name) || BY_FULL_NAME.contains(&name)
 }
 
-/// Whether a change of collections concerns `namespace`.
-fn concerns(operation: &Operation<'_>, namespace: &Namespace) -> bool {
+/// Whether a change of collections concerns `namespace`, routed by `route`.
+fn concerns(operation: &Operation<'_>, namespace: &Namespace, route: &MigrationRoute) -> bool {
     let command = &operation.command;
     let Some(database) = command.database else { return false };
     match command.name {
         "dropDatabase" => database == namespace.database(),
-        "renameCollection"
-        | "shardCollection"
-        | "reshardCollection"
-        | "refineCollectionShardKey"
-        | "moveCollection"
-        | "unshardCollection"
-        | "moveChunk" => {
+        // It goes to old, and takes along what is not sharded there.
+        "movePrimary" | "moveprimary" => {
+            command.first.as_str() == Some(namespace.database())
+                && !route.shard_keys.old.contains_key(namespace)
+        }
+        name if BY_FULL_NAME.contains(&name) => {
             let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
             let to = body.and_then(|body| body.get_str("to").ok());
             command.collection() == Some(namespace.as_str()) || to == Some(namespace.as_str())
