@@ -73,7 +73,7 @@ pub(super) enum Action {
     Create {
         /// Its name: letters, digits, - and _
         name: String,
-        /// What moves, as database.collection; may be repeated
+        /// What moves, as database.collection, with * for any characters of the collection; may be repeated
         #[arg(long = "namespace", value_name = "DB.COLLECTION", required = true)]
         namespaces: Vec<String>,
         /// By what new is to shard one of them, as DB.COLLECTION=FIELD:1,FIELD:hashed; may be repeated

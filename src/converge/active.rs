@@ -14,6 +14,7 @@ use crate::model::slots::{Slot, SlotSet};
 use crate::policy::retry::Memory;
 use crate::state::authority::Authority;
 use crate::state::frontier::Frontier;
+use crate::state::newcomers::Newcomers;
 
 /// Sessions whose numbers are remembered after a move.
 const SESSIONS_REMEMBERED: usize = 200_000;
@@ -36,6 +37,8 @@ pub struct Active {
     pub mirror_timeout: Duration,
     /// Counters for progress and metrics.
     pub counters: Counters,
+    /// Where collections are told that come into being.
+    pub newcomers: Arc<Newcomers>,
 }
 
 /// What the data plane counts for a migration.
@@ -73,6 +76,7 @@ impl Active {
             breakers: PerSide::default(),
             mirror_timeout,
             counters: Counters::default(),
+            newcomers: Arc::default(),
         }
     }
 }

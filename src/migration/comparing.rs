@@ -148,7 +148,7 @@ impl Engine {
             if let Some(active) = &*running.active.lock() {
                 active.unreadable.forget(*side);
             }
-            let opened = ChangeStream::open(context.clusters.get(*side), &context.namespaces, None).await;
+            let opened = ChangeStream::open(context.clusters.get(*side), &context.scope, None).await;
             let (stream, batch) = opened.map_err(|error| unavailable(error.to_string()))?;
             stream.close().await;
             let at = context.clock.wall_millis();

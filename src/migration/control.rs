@@ -28,7 +28,8 @@ pub struct NewMigration {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct NamespaceSpec {
-    /// `database.collection`.
+    /// `database.collection`, or a pattern: in the collection, `*` stands for any characters, as in `shop.*` or
+    /// `shop.orders_*`. All that a pattern names is part of the migration, also what comes into being later.
     pub namespace: String,
     /// By what new is to shard it: fields in order, each with `1` or `"hashed"`. Without it, it is sharded on
     /// new only if it is there already, empty.

@@ -9,10 +9,12 @@ use futures::FutureExt;
 use super::context::Context;
 use super::control::{Complete, ControlError, Phase, Refusal};
 use super::engine::{Engine, no_new, unavailable};
+use super::patterns::left_out;
 use super::prepare::{drop_created, restore_ttl};
 use super::running::Running;
 use crate::cluster::command::Request;
 use crate::converge::read::ask;
+use crate::model::namespace::Namespace;
 use crate::model::slots::SlotSet;
 use crate::state::checkpoint::CHECKPOINTS;
 use crate::state::inflight::Work;
@@ -48,6 +50,7 @@ impl Engine {
             return Err(conflict("not-all-on-new", "raise reads and writes to 100 first"));
         }
         let held = all_on_new_at.map(|since| context.clock.wall_millis() - since);
+        unadmitted(&context).await?;
         let hold = i64::try_from(self.environment.settings.hold.as_millis()).unwrap_or(i64::MAX);
         if held.is_none_or(|held| held < hold)
             && !(how.force && how.reason.as_ref().is_some_and(|reason| !reason.trim().is_empty()))
@@ -127,11 +130,7 @@ impl Engine {
             }
         }
         self.set_phase(running, &context, Phase::Aborted).await?;
-        let version = context.routing.publish(|routes| {
-            for namespace in &context.namespaces {
-                routes.remove(namespace);
-            }
-        });
+        let version = context.routing.publish(|table| table.remove(&context.name));
         running.token.cancel();
         self.environment.registry.remove(&context.name);
         self.spawn_clean_up(running, &context, version);
@@ -143,7 +142,7 @@ impl Engine {
             return Err(conflict("wrong-phase", "only a completed migration's old copies can be dropped"));
         }
         let context = running.parts().ok_or_else(no_new)?;
-        for namespace in &context.namespaces {
+        for namespace in &context.scope.known() {
             let body = rawdoc! { "drop": namespace.collection(), "writeConcern": { "w": "majority" } };
             let request = Request::new(namespace.database(), body);
             match ask(&*context.clusters.old, request).await {
@@ -153,6 +152,21 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// From its completion on, all that the patterns name is looked for on new: nothing may be left behind.
+async fn unadmitted(context: &Context) -> Result<(), ControlError> {
+    let left = left_out(context).await.map_err(unavailable)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let left: Vec<&str> = left.iter().map(Namespace::as_str).collect();
+    let detail = format!(
+        "a pattern of this migration names {}, which did not become part of it and is on old only: drop it there, \
+         or write to it through the proxy so that it becomes part",
+        left.join(", ")
+    );
+    Err(conflict("left-out", detail))
 }
 
 async fn clean_up_once(running: &Running, context: &Context) -> Result<(), String> {

@@ -18,6 +18,7 @@ use crate::cluster::command::SharedCluster;
 use crate::migration::control::{PreflightReport, Severity};
 use crate::migration::prepare::Wanted;
 use crate::model::namespace::Namespace;
+use crate::model::pattern::INTERNAL;
 use crate::model::side::{PerSide, Side};
 use crate::policy::catalog::{Index, unique_without_id};
 
@@ -27,8 +28,6 @@ pub use self::clusters::oplog_window_seconds;
 const LIMIT: Duration = Duration::from_secs(5);
 /// The code of findings that make writes move in one step.
 const UNIQUE: &str = "unique-index";
-/// Databases of the server and of the product.
-const INTERNAL: [&str; 4] = ["admin", "local", "config", crate::state::record::DATABASE];
 
 /// Looks at both clusters and at what is to move.
 pub async fn preflight(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> PreflightReport {

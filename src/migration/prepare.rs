@@ -80,12 +80,11 @@ impl From<Namespace> for Wanted {
 }
 
 impl Wanted {
-    /// As an operator asks for it; `None` for what is no namespace.
+    /// As an operator asks for it, by its name or by a pattern.
     #[must_use]
-    pub fn of(spec: &NamespaceSpec) -> Option<Self> {
-        let namespace = Namespace::parse(&spec.namespace)?;
+    pub fn with(namespace: Namespace, spec: &NamespaceSpec) -> Self {
         let NamespaceSpec { shard_key, initial_chunks, zones, .. } = spec.clone();
-        Some(Self { namespace, shard_key, initial_chunks, zones })
+        Self { namespace, shard_key, initial_chunks, zones }
     }
 }
 
@@ -96,6 +95,23 @@ impl Created {
     /// In words, when a stored one does not read.
     pub fn parsed(&self) -> Result<Namespace, String> {
         Namespace::parse(&self.namespace).ok_or_else(|| format!("{:?} is no namespace", self.namespace))
+    }
+
+    /// The same, where it was planned before and that may have been done in part: what is there by now is
+    /// not what was there before, and TTL indexes may be suspended.
+    #[must_use]
+    pub fn after(mut self, before: Option<Self>) -> Self {
+        let Some(before) = before else { return self };
+        self.collection_created |= before.collection_created;
+        self.indexes_created.extend(before.indexes_created);
+        self.indexes_created.dedup();
+        self.zones_joined.extend(before.zones_joined);
+        self.ranges_made.extend(before.ranges_made);
+        for (name, seconds) in &mut self.ttl {
+            let known = before.ttl.iter().find(|(of, _)| of == name);
+            *seconds = known.map_or(*seconds, |(_, seconds)| *seconds);
+        }
+        self
     }
 
     /// Where it lies on new.

@@ -135,7 +135,8 @@ impl Running {
             let tailer = Tailer {
                 side,
                 cluster: context.clusters.get(side).clone(),
-                namespaces: context.namespaces.clone(),
+                scope: Arc::clone(&context.scope),
+                newcomers: Arc::clone(&context.newcomers),
                 converger: Arc::clone(&context.converger),
                 frontier: Arc::clone(context.frontiers.get(side)),
                 recent: Arc::clone(&self.recent),

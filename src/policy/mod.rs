@@ -6,6 +6,7 @@ pub mod compare;
 pub mod converge;
 pub mod failover;
 pub mod gate;
+pub mod newcomers;
 pub mod order;
 pub mod others;
 pub mod privileges;

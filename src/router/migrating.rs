@@ -81,8 +81,12 @@ impl Router {
             let concerned =
                 || table.routes.iter().filter(|(namespace, route)| concerns(operation, namespace, route));
             // One that runs decides, whatever else has been completed in the same database.
-            let runs = concerned().find(|(_, route)| !route.phase.is_over());
-            return runs.or_else(|| concerned().next()).map(|(_, route)| route.clone());
+            let runs = concerned().map(|(_, route)| route).find(|route| !route.phase.is_over());
+            let runs = runs.or_else(|| table.patterned.iter().find(|route| would_concern(operation, route)));
+            let over = || concerned().next().map(|(_, route)| route);
+            // What a completed migration's pattern names.
+            let named = || table.route(&namespace_of(operation)?);
+            return runs.or_else(over).or_else(named).cloned();
         }
         let mut name = String::with_capacity(database.len() + 1 + collection?.len());
         name.push_str(database);
@@ -215,7 +219,7 @@ fn collection<'a>(operation: &Operation<'a>) -> Option<&'a str> {
     operation.command.first.children()?.next()?.ok()?.as_str()
 }
 
-fn namespace_of(operation: &Operation<'_>) -> Option<String> {
+pub(super) fn namespace_of(operation: &Operation<'_>) -> Option<String> {
     let command = &operation.command;
     Some(format!("{}.{}", command.database?, command.collection()?))
 }
@@ -259,6 +263,25 @@ fn concerns(operation: &Operation<'_>, namespace: &Namespace, route: &MigrationR
         }
         _ => database == namespace.database() && command.collection() == Some(namespace.collection()),
     }
+}
+
+/// Whether it would make a collection, past all that has to be done for it, that a pattern of `route` names,
+/// or drop all there are.
+fn would_concern(operation: &Operation<'_>, route: &MigrationRoute) -> bool {
+    let command = &operation.command;
+    let named = |name: Option<&str>| {
+        let name = name.and_then(|name| name.split_once('.'));
+        name.is_some_and(|(database, collection)| route.names(database, collection))
+    };
+    if route.phase.is_over() || !REFUSED_DDL.contains(&command.name) {
+        return false;
+    }
+    if command.name == "dropDatabase" {
+        return route.patterns.iter().any(|pattern| Some(pattern.database()) == command.database);
+    }
+    let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
+    let to = body.and_then(|body| body.get_str("to").ok());
+    BY_FULL_NAME.contains(&command.name) && (named(command.collection()) || named(to))
 }
 
 async fn write(

@@ -3,6 +3,7 @@ mod dispatch;
 mod followers;
 mod foreign_commits;
 mod migrating;
+mod newcomers;
 mod overtaken;
 mod pipeline;
 mod resolving;

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod frontier;
 pub mod inflight;
 pub mod lease;
+pub mod newcomers;
 pub mod parking;
 pub mod recent;
 pub mod record;
