@@ -282,7 +282,9 @@ async fn born_past_the_proxy() -> Result<()> {
         let seen = |events: &[reshard::migration::control::AuditEvent]| {
             events.iter().any(|event| event.what.contains("shop.capped") && event.result.contains("capped"))
         };
-        Ok(!progress.can_cut_over && seen(&bed.operator.engine.events("m").await?))
+        let blocked =
+            progress.blocked_by.iter().any(|why| why.contains("shop.capped was made past the proxy"));
+        Ok(blocked && !progress.can_cut_over && seen(&bed.operator.engine.events("m").await?))
     })
     .await?;
     let refused = bed.insert("capped", 5..6).await.expect_err("it cannot move").to_string();
