@@ -12,7 +12,7 @@ use reshard::app::Proxy;
 use reshard::migration::control::{Control as _, NamespaceSpec, Severity};
 use reshard::policy::shard_key::ShardKey;
 use reshard_loadtest::compare;
-use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
+use reshard_testbed::{ReplicaSet, ShardedCluster, Version, wait_for};
 use support::process::Server;
 use support::{LONG, Operator, me, proxy, two_sets, uri};
 
@@ -28,6 +28,10 @@ struct Bed {
 impl Bed {
     async fn start(name: &str) -> Result<Self> {
         let (old, new) = two_sets(name).await?;
+        Self::between(old, new).await
+    }
+
+    async fn between(old: ReplicaSet, new: ReplicaSet) -> Result<Self> {
         let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
         let client = Client::with_uri_str(uri(&proxy)).await?;
         for (database, collection) in [("shop", "a"), ("shop", "b"), ("elsewhere", "c")] {
@@ -379,6 +383,45 @@ async fn patterns_are_checked_and_what_they_name_is_told() -> Result<()> {
     empty.create(&["nothing.*"]).await?;
     let report = empty.engine.preflight("empty").await?;
     ensure!(!report.ok && report.findings.iter().any(|it| it.code == "no-namespaces"), "{report:#?}");
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_old_knows_patterns_too() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("newcomers-older").version(Version::V4_4).start(),
+        ReplicaSet::builder("newcomers-newer").start()
+    )?;
+    let bed = Bed::between(old, new).await?;
+    bed.begin().await?;
+    bed.insert("through", 0..20).await?;
+    bed.old.client().await?.database("shop").collection("past").insert_one(doc! { "_id": 1 }).await?;
+    wait_for("it to become part", LONG, || async { Ok(bed.parts().await?.contains(&"shop.past".into())) })
+        .await?;
+    bed.equal(&["through", "past"]).await?;
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+/// A start that fails half-way must not keep applications from making collections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn born_while_a_start_is_cut_short() -> Result<()> {
+    let bed = Bed::start("newcomers-short").await?;
+    bed.operator.create(&["shop.*"]).await?;
+    let fail = doc! { "failCommands": ["collStats"], "errorCode": 8 };
+    let point = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": fail };
+    bed.old.fail_point(point).await?;
+    ensure!(bed.operator.start().await.is_err(), "the copy could be cut into ranges");
+    bed.insert("early", 0..20).await?;
+    ensure!(count(&bed.old, "early").await? == 20 && count(&bed.new, "early").await? == 0);
+    bed.old.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await?;
+    bed.insert("early", 20..30).await?;
+    bed.operator.start().await?;
+    bed.operator.until_synced().await?;
+    bed.insert("early", 30..40).await?;
+    bed.equal(&["a", "early"]).await?;
+    ensure!(count(&bed.new, "early").await? == 40);
     bed.proxy.shutdown().await;
     Ok(())
 }
