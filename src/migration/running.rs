@@ -276,7 +276,9 @@ impl Running {
         let stored = {
             let mut stored = self.stored.lock();
             let before = stored.phase;
-            if let Some(why) = failed {
+            if before.is_over() {
+                // Ended by an operator meanwhile: whatever its streams say, that stands.
+            } else if let Some(why) = failed {
                 stored.phase = Phase::Failed;
                 stored.failure = Some(why);
             } else if stored.phase == Phase::CatchingUp

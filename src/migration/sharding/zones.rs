@@ -59,7 +59,7 @@ pub async fn zones_of(
     Ok((ranges.into_iter().map(range).collect(), members.collect()))
 }
 
-/// What [`make_zones`] added to `new`.
+/// What was added to `new` for a collection.
 #[derive(Debug, Clone, Copy)]
 pub struct Added<'a> {
     /// Shards that were not in a zone before, each with the zone.
