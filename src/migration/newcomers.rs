@@ -205,8 +205,13 @@ impl Running {
 async fn is_there(context: &Context, namespace: &Namespace, make: bool) -> Admitted {
     let old = &*context.clusters.old;
     let found = describe(old, namespace, LIMIT).await.map_err(not_now)?;
-    if found.is_some() || !make {
-        return Ok(found.is_some());
+    if found.is_some() {
+        return Ok(true);
+    }
+    if !make {
+        // A primary that has been deposed may not know it yet: none can write by majority.
+        context.mark(Side::Old, LIMIT).await.map_err(not_now)?;
+        return Ok(describe(old, namespace, LIMIT).await.map_err(not_now)?.is_some());
     }
     let made = change(old, namespace.database(), rawdoc! { "create": namespace.collection() }).await;
     match made {

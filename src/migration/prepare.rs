@@ -342,3 +342,31 @@ fn append_all(body: &mut RawDocumentBuf, fields: &Document) -> Result<(), String
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created(collection_created: bool, ttl: i64) -> Created {
+        Created {
+            namespace: "shop.c".into(),
+            collection_created,
+            indexes_created: Vec::new(),
+            ttl: vec![("t_1".into(), ttl)],
+            shard_key: None,
+            initial_chunks: None,
+            zones: Vec::new(),
+            zones_joined: Vec::new(),
+            ranges_made: Vec::new(),
+            primary_shard: None,
+        }
+    }
+
+    #[test]
+    fn what_was_begun_before_is_taken_back_and_put_back_as_it_was() {
+        // Made, and its TTL suspended, before the process died; then planned again.
+        let again = created(false, crate::policy::catalog::SUSPENDED).after(Some(created(true, 60)));
+        assert_eq!(again, created(true, 60));
+        assert_eq!(created(false, 60).after(None), created(false, 60));
+    }
+}

@@ -237,6 +237,37 @@ impl Routing {
 mod tests {
     use super::*;
 
+    fn route(phase: Phase) -> Arc<MigrationRoute> {
+        Arc::new(MigrationRoute {
+            name: "m".into(),
+            epoch: 1,
+            phase,
+            owned_by_old: SlotSet::EMPTY,
+            owned_by_new: SlotSet::ALL,
+            reads_on_new: SlotSet::ALL,
+            held: SlotSet::EMPTY,
+            sealed: SlotSet::EMPTY,
+            moves: Vec::new(),
+            ack_both: true,
+            shard_keys: Arc::default(),
+            patterns: [Pattern::parse("shop.*").unwrap()].into(),
+        })
+    }
+
+    #[test]
+    fn what_a_pattern_names_is_awaited_while_it_runs_and_routed_once_it_is_completed() {
+        let mut table = RoutingTable::default();
+        table.put(&[Namespace::new("shop", "a")], &route(Phase::Synced));
+        assert!(table.route("shop.a").is_some() && table.awaiting("shop.a").is_none());
+        assert!(table.route("shop.b").is_none() && table.awaiting("shop.b").is_some());
+        assert!(table.awaiting("stop.b").is_none() && table.awaiting("shop.system.views").is_none());
+        table.put(&[Namespace::new("shop", "a")], &route(Phase::Completed));
+        assert_eq!(table.patterned.len(), 1);
+        assert!(table.route("shop.b").is_some() && table.awaiting("shop.b").is_none());
+        table.remove("m");
+        assert!(table.route("shop.a").is_none() && table.route("shop.b").is_none());
+    }
+
     #[test]
     fn whoever_went_by_an_older_table_is_known_until_done() {
         let routing = Routing::default();
