@@ -7,7 +7,7 @@ mod fake_admin;
 use std::process::Output;
 
 use fake_admin::Server;
-use reshard::migration::control::{ControlError, Refusal};
+use reshard::migration::control::{Control as _, ControlError, Refusal};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -86,6 +86,31 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
 }
 
 #[tokio::test]
+async fn a_layout_is_given_on_the_command_line() {
+    let fixture = Fixture::new(&[]).await;
+    let zone = r#"{"zone":"eu","min":{"r":"eu","n":{"$minKey":1}},"max":{"r":"eu","n":{"$maxKey":1}},"shards":["s0"]}"#;
+    fixture
+        .says(&format!(
+            "create laid-out --namespace shop.o --shard-key shop.o=r:1,n:1 --initial-chunks shop.o=12 \
+             --zone shop.o={zone}"
+        ))
+        .await;
+    let known = fixture.0.control.get("laid-out").await.unwrap();
+    let spec = serde_json::to_value(&known.namespaces[0]).unwrap();
+    assert_eq!(spec["initial_chunks"], 12);
+    assert_eq!(spec["zones"][0], serde_json::from_str::<serde_json::Value>(zone).unwrap());
+    for (option, told) in [
+        ("--initial-chunks shop.o=many", "no number of chunks"),
+        ("--initial-chunks shop.x=2", "shop.x is no --namespace"),
+        ("--zone shop.o={}", "missing field `zone`"),
+    ] {
+        let (code, _, error) = fixture.run(&format!("create wrong --namespace shop.o {option}")).await;
+        assert_eq!(code, 2, "{option}");
+        assert!(error.contains(told), "{option}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn status_of_all_and_of_one() {
     let fixture = Fixture::new(&[]).await;
     assert!(fixture.says("status").await.starts_with("No migrations. Make one: "));
@@ -105,6 +130,7 @@ orders: created
   verified  verified: 10 of 10 documents compared, no difference
   cut-over  not yet
             - the copy is not finished
+  placed    shop.orders has no shard_key; its primary shard on new is s1
 ";
     assert_eq!(fixture.says("status orders").await, expected);
     fixture.says("create behind --namespace shop.c").await;

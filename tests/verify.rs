@@ -18,6 +18,7 @@ use reshard::converge::sessions::{SESSIONS, Sessions};
 use reshard::migration::context::Context;
 use reshard::migration::control::{Mismatch, Phase, Verification};
 use reshard::migration::prepare::{plan, prepare};
+use reshard::migration::scope::Scope;
 use reshard::migration::stream::ChangeStream;
 use reshard::migration::tailer::{Health, Tailer};
 use reshard::migration::ttl::expire_due;
@@ -89,7 +90,8 @@ impl Bed {
         });
         let ctx = Arc::new(Context {
             name: NAME.into(),
-            namespaces,
+            scope: Arc::new(Scope::of(namespaces)),
+            newcomers: Arc::default(),
             clusters,
             authorities,
             sessions,
@@ -118,7 +120,7 @@ impl Bed {
     async fn follow_from_now(&self) -> Result<()> {
         for side in Side::BOTH {
             let (stream, batch) =
-                ChangeStream::open(self.ctx.clusters.get(side), &self.ctx.namespaces, None).await?;
+                ChangeStream::open(self.ctx.clusters.get(side), &self.ctx.scope, None).await?;
             checkpoint::store(&self.ctx.records, NAME, side, &batch.token, 0).await?;
             stream.close().await;
         }
@@ -130,7 +132,8 @@ impl Bed {
         Tailer {
             side,
             cluster: ctx.clusters.get(side).clone(),
-            namespaces: ctx.namespaces.clone(),
+            scope: Arc::clone(&ctx.scope),
+            newcomers: Arc::clone(&ctx.newcomers),
             converger: ctx.converger.clone(),
             frontier: ctx.frontiers.get(side).clone(),
             recent: self.recent.clone(),

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::migration::control::{Phase, Progress};
 use crate::policy::shard_key::ShardKey;
+use crate::policy::zones::Zone;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -72,12 +73,19 @@ pub(super) enum Action {
     Create {
         /// Its name: letters, digits, - and _
         name: String,
-        /// What moves, as database.collection; may be repeated
+        /// What moves, as database.collection, with * for any characters of the collection; may be repeated
         #[arg(long = "namespace", value_name = "DB.COLLECTION", required = true)]
         namespaces: Vec<String>,
         /// By what new is to shard one of them, as DB.COLLECTION=FIELD:1,FIELD:hashed; may be repeated
         #[arg(long = "shard-key", value_name = "DB.COLLECTION=KEY", value_parser = shard_key)]
         shard_keys: Vec<(String, ShardKey)>,
+        /// Into how many chunks one with a shard key is cut before the copy; may be repeated
+        #[arg(long = "initial-chunks", value_name = "DB.COLLECTION=N", value_parser = initial_chunks)]
+        initial_chunks: Vec<(String, u32)>,
+        /// What of one with a shard key belongs on which shards, in JSON:
+        /// DB.COLLECTION={"zone":"eu","min":{"region":"eu"},"max":{"region":"ev"},"shards":["s0"]}; may be repeated
+        #[arg(long = "zone", value_name = "DB.COLLECTION=ZONE", value_parser = zone)]
+        zones: Vec<(String, Zone)>,
     },
     /// Look whether it could start; changes nothing (exit code 1 if it could not)
     Preflight { name: String },
@@ -189,4 +197,17 @@ fn shard_key(text: &str) -> Result<(String, ShardKey), String> {
         pattern.insert(path, kind);
     }
     Ok((namespace.to_owned(), ShardKey::parse(&pattern)?))
+}
+
+/// Reads `shop.orders=12`.
+fn initial_chunks(text: &str) -> Result<(String, u32), String> {
+    let (namespace, chunks) = text.split_once('=').ok_or("write DB.COLLECTION=N")?;
+    let chunks = chunks.parse().map_err(|_| format!("{chunks:?} is no number of chunks"))?;
+    Ok((namespace.to_owned(), chunks))
+}
+
+/// Reads `shop.orders={"zone": ...}`.
+fn zone(text: &str) -> Result<(String, Zone), String> {
+    let (namespace, zone) = text.split_once('=').ok_or("write DB.COLLECTION={\"zone\": ...}")?;
+    Ok((namespace.to_owned(), serde_json::from_str(zone).map_err(|error| error.to_string())?))
 }

@@ -22,16 +22,13 @@ pub(super) struct Session {
 pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
     let session = Session { client: client(&args)?, json: args.json };
     match args.action {
-        Action::Create { name, namespaces, shard_keys } => {
+        Action::Create { name, namespaces, shard_keys, initial_chunks, zones } => {
             let mut namespaces: Vec<_> = namespaces.into_iter().map(NamespaceSpec::plain).collect();
-            for (namespace, key) in shard_keys {
-                match namespaces.iter_mut().find(|spec| spec.namespace == namespace) {
-                    Some(spec) => spec.shard_key = Some(key),
-                    None => {
-                        return Err(Failure::Usage(format!("--shard-key: {namespace} is no --namespace")));
-                    }
-                }
-            }
+            set(&mut namespaces, "--shard-key", shard_keys, |spec, key| spec.shard_key = Some(key))?;
+            set(&mut namespaces, "--initial-chunks", initial_chunks, |spec, n| {
+                spec.initial_chunks = Some(n)
+            })?;
+            set(&mut namespaces, "--zone", zones, |spec, zone| spec.zones.push(zone))?;
             let new = json!(NewMigration { name, namespaces });
             session.show(Method::POST, "/v1/migrations", Some(new), show::view).await.map(drop)
         }
@@ -80,6 +77,22 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         Action::Mismatches { name } => session.look(&path(&name, "mismatches"), show::mismatches).await,
         Action::Events { name } => session.look(&path(&name, "events"), show::events).await,
     }
+}
+
+/// Puts what an option says of some namespaces where it belongs.
+fn set<T>(
+    namespaces: &mut [NamespaceSpec],
+    option: &str,
+    given: Vec<(String, T)>,
+    put: impl Fn(&mut NamespaceSpec, T),
+) -> Result<(), Failure> {
+    for (namespace, what) in given {
+        match namespaces.iter_mut().find(|spec| spec.namespace == namespace) {
+            Some(spec) => put(spec, what),
+            None => return Err(Failure::Usage(format!("{option}: {namespace} is no --namespace"))),
+        }
+    }
+    Ok(())
 }
 
 /// The path of one resource of a migration.

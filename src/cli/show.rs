@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::human::{bar, bytes, count, duration, percent, table, time};
 use crate::admin::{ConflictList, EventList, MigrationList, MismatchList};
 use crate::migration::control::{
-    MigrationView, Phase, PreflightReport, Progress, Ramp, Severity, Throttle, Verification,
+    MigrationView, Phase, Placement, PreflightReport, Progress, Ramp, Severity, Throttle, Verification,
 };
 
 fn phase(phase: Phase, paused: bool) -> String {
@@ -33,6 +33,9 @@ pub(super) fn view(view: &MigrationView) -> String {
     );
     if let Some(failure) = &view.failure {
         let _ = write!(out, "\n  {failure}");
+    }
+    for placement in &view.placements {
+        out.extend(place(placement).map(|place| format!("\n  {place}")));
     }
     out
 }
@@ -196,7 +199,22 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
     for (title, text) in rows {
         let _ = writeln!(out, "  {title:<9} {text}");
     }
+    for place in progress.placements.iter().filter_map(place) {
+        let _ = writeln!(out, "  {:<9} {place}", "placed");
+    }
     out
+}
+
+/// Where a collection lies on new; `None` where there is only one place.
+fn place(placement: &Placement) -> Option<String> {
+    let Placement { namespace, shard_key, primary_shard } = placement;
+    match (shard_key, primary_shard) {
+        (Some(key), _) => Some(format!("{namespace} is sharded on new by {}", key.pattern())),
+        (None, Some(shard)) => {
+            Some(format!("{namespace} has no shard_key; its primary shard on new is {shard}"))
+        }
+        (None, None) => None,
+    }
 }
 
 fn traffic(progress: &Progress) -> String {

@@ -15,6 +15,7 @@ use crate::policy::retry::Memory;
 use crate::state::authority::Authority;
 use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
+use crate::state::newcomers::Newcomers;
 
 /// One migration, as the data plane sees it.
 pub struct Active {
@@ -38,6 +39,8 @@ pub struct Active {
     pub expiry_changes: tokio::sync::Mutex<()>,
     /// Counters for progress and metrics.
     pub counters: Counters,
+    /// Where collections are told that come into being.
+    pub newcomers: Arc<Newcomers>,
 }
 
 /// What the data plane counts for a migration.
@@ -65,6 +68,7 @@ impl Active {
         authorities: PerSide<Arc<Authority>>,
         frontiers: PerSide<Arc<Frontier>>,
         retries: Arc<Mutex<Memory>>,
+        newcomers: Arc<Newcomers>,
         mirror_timeout: Duration,
         expiries: Arc<dyn Expiries>,
     ) -> Self {
@@ -79,6 +83,7 @@ impl Active {
             expiries,
             expiry_changes: tokio::sync::Mutex::default(),
             counters: Counters::default(),
+            newcomers,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::control::NamespaceSpec;
 use super::engine::{Engine, RETRY};
 use super::running::Running;
 use super::stored::{Stored, known_identity};
+use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
 
@@ -153,10 +154,16 @@ impl Engine {
 
     /// Makes the migration of a record known, with the lease kept from now on.
     async fn adopt(&self, side: Side, record: AuthorityRecord) {
-        let stub =
-            Stored::new(record.name.clone(), record.namespaces.iter().map(NamespaceSpec::plain).collect(), 0);
+        let named = record.namespaces.iter().chain(&record.patterns).map(NamespaceSpec::plain).collect();
+        let stub = Stored::new(record.name.clone(), named, 0);
         let running = self.take_up(&Stored { phase: record.phase, ..stub }).await;
         let Some(context) = running.parts() else { return };
+        // The other cluster's record may not have heard of a collection that came later.
+        record
+            .namespaces
+            .iter()
+            .filter_map(|name| Namespace::parse(name))
+            .for_each(|it| context.scope.add(it));
         context.authorities.get(side).learn(record);
         context.publish(|_| ());
     }

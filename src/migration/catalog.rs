@@ -98,8 +98,11 @@ fn index(listed: Document) -> Index {
     }
 }
 
-/// All documents of a cursor.
-async fn all(
+/// All documents of a cursor over `collection`.
+///
+/// # Errors
+/// [`Unanswered`].
+pub async fn all(
     cluster: &dyn Commands,
     request: Request,
     collection: &str,

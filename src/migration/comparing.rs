@@ -32,7 +32,7 @@ impl Running {
     pub(super) async fn begin_comparison(&self, context: &Context) -> Result<bool, RecordError> {
         let begun = Verification {
             running: true,
-            namespaces: context.namespaces.iter().map(|namespace| namespace.as_str().to_owned()).collect(),
+            namespaces: context.scope.known().iter().map(|namespace| namespace.as_str().to_owned()).collect(),
             started_at: Some(context.clock.wall_millis()),
             ..Verification::default()
         };
@@ -209,7 +209,7 @@ impl Engine {
             if let Some(active) = &*running.active.lock() {
                 active.unreadable.forget(*side);
             }
-            let opened = ChangeStream::open(context.clusters.get(*side), &context.namespaces, None).await;
+            let opened = ChangeStream::open(context.clusters.get(*side), &context.scope, None).await;
             let (stream, batch) = opened.map_err(|error| unavailable(error.to_string()))?;
             stream.close().await;
             let at = context.clock.wall_millis();

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bson::{Timestamp, rawdoc};
 use parking_lot::Mutex;
 
+use super::scope::Scope;
 use crate::clock::SharedClock;
 use crate::cluster::command::{Request, SharedCluster};
 use crate::converge::converger::Converger;
 use crate::converge::read::ask;
 use crate::converge::sessions::Sessions;
-use crate::model::namespace::Namespace;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::policy::retry::Memory;
@@ -19,6 +19,7 @@ use crate::policy::safeguards::Safeguards;
 use crate::state::authority::Authority;
 use crate::state::frontier::Frontier;
 use crate::state::inflight::Inflight;
+use crate::state::newcomers::Newcomers;
 use crate::state::parking::Parking;
 use crate::state::record::{DATABASE, MARKERS, route};
 use crate::state::records::{RecordError, Records, write_concern_problem};
@@ -29,7 +30,9 @@ pub struct Context {
     /// Its name.
     pub name: Arc<str>,
     /// What it moves.
-    pub namespaces: Vec<Namespace>,
+    pub scope: Arc<Scope>,
+    /// Where what comes into being is told.
+    pub newcomers: Arc<Newcomers>,
     /// Both clusters.
     pub clusters: PerSide<SharedCluster>,
     /// This process's hold on each cluster's record.
@@ -68,7 +71,7 @@ impl Context {
     pub fn publish(&self, adjust: impl FnOnce(&mut MigrationRoute)) -> Option<u64> {
         let mut route = self.route()?;
         adjust(&mut route);
-        Some(self.routing.publish_route(&self.namespaces, &route))
+        Some(self.routing.publish_route(&self.scope.known(), &route))
     }
 
     /// Asks `side` for its lease. What its record says is published before the lease counts.
@@ -82,7 +85,9 @@ impl Context {
     /// Publishes what the records last seen say, if that is news; what this process has set for a move of
     /// its own stays.
     fn publish_news(&self) {
-        let (Some(route), Some(namespace)) = (self.route(), self.namespaces.first()) else { return };
+        let (Some(route), Some(namespace)) = (self.route(), self.scope.known().into_iter().next()) else {
+            return;
+        };
         let published = self.routing.load().route(namespace.as_str()).cloned();
         let (sealed, ack_both) =
             published.as_ref().map_or_else(Default::default, |route| (route.sealed, route.ack_both));

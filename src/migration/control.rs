@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 pub use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
+pub use crate::policy::zones::Zone;
 
 /// Who asked for a change, for the audit.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
@@ -24,10 +25,11 @@ pub struct NewMigration {
 }
 
 /// One collection that moves.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct NamespaceSpec {
-    /// `database.collection`.
+    /// `database.collection`, or a pattern: in the collection, `*` stands for any characters, as in `shop.*` or
+    /// `shop.orders_*`. All that a pattern names is part of the migration, also what comes into being later.
     pub namespace: String,
     /// By what new is to shard it: fields in order, each with `1` or `"hashed"`. Without it, it is sharded on
     /// new only if it is there already, empty.
@@ -37,14 +39,31 @@ pub struct NamespaceSpec {
     /// Into how many chunks it is cut on new before the copy; four for each shard by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_chunks: Option<u32>,
+    /// Which parts of it belong on which shards of new: they are laid there by the copy already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<Zone>,
 }
 
 impl NamespaceSpec {
     /// One that is not sharded, or as it is on new.
     #[must_use]
     pub fn plain(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), shard_key: None, initial_chunks: None }
+        Self { namespace: namespace.into(), shard_key: None, initial_chunks: None, zones: Vec::new() }
     }
+}
+
+/// Where a collection lies on new, as it was laid out at the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Placement {
+    /// `database.collection`.
+    pub namespace: String,
+    /// By what it was sharded for this migration; null when it was not.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub shard_key: Option<ShardKey>,
+    /// The shard of its database, where it lies unless it is sharded; null when new is a replica set.
+    #[serde(default)]
+    pub primary_shard: Option<String>,
 }
 
 /// A migration as listed.
@@ -70,6 +89,9 @@ pub struct MigrationView {
     pub failure: Option<String>,
     /// The last full verification, if one ran.
     pub verification: Option<Verification>,
+    /// Where its collections lie on new; empty before the start.
+    #[serde(default)]
+    pub placements: Vec<Placement>,
 }
 
 /// What a look before the start found.
@@ -194,6 +216,9 @@ pub struct Progress {
     pub blocked_by: Vec<String>,
     /// The last full verification, if one ran.
     pub verification: Option<Verification>,
+    /// Where its collections lie on new; empty before the start.
+    #[serde(default)]
+    pub placements: Vec<Placement>,
 }
 
 /// A comparison of both sides in full. Writes move to new only after one that went through.

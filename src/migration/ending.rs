@@ -9,10 +9,12 @@ use futures::FutureExt;
 use super::context::Context;
 use super::control::{Complete, ControlError, Phase, Refusal};
 use super::engine::{Engine, no_new, unavailable};
+use super::patterns::left_out;
 use super::prepare::{drop_created, restore_ttl};
 use super::running::Running;
 use crate::cluster::command::Request;
 use crate::converge::read::ask;
+use crate::model::namespace::Namespace;
 use crate::model::slots::SlotSet;
 use crate::model::span::spoken;
 use crate::state::checkpoint::CHECKPOINTS;
@@ -45,6 +47,7 @@ impl Engine {
         if route.owned_by_new != SlotSet::ALL || route.reads_on_new != SlotSet::ALL {
             return Err(conflict("not-all-on-new", "raise reads and writes to 100 first"));
         }
+        unadmitted(&context).await?;
         let lacking = self.lacking_to_complete(running);
         let forced = how.force && how.reason.as_ref().is_some_and(|reason| !reason.trim().is_empty());
         if let Some((code, first)) = lacking.first().filter(|_| !forced) {
@@ -98,12 +101,12 @@ impl Engine {
         context: &Context,
         phase: Phase,
     ) -> Result<(), ControlError> {
-        {
-            let mut stored = running.stored.lock();
+        let ended_at = phase.is_over().then(|| context.clock.wall_millis());
+        let changed = running.change_stored(&context.records, |stored| {
             stored.phase = phase;
-            stored.ended_at = phase.is_over().then(|| context.clock.wall_millis());
-        }
-        running.persist(&context.records).await.map_err(|error| unavailable(error.to_string()))
+            stored.ended_at = ended_at;
+        });
+        changed.await.map_err(|error| unavailable(error.to_string()))
     }
 
     pub(super) async fn abort_migration(&self, running: &Arc<Running>) -> Result<(), ControlError> {
@@ -135,11 +138,7 @@ impl Engine {
             }
         }
         self.set_phase(running, &context, Phase::Aborted).await?;
-        let version = context.routing.publish(|routes| {
-            for namespace in &context.namespaces {
-                routes.remove(namespace);
-            }
-        });
+        let version = context.routing.publish(|table| table.remove(&context.name));
         running.token.cancel();
         self.environment.registry.remove(&context.name);
         self.spawn_clean_up(running, &context, version);
@@ -151,7 +150,7 @@ impl Engine {
             return Err(conflict("wrong-phase", "only a completed migration's old copies can be dropped"));
         }
         let context = running.parts().ok_or_else(no_new)?;
-        for namespace in &context.namespaces {
+        for namespace in &context.scope.known() {
             let body = rawdoc! { "drop": namespace.collection(), "writeConcern": { "w": "majority" } };
             let request = Request::new(namespace.database(), body);
             match ask(&*context.clusters.old, request).await {
@@ -161,6 +160,21 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// From its completion on, all that the patterns name is looked for on new: nothing may be left behind.
+async fn unadmitted(context: &Context) -> Result<(), ControlError> {
+    let left = left_out(context).await.map_err(unavailable)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let left: Vec<&str> = left.iter().map(Namespace::as_str).collect();
+    let detail = format!(
+        "a pattern of this migration names {}, which did not become part of it and is on old only: drop it there, \
+         or write to it through the proxy so that it becomes part",
+        left.join(", ")
+    );
+    Err(conflict("left-out", detail))
 }
 
 async fn clean_up_once(running: &Running, context: &Context) -> Result<(), String> {

@@ -13,6 +13,7 @@ use super::control::{ControlError, Phase, Refusal};
 use super::expiry::Kept;
 use super::holder::mirror_name;
 use super::running::Running;
+use super::scope::Scope;
 use super::stored::{Stored, identity};
 use crate::clock::SharedClock;
 use crate::cluster::command::SharedCluster;
@@ -20,7 +21,6 @@ use crate::converge::active::{Active, Registry};
 use crate::converge::converger::Converger;
 use crate::converge::lanes::Lanes;
 use crate::converge::sessions::{SESSIONS, Sessions};
-use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
 use crate::shutdown::SharedSpawn;
@@ -160,8 +160,8 @@ impl Engine {
         let (Some(clusters), Ok(state)) = (&environment.clusters, environment.state()) else { return };
         let stored = running.stored.lock().clone();
         let name: Arc<str> = stored.name.as_str().into();
-        let namespaces: Vec<Namespace> =
-            stored.namespaces.iter().filter_map(|spec| Namespace::parse(&spec.namespace)).collect();
+        let prepared = stored.created.iter().filter_map(|created| created.parsed().ok());
+        let scope = Arc::new(Scope::new(&stored.namespaces, prepared));
         let clock = environment.clock.clone();
         let authorities = PerSide::from_fn(|side| {
             let lease = Lease::new(clock.clone(), environment.settings.lease);
@@ -194,7 +194,8 @@ impl Engine {
         let frontiers: PerSide<Arc<Frontier>> = PerSide::default();
         let context = Arc::new(Context {
             name: Arc::clone(&name),
-            namespaces,
+            scope,
+            newcomers: Arc::default(),
             clusters: clusters.clone(),
             authorities,
             sessions,
@@ -213,6 +214,7 @@ impl Engine {
             context.authorities.clone(),
             context.frontiers.clone(),
             Arc::clone(&context.retries),
+            Arc::clone(&context.newcomers),
             environment.settings.mirror_timeout,
             Arc::new(Kept { running: Arc::downgrade(running), context: Arc::clone(&context) }),
         ));
@@ -223,8 +225,11 @@ impl Engine {
         for side in Side::BOTH {
             running.spawn(environment, "lease", Arc::clone(&context).keep_lease(side, every).boxed());
         }
-        let watching = context.watch_holders(Arc::clone(&running.watch), environment.settings.lease);
+        let watching =
+            Arc::clone(&context).watch_holders(Arc::clone(&running.watch), environment.settings.lease);
         running.spawn(environment, "holders", watching.boxed());
+        let newcomers = Arc::clone(running).admit_newcomers(Arc::clone(environment), context);
+        running.spawn(environment, "newcomers", newcomers.boxed());
     }
 
     /// Ends what this process does for its migrations, and says so on both clusters. To be called once no

@@ -18,6 +18,7 @@ use crate::cluster::command::SharedCluster;
 use crate::migration::control::{PreflightReport, Severity};
 use crate::migration::prepare::Wanted;
 use crate::model::namespace::Namespace;
+use crate::model::pattern::INTERNAL;
 use crate::model::side::{PerSide, Side};
 use crate::policy::catalog::{Index, unique_without_id};
 
@@ -27,14 +28,14 @@ pub use self::clusters::oplog_window_seconds;
 const LIMIT: Duration = Duration::from_secs(5);
 /// The code of findings that make writes move in one step.
 const UNIQUE: &str = "unique-index";
-/// Databases of the server and of the product.
-const INTERNAL: [&str; 4] = ["admin", "local", "config", crate::state::record::DATABASE];
 
 /// Looks at both clusters and at what is to move.
 pub async fn preflight(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> PreflightReport {
     let mut findings = Findings::default();
     let named: Vec<Namespace> = wanted.iter().map(|wanted| wanted.namespace.clone()).collect();
     let allowed = names(&named, &mut findings);
+    let find = |namespace: &Namespace| wanted.iter().find(|wanted| wanted.namespace == *namespace).cloned();
+    let allowed: Vec<Wanted> = allowed.iter().filter_map(find).collect();
     let (old, new) = futures::join!(
         look_at_cluster(Side::Old, &*clusters.old, &allowed),
         look_at_cluster(Side::New, &*clusters.new, &allowed),
@@ -53,10 +54,8 @@ pub async fn preflight(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> 
             "keep them on old until all writes have moved, then let them begin anew on new",
         );
     }
-    for namespace in &allowed {
-        let key = wanted.iter().find(|wanted| wanted.namespace == *namespace);
-        let key = key.and_then(|wanted| wanted.shard_key.as_ref());
-        collections::look(clusters, &seen, namespace, key, &mut findings).await;
+    for wanted in &allowed {
+        collections::look(clusters, &seen, wanted, &mut findings).await;
     }
     findings.report()
 }

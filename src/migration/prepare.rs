@@ -11,14 +11,16 @@ use bson::{Document, RawDocument, rawdoc};
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Unanswered, describe, question};
-use super::control::NamespaceSpec;
-use super::sharding::shard;
+use super::control::{NamespaceSpec, Placement};
+use super::sharding::{Added, Layout, chosen_primary, make_database, shard, take_zones_back, zones_of};
 use super::ttl;
 use crate::cluster::command::{Commands, Request, SharedCluster};
+use crate::converge::shards;
 use crate::model::namespace::Namespace;
 use crate::model::side::PerSide;
 use crate::policy::catalog::{Collection, comparable_options, creation_options};
 use crate::policy::shard_key::{ShardKey, StoredKey};
+use crate::policy::zones::{StoredZone, Zone};
 use crate::state::records::write_concern_problem;
 
 /// How long one command may take; building indexes on an empty collection is quick.
@@ -28,7 +30,7 @@ const NAMESPACE_NOT_FOUND: i32 = 26;
 const INDEX_NOT_FOUND: i32 = 27;
 
 /// What is made on new for one collection, and what has to be put back one day.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Created {
     /// `database.collection`.
     pub namespace: String,
@@ -44,10 +46,22 @@ pub struct Created {
     /// Into how many chunks it is cut there.
     #[serde(default)]
     pub initial_chunks: Option<u32>,
+    /// Which parts belong on which shards.
+    #[serde(default)]
+    pub zones: Vec<StoredZone>,
+    /// Shards that were not in one of its zones before, each with the zone.
+    #[serde(default)]
+    pub zones_joined: Vec<(String, String)>,
+    /// Those of its zones that it had not before.
+    #[serde(default)]
+    pub ranges_made: Vec<StoredZone>,
+    /// The shard of its database on new, where new is sharded: without a shard key it lies there.
+    #[serde(default)]
+    pub primary_shard: Option<String>,
 }
 
 /// A collection that is to move, and how it is to lie on new.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
     /// Which.
     pub namespace: Namespace,
@@ -55,20 +69,22 @@ pub struct Wanted {
     pub shard_key: Option<ShardKey>,
     /// Into how many chunks it is cut there.
     pub initial_chunks: Option<u32>,
+    /// Which parts belong on which shards.
+    pub zones: Vec<Zone>,
 }
 
 impl From<Namespace> for Wanted {
     fn from(namespace: Namespace) -> Self {
-        Self { namespace, shard_key: None, initial_chunks: None }
+        Self { namespace, shard_key: None, initial_chunks: None, zones: Vec::new() }
     }
 }
 
 impl Wanted {
-    /// As an operator asks for it; `None` for what is no namespace.
+    /// As an operator asks for it, by its name or by a pattern.
     #[must_use]
-    pub fn of(spec: &NamespaceSpec) -> Option<Self> {
-        let namespace = Namespace::parse(&spec.namespace)?;
-        Some(Self { namespace, shard_key: spec.shard_key.clone(), initial_chunks: spec.initial_chunks })
+    pub fn with(namespace: Namespace, spec: &NamespaceSpec) -> Self {
+        let NamespaceSpec { shard_key, initial_chunks, zones, .. } = spec.clone();
+        Self { namespace, shard_key, initial_chunks, zones }
     }
 }
 
@@ -80,6 +96,33 @@ impl Created {
     pub fn parsed(&self) -> Result<Namespace, String> {
         Namespace::parse(&self.namespace).ok_or_else(|| format!("{:?} is no namespace", self.namespace))
     }
+
+    /// The same, where it was planned before and that may have been done in part: what is there by now is
+    /// not what was there before, and TTL indexes may be suspended.
+    #[must_use]
+    pub fn after(mut self, before: Option<Self>) -> Self {
+        let Some(before) = before else { return self };
+        self.collection_created |= before.collection_created;
+        self.indexes_created.extend(before.indexes_created);
+        self.indexes_created.dedup();
+        self.zones_joined.extend(before.zones_joined);
+        self.ranges_made.extend(before.ranges_made);
+        for (name, seconds) in &mut self.ttl {
+            let known = before.ttl.iter().find(|(of, _)| of == name);
+            *seconds = known.map_or(*seconds, |(_, seconds)| *seconds);
+        }
+        self
+    }
+
+    /// Where it lies on new.
+    #[must_use]
+    pub fn placement(&self) -> Placement {
+        Placement {
+            namespace: self.namespace.clone(),
+            shard_key: self.shard_key.clone().map(ShardKey::from),
+            primary_shard: self.primary_shard.clone(),
+        }
+    }
 }
 
 /// Finds out what [`prepare`] has to do. Changes nothing; to be called once, and its answer to be stored
@@ -89,7 +132,8 @@ impl Created {
 /// In words, why a cluster cannot tell.
 pub async fn plan(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> Result<Vec<Created>, String> {
     let mut plan = Vec::with_capacity(wanted.len());
-    for Wanted { namespace, shard_key, initial_chunks } in wanted {
+    let sharded = shards::is_sharded(&*clusters.new).await?;
+    for Wanted { namespace, shard_key, initial_chunks, zones } in wanted {
         let source = source(clusters, namespace).await?;
         let target = on(&*clusters.new, namespace).await?;
         let ttl = source.indexes.iter().filter(|index| index.is_ttl());
@@ -100,6 +144,11 @@ pub async fn plan(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> Resul
         let known =
             |name: &str| target.as_ref().is_some_and(|it| it.indexes.iter().any(|of| of.name() == name));
         let lacking = source.indexes.iter().filter(|index| !index.is_implied() && !known(index.name()));
+        let primary_shard = match sharded {
+            true => chosen_primary(&*clusters.new, namespace.database()).await?,
+            false => None,
+        };
+        let (ranges_made, zones_joined) = lacking_zones(&*clusters.new, namespace, zones).await?;
         plan.push(Created {
             namespace: namespace.as_str().to_owned(),
             collection_created: target.is_none(),
@@ -107,9 +156,31 @@ pub async fn plan(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> Resul
             ttl: ttl.collect::<Result<_, _>>()?,
             shard_key: shard_key.clone().map(StoredKey::from),
             initial_chunks: *initial_chunks,
+            zones: zones.iter().cloned().map(StoredZone::from).collect(),
+            zones_joined,
+            ranges_made,
+            primary_shard,
         });
     }
     Ok(plan)
+}
+
+/// What of `zones` is not on new yet: ranges, and shards in zones.
+async fn lacking_zones(
+    new: &dyn Commands,
+    namespace: &Namespace,
+    zones: &[Zone],
+) -> Result<(Vec<StoredZone>, Vec<(String, String)>), String> {
+    if zones.is_empty() {
+        return Ok(Default::default());
+    }
+    let (ranges, members) = zones_of(new, namespace).await?;
+    let ranges = zones.iter().filter(|zone| !ranges.iter().any(|range| range.same_range(zone)));
+    let pairs =
+        zones.iter().flat_map(|zone| zone.shards.iter().map(|shard| (shard.clone(), zone.zone.clone())));
+    let mut joined: Vec<(String, String)> = pairs.filter(|pair| !members.contains(pair)).collect();
+    joined.dedup();
+    Ok((ranges.cloned().map(StoredZone::from).collect(), joined))
 }
 
 /// Makes on new what the plan says, and suspends TTL on both sides. Harmless to repeat.
@@ -120,10 +191,15 @@ pub async fn prepare(clusters: &PerSide<SharedCluster>, plan: &[Created]) -> Res
     for created in plan {
         let namespace = created.parsed()?;
         let source = source(clusters, &namespace).await?;
+        if let Some(primary) = &created.primary_shard {
+            make_database(&*clusters.new, namespace.database(), primary).await?;
+        }
         let target = make(&*clusters.new, &namespace, &source).await?;
         if let Some(key) = &created.shard_key {
             let key = ShardKey::from(key.clone());
-            shard(&*clusters.old, &*clusters.new, &namespace, &key, created.initial_chunks).await?;
+            let zones: Vec<Zone> = created.zones.iter().cloned().map(Zone::from).collect();
+            let layout = Layout { key: &key, chunks: created.initial_chunks, zones: &zones };
+            shard(&*clusters.old, &*clusters.new, &namespace, layout).await?;
         }
         make_indexes(&*clusters.new, &namespace, &source, &target).await?;
         ttl::suspend(&*clusters.new, &namespace, &created.ttl).await?;
@@ -204,13 +280,20 @@ pub async fn drop_created(new: &SharedCluster, created: &[Created]) -> Result<()
         if created.collection_created {
             gone(change(&**new, database, rawdoc! { "drop": collection }).await)
                 .map_err(|error| format!("dropping {namespace} on new: {error}"))?;
-            continue;
+        } else {
+            for name in &created.indexes_created {
+                let body = rawdoc! { "dropIndexes": collection, "index": name.as_str() };
+                gone(change(&**new, database, body).await)
+                    .map_err(|error| format!("dropping index {name} of {namespace} on new: {error}"))?;
+            }
         }
-        for name in &created.indexes_created {
-            let body = rawdoc! { "dropIndexes": collection, "index": name.as_str() };
-            gone(change(&**new, database, body).await)
-                .map_err(|error| format!("dropping index {name} of {namespace} on new: {error}"))?;
-        }
+        // A collection that is gone has taken its ranges along.
+        let ranges: Vec<Zone> = match created.collection_created {
+            true => Vec::new(),
+            false => created.ranges_made.iter().cloned().map(Zone::from).collect(),
+        };
+        let added = Added { members: &created.zones_joined, ranges: &ranges };
+        take_zones_back(&**new, &namespace, added).await?;
     }
     Ok(())
 }
@@ -263,4 +346,32 @@ fn append_all(body: &mut RawDocumentBuf, fields: &Document) -> Result<(), String
         body.append(name, value);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created(collection_created: bool, ttl: i64) -> Created {
+        Created {
+            namespace: "shop.c".into(),
+            collection_created,
+            indexes_created: Vec::new(),
+            ttl: vec![("t_1".into(), ttl)],
+            shard_key: None,
+            initial_chunks: None,
+            zones: Vec::new(),
+            zones_joined: Vec::new(),
+            ranges_made: Vec::new(),
+            primary_shard: None,
+        }
+    }
+
+    #[test]
+    fn what_was_begun_before_is_taken_back_and_put_back_as_it_was() {
+        // Made, and its TTL suspended, before the process died; then planned again.
+        let again = created(false, crate::policy::catalog::SUSPENDED).after(Some(created(true, 60)));
+        assert_eq!(again, created(true, 60));
+        assert_eq!(created(false, 60).after(None), created(false, 60));
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::control::{Lag, MigrationView, Phase, Progress};
 use super::engine::Engine;
 use super::pace;
+use super::prepare::Created;
 use super::running::Running;
 use super::stored::Stored;
 use crate::model::side::PerSide;
@@ -64,6 +65,7 @@ impl Engine {
             created_at: stored.created_at,
             failure: stored.failure.clone(),
             verification: running.verification_of(&stored),
+            placements: stored.created.iter().map(Created::placement).collect(),
         }
     }
 
@@ -128,6 +130,7 @@ impl Engine {
             can_cut_over: blocked_by.is_empty(),
             blocked_by,
             verification,
+            placements: view.placements,
         }
     }
 }

@@ -71,6 +71,9 @@ impl Context {
         let fields = doc! {
             "phase": newer.phase.as_str(),
             "reads_on_new": slots(&newer.reads_on_new),
+            "namespaces": newer.namespaces.clone(),
+            "shard_keys": bson::serialize_to_bson(&newer.shard_keys)
+                .map_err(|error| unavailable(error.to_string()))?,
         };
         let leveled = self.authorities.get(behind).catch_up(newer.epoch, fields).await;
         leveled.map(|_| ()).map_err(|error| unavailable(format!("{behind}: {error}")))
@@ -248,7 +251,7 @@ impl Engine {
     /// Refuses a partial percentage where it could not be right; there is no force.
     async fn must_allow_parts(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
         let mut reasons = running.stored.lock().single_step.clone();
-        for namespace in &context.namespaces {
+        for namespace in &context.scope.known() {
             // An index may have been made since preflight.
             let found = describe(&*context.clusters.old, namespace, DESCRIBE_LIMIT).await;
             let found = found.map_err(|error| unavailable(format!("{namespace} on old: {error}")))?;

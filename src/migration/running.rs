@@ -138,7 +138,8 @@ impl Running {
             let tailer = Tailer {
                 side,
                 cluster: context.clusters.get(side).clone(),
-                namespaces: context.namespaces.clone(),
+                scope: Arc::clone(&context.scope),
+                newcomers: Arc::clone(&context.newcomers),
                 converger: Arc::clone(&context.converger),
                 frontier: Arc::clone(context.frontiers.get(side)),
                 recent: Arc::clone(&self.recent),
@@ -278,7 +279,9 @@ impl Running {
         let changed = {
             let mut stored = self.stored.lock();
             let before = stored.phase;
-            if let Some(why) = failed {
+            if before.is_over() {
+                // Ended by an operator meanwhile: whatever its streams say, that stands.
+            } else if let Some(why) = failed {
                 stored.phase = Phase::Failed;
                 stored.failure = Some(why);
             } else if stored.phase == Phase::CatchingUp

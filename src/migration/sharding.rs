@@ -1,17 +1,25 @@
 //! Sharding a collection on new before anything is copied, so that the copy lands where it will stay.
 
+mod primary;
+mod zones;
+
 use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document, doc, rawdoc};
 
-use super::catalog::{Unanswered, owned, question};
+use super::catalog::{Unanswered, all, owned, question};
 use crate::cluster::command::{Commands, Request};
 use crate::converge::read::ask;
 use crate::converge::shards;
 use crate::model::namespace::Namespace;
+use crate::policy::order::compare_all;
 use crate::policy::shard_key::ShardKey;
+use crate::policy::zones::{Chunk, Zone, cuts, is_bound, places, weights};
 use crate::state::records::first_batch;
+
+pub use self::primary::{chosen_primary, make_database, primary_of};
+pub use self::zones::{Added, take_zones_back, zones_of};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Chunks laid out for each shard, unless the operator names a number.
@@ -21,6 +29,19 @@ const SAMPLES_PER_CHUNK: usize = 200;
 const MOST_SAMPLES: usize = 20_000;
 /// `AlreadyInitialized`: it has been sharded before.
 const SHARDED_BEFORE: i32 = 23;
+/// A balancer may be at work meanwhile: so often chunks are looked at and handed out.
+const ROUNDS: u32 = 3;
+
+/// How a collection is to be sharded.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout<'a> {
+    /// By what.
+    pub key: &'a ShardKey,
+    /// Into how many chunks, where the operator says so.
+    pub chunks: Option<u32>,
+    /// What belongs on which shards.
+    pub zones: &'a [Zone],
+}
 
 /// By what `namespace` is sharded on `cluster`; `None` when it is not, or the cluster is a replica set.
 ///
@@ -48,8 +69,8 @@ pub async fn key_of(cluster: &dyn Commands, namespace: &Namespace) -> Result<Opt
     ShardKey::parse(&pattern).map(Some).map_err(|why| format!("the shard key of {namespace}: {why}"))
 }
 
-/// Shards an empty collection of `new`, cut into about `chunks` parts of equal size by what `old` holds, and
-/// hands the parts out. Harmless to repeat.
+/// Shards an empty collection of `new`, cut into parts of about equal size by what `old` holds and at the
+/// bounds of its zones, and hands the parts out. Harmless to repeat.
 ///
 /// # Errors
 /// In words, what a cluster refused or did not answer; what is done stays done.
@@ -57,17 +78,21 @@ pub async fn shard(
     old: &dyn Commands,
     new: &dyn Commands,
     namespace: &Namespace,
-    key: &ShardKey,
-    chunks: Option<u32>,
+    layout: Layout<'_>,
 ) -> Result<(), String> {
+    let Layout { key, chunks, zones: wished } = layout;
+    let refused = |error: Unanswered| format!("sharding {namespace} on new: {error}");
     let shards = shards::names(new).await?;
     let wanted =
         chunks.map_or(CHUNKS_PER_SHARD * shards.len(), |chunks| usize::try_from(chunks).unwrap_or(1));
-    let refused = |error: Unanswered| format!("sharding {namespace} on new: {error}");
     admin(new, doc! { "enableSharding": namespace.database() }).await.or_else(before).map_err(refused)?;
-    let mut command = doc! { "shardCollection": namespace.as_str(), "key": key.pattern() };
-    if key.begins_hashed() {
-        // Hashes are even: the cluster cuts and hands out by itself.
+    zones::make_zones(new, namespace, wished).await?;
+    let mut command = doc! {
+        "shardCollection": namespace.as_str(), "key": key.pattern(), "collation": { "locale": "simple" },
+    };
+    // Hashes are even: without zones the cluster cuts and hands out by itself.
+    let by_itself = key.begins_hashed() && wished.is_empty();
+    if by_itself {
         command.insert("numInitialChunks", i64::try_from(wanted.max(shards.len())).unwrap_or(1));
     }
     admin(new, command).await.or_else(before).map_err(refused)?;
@@ -78,21 +103,90 @@ pub async fn shard(
         }
         None => return Err(format!("{namespace} was not sharded on new")),
     }
-    if key.begins_hashed() || shards.len() < 2 {
+    if by_itself || (shards.len() < 2 && chunks.is_none() && wished.is_empty()) {
         return Ok(());
     }
-    let of = namespace.as_str();
-    let cuts = cuts(old, namespace, key, wanted).await?;
-    for cut in &cuts {
-        admin(new, doc! { "split": of, "middle": cut.clone() }).await.or_else(cut_before).map_err(refused)?;
+    let samples = if key.begins_hashed() { Vec::new() } else { sample(old, namespace, key, wanted).await? };
+    let there = chunks_of(new, namespace, key).await?;
+    for cut in cuts(key, &samples, wanted, wished).iter().filter(|cut| !is_bound(&there, cut)) {
+        let split = doc! { "split": namespace.as_str(), "middle": key.bound(cut) };
+        admin(new, split).await.or_else(cut_before).map_err(refused)?;
     }
-    // All of them, the first too: until now they lie on the primary shard, whichever that is.
-    let first = key.bound(&[]);
-    for (begin, shard) in std::iter::once(&first).chain(&cuts).zip(shards.iter().cycle()) {
-        let hand_over = doc! { "moveChunk": of, "find": begin.clone(), "to": shard, "_waitForDelete": true };
-        admin(new, hand_over).await.map_err(refused)?;
+    hand_out(new, namespace, layout, &samples, &shards).await
+}
+
+/// Moves every chunk to the shard where it is to lie: while the collection is empty that is quick.
+async fn hand_out(
+    new: &dyn Commands,
+    namespace: &Namespace,
+    layout: Layout<'_>,
+    samples: &[Vec<Bson>],
+    shards: &[String],
+) -> Result<(), String> {
+    let key = layout.key;
+    let mut trouble = Ok(());
+    for _ in 0..ROUNDS {
+        let there = chunks_of(new, namespace, key).await?;
+        let to = places(&there, &weights(key, samples, &there), shards, layout.zones);
+        trouble = Ok(());
+        for (chunk, to) in there.iter().zip(to).filter(|(chunk, to)| chunk.shard != *to) {
+            let bounds = [key.bound(&chunk.min), key.bound(&chunk.max)].map(Bson::Document).to_vec();
+            let hand_over = doc! {
+                "moveChunk": namespace.as_str(), "bounds": bounds, "to": to, "_waitForDelete": true,
+            };
+            let moved = admin(new, hand_over).await;
+            trouble = trouble.and(moved.map_err(|error| format!("handing out {namespace} on new: {error}")));
+        }
+        if trouble.is_ok() {
+            break;
+        }
     }
-    Ok(())
+    trouble
+}
+
+/// The chunks of a sharded collection, in order.
+async fn chunks_of(
+    cluster: &dyn Commands,
+    namespace: &Namespace,
+    key: &ShardKey,
+) -> Result<Vec<Chunk>, String> {
+    let named = rawdoc! { "_id": namespace.as_str() };
+    let uuid =
+        in_config(cluster, "collections", named).await?.first().and_then(|entry| entry.get("uuid").cloned());
+    // Before 5.0 a chunk names its collection, and its uuid since.
+    let either = [Some(doc! { "ns": namespace.as_str() }), uuid.map(|uuid| doc! { "uuid": uuid })];
+    let either: Vec<Document> = either.into_iter().flatten().collect();
+    let filter = RawDocumentBuf::try_from(&doc! { "$or": either }).map_err(|error| error.to_string())?;
+    let read = |chunk: Document| {
+        let bound = |name: &str| {
+            let bound =
+                chunk.get_document(name).map_err(|error| format!("a chunk of {namespace}: {error}"))?;
+            let values = key.fields().map(|(path, _)| bound.get(path).cloned());
+            values.collect::<Option<Vec<Bson>>>().ok_or_else(|| format!("a chunk of {namespace} has {bound}"))
+        };
+        Ok(Chunk {
+            min: bound("min")?,
+            max: bound("max")?,
+            shard: chunk.get_str("shard").unwrap_or_default().to_owned(),
+        })
+    };
+    let chunks = in_config(cluster, "chunks", filter).await?;
+    let mut chunks = chunks.into_iter().map(read).collect::<Result<Vec<Chunk>, String>>()?;
+    chunks.sort_by(|one, other| compare_all(&one.min, &other.min));
+    Ok(chunks)
+}
+
+/// What the cluster keeps of itself.
+async fn in_config(
+    cluster: &dyn Commands,
+    collection: &str,
+    filter: RawDocumentBuf,
+) -> Result<Vec<Document>, String> {
+    let body = rawdoc! {
+        "find": collection, "filter": filter, "batchSize": 10_000, "readConcern": { "level": "majority" },
+    };
+    let found = all(cluster, Request::new("config", body).within(LIMIT), collection).await;
+    found.map_err(|error| format!("config.{collection}: {error}"))
 }
 
 async fn admin(cluster: &dyn Commands, command: Document) -> Result<(), Unanswered> {
@@ -114,13 +208,13 @@ fn cut_before(error: Unanswered) -> Result<(), Unanswered> {
     }
 }
 
-/// Where to cut, in order: at quantiles of the keys that a sample of old has.
-async fn cuts(
+/// Values of the fields before a hashed one, in order, that a sample of old has.
+async fn sample(
     old: &dyn Commands,
     namespace: &Namespace,
     key: &ShardKey,
     chunks: usize,
-) -> Result<Vec<Document>, String> {
+) -> Result<Vec<Vec<Bson>>, String> {
     let samples = (chunks * SAMPLES_PER_CHUNK).min(MOST_SAMPLES);
     let plain: Vec<&str> = key.plain_prefix().collect();
     let fields = plain.iter().enumerate().map(|(index, path)| (format!("k{index}"), format!("${path}")));
@@ -143,15 +237,9 @@ async fn cuts(
     let body = RawDocumentBuf::try_from(&command).map_err(|error| error.to_string())?;
     let reply = ask(old, Request::new(namespace.database(), body).within(LIMIT)).await?;
     let found = first_batch(&reply.body)?;
-    let mut cuts: Vec<Document> = Vec::new();
-    for number in 1..chunks {
-        let Some(sample) = found.get(number * found.len() / chunks) else { break };
+    let values = |sample: &RawDocumentBuf| {
         let sample = owned(sample).map_err(|error| error.to_string())?;
-        let values: Vec<Bson> = sample.into_iter().map(|(_, value)| value).collect();
-        let cut = key.bound(&values);
-        if cuts.last() != Some(&cut) {
-            cuts.push(cut);
-        }
-    }
-    Ok(cuts)
+        Ok(sample.into_iter().map(|(_, value)| value).collect())
+    };
+    found.iter().map(values).collect()
 }

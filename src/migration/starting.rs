@@ -8,6 +8,7 @@ use bson::doc;
 use super::context::Context;
 use super::control::{ControlError, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity};
 use super::engine::{Engine, no_new, unavailable};
+use super::patterns::{by_name, clash, resolve};
 use super::preflight::{preflight, single_step_reasons};
 use super::prepare::{self, Wanted};
 use super::ranges;
@@ -18,6 +19,7 @@ use super::stream::ChangeStream;
 use crate::converge::barriers::lay_out;
 use crate::converge::read::time_now;
 use crate::model::namespace::Namespace;
+use crate::model::pattern::Pattern;
 use crate::model::side::{PerSide, Side};
 use crate::state::checkpoint;
 use crate::state::record::{AuthorityRecord, StoredShardKey};
@@ -25,6 +27,8 @@ use crate::state::record::{AuthorityRecord, StoredShardKey};
 /// How long a start waits for writes that began before it.
 const EARLIER_WRITES: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
+/// More are of no use to an empty collection.
+const MOST_CHUNKS: u32 = 8192;
 
 fn to_control(error: impl std::fmt::Display) -> ControlError {
     unavailable(error.to_string())
@@ -44,26 +48,42 @@ pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError
         return Err(invalid("namespaces: name at least one \"database.collection\"".into()));
     }
     let mut namespaces: Vec<Namespace> = Vec::new();
-    for NamespaceSpec { namespace, .. } in &new.namespaces {
+    for spec in &new.namespaces {
+        let namespace = &spec.namespace;
+        if Pattern::is_meant(namespace) {
+            Pattern::parse(namespace).map_err(|why| invalid(format!("namespaces: {why}")))?;
+        }
         let parsed = Namespace::parse(namespace)
             .ok_or_else(|| invalid(format!("namespaces: {namespace:?} is not \"database.collection\"")))?;
         if namespaces.contains(&parsed) {
             return Err(invalid(format!("namespaces: {namespace} is named twice")));
+        }
+        if let Some(wrong) = layout_problem(spec) {
+            return Err(invalid(format!("namespaces: {namespace}: {wrong}")));
         }
         namespaces.push(parsed);
     }
     Ok(namespaces)
 }
 
-fn wanted(running: &Running) -> Vec<Wanted> {
-    running.stored.lock().namespaces.iter().filter_map(Wanted::of).collect()
+/// What makes no sense about how a collection is to lie on new, whatever new is.
+fn layout_problem(spec: &NamespaceSpec) -> Option<String> {
+    let without_key = |field| format!("{field} needs shard_key, by which the collection is cut; give both");
+    match spec {
+        NamespaceSpec { shard_key: None, initial_chunks: Some(_), .. } => Some(without_key("initial_chunks")),
+        NamespaceSpec { shard_key: None, zones, .. } if !zones.is_empty() => Some(without_key("zones")),
+        NamespaceSpec { initial_chunks: Some(chunks), .. } if !(1..=MOST_CHUNKS).contains(chunks) => {
+            Some(format!("initial_chunks is {chunks}; use 1 to {MOST_CHUNKS}"))
+        }
+        _ => None,
+    }
 }
 
 /// By what both clusters have sharded the collections.
 async fn shard_keys(context: &Context) -> Result<PerSide<Vec<StoredShardKey>>, String> {
     let mut keys: PerSide<Vec<StoredShardKey>> = PerSide::default();
     for side in Side::BOTH {
-        for namespace in &context.namespaces {
+        for namespace in &context.scope.known() {
             let found = key_of(&**context.clusters.get(side), namespace).await?;
             let stored =
                 found.map(|key| StoredShardKey { namespace: namespace.as_str().to_owned(), key: key.into() });
@@ -102,12 +122,11 @@ impl Engine {
         }
         for (name, other) in migrations.iter() {
             let other = other.stored.lock();
-            let clash = other
-                .namespaces
-                .iter()
-                .find(|spec| namespaces.iter().any(|ns| ns.as_str() == spec.namespace));
-            if let Some(clash) = clash.filter(|_| other.phase != Phase::Aborted) {
-                let detail = format!("{} is already part of migration {name}", clash.namespace);
+            let claimed =
+                |spec: &&NamespaceSpec| namespaces.iter().any(|ns| clash(ns.as_str(), &spec.namespace));
+            let taken = other.namespaces.iter().find(claimed);
+            if let Some(taken) = taken.filter(|_| other.phase != Phase::Aborted) {
+                let detail = format!("{} is already part of migration {name}", taken.namespace);
                 return Err(ControlError::new(Refusal::Conflict, "namespace-taken", detail));
             }
         }
@@ -127,8 +146,22 @@ impl Engine {
     }
 
     pub(super) async fn look_before(&self, running: &Running) -> Result<PreflightReport, ControlError> {
+        self.look(running).await.map(|(report, _)| report)
+    }
+
+    /// What preflight finds, and what it looked at.
+    async fn look(&self, running: &Running) -> Result<(PreflightReport, Vec<Wanted>), ControlError> {
         let clusters = self.environment.clusters.as_ref().ok_or_else(no_new)?;
-        Ok(preflight(clusters, &wanted(running)).await)
+        let specs = running.stored.lock().namespaces.clone();
+        match resolve(&*clusters.old, &specs).await {
+            Ok((wanted, patterns)) => {
+                Ok((preflight(clusters, &wanted).await.with_patterns(&patterns), wanted))
+            }
+            Err(why) => {
+                let wanted = by_name(&specs);
+                Ok((preflight(clusters, &wanted).await.without_patterns(why), wanted))
+            }
+        }
     }
 
     /// Everything up to the first mirror write; harmless to repeat after a crash anywhere in it.
@@ -143,20 +176,25 @@ impl Engine {
         }
         let identities = self.identities().await?;
         if phase == Phase::Created {
-            self.pass_preflight(running).await?;
+            let wanted = self.pass_preflight(running).await?;
+            self.plan_new(running, &wanted).await?;
         }
         if running.parts().is_none() {
             self.equip(running);
         }
         let context = running.parts().ok_or_else(no_new)?;
-        self.prepare_new(running, &context).await?;
+        let plan = running.stored.lock().created.clone();
+        prepare::prepare(&context.clusters, &plan).await.map_err(to_control)?;
         let names: Vec<String> =
-            context.namespaces.iter().map(|namespace| namespace.as_str().to_owned()).collect();
+            context.scope.known().iter().map(|namespace| namespace.as_str().to_owned()).collect();
+        let patterns: Vec<String> =
+            context.scope.patterns().iter().map(|pattern| pattern.as_str().to_owned()).collect();
         let shard_keys = shard_keys(&context).await.map_err(unavailable)?;
         for side in Side::BOTH {
             lay_out(&**context.clusters.get(side)).await.map_err(unavailable)?;
             let record = AuthorityRecord {
                 shard_keys: shard_keys.clone(),
+                patterns: patterns.clone(),
                 ..AuthorityRecord::begin(&context.name, side, identities.clone(), names.clone())
             };
             context.authorities.get(side).create(&record).await.map_err(to_control)?;
@@ -164,12 +202,13 @@ impl Engine {
         }
         self.wait_for_earlier_writes(&context).await?;
         self.open_streams(running, &context).await?;
+        running.admit_latecomers(&context).await?;
         self.cut_ranges(running, &context).await?;
         self.begin_mirroring(running, &context).await
     }
 
-    async fn pass_preflight(&self, running: &Running) -> Result<(), ControlError> {
-        let report = self.look_before(running).await?;
+    async fn pass_preflight(&self, running: &Running) -> Result<Vec<Wanted>, ControlError> {
+        let (report, wanted) = self.look(running).await?;
         let reasons: Vec<String> = report
             .findings
             .iter()
@@ -183,7 +222,7 @@ impl Engine {
             return Err(ControlError::new(Refusal::Conflict, "preflight-refused", detail).because(reasons));
         }
         running.stored.lock().single_step = single_step_reasons(&report);
-        Ok(())
+        Ok(wanted)
     }
 
     /// Writes that began before the migration was known take no part in fences: none may be left.
@@ -201,20 +240,17 @@ impl Engine {
         Ok(())
     }
 
-    async fn prepare_new(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
-        let unfinished = running.stored.lock().phase == Phase::Created;
-        if unfinished {
-            let plan = prepare::plan(&context.clusters, &wanted(running)).await.map_err(to_control)?;
-            {
-                let mut stored = running.stored.lock();
-                stored.created = plan;
-                stored.phase = Phase::Preparing;
-                stored.started_at = Some(context.clock.wall_millis());
-            }
-            running.persist(&context.records).await.map_err(to_control)?;
-        }
-        let plan = running.stored.lock().created.clone();
-        prepare::prepare(&context.clusters, &plan).await.map_err(to_control)
+    /// Stores what is to be made on new, and by that what patterns name: from here on it is fixed.
+    async fn plan_new(&self, running: &Running, wanted: &[Wanted]) -> Result<(), ControlError> {
+        let clusters = self.environment.clusters.as_ref().ok_or_else(no_new)?;
+        let plan = prepare::plan(clusters, wanted).await.map_err(to_control)?;
+        let now = self.environment.clock.wall_millis();
+        let planned = running.change_stored(self.environment.state()?, |stored| {
+            stored.created.clone_from(&plan);
+            stored.phase = Phase::Preparing;
+            stored.started_at = Some(now);
+        });
+        planned.await.map_err(to_control)
     }
 
     /// Both streams' beginnings, stored before the first mirror write; and the time that the copy reads after.
@@ -226,7 +262,7 @@ impl Engine {
             }
             let cluster = context.clusters.get(side);
             let (stream, batch) =
-                ChangeStream::open(cluster, &context.namespaces, None).await.map_err(to_control)?;
+                ChangeStream::open(cluster, &context.scope, None).await.map_err(to_control)?;
             let at = context.clock.wall_millis();
             checkpoint::store(&context.records, &context.name, side, &batch.token, at)
                 .await
@@ -243,7 +279,7 @@ impl Engine {
     async fn cut_ranges(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
         let known = ranges::load(&context.records, &context.name).await.map_err(to_control)?;
         let (mut documents, mut bytes) = (0, 0);
-        for namespace in &context.namespaces {
+        for namespace in &context.scope.known() {
             let size = ranges::size_of(&*context.clusters.old, namespace).await.map_err(unavailable)?;
             documents += size.documents;
             bytes += size.bytes;

@@ -81,6 +81,7 @@ mod specs {
 
     use crate::migration::control::NamespaceSpec;
     use crate::policy::shard_key::{ShardKey, StoredKey};
+    use crate::policy::zones::{StoredZone, Zone};
 
     #[derive(Serialize, Deserialize)]
     struct Spec {
@@ -89,6 +90,8 @@ mod specs {
         shard_key: Option<StoredKey>,
         #[serde(default)]
         initial_chunks: Option<u32>,
+        #[serde(default)]
+        zones: Vec<StoredZone>,
     }
 
     pub(super) fn serialize<S: Serializer>(
@@ -99,6 +102,7 @@ mod specs {
             namespace: spec.namespace,
             shard_key: spec.shard_key.map(StoredKey::from),
             initial_chunks: spec.initial_chunks,
+            zones: spec.zones.into_iter().map(StoredZone::from).collect(),
         });
         serializer.collect_seq(stored)
     }
@@ -111,6 +115,7 @@ mod specs {
             namespace: spec.namespace,
             shard_key: spec.shard_key.map(ShardKey::from),
             initial_chunks: spec.initial_chunks,
+            zones: spec.zones.into_iter().map(Zone::from).collect(),
         };
         Ok(stored.into_iter().map(spec).collect())
     }

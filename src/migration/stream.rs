@@ -5,6 +5,7 @@ use std::time::Duration;
 use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawDocument, Timestamp, rawdoc};
 
+use super::scope::Scope;
 use crate::cluster::command::{Reply, Request, SendError, ServerId, SharedCluster, Target};
 use crate::converge::read::cursor_id;
 use crate::model::key::Key;
@@ -77,6 +78,7 @@ pub enum StreamError {
 /// An open change stream.
 pub struct ChangeStream {
     cluster: SharedCluster,
+    /// Those known at the opening.
     namespaces: Vec<Namespace>,
     server: ServerId,
     cursor: i64,
@@ -87,13 +89,13 @@ const CODES_CUT_OFF: [i32; 3] = [286, 280, 260];
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 impl ChangeStream {
-    /// Opens a stream over `namespaces` and the markers, after `token` or from now on.
+    /// Opens a stream over all that `scope` names and the markers, after `token` or from now on.
     ///
     /// # Errors
     /// [`StreamError`].
     pub async fn open(
         cluster: &SharedCluster,
-        namespaces: &[Namespace],
+        scope: &Scope,
         token: Option<&RawDocument>,
     ) -> Result<(Self, Batch), StreamError> {
         let mut options = rawdoc! { "allChangesForCluster": true };
@@ -104,17 +106,18 @@ impl ChangeStream {
             "aggregate": 1,
             "pipeline": [
                 { "$changeStream": options },
-                { "$match": { "$or": interesting(namespaces) } },
+                { "$match": { "$or": interesting(scope) } },
                 { "$project": { "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1 } },
             ],
             "cursor": {},
             "readConcern": { "level": "majority" },
         };
         let reply = ask(cluster, Request::new("admin", body).within(ANSWER_LIMIT)).await?;
-        let batch = read_batch(&reply, "firstBatch", namespaces)?;
+        let namespaces = scope.known();
+        let batch = read_batch(&reply, "firstBatch", &namespaces)?;
         let stream = Self {
             cluster: cluster.clone(),
-            namespaces: namespaces.to_vec(),
+            namespaces,
             server: reply.server.clone(),
             cursor: cursor_id(&reply.body),
             token: batch.token.clone(),
@@ -154,8 +157,9 @@ impl ChangeStream {
     }
 }
 
-fn interesting(namespaces: &[Namespace]) -> bson::raw::RawArrayBuf {
+fn interesting(scope: &Scope) -> bson::raw::RawArrayBuf {
     let mut either = bson::raw::RawArrayBuf::new();
+    let namespaces = &scope.known();
     let markers = Namespace::new(DATABASE, MARKERS);
     for namespace in namespaces.iter().chain([&markers]) {
         either.push(rawdoc! { "ns.db": namespace.database(), "ns.coll": namespace.collection() });
@@ -163,6 +167,13 @@ fn interesting(namespaces: &[Namespace]) -> bson::raw::RawArrayBuf {
     for namespace in namespaces {
         either.push(rawdoc! { "to.db": namespace.database(), "to.coll": namespace.collection() });
         either.push(rawdoc! { "ns.db": namespace.database(), "operationType": "dropDatabase" });
+    }
+    // From the start, so that all the life of a collection is seen that comes into being later.
+    for pattern in scope.patterns() {
+        let named = rawdoc! { "$regex": pattern.regex(), "$options": "s" };
+        either.push(rawdoc! { "ns.db": pattern.database(), "ns.coll": named.clone() });
+        either.push(rawdoc! { "to.db": pattern.database(), "to.coll": named });
+        either.push(rawdoc! { "ns.db": pattern.database(), "operationType": "dropDatabase" });
     }
     either
 }

@@ -14,6 +14,7 @@ use futures::stream::{self, TryStreamExt};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::scope::Scope;
 use super::stream::{Batch, ChangeStream, Event, StreamError};
 use crate::clock::SharedClock;
 use crate::cluster::command::SharedCluster;
@@ -24,6 +25,7 @@ use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::state::checkpoint;
 use crate::state::frontier::Frontier;
+use crate::state::newcomers::Newcomers;
 use crate::state::parking::{MOST, Parked, Parking};
 use crate::state::recent::Recent;
 use crate::state::records::Records;
@@ -39,6 +41,8 @@ const PUSH_EVERY: Duration = Duration::from_millis(500);
 /// How often a checkpoint is stored.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
+/// How often a collection that cannot become part of the migration is looked at again.
+const RETRY_NEWCOMER: Duration = Duration::from_secs(2);
 
 /// What a tailer tells about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,7 +67,9 @@ pub struct Tailer {
     /// That cluster.
     pub cluster: SharedCluster,
     /// What the migration moves.
-    pub namespaces: Vec<Namespace>,
+    pub scope: Arc<Scope>,
+    /// Where to tell of a collection that its patterns name and it does not know yet.
+    pub newcomers: Arc<Newcomers>,
     /// The primitive.
     pub converger: Arc<Converger>,
     /// Where to tell how far it is.
@@ -126,8 +132,7 @@ impl Tailer {
         let migration = &self.converger.migration;
         let token = checkpoint::load(&self.records, migration, self.side).await.map_err(broken)?;
         let token = token.ok_or_else(|| StreamError::CutOff("no checkpoint was stored".into()))?;
-        let (mut stream, mut batch) =
-            ChangeStream::open(&self.cluster, &self.namespaces, Some(&token)).await?;
+        let (mut stream, mut batch) = ChangeStream::open(&self.cluster, &self.scope, Some(&token)).await?;
         let mut stored_at = self.clock.now();
         let mut stored = token;
         let mut pushed = self.is_sharded().await?.then_some(self.clock.now());
@@ -189,6 +194,7 @@ impl Tailer {
         for event in &batch.events {
             match event {
                 Event::Marker => {}
+                Event::Structural { kind, namespace } if self.is_no_loss(kind, namespace) => {}
                 Event::Structural { kind, namespace } => {
                     return Err(StreamError::Lost(format!("{kind} of {namespace} on {}", self.side)));
                 }
@@ -203,6 +209,11 @@ impl Tailer {
                 }
             }
         }
+        for namespace in keys.keys().filter(|it| !self.scope.contains(it)).cloned().collect::<Vec<_>>() {
+            if !self.admit(&namespace).await? {
+                keys.remove(&namespace);
+            }
+        }
         let mut not_before = PerSide::default();
         *not_before.get_mut(self.side) = Some(newest);
         let order = Order::durable(not_before);
@@ -214,6 +225,33 @@ impl Tailer {
         stream::iter(chunks.map(Ok::<_, StreamError>))
             .try_for_each_concurrent(PARALLEL, |(namespace, keys)| self.equalise(namespace, keys, &order))
             .await
+    }
+
+    /// The end of a collection that is not part of the migration.
+    fn is_no_loss(&self, kind: &str, namespace: &str) -> bool {
+        kind == "drop"
+            && Namespace::parse(namespace)
+                .is_some_and(|it| self.scope.awaits(&it) && !self.scope.contains(&it))
+    }
+
+    /// A collection that came into being past the proxy becomes part of the migration. One that cannot is in
+    /// the way, for everybody to see, until it is gone: `false`.
+    async fn admit(&self, namespace: &Namespace) -> Result<bool, StreamError> {
+        loop {
+            match self.newcomers.ask(namespace.clone(), false).await {
+                Ok(part) => return Ok(part),
+                Err(why) => {
+                    tracing::warn!(%namespace, %why, "made past the proxy");
+                    self.say(Health::Waiting(format!(
+                        "{namespace} was made past the proxy, and cannot become part of the migration: {why}"
+                    )));
+                }
+            }
+            self.clock.sleep(RETRY_NEWCOMER).await;
+            if *self.paused.borrow() {
+                return Err(StreamError::Broken("paused".into()));
+            }
+        }
     }
 
     /// Whether the backfill takes care of an event; tells it of changes that it must know of.

@@ -87,7 +87,7 @@ impl Verifier {
 
     async fn compare_all(&self, run: &Run<'_>) -> Result<(), String> {
         let mut todo: Vec<Range> = Vec::new();
-        for namespace in &self.ctx.namespaces {
+        for namespace in &self.ctx.scope.known() {
             run.compare_catalogs(namespace).await?;
             let authority = self.ctx.route().and_then(|route| route.sole_authority()).unwrap_or(Side::Old);
             let cluster = &**self.ctx.clusters.get(authority);

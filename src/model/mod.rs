@@ -3,6 +3,7 @@ pub mod key;
 pub mod moves;
 pub mod namespace;
 pub mod number;
+pub mod pattern;
 pub mod phase;
 pub mod side;
 pub mod slots;

@@ -62,11 +62,22 @@ impl ShardKey {
         self.fields.iter().take_while(|field| !field.hashed).map(|field| field.path.as_str())
     }
 
-    /// The bound of a chunk: `values` for the first fields, and the lowest for the others.
+    /// Every path in order, and whether it is hashed.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.fields.iter().map(|field| (field.path.as_str(), field.hashed))
+    }
+
+    /// `values` for the first fields, and the lowest for the others.
+    #[must_use]
+    pub fn fill(&self, values: &[Bson]) -> Vec<Bson> {
+        let values = values.iter().cloned().chain(std::iter::repeat(Bson::MinKey));
+        values.take(self.fields.len()).collect()
+    }
+
+    /// The bound of a chunk with these values.
     #[must_use]
     pub fn bound(&self, values: &[Bson]) -> Document {
-        let value = |index: usize| values.get(index).cloned().unwrap_or(Bson::MinKey);
-        self.fields.iter().enumerate().map(|(index, field)| (field.path.clone(), value(index))).collect()
+        self.fields.iter().map(|field| field.path.clone()).zip(values.iter().cloned()).collect()
     }
 
     /// Whether a unique index on `key` can stand beside it: it must begin with all of its fields.

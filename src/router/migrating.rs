@@ -27,19 +27,38 @@ use std::time::Duration;
 const SLOW_READ: Duration = Duration::from_secs(10);
 
 /// Commands that a namespace must not see while it moves.
-const REFUSED_DDL: [&str; 12] = [
+const REFUSED_DDL: [&str; 14] = [
     "drop",
     "renameCollection",
     "convertToCapped",
     "cloneCollectionAsCapped",
     "dropDatabase",
     "shardCollection",
+    "shardcollection",
     "reshardCollection",
     "refineCollectionShardKey",
     "moveCollection",
     "unshardCollection",
     "compactStructuredEncryptionData",
+    "movePrimary",
+    "moveprimary",
+];
+
+/// Commands that name a collection by its full name. Those that are not refused go to its authority.
+const BY_FULL_NAME: [&str; 13] = [
+    "renameCollection",
+    "shardCollection",
+    "shardcollection",
+    "reshardCollection",
+    "refineCollectionShardKey",
+    "moveCollection",
+    "unshardCollection",
     "moveChunk",
+    "movechunk",
+    "moveRange",
+    "split",
+    "mergeChunks",
+    "clearJumboFlag",
 ];
 
 /// What becomes of an operation on a migrating namespace.
@@ -60,11 +79,15 @@ impl Router {
         }
         let (database, collection) = (operation.command.database?, collection(operation));
         if pulls_away(operation) {
-            return table
-                .routes
-                .iter()
-                .find(|(namespace, _)| concerns(operation, namespace))
-                .map(|(_, route)| route.clone());
+            let concerned =
+                || table.routes.iter().filter(|(namespace, route)| concerns(operation, namespace, route));
+            // One that runs decides, whatever else has been completed in the same database.
+            let runs = concerned().map(|(_, route)| route).find(|route| !route.phase.is_over());
+            let runs = runs.or_else(|| table.patterned.iter().find(|route| would_concern(operation, route)));
+            let over = || concerned().next().map(|(_, route)| route);
+            // What a completed migration's pattern names.
+            let named = || table.route(&namespace_of(operation)?);
+            return runs.or_else(over).or_else(named).cloned();
         }
         let mut name = String::with_capacity(database.len() + 1 + collection?.len());
         name.push_str(database);
@@ -130,10 +153,15 @@ impl Router {
     ) -> Result<Course, ErrorReply> {
         let name = operation.command.name;
         if REFUSED_DDL.contains(&name) {
+            let what = match name {
+                "movePrimary" | "moveprimary" => "collections of this database that are not sharded",
+                "dropDatabase" => "collections of this database",
+                _ => "this collection",
+            };
             return Err(ErrorReply::new(
                 NOT_NOW,
                 format!(
-                    "{name} cannot run while migration {} moves this collection; complete or abort it first",
+                    "{name} cannot run while migration {} moves {what}; complete or abort it first",
                     route.name
                 ),
             ));
@@ -208,7 +236,7 @@ fn collection<'a>(operation: &Operation<'a>) -> Option<&'a str> {
     operation.command.first.children()?.next()?.ok()?.as_str()
 }
 
-fn namespace_of(operation: &Operation<'_>) -> Option<String> {
+pub(super) fn namespace_of(operation: &Operation<'_>) -> Option<String> {
     let command = &operation.command;
     Some(format!("{}.{}", command.database?, command.collection()?))
 }
@@ -230,28 +258,47 @@ fn makes_unique(operation: &Operation<'_>) -> bool {
 
 /// Whether it changes collections, or where they lie.
 fn pulls_away(operation: &Operation<'_>) -> bool {
-    operation.class == Class::Ddl || REFUSED_DDL.contains(&operation.command.name)
+    let name = operation.command.name;
+    operation.class == Class::Ddl || REFUSED_DDL.contains(&name) || BY_FULL_NAME.contains(&name)
 }
 
-/// Whether a change of collections concerns `namespace`.
-fn concerns(operation: &Operation<'_>, namespace: &Namespace) -> bool {
+/// Whether a change of collections concerns `namespace`, routed by `route`.
+fn concerns(operation: &Operation<'_>, namespace: &Namespace, route: &MigrationRoute) -> bool {
     let command = &operation.command;
     let Some(database) = command.database else { return false };
     match command.name {
         "dropDatabase" => database == namespace.database(),
-        "renameCollection"
-        | "shardCollection"
-        | "reshardCollection"
-        | "refineCollectionShardKey"
-        | "moveCollection"
-        | "unshardCollection"
-        | "moveChunk" => {
+        // It goes to old, and takes along what is not sharded there.
+        "movePrimary" | "moveprimary" => {
+            command.first.as_str() == Some(namespace.database())
+                && !route.shard_keys.old.contains_key(namespace)
+        }
+        name if BY_FULL_NAME.contains(&name) => {
             let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
             let to = body.and_then(|body| body.get_str("to").ok());
             command.collection() == Some(namespace.as_str()) || to == Some(namespace.as_str())
         }
         _ => database == namespace.database() && command.collection() == Some(namespace.collection()),
     }
+}
+
+/// Whether it would make a collection, past all that has to be done for it, that a pattern of `route` names,
+/// or drop all there are.
+fn would_concern(operation: &Operation<'_>, route: &MigrationRoute) -> bool {
+    let command = &operation.command;
+    let named = |name: Option<&str>| {
+        let name = name.and_then(|name| name.split_once('.'));
+        name.is_some_and(|(database, collection)| route.names(database, collection))
+    };
+    if route.phase.is_over() || !REFUSED_DDL.contains(&command.name) {
+        return false;
+    }
+    if command.name == "dropDatabase" {
+        return route.patterns.iter().any(|pattern| Some(pattern.database()) == command.database);
+    }
+    let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
+    let to = body.and_then(|body| body.get_str("to").ok());
+    BY_FULL_NAME.contains(&command.name) && (named(command.collection()) || named(to))
 }
 
 async fn write(

@@ -4,6 +4,7 @@ mod expiry;
 mod followers;
 mod foreign_commits;
 mod migrating;
+mod newcomers;
 mod overtaken;
 mod pipeline;
 mod resolving;

@@ -170,6 +170,12 @@ impl Router {
         if let Err(error) = self.served_together(operation) {
             return (side, Err(error));
         }
+        if let Some(created) = Box::pin(self.create_newcomer(operation, reply)).await {
+            return (side, created);
+        }
+        if let Err(error) = self.admit(operation).await {
+            return (side, Err(error));
+        }
         if let Some(route) = self.migration_of(operation) {
             // Boxed: most operations never come here, and a client's task is as large as its largest await.
             let course = Box::pin(self.through_migration(operation, &route, reply)).await;

@@ -36,7 +36,8 @@ impl Router {
         let others = Others::of(database, body);
         let own = Namespace::new(database, command.collection().unwrap_or(""));
         for other in &others.written {
-            if let Some(route) = table.routes.get(other).filter(|route| !route.phase.is_over()) {
+            let moved = table.routes.get(other).or_else(|| table.awaiting(other.as_str()));
+            if let Some(route) = moved.filter(|route| !route.phase.is_over()) {
                 return Err(ErrorReply::new(
                     NOT_NOW,
                     format!(
@@ -60,7 +61,9 @@ fn home(table: &RoutingTable, namespace: &Namespace) -> Option<Side> {
         (true, false) => Some(Side::New),
         (false, false) => None,
     };
-    table.routes.get(namespace).map_or(Some(Side::Old), |route| sole(route))
+    // What does not exist yet is nowhere, and comes into being where its migration is.
+    let route = table.route(namespace.as_str()).or_else(|| table.awaiting(namespace.as_str()));
+    route.map_or(Some(Side::Old), |route| sole(route))
 }
 
 fn one_cluster<'a>(
@@ -91,7 +94,7 @@ fn one_cluster<'a>(
 fn bulk_write(operation: &Operation<'_>, body: &RawDocument, table: &RoutingTable) -> Result<(), ErrorReply> {
     let moves = |document: &RawDocument| {
         let name = document.get_str("ns").ok()?;
-        table.route(name).is_some().then(|| name.to_owned())
+        (table.route(name).is_some() || table.awaiting(name).is_some()).then(|| name.to_owned())
     };
     let listed = body.get_array("nsInfo").ok().into_iter().flatten().flatten();
     let mut found = listed.filter_map(|one| one.as_document()).find_map(moves);
@@ -139,13 +142,14 @@ mod tests {
             moves: Vec::new(),
             ack_both: true,
             shard_keys: Arc::default(),
+            patterns: Arc::default(),
         })
     }
 
     fn table() -> RoutingTable {
         let routes = [("d.dual", 0), ("d.half", 50), ("d.moved", 100)];
         let routes = routes.map(|(name, writes)| (Namespace::parse(name).unwrap(), route(writes)));
-        RoutingTable { version: 1, routes: routes.into() }
+        RoutingTable { version: 1, routes: routes.into(), patterned: Vec::new() }
     }
 
     #[test]

@@ -58,6 +58,8 @@ impl Router {
             open.begin(key, Passing::by(&writer.gate.routing), self.shared.clock.now())?;
         }
         self.served_together(operation)?;
+        self.must_exist(operation)?;
+        self.admit(operation).await?;
         let Some(route) = self.migration_of(operation) else {
             return match known.filter(|known| *known != self.side_outside_migrations(operation)) {
                 Some(known) => Err(elsewhere(known, &name_of(operation), "which does not migrate")),

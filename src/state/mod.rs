@@ -5,6 +5,7 @@ pub mod expiry;
 pub mod frontier;
 pub mod inflight;
 pub mod lease;
+pub mod newcomers;
 pub mod parking;
 pub mod recent;
 pub mod record;

@@ -15,6 +15,7 @@ use super::table::{MigrationRoute, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
 use crate::model::namespace::Namespace;
+use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
@@ -41,6 +42,9 @@ pub struct AuthorityRecord {
     pub identities: PerSide<String>,
     /// What the migration moves, for a process that cannot reach the other cluster.
     pub namespaces: Vec<String>,
+    /// Patterns that name what may come into being and is part of it then.
+    #[serde(default)]
+    pub patterns: Vec<String>,
     /// Version of the routing.
     #[serde(with = "as_i64")]
     pub epoch: u64,
@@ -154,6 +158,7 @@ impl AuthorityRecord {
             side,
             identities,
             namespaces,
+            patterns: Vec::new(),
             epoch: 1,
             phase: Phase::Preparing,
             owned: if side == Side::Old { SlotSet::ALL } else { SlotSet::EMPTY },
@@ -240,6 +245,7 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         moves,
         ack_both: mixed_or_read,
         shard_keys: Arc::new(shard_keys(newest)),
+        patterns: newest.patterns.iter().filter_map(|text| Pattern::parse(text).ok()).collect(),
     })
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::model::moves::Move;
 use crate::model::namespace::Namespace;
+use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
@@ -39,6 +40,8 @@ pub struct MigrationRoute {
     pub ack_both: bool,
     /// By what each cluster has sharded its collections.
     pub shard_keys: Arc<ShardKeys>,
+    /// What may come into being and is part of it then.
+    pub patterns: Arc<[Pattern]>,
 }
 
 /// Shard keys on each cluster, by namespace; collections that are not sharded have none.
@@ -94,6 +97,12 @@ impl MigrationRoute {
         stored(self) == stored(other) && self.moves == other.moves
     }
 
+    /// Whether one of its patterns names a collection.
+    #[must_use]
+    pub fn names(&self, database: &str, collection: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern.names(database, collection))
+    }
+
     /// Writes go to both clusters.
     #[must_use]
     pub const fn mirrors(&self) -> bool {
@@ -108,13 +117,51 @@ pub struct RoutingTable {
     pub version: u64,
     /// The migration of each namespace that has one.
     pub routes: HashMap<Namespace, Arc<MigrationRoute>>,
+    /// Every migration with patterns.
+    pub patterned: Vec<Arc<MigrationRoute>>,
 }
 
 impl RoutingTable {
     /// The migration that moves `namespace` (`database.collection`), if one does.
     #[must_use]
     pub fn route(&self, namespace: &str) -> Option<&Arc<MigrationRoute>> {
-        self.routes.get(namespace)
+        let known = self.routes.get(namespace);
+        if known.is_some() || self.patterned.is_empty() {
+            return known;
+        }
+        // Once it is completed, what its patterns name belongs where it has gone.
+        self.by_pattern(namespace).filter(|route| route.phase.is_over())
+    }
+
+    /// The migration under way that `namespace` is to become part of as soon as it exists.
+    #[must_use]
+    pub fn awaiting(&self, namespace: &str) -> Option<&Arc<MigrationRoute>> {
+        if self.patterned.is_empty() || self.routes.contains_key(namespace) {
+            return None;
+        }
+        self.by_pattern(namespace).filter(|route| !route.phase.is_over())
+    }
+
+    fn by_pattern(&self, namespace: &str) -> Option<&Arc<MigrationRoute>> {
+        let (database, collection) = namespace.split_once('.')?;
+        self.patterned.iter().find(|route| route.names(database, collection))
+    }
+
+    /// Routes `namespaces`, and what its patterns name, by `route`.
+    pub fn put(&mut self, namespaces: &[Namespace], route: &Arc<MigrationRoute>) {
+        for namespace in namespaces {
+            self.routes.insert(namespace.clone(), Arc::clone(route));
+        }
+        self.patterned.retain(|known| known.name != route.name);
+        if !route.patterns.is_empty() {
+            self.patterned.push(Arc::clone(route));
+        }
+    }
+
+    /// Forgets a migration.
+    pub fn remove(&mut self, migration: &str) {
+        self.routes.retain(|_, route| &*route.name != migration);
+        self.patterned.retain(|route| &*route.name != migration);
     }
 }
 
@@ -145,13 +192,13 @@ impl Routing {
         self.table.load()
     }
 
-    /// Replaces the routes by what `change` makes of them; returns the new version.
-    pub fn publish(&self, change: impl FnOnce(&mut HashMap<Namespace, Arc<MigrationRoute>>)) -> u64 {
+    /// Replaces the table by what `change` makes of it; returns the new version.
+    pub fn publish(&self, change: impl FnOnce(&mut RoutingTable)) -> u64 {
         let mut published = 0;
         // The watch's lock makes publications one at a time.
         self.version.send_modify(|version| {
             let mut table = RoutingTable::clone(&self.table.load());
-            change(&mut table.routes);
+            change(&mut table);
             table.version = *version + 1;
             published = table.version;
             let before = self.table.swap(Arc::new(table));
@@ -163,14 +210,10 @@ impl Routing {
         published
     }
 
-    /// Replaces the route of every namespace in `namespaces`.
+    /// Replaces the route of every namespace in `namespaces`, and of what its patterns name.
     pub fn publish_route(&self, namespaces: &[Namespace], route: &MigrationRoute) -> u64 {
         let route = Arc::new(route.clone());
-        self.publish(|routes| {
-            for namespace in namespaces {
-                routes.insert(namespace.clone(), Arc::clone(&route));
-            }
-        })
+        self.publish(|table| table.put(namespaces, &route))
     }
 
     /// Whether somebody still holds an older table: operations that began before a migration was known hold
@@ -193,6 +236,37 @@ impl Routing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn route(phase: Phase) -> Arc<MigrationRoute> {
+        Arc::new(MigrationRoute {
+            name: "m".into(),
+            epoch: 1,
+            phase,
+            owned_by_old: SlotSet::EMPTY,
+            owned_by_new: SlotSet::ALL,
+            reads_on_new: SlotSet::ALL,
+            held: SlotSet::EMPTY,
+            sealed: SlotSet::EMPTY,
+            moves: Vec::new(),
+            ack_both: true,
+            shard_keys: Arc::default(),
+            patterns: [Pattern::parse("shop.*").unwrap()].into(),
+        })
+    }
+
+    #[test]
+    fn what_a_pattern_names_is_awaited_while_it_runs_and_routed_once_it_is_completed() {
+        let mut table = RoutingTable::default();
+        table.put(&[Namespace::new("shop", "a")], &route(Phase::Synced));
+        assert!(table.route("shop.a").is_some() && table.awaiting("shop.a").is_none());
+        assert!(table.route("shop.b").is_none() && table.awaiting("shop.b").is_some());
+        assert!(table.awaiting("stop.b").is_none() && table.awaiting("shop.system.views").is_none());
+        table.put(&[Namespace::new("shop", "a")], &route(Phase::Completed));
+        assert_eq!(table.patterned.len(), 1);
+        assert!(table.route("shop.b").is_some() && table.awaiting("shop.b").is_none());
+        table.remove("m");
+        assert!(table.route("shop.a").is_none() && table.route("shop.b").is_none());
+    }
 
     #[test]
     fn whoever_went_by_an_older_table_is_known_until_done() {

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use reshard::migration::control::{
     Actor, AuditEvent, Complete, Conflict, Control, ControlError, Finding, Lag, MigrationView, Mismatch,
-    NewMigration, Phase, PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
+    NewMigration, Phase, Placement, PreflightReport, Progress, Ramp, Refusal, Severity, Throttle,
+    Verification,
 };
 
 /// What it knows, and how it is to behave.
@@ -73,6 +74,7 @@ impl Control for FakeControl {
             created_at: 1_700_000_000_000,
             failure: None,
             verification: None,
+            placements: Vec::new(),
         };
         self.migrations.lock().unwrap().push(view.clone());
         Ok(view)
@@ -198,6 +200,11 @@ impl Control for FakeControl {
                 mismatches: u64::from(name == "different"),
                 ..Verification::default()
             }),
+            placements: vec![Placement {
+                namespace: "shop.orders".to_owned(),
+                shard_key: None,
+                primary_shard: Some("s1".to_owned()),
+            }],
         })
     }
 

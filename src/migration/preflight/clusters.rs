@@ -6,7 +6,7 @@ use super::findings::Findings;
 use super::{LIMIT, privileges};
 use crate::cluster::command::{Commands, Request, ServerId};
 use crate::migration::catalog::{Unanswered, owned, question};
-use crate::model::namespace::Namespace;
+use crate::migration::prepare::Wanted;
 use crate::model::side::Side;
 
 /// 4.2, the first with all that change streams need.
@@ -31,7 +31,7 @@ pub(super) struct Seen {
 pub(super) async fn look_at_cluster(
     side: Side,
     cluster: &dyn Commands,
-    namespaces: &[Namespace],
+    wanted: &[Wanted],
 ) -> (Option<Seen>, Findings) {
     let mut findings = Findings::default();
     let (hello, server) = match hello(cluster).await {
@@ -64,7 +64,7 @@ pub(super) async fn look_at_cluster(
         let remedy = "leave localLogicalSessionTimeoutMinutes at 30, or let no driver retry that late";
         findings.limit("session-timeout", "", message, remedy);
     }
-    privileges::check(side, cluster, namespaces, &mut findings).await;
+    privileges::check(side, cluster, sharded, wanted, &mut findings).await;
     let compatibility = parameters(side, cluster, &mut findings).await;
     let mut config = Document::new();
     if sharded {

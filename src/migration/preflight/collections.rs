@@ -7,12 +7,12 @@ use super::findings::Findings;
 use super::{LIMIT, UNIQUE, is_seen, sharding, unique_message};
 use crate::cluster::command::{Commands, Request, SharedCluster};
 use crate::migration::catalog::{Unanswered, describe, question};
+use crate::migration::prepare::Wanted;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::catalog::{
     Collection, comparable_options, creation_options, has_collation, unique_without_id,
 };
-use crate::policy::shard_key::ShardKey;
 use crate::state::records::first_batch;
 
 const NO_MAJORITY_READS: i32 = 148;
@@ -21,10 +21,10 @@ const NO_MAJORITY_READS: i32 = 148;
 pub(super) async fn look(
     clusters: &PerSide<SharedCluster>,
     seen: &PerSide<Option<Seen>>,
-    namespace: &Namespace,
-    shard_key: Option<&ShardKey>,
+    wanted: &Wanted,
     findings: &mut Findings,
 ) {
+    let namespace = &wanted.namespace;
     let mut source = None;
     if is_seen(seen, Side::Old) {
         let found = on(Side::Old, &*clusters.old, namespace, findings).await;
@@ -50,7 +50,7 @@ pub(super) async fn look(
         None => look_at_absent_target(&*clusters.new, namespace, findings).await,
     }
     let sharded = PerSide::from_fn(|side| seen.get(side).as_ref().is_some_and(|seen| seen.sharded));
-    sharding::look(clusters, sharded, source.as_ref(), namespace, shard_key, findings).await;
+    sharding::look(clusters, sharded, source.as_ref(), wanted, findings).await;
 }
 
 /// The collection on one side; the outer `None` when it cannot be told.

@@ -1,6 +1,35 @@
 //! Collecting findings.
 
 use crate::migration::control::{Finding, PreflightReport, Severity};
+use crate::migration::patterns::Named;
+use crate::model::namespace::Namespace;
+
+impl PreflightReport {
+    /// With what patterns named.
+    #[must_use]
+    pub fn with_patterns(self, patterns: &[Named]) -> Self {
+        let mut findings = Findings(self.findings);
+        for (pattern, found) in patterns {
+            let names: Vec<&str> = found.iter().map(Namespace::as_str).collect();
+            let message = match names.len() {
+                0 => "it names no collection that is on old".to_owned(),
+                some => format!("it names {some} collections on old: {}", names.join(", ")),
+            };
+            let remedy =
+                "none; what comes into being later, through the proxy, becomes part of the migration";
+            findings.info("pattern", pattern.as_str(), message, remedy);
+        }
+        findings.report()
+    }
+
+    /// Refused, as it is not known what patterns name.
+    #[must_use]
+    pub fn without_patterns(self, why: String) -> Self {
+        let mut findings = Findings(self.findings);
+        findings.refuse("pattern", "", why, "see to the error and look again");
+        findings.report()
+    }
+}
 
 /// What has been found so far.
 #[derive(Default)]

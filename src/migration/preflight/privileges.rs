@@ -6,18 +6,26 @@ use super::LIMIT;
 use super::findings::Findings;
 use crate::cluster::command::{Commands, Request};
 use crate::migration::catalog::{owned, question};
+use crate::migration::prepare::Wanted;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
-use crate::policy::privileges::{missing, needed};
+use crate::policy::privileges::{Moving, missing, needed};
 use crate::state::record::DATABASE;
 
 /// Refuses a user that lacks something. Where nobody is logged in, the reads that follow tell.
 pub(super) async fn check(
     side: Side,
     cluster: &dyn Commands,
-    namespaces: &[Namespace],
+    sharded: bool,
+    wanted: &[Wanted],
     findings: &mut Findings,
 ) {
+    let names = |of: &dyn Fn(&&Wanted) -> bool| -> Vec<Namespace> {
+        wanted.iter().filter(of).map(|wanted| wanted.namespace.clone()).collect()
+    };
+    let (namespaces, to_shard) = (names(&|_| true), names(&|wanted| wanted.shard_key.is_some()));
+    let zones = wanted.iter().any(|wanted| !wanted.zones.is_empty());
+    let moving = Moving { namespaces: &namespaces, to_shard: &to_shard, zones };
     let status = Request::new("admin", rawdoc! { "connectionStatus": 1, "showPrivileges": true });
     let status = match question(cluster, status.within(LIMIT)).await {
         Ok(reply) => owned(&reply.body),
@@ -35,7 +43,7 @@ pub(super) async fn check(
     if users.is_empty() {
         return;
     }
-    let lacking = missing(needed(side, namespaces), &list("authenticatedUserPrivileges"));
+    let lacking = missing(needed(side, sharded, moving), &list("authenticatedUserPrivileges"));
     if lacking.is_empty() {
         return;
     }
@@ -46,8 +54,9 @@ pub(super) async fn check(
         "",
         format!("{user} on {side} may not: {}", lacking.join("; ")),
         format!(
-            "grant it readAnyDatabase, clusterMonitor and hostManager on admin, and readWrite and dbAdmin on \
-             {DATABASE} and on each database that moves"
+            "grant it readAnyDatabase, clusterMonitor{} and hostManager on admin, and readWrite and dbAdmin on \
+             {DATABASE} and on each database that moves",
+            if sharded { ", clusterManager" } else { "" }
         ),
     );
 }

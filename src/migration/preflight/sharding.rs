@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use bson::rawdoc;
 
-use super::LIMIT;
 use super::findings::Findings;
 use crate::cluster::command::{Commands, Request, SharedCluster};
 use crate::converge::read::ask;
-use crate::migration::sharding::key_of;
+use crate::converge::shards;
+use crate::migration::prepare::Wanted;
+use crate::migration::sharding::{chosen_primary, key_of, primary_of, zones_of};
 use crate::model::namespace::Namespace;
 use crate::model::side::PerSide;
 use crate::policy::catalog::Collection;
 use crate::policy::shard_key::ShardKey;
+use crate::policy::zones::{Zone, problems};
 use crate::state::records::first_batch;
 
 /// Looking for an `_id` that two shards hold reads a whole index.
@@ -24,10 +26,10 @@ pub(super) async fn look(
     clusters: &PerSide<SharedCluster>,
     sharded: PerSide<bool>,
     source: Option<&Collection>,
-    namespace: &Namespace,
-    wanted: Option<&ShardKey>,
+    asked: &Wanted,
     findings: &mut Findings,
 ) {
+    let (namespace, wanted) = (&asked.namespace, asked.shard_key.as_ref());
     let of = namespace.as_str();
     if sharded.old {
         look_for_duplicates(&*clusters.old, namespace, findings).await;
@@ -60,14 +62,12 @@ pub(super) async fn look(
             );
         }
         (None, None) => {
-            let shard = primary_shard(&*clusters.new, namespace.database()).await;
-            let message = format!(
-                "no shard_key is given: it will lie on one shard of new{}",
-                shard.map(|shard| format!(", {shard}")).unwrap_or_default()
-            );
-            findings.limit("target-not-sharded", of, message, "give a shard_key");
+            look_at_primary(&*clusters.new, namespace, findings).await;
         }
         _ => {}
+    }
+    if let (Some(key), false) = (wanted, asked.zones.is_empty()) {
+        look_at_zones(&*clusters.new, namespace, key, &asked.zones, findings).await;
     }
     if let (Some(key), Some(source)) = (wanted.or(found.as_ref()), source) {
         look_at_key(key, source, namespace, findings);
@@ -137,11 +137,52 @@ async fn look_for_duplicates(old: &dyn Commands, namespace: &Namespace, findings
     }
 }
 
-async fn primary_shard(new: &dyn Commands, database: &str) -> Option<String> {
-    let body = rawdoc! {
-        "find": "databases", "filter": { "_id": database }, "limit": 1, "singleBatch": true,
+/// Says on which shard of new a collection without a shard key will lie.
+async fn look_at_primary(new: &dyn Commands, namespace: &Namespace, findings: &mut Findings) {
+    let database = namespace.database();
+    let on = match (primary_of(new, database).await, chosen_primary(new, database).await) {
+        (Ok(Some(shard)), _) => format!("{shard}, which is the primary shard of database {database}"),
+        (Ok(None), Ok(Some(shard))) => {
+            format!("{shard}, which has the least data: database {database} is not on new yet")
+        }
+        (Err(why), _) | (_, Err(why)) => {
+            findings.not_checked(&format!("the primary shard of database {database} on new"), why);
+            return;
+        }
+        (Ok(None), Ok(None)) => "its primary shard".to_owned(),
     };
-    let reply = ask(new, Request::new("config", body).within(LIMIT)).await.ok()?;
-    let found = first_batch(&reply.body).ok()?;
-    found.first()?.get_str("primary").ok().map(str::to_owned)
+    let message = format!("no shard_key is given: it will lie on one shard of new, {on}");
+    findings.limit(
+        "target-not-sharded",
+        namespace.as_str(),
+        message,
+        "give a shard_key, if it is to be spread",
+    );
+}
+
+/// Refuses zones that new could not have, each reason by itself.
+async fn look_at_zones(
+    new: &dyn Commands,
+    namespace: &Namespace,
+    key: &ShardKey,
+    zones: &[Zone],
+    findings: &mut Findings,
+) {
+    let known = async {
+        let (there, _) = zones_of(new, namespace).await?;
+        Ok::<_, String>((shards::names(new).await?, there))
+    };
+    match known.await {
+        Ok((shards, there)) => {
+            for problem in problems(key, zones, &shards, &there) {
+                findings.refuse("zones", namespace.as_str(), problem, "correct zones and create it anew");
+            }
+        }
+        Err(why) => findings.refuse(
+            "zones",
+            namespace.as_str(),
+            format!("new cannot tell about its zones: {why}"),
+            "see to the error and look again",
+        ),
+    }
 }

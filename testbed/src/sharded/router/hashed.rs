@@ -4,7 +4,7 @@ use bson::{Bson, doc};
 use md5::{Digest, Md5};
 
 use super::failure::Failure;
-use super::order::{decimal, rank};
+use reshard::policy::order::{decimal, rank};
 
 /// The hash of a value: the first half of the MD5 of a seed, the rank of its type and its bytes.
 pub(super) fn hash(value: &Bson) -> Result<i64, Failure> {

@@ -21,7 +21,6 @@ mod information;
 mod key_change;
 mod merge;
 mod modify;
-mod order;
 mod pull;
 mod raw;
 mod reads;

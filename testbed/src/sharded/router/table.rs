@@ -8,7 +8,7 @@ use bson::{Bson, Document, Timestamp, doc};
 
 use super::failure::Failure;
 use super::hashed::hash;
-use super::order::{compare, compare_all};
+use reshard::policy::order::{compare, compare_all};
 
 /// A range of shard key values on one shard.
 #[derive(Debug, Clone)]

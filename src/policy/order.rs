@@ -6,7 +6,8 @@ use bson::{Bson, Decimal128};
 
 /// The rank of a type among the others; types of one rank are compared by value. These are also the
 /// numbers that the hash of a value begins with.
-pub(super) fn rank(value: &Bson) -> i32 {
+#[must_use]
+pub fn rank(value: &Bson) -> i32 {
     match value {
         Bson::MinKey => -1,
         Bson::Undefined => 0,
@@ -29,7 +30,8 @@ pub(super) fn rank(value: &Bson) -> i32 {
 }
 
 /// Compares two values.
-pub(super) fn compare(left: &Bson, right: &Bson) -> Ordering {
+#[must_use]
+pub fn compare(left: &Bson, right: &Bson) -> Ordering {
     let ranks = rank(left).cmp(&rank(right));
     if ranks != Ordering::Equal {
         return ranks;
@@ -62,7 +64,8 @@ pub(super) fn compare(left: &Bson, right: &Bson) -> Ordering {
 }
 
 /// Compares two keys field by field.
-pub(super) fn compare_all(left: &[Bson], right: &[Bson]) -> Ordering {
+#[must_use]
+pub fn compare_all(left: &[Bson], right: &[Bson]) -> Ordering {
     let pairs = left.iter().zip(right).map(|(left, right)| compare(left, right));
     let differing = pairs.into_iter().find(|order| *order != Ordering::Equal);
     differing.unwrap_or_else(|| left.len().cmp(&right.len()))
@@ -96,7 +99,8 @@ fn integer(value: &Bson) -> Option<i64> {
 }
 
 /// The nearest double of a number.
-pub(super) fn float(value: &Bson) -> f64 {
+#[must_use]
+pub fn float(value: &Bson) -> f64 {
     match value {
         Bson::Int32(number) => f64::from(*number),
         #[expect(clippy::cast_precision_loss, reason = "whole numbers are compared as such")]
@@ -108,7 +112,8 @@ pub(super) fn float(value: &Bson) -> f64 {
 }
 
 /// The nearest double of a decimal.
-pub(super) fn decimal(number: &Decimal128) -> f64 {
+#[must_use]
+pub fn decimal(number: &Decimal128) -> f64 {
     number.to_string().replace("Infinity", "inf").parse().unwrap_or(f64::NAN)
 }
 
