@@ -22,8 +22,9 @@ use crate::cluster::command::{Reply, Request, SharedCluster, Target, number};
 use crate::converge::converger::{BATCH, Converger, Order};
 use crate::converge::read::{ask, cursor_id, id_of, time_now};
 use crate::model::key::Key;
-use crate::model::side::PerSide;
+use crate::model::side::{PerSide, Side};
 use crate::policy::converge::{Failure, failure, insert_would_change};
+use crate::state::own_writes::By;
 use crate::state::parking::Parking;
 use crate::state::recent::{Reading, Recent};
 use crate::state::records::{Records, write_concern_problem};
@@ -201,6 +202,8 @@ impl Backfill {
         };
         let request =
             Request::new(range.namespace.database(), body).sequence("documents", cargo.documents.clone());
+        let own = &self.converger.own;
+        let writing = own.begin(Side::New, &range.namespace, &cargo.keys, By::ConnectionsApart);
         let answer = match ask(&*self.clusters.new, request).await {
             Ok(reply) => match write_concern_problem(&reply.body) {
                 None => Ok(reply),
@@ -218,6 +221,7 @@ impl Backfill {
                 return Err(problem);
             }
         };
+        writing.ended(reply.operation_time);
         Ok(self.unsettled(cargo, &reply))
     }
 

@@ -140,11 +140,7 @@ impl Engine {
     }
 
     fn must_not_be_blocked(&self, running: &Running) -> Result<(), ControlError> {
-        let reasons = self.blocked(running);
-        if reasons.is_empty() {
-            return Ok(());
-        }
-        Err(conflict("blocked", format!("not now: {}", reasons.join("; "))).because(reasons))
+        unblocked(self.blocked(running))
     }
 
     pub(super) async fn move_reads(&self, running: &Running, percent: u8) -> Result<Ramp, ControlError> {
@@ -216,7 +212,11 @@ impl Engine {
                 Ok(())
             }
         });
-        self.must_not_be_blocked(running)?;
+        if up.is_empty() {
+            self.must_not_be_blocked(running)?;
+        } else {
+            unblocked(self.blocked_for_writes(running))?;
+        }
         context.level_epochs().await?;
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
@@ -274,6 +274,13 @@ impl Engine {
         let reads = self.move_reads(running, 0).await?;
         Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, ..reads })
     }
+}
+
+fn unblocked(reasons: Vec<String>) -> Result<(), ControlError> {
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    Err(conflict("blocked", format!("not now: {}", reasons.join("; "))).because(reasons))
 }
 
 fn routed(running: &Running) -> Result<(std::sync::Arc<Context>, MigrationRoute), ControlError> {

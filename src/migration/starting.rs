@@ -165,6 +165,7 @@ impl Engine {
         self.wait_for_earlier_writes(&context).await?;
         self.open_streams(running, &context).await?;
         self.cut_ranges(running, &context).await?;
+        running.bypass.load(&context.records).await.map_err(to_control)?;
         self.begin_mirroring(running, &context).await
     }
 

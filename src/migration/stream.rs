@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::raw::{RawDocumentBuf, cstr};
+use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawDocument, Timestamp, rawdoc};
 
 use crate::cluster::command::{Reply, Request, SendError, ServerId, SharedCluster, Target};
@@ -10,6 +10,7 @@ use crate::converge::read::cursor_id;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::policy::canonical::key_of;
+use crate::state::process_writes::Transaction;
 use crate::state::record::{DATABASE, MARKERS};
 use crate::state::records::batch;
 
@@ -24,6 +25,10 @@ pub enum Event {
         key: Key,
         /// It was not there before.
         insert: bool,
+        /// `insert`, `update`, `replace` or `delete`.
+        kind: &'static str,
+        /// In which transaction, if in any.
+        transaction: Option<Transaction>,
         /// When, on the cluster's time line.
         time: Timestamp,
     },
@@ -83,6 +88,8 @@ pub struct ChangeStream {
     token: RawDocumentBuf,
 }
 
+/// Kinds of changes of documents.
+const KINDS: [&str; 4] = ["insert", "update", "replace", "delete"];
 const CODES_CUT_OFF: [i32; 3] = [286, 280, 260];
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
@@ -105,7 +112,8 @@ impl ChangeStream {
             "pipeline": [
                 { "$changeStream": options },
                 { "$match": { "$or": interesting(namespaces) } },
-                { "$project": { "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1 } },
+                { "$project": { "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1,
+                    "lsid": 1, "txnNumber": 1 } },
             ],
             "cursor": {},
             "readConcern": { "level": "majority" },
@@ -198,7 +206,7 @@ fn read_event(event: &RawDocument) -> Event {
     if database == DATABASE && collection == MARKERS {
         return Event::Marker;
     }
-    if !matches!(kind, "insert" | "update" | "replace" | "delete") {
+    if !KINDS.contains(&kind) {
         return Event::Structural { kind: kind.to_owned(), namespace: format!("{database}.{collection}") };
     }
     let key = event.get_document("documentKey").ok().and_then(|key| key_of(key.get("_id").ok().flatten()?));
@@ -207,9 +215,20 @@ fn read_event(event: &RawDocument) -> Event {
             namespace: Namespace::new(database, collection),
             key,
             insert: kind == "insert",
+            kind: KINDS.into_iter().find(|known| *known == kind).unwrap_or("update"),
+            transaction: transaction_of(event),
             time,
         },
         _ => Event::Unreadable(format!("{kind} in {database}.{collection}")),
+    }
+}
+
+/// Only changes in transactions name a session.
+fn transaction_of(event: &RawDocument) -> Option<Transaction> {
+    let number = event.get_i64("txnNumber").ok()?;
+    match event.get_document("lsid").ok()?.get("id").ok()?? {
+        RawBsonRef::Binary(id) => Some((id.bytes.try_into().ok()?, number)),
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@ mod followers;
 mod foreign_commits;
 mod migrating;
 mod overtaken;
+mod owning;
 mod pipeline;
 mod resolving;
 mod sending;

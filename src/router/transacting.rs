@@ -38,6 +38,10 @@ impl Router {
         let Some(writer) = &self.writer else { return Ok(known) };
         let key = operation.command.session().zip(operation.command.txn_number);
         let open = &self.shared.open_transactions;
+        if let Some(key) = key {
+            // Whatever becomes of it: its events name it.
+            writer.gate.registry.process.transacts(key, self.shared.clock.wall_millis());
+        }
         if let Some(key) =
             key.filter(|_| !operation.command.start_transaction && operation.class != Class::Abort)
         {
