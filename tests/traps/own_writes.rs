@@ -89,8 +89,22 @@ async fn without_sessions(bed: &Bed, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Servers drop connections in the middle, again and again.
+/// Writes of clients that are gone before their answer.
+async fn hang_up(bed: &Bed, number: i32) -> Result<()> {
+    for id in 0..5 {
+        let mut stream = TcpStream::connect(bed.proxy.address()).await?;
+        let id = 1000 + 10 * number + id;
+        let update = rawdoc! {
+            "update": "c", "updates": [{ "q": { "_id": id }, "u": { "$inc": { "n": 1 } }, "upsert": true }], "$db": "shop",
+        };
+        stream.write_all(&build(1, 0, 0, update.as_bytes(), None)).await?;
+    }
+    Ok(())
+}
+
+/// Servers drop connections in the middle, and so do clients, again and again.
 async fn trouble(bed: &Bed, over: &AtomicBool) -> Result<()> {
+    let mut number = 0;
     while !over.load(Ordering::Relaxed) {
         for set in [&bed.old, &bed.new] {
             let data = doc! {
@@ -101,6 +115,9 @@ async fn trouble(bed: &Bed, over: &AtomicBool) -> Result<()> {
                 doc! { "configureFailPoint": "failCommand", "mode": { "times": 2 }, "data": data },
             )
             .await?;
+            number += 1;
+            hang_up(bed, number).await?;
+            // Some work in between; how much does not matter.
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
     }
