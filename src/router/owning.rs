@@ -3,13 +3,12 @@
 
 use bson::RawDocument;
 
-use super::entry::Entered;
+use super::entry::{Entered, Gate};
 use super::operation::Operation;
 use super::pipeline::Router;
-use super::writer::{Outcome, keys_in_reply, nothing_found};
-use crate::clock::SharedClock;
+use super::transacting::name_of;
+use super::writer::{Outcome, all_done, keys_in_reply, nothing_found};
 use crate::cluster::command::{ServerError, number};
-use crate::converge::active::Registry;
 use crate::model::key::Key;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
@@ -23,9 +22,10 @@ use crate::wire::error::{ErrorReply, NO_WRITES_PERFORMED, NOT_NOW};
 pub(super) struct Owning(Vec<Writing>);
 
 impl Owning {
-    /// Before anything is sent. `homes` are the clusters that have executed some statements before.
+    /// Before anything is sent. `keys` are those of all statements; `homes` are the clusters that have executed some statements before.
     pub(super) fn begin(
         command: &WriteCommand,
+        keys: Option<&[Key]>,
         entered: &Entered,
         slots: &SlotSet,
         homes: &[Option<Side>],
@@ -34,8 +34,8 @@ impl Owning {
         let sent_to =
             |side: &Side| entered.route.owned_by(*side).meets(slots) || homes.contains(&Some(*side));
         let own = &active.converger.own;
-        let begin = |side| match command.keys() {
-            Some(keys) => own.begin(side, &command.namespace, &keys, By::Connections),
+        let begin = |side| match keys {
+            Some(keys) => own.begin(side, &command.namespace, keys, By::Connections),
             None => own.begin_whole(side, &command.namespace),
         };
         Self(Side::BOTH.into_iter().filter(sent_to).map(begin).collect())
@@ -44,7 +44,8 @@ impl Owning {
     /// Once there is an outcome.
     pub(super) fn end(self, command: &WriteCommand, outcome: &Result<Outcome, ErrorReply>) {
         match outcome {
-            Ok(outcome) if self.0.iter().any(Writing::is_routed) && may_go_on(&outcome.reply) => {}
+            Ok(outcome) if may_go_on(&outcome.reply) && self.0.iter().any(Writing::is_routed) => {}
+            Ok(outcome) if may_come_again(command, outcome) => {}
             Ok(outcome) => self.answered(command, outcome),
             // A command that was resolved may have been executed in part, whatever its last part says.
             Err(error)
@@ -70,6 +71,12 @@ impl Owning {
             }
         }
     }
+}
+
+/// Whether an earlier attempt may still be executed: a server takes no number twice, but one whose statements
+/// it has not executed is no number it knows.
+fn may_come_again(command: &WriteCommand, outcome: &Outcome) -> bool {
+    command.txn_number.is_some() && outcome.sent > 1 && !all_done(command, &outcome.reply)
 }
 
 /// The keys that a write that named none has touched, where the answer proves which.
@@ -106,8 +113,7 @@ fn wrote_nothing(command: &WriteCommand, reply: &RawDocument) -> bool {
 /// not understood. Where its outcome is not known, and also where `routed` and it was done, later events of
 /// its collection may be its own.
 pub(super) struct Unfollowed<'a> {
-    registry: &'a Registry,
-    clock: &'a SharedClock,
+    gate: &'a Gate,
     operation: &'a Operation<'a>,
     routed: bool,
     may_have_written: bool,
@@ -120,16 +126,17 @@ impl Router {
         operation: &'a Operation<'a>,
         routed: bool,
     ) -> Option<Unfollowed<'a>> {
-        let registry = &*self.writer.as_ref()?.gate.registry;
-        let writes = operation.class == Class::Write || routed && operation.class == Class::Unknown;
+        let gate = &self.writer.as_ref()?.gate;
+        let routed = routed && operation.class != Class::PipelineWrite;
+        let writes = matches!(operation.class, Class::Write | Class::PipelineWrite)
+            || routed && operation.class == Class::Unknown;
         if !writes {
             return None;
         }
-        let clock = &self.shared.clock;
-        let unfollowed = Unfollowed { registry, clock, operation, routed, may_have_written: true };
+        let unfollowed = Unfollowed { gate, operation, routed, may_have_written: true };
         if routed {
             // Its events may come before its answer.
-            registry.process.stray_begins(&unfollowed.namespace());
+            gate.registry.process.stray_begins(&unfollowed.namespace());
         }
         Some(unfollowed)
     }
@@ -138,25 +145,25 @@ impl Router {
 impl Unfollowed<'_> {
     /// Once there is an answer: whether it was `ok`.
     pub(super) fn end(mut self, result: &Result<bool, ErrorReply>) {
-        self.may_have_written = match result {
-            Ok(ok) => *ok && self.routed,
-            Err(error) => !error.labels.contains(&NO_WRITES_PERFORMED),
-        };
+        self.may_have_written = self.routed && *result.as_ref().unwrap_or(&true);
+        let (command, gate) = (&self.operation.command, &self.gate);
+        if let Err(error) = result {
+            gate.note_failed(&self.namespace(), command.session(), command.txn_number, error);
+        }
     }
 
     fn namespace(&self) -> String {
-        let command = &self.operation.command;
-        format!("{}.{}", command.database.unwrap_or(""), command.collection().unwrap_or(""))
+        name_of(self.operation)
     }
 }
 
 impl Drop for Unfollowed<'_> {
     fn drop(&mut self) {
         if self.may_have_written {
-            self.registry.process.stray(&self.namespace(), self.clock.now());
+            self.gate.registry.process.stray(&self.namespace(), self.gate.clock.now());
         }
         if self.routed {
-            self.registry.process.stray_ends(&self.namespace());
+            self.gate.registry.process.stray_ends(&self.namespace());
         }
     }
 }

@@ -186,9 +186,6 @@ impl Router {
         if let Some(unfollowed) = unfollowed {
             unfollowed.end(&result);
         }
-        if let (Err(error), Some(writer), true) = (&result, &self.writer, writes) {
-            writer.gate.note_failed(operation.command.session(), operation.command.txn_number, error);
-        }
         (side, result)
     }
 

@@ -170,7 +170,7 @@ impl Router {
 }
 
 /// The namespace of a statement.
-fn name_of(operation: &Operation<'_>) -> String {
+pub(super) fn name_of(operation: &Operation<'_>) -> String {
     let command = &operation.command;
     format!("{}.{}", command.database.unwrap_or(""), command.collection().unwrap_or(""))
 }

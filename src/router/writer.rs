@@ -81,7 +81,7 @@ impl Writer {
         let lanes = self.lanes(&entered, command, keys.as_deref()).await;
         let homes = executed_before(command, &entered, &self.clusters, &self.gate).await?;
         let left = deadline.saturating_sub(self.gate.clock.now());
-        let own = Owning::begin(command, &entered, &slots, &homes);
+        let own = Owning::begin(command, keys.as_deref(), &entered, &slots, &homes);
         let outcome = self.execute(command, &entered, &homes, left).await;
         own.end(command, &outcome);
         self.note_outcome(command, &outcome, &slots, entered.route.epoch);
@@ -239,7 +239,7 @@ fn after_others(mut error: ErrorReply) -> ErrorReply {
 }
 
 /// Whether the reply proves that every statement was executed: a copy of the command changes nothing then.
-fn all_done(command: &WriteCommand, reply: &RawDocument) -> bool {
+pub(super) fn all_done(command: &WriteCommand, reply: &RawDocument) -> bool {
     let statements = f64::from(u32::try_from(command.statements.len()).unwrap_or(u32::MAX));
     let done = match reply.get_document("lastErrorObject") {
         Ok(last) => number(last, "n"),

@@ -10,6 +10,8 @@ use crate::migration::running::Running;
 use crate::model::side::{PerSide, Side};
 
 const LOOK: Duration = Duration::from_millis(200);
+/// A server's own removal of due documents may still be at work so long after it was suspended, and some more.
+const TTL_MILLIS: i64 = 120_000;
 
 impl Running {
     /// Lets events be judged while no other process can write for the migration. What such a one may have
@@ -21,6 +23,7 @@ impl Running {
                 let own = &context.converger.own;
                 match own.judged_from(side) {
                     Some(_) if !alone => own.judge_from(side, None),
+                    None if side == Side::Old && self.may_still_expire(&context) => {}
                     None if alone => match now_everywhere(&context, side).await {
                         // Somebody may have joined meanwhile.
                         Ok(time) if self.watch.problems().is_empty() => own.judge_from(side, Some(time)),
@@ -32,6 +35,13 @@ impl Running {
             }
             context.clock.sleep(LOOK).await;
         }
+    }
+
+    /// Whether old itself may still remove documents although its TTL indexes are suspended.
+    fn may_still_expire(&self, context: &Context) -> bool {
+        let stored = self.stored.lock();
+        let since = stored.started_at.map_or(0, |at| context.clock.wall_millis() - at);
+        since < TTL_MILLIS && stored.created.iter().any(|created| !created.ttl.is_empty())
     }
 }
 
