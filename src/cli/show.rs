@@ -181,7 +181,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
                 count(progress.conflicts)
             ),
         ),
-        ("past it", past_the_proxy(progress)),
+        ("bypass", past_the_proxy(progress)),
         ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),
         ("cut-over", cut_over(progress)),
     ];
