@@ -155,6 +155,15 @@ impl Operator {
         found.with_context(|| format!("{:?}", futures::executor::block_on(self.progress())))
     }
 
+    /// All that was written went through the proxy, and it knows that.
+    pub(crate) async fn found_none_past_the_proxy(&self) -> Result<()> {
+        let progress = self.progress().await?;
+        if progress.bypass_writes_total > 0 {
+            bail!("writes are taken for such as went past the proxy: {:?}", self.bypass().await?);
+        }
+        Ok(())
+    }
+
     pub(crate) async fn acknowledge(&self) -> Result<Acknowledged> {
         let asked = Acknowledge { reason: "the test writes past the proxy".into(), up_to: None };
         Ok(self.engine.acknowledge_bypass_writes(&me(), &self.name, asked).await?)
