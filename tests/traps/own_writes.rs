@@ -30,8 +30,8 @@ async fn one(client: &Client, kind: u32, n: i32) -> mongodb::error::Result<()> {
         ),
         5 => drop(c.update_one(doc! { "more": n }, inc).upsert(true).await?),
         6 => drop(c.replace_one(doc! { "_id": id }, doc! { "group": id % 5, "n": n }).upsert(true).await?),
-        7 => drop(c.delete_one(doc! { "_id": id }).await?),
-        8 => drop(c.delete_many(doc! { "more": { "$lt": n - 20 } }).await?),
+        7 => _ = c.delete_one(doc! { "_id": id }).await?,
+        8 => _ = c.delete_many(doc! { "more": { "$lt": n - 20 } }).await?,
         9 => drop(c.insert_many((0..5).map(|more| doc! { "more": n, "group": more })).await?),
         10 => {
             let statements: Vec<_> =
