@@ -112,6 +112,12 @@ async fn every_step_reaches_the_engine() {
         ("PUT", "throttle", Some(json!({"documents_per_second": 10})), "throttle orders Some(10.0)"),
         ("PUT", "throttle", Some(json!({})), "throttle orders None"),
         ("POST", "rollback", None, "rollback orders"),
+        (
+            "POST",
+            "bypass-writes/acknowledge",
+            Some(json!({"reason": "x", "up_to": 5})),
+            "acknowledge-bypass orders Some(5) x",
+        ),
         ("POST", "complete", None, "complete false None orders"),
         ("POST", "complete", Some(json!({"force": true, "reason": "x"})), "complete true Some(\"x\") orders"),
         ("POST", "abort", None, "abort orders"),
@@ -133,12 +139,27 @@ async fn insight_is_given() {
         ("progress", "/blocked_by/0", json!("the copy is not finished")),
         ("conflicts", "/conflicts/0/tries", json!(3)),
         ("mismatches", "/mismatches/0/kind", json!("content")),
+        ("bypass-writes", "/writes/0/number", json!(5)),
+        ("bypass-writes?before=3&limit=10", "/writes/0/number", json!(2)),
         ("events", "/events/0/who", json!("ann")),
     ] {
         let answer = api.send("GET", &format!("/v1/migrations/orders/{resource}"), None, &[]).await;
         assert_eq!(json(&answer).pointer(pointer), Some(&expected), "{resource}");
         let (status, _) = api.problem("GET", &format!("/v1/migrations/none/{resource}"), "", &[]).await;
         assert_eq!(status, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_bypass_writes_is_asked_for_by_known_parameters() {
+    let api = Api::with_orders().await;
+    for (query, named) in
+        [("before=x", "before"), ("limit=0", "limit"), ("limit=1001", "limit"), ("page=2", "page")]
+    {
+        let path = format!("/v1/migrations/orders/bypass-writes?{query}");
+        let (status, problem) = api.problem("GET", &path, "", &[]).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("invalid-query")), "{query}");
+        assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
     }
 }
 

@@ -127,6 +127,7 @@ orders: created
   rate      100 documents/s, 1.0 MB/s; about 1 min 15 s left
   lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
   streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts
+  bypass    2 writes past the proxy in 24 h, 5 in all
   verified  verified: 10 of 10 documents compared, no difference
   cut-over  not yet
             - the copy is not finished
@@ -166,6 +167,16 @@ async fn lists_are_tables() {
          shop.orders  {\"$oid\":\"1\"}  1970-01-01 00:00:00Z  3      E11000 duplicate key\n"
     );
     assert!(fixture.says("mismatches orders").await.contains("shop.orders  1    content  yes"));
+    let bypass = fixture.says("bypass orders --before 4 --limit 1").await;
+    assert!(bypass.starts_with("2 writes past the proxy in 24 h, 5 in all\n"), "{bypass}");
+    assert!(
+        bypass.contains("old shop.orders  1    update  {\"_id\":1}") && bypass.contains("--before 3"),
+        "{bypass}"
+    );
+    assert_eq!(
+        fixture.says("acknowledge-bypass orders --reason known --up-to 5").await,
+        "acknowledged 2 writes to old, up to number 5, the last shop.orders, _id 1\n"
+    );
     assert!(fixture.says("events orders").await.contains("ann  start  created -> copying  ok"));
 }
 

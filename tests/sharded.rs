@@ -188,6 +188,7 @@ async fn up_back_up_and_complete(
     let outcome = load.stop().await;
     no_errors(&outcome)?;
     pair.operator.until_level().await?;
+    pair.operator.found_none_past_the_proxy().await?;
     prove_between(outcome, &pair.old.uri(), &pair.new.uri(), &through, NAMESPACE).await?;
     pair.operator.complete().await?;
     pair.proxy.shutdown().await;
@@ -259,6 +260,7 @@ async fn chunks_move_on_both_sides_while_everything_goes_on() -> Result<()> {
     let outcome = load.stop().await;
     no_errors(&outcome)?;
     pair.operator.until_level().await?;
+    pair.operator.found_none_past_the_proxy().await?;
     prove_between(outcome, &pair.old.uri(), &pair.new.uri(), &through, NAMESPACE).await?;
     pair.proxy.shutdown().await;
     Ok(())

@@ -15,6 +15,7 @@ use reshard::clock::{SharedClock, SystemClock};
 use reshard::converge::converger::Converger;
 use reshard::converge::lanes::Lanes;
 use reshard::converge::sessions::{SESSIONS, Sessions};
+use reshard::migration::bypass::{Examiner, Log};
 use reshard::migration::context::Context;
 use reshard::migration::control::{Mismatch, Phase, Verification};
 use reshard::migration::prepare::{plan, prepare};
@@ -33,6 +34,7 @@ use reshard::state::checkpoint;
 use reshard::state::frontier::Frontier;
 use reshard::state::inflight::Inflight;
 use reshard::state::lease::Lease;
+use reshard::state::own_writes::OwnWrites;
 use reshard::state::parking::Parking;
 use reshard::state::recent::Recent;
 use reshard::state::record::AuthorityRecord;
@@ -84,6 +86,7 @@ impl Bed {
             sessions: sessions.clone(),
             inflight: inflight.clone(),
             lanes: Arc::new(Lanes::default()),
+            own: OwnWrites::new(clock.clone()),
             clock: clock.clone(),
             safeguards: Safeguards::default(),
             converged: 0.into(),
@@ -137,6 +140,14 @@ impl Bed {
             converger: ctx.converger.clone(),
             frontier: ctx.frontiers.get(side).clone(),
             recent: self.recent.clone(),
+            examiner: Arc::new(Examiner {
+                own: ctx.converger.own.clone(),
+                registry: Arc::default(),
+                log: Arc::new(Log::new(NAME)),
+                records: ctx.records.clone(),
+                authorities: ctx.authorities.clone(),
+                clock: ctx.clock.clone(),
+            }),
             parking: ctx.parking.clone(),
             records: ctx.records.clone(),
             clock: ctx.clock.clone(),

@@ -3,6 +3,7 @@
 //! Everything is JSON; whatever goes wrong is a problem detail of RFC 9457 (see [`Problem`]). One file per
 //! group of resources; `/openapi.json` describes them all.
 
+mod bypass;
 mod extract;
 mod guard;
 mod health;
@@ -50,6 +51,7 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(lifecycle::routes())
         .merge(traffic::routes())
         .merge(insight::routes())
+        .merge(bypass::routes())
         .layer(from_fn(guard::same_origin))
         .merge(health::routes())
         .fallback(guard::unknown_path)

@@ -157,6 +157,26 @@ pub(super) enum Action {
     Conflicts { name: String },
     /// Differences that verifications found
     Mismatches { name: String },
+    /// Writes that went past the proxy, newest first; with what was undone
+    Bypass {
+        name: String,
+        /// Only those with a lower number
+        #[arg(long, value_name = "NUMBER")]
+        before: Option<i64>,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
+    },
+    /// Note that writes which went past the proxy do not matter: only later ones stand in the way of moves
+    AcknowledgeBypass {
+        name: String,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+        /// Refuse if there are later ones than this number
+        #[arg(long, value_name = "NUMBER")]
+        up_to: Option<i64>,
+    },
     /// Who asked for what, and how it ended
     Events { name: String },
 }

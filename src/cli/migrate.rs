@@ -10,7 +10,9 @@ use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
 use super::{output, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
-use crate::migration::control::{Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle};
+use crate::migration::control::{
+    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle,
+};
 
 /// A client that knows how to show answers.
 pub(super) struct Session {
@@ -75,6 +77,19 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         }
         Action::Conflicts { name } => session.look(&path(&name, "conflicts"), show::conflicts).await,
         Action::Mismatches { name } => session.look(&path(&name, "mismatches"), show::mismatches).await,
+        Action::Bypass { name, before, limit } => {
+            let (before, limit) =
+                (before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}")));
+            let query: Vec<String> = before.into_iter().chain(limit).collect();
+            let path = path(&name, "bypass-writes");
+            let path = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
+            session.look(&path, show::bypass).await
+        }
+        Action::AcknowledgeBypass { name, reason, up_to } => {
+            let asked = json!(Acknowledge { reason, up_to });
+            let path = path(&name, "bypass-writes/acknowledge");
+            session.show(Method::POST, &path, Some(asked), show::acknowledged).await.map(drop)
+        }
         Action::Events { name } => session.look(&path(&name, "events"), show::events).await,
     }
 }

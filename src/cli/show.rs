@@ -5,7 +5,8 @@ use std::fmt::Write;
 use super::human::{bar, bytes, count, duration, percent, table, time};
 use crate::admin::{ConflictList, EventList, MigrationList, MismatchList};
 use crate::migration::control::{
-    MigrationView, Phase, Placement, PreflightReport, Progress, Ramp, Severity, Throttle, Verification,
+    Acknowledged, BypassReport, MigrationView, Phase, Placement, PreflightReport, Progress, Ramp, Severity,
+    Throttle, Verification,
 };
 
 fn phase(phase: Phase, paused: bool) -> String {
@@ -192,6 +193,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
                 count(progress.conflicts)
             ),
         ),
+        ("bypass", past_the_proxy(progress)),
         ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),
         ("cut-over", cut_over(progress)),
     ];
@@ -215,6 +217,18 @@ fn place(placement: &Placement) -> Option<String> {
         }
         (None, None) => None,
     }
+}
+
+fn past_the_proxy(progress: &Progress) -> String {
+    let mut out = format!(
+        "{} writes past the proxy in 24 h, {} in all",
+        count(progress.bypass_writes),
+        count(progress.bypass_writes_total)
+    );
+    if progress.bypass_writes_unjudged > 0 {
+        let _ = write!(out, "; of {} changes nobody can tell", count(progress.bypass_writes_unjudged));
+    }
+    out
 }
 
 fn traffic(progress: &Progress) -> String {
@@ -270,6 +284,43 @@ pub(super) fn mismatches(list: &MismatchList) -> String {
         [one.namespace.clone(), one.key.clone(), one.kind.clone(), repaired.to_owned(), time(one.at)]
     });
     table(["NAMESPACE", "KEY", "KIND", "REPAIRED", "FOUND"], rows.collect())
+}
+
+pub(super) fn bypass(report: &BypassReport) -> String {
+    let mut out = format!(
+        "{} writes past the proxy in 24 h, {} in all",
+        count(report.bypass_writes),
+        count(report.bypass_writes_total)
+    );
+    if let Some(Acknowledged { up_to, who, at, reason, .. }) = &report.acknowledged {
+        let _ = write!(out, "; acknowledged up to number {up_to} by {who}, {}: {reason}", time(*at));
+    }
+    if let Some(why) = &report.blocks {
+        let _ = write!(out, "\nIn the way of moving writes: {why}");
+    }
+    if report.writes.is_empty() {
+        return out;
+    }
+    let rows = report.writes.iter().map(|one| {
+        let lost = match (&one.image, one.undone) {
+            (_, false) => "nothing".to_owned(),
+            (None, true) => "a deletion".to_owned(),
+            (Some(image), true) if one.image_truncated => format!("{image}..."),
+            (Some(image), true) => image.clone(),
+        };
+        let place = format!("{} {}", one.side, one.namespace);
+        [one.number.to_string(), time(one.at), place, one.key.clone(), one.kind.clone(), lost]
+    });
+    let _ = write!(out, "\n{}", table(["NUMBER", "SEEN", "WHERE", "KEY", "KIND", "LOST"], rows.collect()));
+    if let Some(next) = report.next {
+        let _ = write!(out, "\nMore: --before {next}");
+    }
+    out
+}
+
+pub(super) fn acknowledged(made: &Acknowledged) -> String {
+    let latest = if made.latest.is_empty() { String::new() } else { format!(", the last {}", made.latest) };
+    format!("acknowledged {} writes to old, up to number {}{latest}", made.writes, made.up_to)
 }
 
 pub(super) fn events(list: &EventList) -> String {

@@ -16,6 +16,7 @@ use crate::state::authority::Authority;
 use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
+use crate::state::process_writes::ProcessWrites;
 
 /// One migration, as the data plane sees it.
 pub struct Active {
@@ -212,18 +213,22 @@ impl Breaker {
 
 /// The migrations that this process works on, by name.
 #[derive(Default)]
-pub struct Registry(ArcSwap<HashMap<Arc<str>, Arc<Active>>>);
+pub struct Registry {
+    active: ArcSwap<HashMap<Arc<str>, Arc<Active>>>,
+    /// What the process has written beside them.
+    pub process: ProcessWrites,
+}
 
 impl Registry {
     /// The migration of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Active>> {
-        self.0.load().get(name).cloned()
+        self.active.load().get(name).cloned()
     }
 
     /// Adds or replaces one.
     pub fn put(&self, name: &Arc<str>, active: &Arc<Active>) {
-        self.0.rcu(|map| {
+        self.active.rcu(|map| {
             let mut map = HashMap::clone(map);
             map.insert(Arc::clone(name), Arc::clone(active));
             map
@@ -232,7 +237,7 @@ impl Registry {
 
     /// Forgets one.
     pub fn remove(&self, name: &str) {
-        self.0.rcu(|map| {
+        self.active.rcu(|map| {
             let mut map = HashMap::clone(map);
             map.remove(name);
             map

@@ -10,6 +10,7 @@ use bson::{Timestamp, rawdoc};
 use super::lanes::{Lanes, Taken};
 use super::round::{Group, Round};
 use super::sessions::Sessions;
+use super::witness::Witness;
 use crate::clock::SharedClock;
 use crate::cluster::command::SharedCluster;
 use crate::model::key::Key;
@@ -18,6 +19,7 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::safeguards::Safeguards;
 use crate::state::inflight::{Inflight, Ticket, Work};
+use crate::state::own_writes::OwnWrites;
 
 /// Keys looked at together.
 pub const BATCH: usize = 200;
@@ -35,13 +37,15 @@ pub struct Order {
     pub not_before: PerSide<Option<Timestamp>>,
     /// The `writeConcern` of mirror writes when not `durable`.
     pub concern: RawDocumentBuf,
+    /// Who wants to see what is about to be overwritten.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 impl Order {
     /// For the streams, the backfill and repair.
     #[must_use]
     pub fn durable(not_before: PerSide<Option<Timestamp>>) -> Self {
-        Self { durable: true, not_before, concern: majority() }
+        Self { durable: true, not_before, concern: majority(), witness: None }
     }
 }
 
@@ -84,6 +88,8 @@ pub struct Converger {
     pub inflight: Arc<Inflight>,
     /// One writer at a time for a key.
     pub lanes: Arc<Lanes>,
+    /// What this process writes.
+    pub own: Arc<OwnWrites>,
     /// The clock.
     pub clock: SharedClock,
     /// All on, but in the simulator.

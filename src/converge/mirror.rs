@@ -5,17 +5,20 @@
 //! document, under simple collation. Validation is bypassed: documents may be older than their validator.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bson::raw::{RawDocumentBuf, cstr};
 use bson::{RawDocument, rawdoc};
 
 use super::read::ask;
 use super::sessions::Sessions;
-use crate::cluster::command::{Commands, Request};
+use crate::cluster::command::{Commands, Reply, Request};
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
+use crate::model::side::Side;
 use crate::policy::converge::{Action, Failure, failure, is_zero_timestamp};
 use crate::policy::shard_key::ShardKey;
+use crate::state::own_writes::{By, OwnWrites};
 use crate::state::records::{first_batch, write_concern_problem};
 
 /// A command's statements stay below this many bytes, unless it is one.
@@ -41,6 +44,10 @@ pub struct Mirror<'a> {
     pub cluster: &'a dyn Commands,
     /// This process's sessions there.
     pub sessions: &'a Sessions,
+    /// Where its writes are registered.
+    pub own: &'a Arc<OwnWrites>,
+    /// Which of both it is.
+    pub side: Side,
     /// The collection.
     pub namespace: &'a Namespace,
     /// The `writeConcern`.
@@ -181,10 +188,13 @@ impl Mirror<'_> {
         }
         body.append(cstr!("writeConcern"), self.concern.to_owned());
         let mut session = self.sessions.borrow().await?;
+        // Dropped before the session: what is lost is known before that counts as tainted.
+        let writing = self.own.begin(self.side, self.namespace, &bulk.keys, By::MirrorSession);
         session.stamp(&mut body);
         let request = Request::new(self.namespace.database(), body).sequence(identifier, bulk.statements);
         let reply = ask(self.cluster, request).await?;
         session.settled();
+        writing.ended(reply.operation_time);
         if let Some(problem) = write_concern_problem(&reply.body) {
             return Err(problem);
         }
@@ -203,6 +213,7 @@ impl Mirror<'_> {
             self.sessions.settle().await?;
         }
         let mut session = self.sessions.borrow().await?;
+        let writing = self.own.begin(self.side, self.namespace, [key], By::MirrorSession);
         let mut start = RawDocumentBuf::new();
         session.stamp(&mut start);
         session.begins_transaction();
@@ -214,7 +225,7 @@ impl Mirror<'_> {
         }
         let find = rawdoc! { "find": self.namespace.collection(), "filter": filter.clone(), "startTransaction": true };
         let now = self.in_transaction(self.namespace.database(), find, &start).await?;
-        let now = now.map_or_else(|| Ok(Vec::new()), |now| first_batch(&now))?;
+        let now = now.map_or_else(|| Ok(Vec::new()), |now| first_batch(&now.body))?;
         let mut done = now.first().is_some_and(|now| now.as_bytes() == seen.as_bytes());
         if done {
             let update = rawdoc! {
@@ -224,14 +235,20 @@ impl Mirror<'_> {
             done = self.in_transaction(self.namespace.database(), update, &start).await?.is_some();
         }
         let majority = rawdoc! { "w": "majority" };
+        let mut ended = None;
         if done {
             let commit = rawdoc! { "commitTransaction": 1, "writeConcern": majority };
-            done = self.in_transaction("admin", commit, &start).await?.is_some();
+            ended = self.in_transaction("admin", commit, &start).await?.map(|reply| reply.operation_time);
+            done = ended.is_some();
         } else {
             let abort = rawdoc! { "abortTransaction": 1, "writeConcern": majority };
             let _ended_by_the_server = self.in_transaction("admin", abort, &start).await?;
         }
         session.settled();
+        match ended {
+            Some(time) => writing.ended(time),
+            None => writing.nothing(),
+        }
         Ok(if done { Written::Done } else { Written::Again })
     }
 
@@ -242,13 +259,13 @@ impl Mirror<'_> {
         database: &str,
         mut body: RawDocumentBuf,
         session: &RawDocument,
-    ) -> Result<Option<RawDocumentBuf>, String> {
+    ) -> Result<Option<Reply>, String> {
         append_all(&mut body, session)?;
         body.append(cstr!("autocommit"), false);
         let reply =
             self.cluster.run(Request::new(database, body)).await.map_err(|error| error.to_string())?;
         match reply.error() {
-            None => Ok(Some(reply.body)),
+            None => Ok(Some(reply)),
             Some(error) if ENDED_BY_THE_SERVER.contains(&error.code) => Ok(None),
             Some(error) => Err(error.to_string()),
         }

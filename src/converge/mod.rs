@@ -13,3 +13,4 @@ pub mod read;
 mod round;
 pub mod sessions;
 pub mod shards;
+pub mod witness;

@@ -47,11 +47,14 @@ impl Round<'_> {
             key,
             why: format!("{} holds several documents with this _id, on several shards", group.authority),
         }));
+        self.show_witness(mirror_side, &keys, &seen, &want).await?;
         let actions = actions(&keys, &seen, &want);
         let concern = if order.durable { majority() } else { order.concern.clone() };
         let mirror = Mirror {
             cluster: &**clusters.get(mirror_side),
             sessions: converger.sessions.get(mirror_side),
+            own: &converger.own,
+            side: mirror_side,
             namespace,
             concern: &concern,
             guard: converger.safeguards.guard,
@@ -88,6 +91,26 @@ impl Round<'_> {
         let mut named = HashSet::new();
         again.retain(|key| named.insert(key.clone()));
         Ok(again)
+    }
+
+    /// Lets the witness keep what is about to be overwritten.
+    async fn show_witness(
+        &self,
+        mirror: Side,
+        keys: &[Key],
+        seen: &Documents,
+        want: &Documents,
+    ) -> Result<(), Unavailable> {
+        let Some(witness) = &self.order.witness else { return Ok(()) };
+        let lost: Vec<_> = keys
+            .iter()
+            .filter(|key| witness.watches(self.namespace, key) && differ(seen, want, key))
+            .map(|key| (key.clone(), seen.get(key)))
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        witness.sees(mirror, self.namespace, lost).await.map_err(Unavailable)
     }
 
     /// Reads the mirror, and only when its answer is there, the authority.

@@ -23,8 +23,9 @@ use crate::cluster::command::{Reply, Request, SharedCluster, Target, number};
 use crate::converge::converger::{BATCH, Converger, Order};
 use crate::converge::read::{ask, cursor_id, id_of, time_now};
 use crate::model::key::Key;
-use crate::model::side::PerSide;
+use crate::model::side::{PerSide, Side};
 use crate::policy::converge::{Failure, failure, insert_would_change};
+use crate::state::own_writes::By;
 use crate::state::parking::Parking;
 use crate::state::recent::{Load, Reading, Recent};
 use crate::state::records::{Records, write_concern_problem};
@@ -238,7 +239,14 @@ impl Backfill {
         let reply = match answer {
             Ok(reply) => reply,
             Err(problem) => {
-                // Unknown outcome: their events, whenever they come, are converged like anybody's.
+                // Unknown outcome: their events, whenever they come, are converged like anybody's, but nobody
+                // else is taken to have caused them. (While they are being copied their inserts are known as such.)
+                drop(self.converger.own.begin(
+                    Side::New,
+                    &range.namespace,
+                    &cargo.keys,
+                    By::ConnectionsApart,
+                ));
                 for key in &cargo.keys {
                     let _taken_before = self.recent.forget_copying(key.fingerprint());
                 }

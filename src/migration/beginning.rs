@@ -100,6 +100,10 @@ impl Engine {
                 tracing::warn!(%error, "parked keys cannot be read yet");
                 self.environment.clock.sleep(RETRY).await;
             }
+            while let Err(error) = running.bypass.load(&context.records).await {
+                tracing::warn!(%error, "what was written past the proxy cannot be read yet");
+                self.environment.clock.sleep(RETRY).await;
+            }
             context.adopt_fences().await;
             running.spawn_all(&self.environment);
         }

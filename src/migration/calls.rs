@@ -6,9 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::FutureExt;
 
+use super::bypass::shown;
 use super::control::{
-    Actor, AuditEvent, Complete, Conflict, Control, ControlError, MigrationView, Mismatch, NewMigration,
-    Phase, PreflightReport, Progress, Ramp, Refusal, Throttle, Verification,
+    Acknowledge, Acknowledged, Actor, AuditEvent, BypassReport, Complete, Conflict, Control, ControlError,
+    MigrationView, Mismatch, NewMigration, Page, Phase, PreflightReport, Progress, Ramp, Refusal, Throttle,
+    Verification,
 };
 use super::engine::{Engine, unavailable};
 use super::running::Running;
@@ -255,17 +257,13 @@ impl Control for Engine {
 
     async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>, ControlError> {
         let Some(context) = self.running(name).await?.parts() else { return Ok(Vec::new()) };
-        let key = |key: &crate::model::key::Key| {
-            bson::Bson::try_from(bson::raw::RawBson::from(key.value()))
-                .map_or_else(|_| format!("{key:?}"), |id| id.into_canonical_extjson().to_string())
-        };
         let mut conflicts: Vec<_> = context
             .parking
             .list()
             .into_iter()
             .map(|parked| Conflict {
                 namespace: parked.namespace.as_str().to_owned(),
-                key: key(&parked.key),
+                key: shown(&parked.key),
                 error: parked.why,
                 since: parked.since,
                 tries: parked.tries,
@@ -280,6 +278,33 @@ impl Control for Engine {
         stored::mismatches(self.environment.state()?, name)
             .await
             .map_err(|error| unavailable(error.to_string()))
+    }
+
+    async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport, ControlError> {
+        let running = self.running(name).await?;
+        self.bypass_report(&running, page).await
+    }
+
+    async fn acknowledge_bypass_writes(
+        &self,
+        who: &Actor,
+        name: &str,
+        asked: Acknowledge,
+    ) -> Result<Acknowledged, ControlError> {
+        self.must_be_ready()?;
+        let running = self.running(name).await?;
+        let _one_at_a_time = running.calls.lock().await;
+        let from = describe(&self.view(&running));
+        let made = self.acknowledge(who, &running, &asked).await;
+        let what = match &made {
+            Ok(made) => format!(
+                "acknowledge-bypass: {} writes on old up to number {}, the last {}: {}",
+                made.writes, made.up_to, made.latest, made.reason
+            ),
+            Err(_) => format!("acknowledge-bypass {}", asked.reason),
+        };
+        self.note(who, &running, what, from, &made).await;
+        made
     }
 
     async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 pub use crate::policy::zones::Zone;
@@ -208,6 +209,12 @@ pub struct Progress {
     pub mirror_failures: u64,
     /// Keys that cannot be made equal now.
     pub conflicts: u64,
+    /// Writes of the last 24 h, on both clusters, that went past the proxy.
+    pub bypass_writes: u64,
+    /// The same, ever.
+    pub bypass_writes_total: u64,
+    /// Changes of which nobody can tell whether they went past the proxy, since the process began.
+    pub bypass_writes_unjudged: u64,
     /// How far back old's oplog reaches; null while unknown.
     pub oplog_window_seconds: Option<f64>,
     /// Every gate for moving writes is measured and passed.
@@ -397,6 +404,15 @@ pub trait Control: Send + Sync {
     async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>, ControlError>;
     /// Differences that verifications found, newest first, at most 1,000.
     async fn mismatches(&self, name: &str) -> Result<Vec<Mismatch>, ControlError>;
+    /// Writes that went past the proxy.
+    async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport, ControlError>;
+    /// Notes that they are known and do not matter: only later ones stand in the way of moves.
+    async fn acknowledge_bypass_writes(
+        &self,
+        who: &Actor,
+        name: &str,
+        asked: Acknowledge,
+    ) -> Result<Acknowledged, ControlError>;
     /// The audit, newest first, at most 1,000.
     async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError>;
     /// Why the process is not ready to serve; empty when it is.

@@ -28,6 +28,7 @@ use crate::state::authority::Authority;
 use crate::state::frontier::Frontier;
 use crate::state::inflight::Inflight;
 use crate::state::lease::Lease;
+use crate::state::own_writes::OwnWrites;
 use crate::state::parking::Parking;
 use crate::state::records::Records;
 use crate::state::table::Routing;
@@ -187,6 +188,7 @@ impl Engine {
             sessions: sessions.clone(),
             inflight: Arc::clone(&environment.inflight),
             lanes: Arc::new(Lanes::default()),
+            own: OwnWrites::new(clock.clone()),
             clock: clock.clone(),
             safeguards: environment.safeguards,
             converged: std::sync::atomic::AtomicU64::new(0),

@@ -73,6 +73,7 @@ impl Engine {
     pub(super) fn progress_of(&self, running: &Running) -> Progress {
         let view = self.view(running);
         let blocked_by = self.blocked_for_writes(running);
+        let bypass = self.bypass_counts(running);
         let (documents_per_second, bytes_per_second) = running.rate.lock().now();
         let context = running.parts();
         let stored = running.stored.lock().clone();
@@ -126,6 +127,9 @@ impl Engine {
                 + verification.as_ref().map_or(0, |last| last.repaired),
             mirror_failures: count(|active| active.counters.mirror_failures.load(Ordering::Relaxed)),
             conflicts: context.as_ref().map_or(0, |context| context.parking.len() as u64),
+            bypass_writes: bypass.bypass_writes,
+            bypass_writes_total: bypass.bypass_writes_total,
+            bypass_writes_unjudged: bypass.bypass_writes_unjudged,
             oplog_window_seconds: *running.oplog_window.lock(),
             can_cut_over: blocked_by.is_empty(),
             blocked_by,

@@ -112,6 +112,9 @@ impl Engine {
         if self.environment.safeguards.verified && !stored.phase.is_over() && stored.started_at.is_some() {
             reasons.extend(running.unverified(&stored));
         }
+        if !stored.phase.is_over() && running.parts().is_some() {
+            reasons.extend(self.bypass_in_the_way(running));
+        }
         reasons
     }
 
@@ -152,11 +155,8 @@ impl Engine {
         })
     }
 
-    fn must_not_be(blocked: Vec<String>) -> Result<(), ControlError> {
-        if blocked.is_empty() {
-            return Ok(());
-        }
-        Err(conflict("blocked", format!("not now: {}", blocked.join("; "))).because(blocked))
+    fn must_not_be_blocked(&self, running: &Running) -> Result<(), ControlError> {
+        unblocked(self.blocked(running))
     }
 
     pub(super) async fn move_reads(&self, running: &Running, percent: u8) -> Result<Ramp, ControlError> {
@@ -170,7 +170,7 @@ impl Engine {
         }
         if wanted != route.reads_on_new {
             if wanted.len() > route.reads_on_new.len() {
-                Self::must_not_be(self.blocked(running))?;
+                self.must_not_be_blocked(running)?;
                 let current = context.make_mirrors_current().await;
                 if let Err(error) = current {
                     context.publish(|_| ());
@@ -228,11 +228,11 @@ impl Engine {
                 Ok(())
             }
         });
-        Self::must_not_be(if up.is_empty() {
-            self.blocked(running)
+        if up.is_empty() {
+            self.must_not_be_blocked(running)?;
         } else {
-            self.blocked_for_writes(running)
-        })?;
+            unblocked(self.blocked_for_writes(running))?;
+        }
         context.level_epochs().await?;
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
@@ -286,6 +286,13 @@ impl Engine {
         let reads = self.move_reads(running, 0).await?;
         Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, ..reads })
     }
+}
+
+fn unblocked(reasons: Vec<String>) -> Result<(), ControlError> {
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    Err(conflict("blocked", format!("not now: {}", reasons.join("; "))).because(reasons))
 }
 
 fn routed(running: &Running) -> Result<(std::sync::Arc<Context>, MigrationRoute), ControlError> {

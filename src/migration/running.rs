@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::backfill::{Backfill, Copied};
+use super::bypass::{Examiner, Log};
 use super::context::Context;
 use super::control::{Phase, Verification};
 use super::engine::Environment;
@@ -57,6 +58,8 @@ pub struct Running {
     pub health: PerSide<Arc<Mutex<Health>>>,
     /// How much is copied.
     pub copied: Arc<Copied>,
+    /// What was written past the proxy.
+    pub bypass: Arc<Log>,
     /// How fast it may go.
     pub limiter: Arc<Limiter>,
     /// The last full verification.
@@ -87,6 +90,7 @@ impl Running {
         limiter.set(stored.throttle);
         Arc::new(Self {
             paused: watch::Sender::new(stored.paused),
+            bypass: Arc::new(Log::new(&stored.name)),
             stored: Mutex::new(stored),
             context: Mutex::default(),
             active: Mutex::default(),
@@ -134,6 +138,14 @@ impl Running {
     /// Starts everything that runs from the first mirror write to the end.
     pub fn spawn_all(self: &Arc<Self>, environment: &Arc<Environment>) {
         let Some(context) = self.parts() else { return };
+        let examiner = Arc::new(Examiner {
+            own: Arc::clone(&context.converger.own),
+            registry: Arc::clone(&environment.registry),
+            log: Arc::clone(&self.bypass),
+            records: Arc::clone(&context.records),
+            authorities: context.authorities.clone(),
+            clock: context.clock.clone(),
+        });
         for side in Side::BOTH {
             let tailer = Tailer {
                 side,
@@ -143,6 +155,7 @@ impl Running {
                 converger: Arc::clone(&context.converger),
                 frontier: Arc::clone(context.frontiers.get(side)),
                 recent: Arc::clone(&self.recent),
+                examiner: Arc::clone(&examiner),
                 parking: Arc::clone(&context.parking),
                 records: Arc::clone(&context.records),
                 clock: context.clock.clone(),
@@ -154,6 +167,7 @@ impl Running {
         }
         let level = Arc::clone(self).keep_level(Arc::clone(environment), Arc::clone(&context));
         self.spawn(environment, "level", level.boxed());
+        self.spawn(environment, "judging", Arc::clone(self).keep_judging(Arc::clone(&context)).boxed());
         self.spawn(environment, "drive", Arc::clone(self).drive(Arc::clone(environment)).boxed());
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
         self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
@@ -348,8 +362,11 @@ impl Running {
 async fn settle_mirrors(context: Arc<Context>) {
     loop {
         context.clock.sleep(LOOK).await;
+        let lost = PerSide::from_fn(|side| context.converger.own.lost_on_mirror(side));
         if let Err(why) = context.settle_sessions().await {
             tracing::debug!(why, "mirror writes of unknown outcome are not barred yet");
+        } else if context.safeguards.barrier {
+            context.note_barred(lost).await;
         }
     }
 }

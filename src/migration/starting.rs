@@ -204,6 +204,7 @@ impl Engine {
         self.open_streams(running, &context).await?;
         running.admit_latecomers(&context).await?;
         self.cut_ranges(running, &context).await?;
+        running.bypass.load(&context.records).await.map_err(to_control)?;
         self.begin_mirroring(running, &context).await
     }
 

@@ -11,6 +11,7 @@ use crate::converge::read::cursor_id;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::policy::canonical::key_of;
+use crate::state::process_writes::Transaction;
 use crate::state::record::{DATABASE, MARKERS};
 
 /// One event.
@@ -24,6 +25,10 @@ pub enum Event {
         key: Key,
         /// It was not there before.
         insert: bool,
+        /// `insert`, `update`, `replace` or `delete`.
+        kind: &'static str,
+        /// In which transaction, if in any.
+        transaction: Option<Transaction>,
         /// When, on the cluster's time line.
         time: Timestamp,
     },
@@ -85,6 +90,8 @@ pub struct ChangeStream {
     token: RawDocumentBuf,
 }
 
+/// Kinds of changes of documents.
+const KINDS: [&str; 4] = ["insert", "update", "replace", "delete"];
 const CODES_CUT_OFF: [i32; 3] = [286, 280, 260];
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
@@ -107,7 +114,10 @@ impl ChangeStream {
             "pipeline": [
                 { "$changeStream": options },
                 { "$match": { "$or": interesting(scope) } },
-                { "$project": { "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1 } },
+                { "$project": {
+                    "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1,
+                    "lsid": 1, "txnNumber": 1,
+                } },
             ],
             "cursor": {},
             "readConcern": { "level": "majority" },
@@ -210,7 +220,7 @@ fn read_event(event: &RawDocument, namespaces: &[Namespace]) -> Event {
     if database == DATABASE && collection == MARKERS {
         return Event::Marker;
     }
-    if !matches!(kind, "insert" | "update" | "replace" | "delete") {
+    if !KINDS.contains(&kind) {
         return Event::Structural { kind: kind.to_owned(), namespace: format!("{database}.{collection}") };
     }
     let key = event.get_document("documentKey").ok().and_then(|key| key_of(key.get("_id").ok().flatten()?));
@@ -219,6 +229,8 @@ fn read_event(event: &RawDocument, namespaces: &[Namespace]) -> Event {
             namespace: known_or_new(namespaces, database, collection),
             key,
             insert: kind == "insert",
+            kind: KINDS.into_iter().find(|known| *known == kind).unwrap_or("update"),
+            transaction: transaction_of(event),
             time,
         },
         _ => Event::Unreadable(format!("{kind} in {database}.{collection}")),
@@ -229,6 +241,15 @@ fn read_event(event: &RawDocument, namespaces: &[Namespace]) -> Event {
 fn known_or_new(namespaces: &[Namespace], database: &str, collection: &str) -> Namespace {
     let is_it = |known: &&Namespace| known.collection() == collection && known.database() == database;
     namespaces.iter().find(is_it).cloned().unwrap_or_else(|| Namespace::new(database, collection))
+}
+
+/// Only changes in transactions name a session.
+fn transaction_of(event: &RawDocument) -> Option<Transaction> {
+    let number = event.get_i64("txnNumber").ok()?;
+    match event.get_document("lsid").ok()?.get("id").ok()?? {
+        RawBsonRef::Binary(id) => Some((id.bytes.try_into().ok()?, number)),
+        _ => None,
+    }
 }
 
 /// The cluster time that a resume token stands for: its key string begins with the type byte of a timestamp

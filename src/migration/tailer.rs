@@ -14,6 +14,7 @@ use futures::stream::{self, TryStreamExt};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::bypass::{Change, Examiner};
 use super::scope::Scope;
 use super::stream::{Batch, ChangeStream, Event, StreamError};
 use crate::clock::SharedClock;
@@ -76,6 +77,8 @@ pub struct Tailer {
     pub frontier: Arc<Frontier>,
     /// What the backfill needs to know.
     pub recent: Arc<Recent>,
+    /// Who tells this process's changes from others'.
+    pub examiner: Arc<Examiner>,
     /// Where keys go that cannot be made equal.
     pub parking: Arc<Parking>,
     /// Where checkpoints are stored.
@@ -144,6 +147,7 @@ impl Tailer {
             self.say(Health::Following);
             self.frontier.count(batch.changes());
             self.frontier.advance(batch.position, batch.heard, self.clock.now());
+            self.examiner.own.passed(self.side, batch.position);
             if self.side == Side::New {
                 self.recent.mirror_passed(batch.position);
             }
@@ -191,6 +195,7 @@ impl Tailer {
     async fn work_off(&self, batch: &Batch) -> Result<(), StreamError> {
         let mut keys: BTreeMap<Namespace, BTreeSet<Key>> = BTreeMap::new();
         let mut newest = Timestamp { time: 0, increment: 0 };
+        let mut changes = Vec::new();
         for event in &batch.events {
             match event {
                 Event::Marker => {}
@@ -201,11 +206,14 @@ impl Tailer {
                 Event::Unreadable(what) => {
                     return Err(StreamError::Lost(format!("an event without a readable key: {what}")));
                 }
-                Event::Change { namespace, key, insert, time } => {
+                Event::Change { namespace, key, insert, kind, transaction, time } => {
                     newest = newest.max(*time);
-                    if !self.is_accounted_for(key, *insert, *time) {
-                        keys.entry(namespace.clone()).or_default().insert(key.clone());
+                    if self.is_accounted_for(key, *insert, *time) {
+                        continue;
                     }
+                    let transaction = *transaction;
+                    changes.push(Change { namespace, key, kind, transaction, time: *time });
+                    keys.entry(namespace.clone()).or_default().insert(key.clone());
                 }
             }
         }
@@ -216,7 +224,8 @@ impl Tailer {
         }
         let mut not_before = PerSide::default();
         *not_before.get_mut(self.side) = Some(newest);
-        let order = Order::durable(not_before);
+        let witness = self.examiner.examine(self.side, &changes).await.map_err(StreamError::Broken)?;
+        let order = Order { witness, ..Order::durable(not_before) };
         let chunks = keys.into_iter().flat_map(|(namespace, keys)| {
             let keys: Vec<Key> = keys.into_iter().collect();
             let chunks: Vec<_> = keys.chunks(BATCH).map(<[Key]>::to_vec).collect();

@@ -21,6 +21,7 @@ use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::catalog::{Index, SUSPENDED};
 use crate::state::inflight::{Ticket, Work};
+use crate::state::own_writes::By;
 use crate::state::records::{first_batch, write_concern_problem};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -174,10 +175,12 @@ impl<'a> Expiry<'a> {
             "delete": self.namespace.collection(), "ordered": false, "writeConcern": { "w": "majority" },
         };
         let mut session = ctx.sessions.get(self.side).borrow().await?;
+        let writing = ctx.converger.own.begin(self.side, self.namespace, &keys, By::MirrorSession);
         session.stamp(&mut body);
         let request = Request::new(self.namespace.database(), body).sequence("deletes", statements);
         let reply = ask(&**ctx.clusters.get(self.side), request.within(LIMIT)).await?;
         session.settled();
+        writing.ended(reply.operation_time);
         if let Some(problem) = write_concern_problem(&reply.body) {
             return Err(problem);
         }

@@ -1,4 +1,5 @@
 //! Decisions without IO, clock, randomness or logs: what makes the product right or wrong.
+pub mod bypass;
 pub mod canonical;
 pub mod catalog;
 pub mod classify;

@@ -96,11 +96,19 @@ enum Try {
 }
 
 impl Gate {
-    /// A numbered write of a namespace that does not migrate has failed: it may be executed once it does.
-    pub fn note_failed(&self, session: Option<[u8; 16]>, number: Option<i64>, error: &ErrorReply) {
-        if let Some((session, number)) = session.zip(number)
-            && !error.labels.contains(&NO_WRITES_PERFORMED)
-        {
+    /// A write of a namespace that does not migrate has failed: it may be executed once it does.
+    pub fn note_failed(
+        &self,
+        namespace: &str,
+        session: Option<[u8; 16]>,
+        number: Option<i64>,
+        error: &ErrorReply,
+    ) {
+        if error.labels.contains(&NO_WRITES_PERFORMED) {
+            return;
+        }
+        self.registry.process.stray(namespace, self.clock.now());
+        if let Some((session, number)) = session.zip(number) {
             self.unsettled.note(session, number, &SlotSet::ALL, 0, self.clock.now());
         }
     }

@@ -26,6 +26,7 @@ use crate::policy::converge::insert_would_change;
 use crate::policy::statement::Statement;
 use crate::policy::writes::Verb;
 use crate::shutdown::SharedSpawn;
+use crate::state::own_writes::By;
 
 /// Mirror writes that may go on behind replies at once, for each worker; beyond it they are left to the stream.
 pub const MOST_JOBS: usize = 2000;
@@ -162,7 +163,8 @@ impl Job {
         {
             return true;
         }
-        let order = Order { durable: false, not_before: PerSide::default(), concern: effect.concern.clone() };
+        let concern = effect.concern.clone();
+        let order = Order { durable: false, not_before: PerSide::default(), concern, witness: None };
         let converger = &self.active.converger;
         let converged =
             converger.converge_over(&self.clusters, &effect.namespace, effect.keys.clone(), &order).await;
@@ -177,7 +179,10 @@ impl Job {
             return false;
         }
         let Some(array) = verb.array() else { return false };
-        let Ok(mut session) = self.active.converger.sessions.new.borrow().await else { return false };
+        let converger = &self.active.converger;
+        let Ok(mut session) = converger.sessions.new.borrow().await else { return false };
+        let (namespace, keys) = (&self.effect.namespace, &self.effect.keys);
+        let writing = converger.own.begin(Side::New, namespace, keys, By::MirrorSession);
         let mut body = RawDocumentBuf::new();
         if verb == Verb::Insert {
             body.append(cstr!("insert"), self.effect.namespace.collection());
@@ -193,6 +198,7 @@ impl Job {
         let request = Request::new(self.effect.namespace.database(), body).sequence(array, documents);
         let Ok(reply) = ask(&*self.clusters.new, request).await else { return false };
         session.settled();
+        writing.ended(reply.operation_time);
         reply.body.get_array("writeErrors").is_err() && reply.body.get_document("writeConcernError").is_err()
     }
 }

@@ -6,6 +6,7 @@ mod foreign_commits;
 mod migrating;
 mod newcomers;
 mod overtaken;
+mod owning;
 mod pipeline;
 mod resolving;
 mod sending;

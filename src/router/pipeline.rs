@@ -176,7 +176,9 @@ impl Router {
         if let Err(error) = self.admit(operation).await {
             return (side, Err(error));
         }
+        let mut routed = false;
         if let Some(route) = self.migration_of(operation) {
+            routed = true;
             // Boxed: most operations never come here, and a client's task is as large as its largest await.
             let course = Box::pin(self.through_migration(operation, &route, reply)).await;
             match course {
@@ -185,9 +187,10 @@ impl Router {
                 Err(error) => return (side, Err(error)),
             }
         }
+        let unfollowed = self.unfollowed(operation, routed);
         let result = self.plain(operation, side, reply).await;
-        if let (Err(error), Some(writer), true) = (&result, &self.writer, writes) {
-            writer.gate.note_failed(operation.command.session(), operation.command.txn_number, error);
+        if let Some(unfollowed) = unfollowed {
+            unfollowed.end(&result);
         }
         (side, result)
     }

@@ -38,6 +38,10 @@ impl Router {
         let Some(writer) = &self.writer else { return Ok(known) };
         let key = operation.command.session().zip(operation.command.txn_number);
         let open = &self.shared.open_transactions;
+        if let Some(key) = key {
+            // Whatever becomes of it: its events name it.
+            writer.gate.registry.process.transacts(key, self.shared.clock.wall_millis());
+        }
         if let Some(key) =
             key.filter(|_| !operation.command.start_transaction && operation.class != Class::Abort)
         {
@@ -176,7 +180,7 @@ impl Router {
 }
 
 /// The namespace of a statement.
-fn name_of(operation: &Operation<'_>) -> String {
+pub(super) fn name_of(operation: &Operation<'_>) -> String {
     let command = &operation.command;
     format!("{}.{}", command.database.unwrap_or(""), command.collection().unwrap_or(""))
 }

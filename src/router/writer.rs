@@ -13,6 +13,7 @@ use bson::{RawDocument, Timestamp};
 use super::entry::{Entered, Gate};
 use super::mirroring::{Effect, Mirroring};
 use super::overtaken::{executed_before, perhaps_too_late};
+use super::owning::Owning;
 use super::resolving::resolve;
 use super::sending::send;
 use crate::clock::timeout;
@@ -80,7 +81,9 @@ impl Writer {
         let lanes = self.lanes(&entered, command, keys.as_deref()).await;
         let homes = executed_before(command, &entered, &self.clusters, &self.gate).await?;
         let left = deadline.saturating_sub(self.gate.clock.now());
+        let own = Owning::begin(command, keys.as_deref(), &entered, &slots, &homes);
         let outcome = self.execute(command, &entered, &homes, left).await;
+        own.end(command, &outcome);
         self.note_outcome(command, &outcome, &slots, entered.route.epoch);
         let outcome = outcome?;
         if !entered.may_answer() {
@@ -236,7 +239,7 @@ fn after_others(mut error: ErrorReply) -> ErrorReply {
 }
 
 /// Whether the reply proves that every statement was executed: a copy of the command changes nothing then.
-fn all_done(command: &WriteCommand, reply: &RawDocument) -> bool {
+pub(super) fn all_done(command: &WriteCommand, reply: &RawDocument) -> bool {
     let statements = f64::from(u32::try_from(command.statements.len()).unwrap_or(u32::MAX));
     let done = match reply.get_document("lastErrorObject") {
         Ok(last) => number(last, "n"),
@@ -322,14 +325,14 @@ fn effect(
     }
 }
 
-fn nothing_found(reply: &RawDocument) -> bool {
+pub(super) fn nothing_found(reply: &RawDocument) -> bool {
     reply
         .get_document("lastErrorObject")
         .is_ok_and(|last| crate::cluster::command::number(last, "n").is_some_and(|n| n == 0.0))
 }
 
 /// Keys that only the reply tells.
-fn keys_in_reply(verb: Verb, reply: &RawDocument) -> Vec<Key> {
+pub(super) fn keys_in_reply(verb: Verb, reply: &RawDocument) -> Vec<Key> {
     let key = |document: &RawDocument, field| {
         document.get(field).ok().flatten().and_then(crate::policy::canonical::key_of)
     };

@@ -47,6 +47,12 @@ pub const MIGRATION_CONVERGED: &str = "reshard_migration_converged";
 pub const MIGRATION_REPAIRED: &str = "reshard_migration_repaired";
 /// Inline mirror writes that failed or were late, by migration.
 pub const MIGRATION_MIRROR_FAILURES: &str = "reshard_migration_mirror_failures";
+/// Writes of the last 24 h that went past the proxy, by migration.
+pub const MIGRATION_BYPASS_WRITES: &str = "reshard_migration_bypass_writes";
+/// Writes that ever went past the proxy, by migration.
+pub const MIGRATION_BYPASS_WRITES_TOTAL: &str = "reshard_migration_bypass_writes_total";
+/// Changes of which nobody can tell whether they went past the proxy, by migration.
+pub const MIGRATION_BYPASS_WRITES_UNJUDGED: &str = "reshard_migration_bypass_writes_unjudged";
 /// Keys that cannot be made equal now, by migration.
 pub const MIGRATION_CONFLICTS: &str = "reshard_migration_conflicts";
 /// 1 when every gate for moving writes is passed, by migration.

@@ -4,9 +4,9 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use reshard::migration::control::{
-    Actor, AuditEvent, Complete, Conflict, Control, ControlError, Finding, Lag, MigrationView, Mismatch,
-    NewMigration, Phase, Placement, PreflightReport, Progress, Ramp, Refusal, Severity, Throttle,
-    Verification,
+    Acknowledge, Acknowledged, Actor, AuditEvent, BypassReport, BypassWrite, Complete, Conflict, Control,
+    ControlError, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Phase, Placement,
+    PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
 };
 
 /// What it knows, and how it is to behave.
@@ -186,6 +186,9 @@ impl Control for FakeControl {
             repaired: 0,
             mirror_failures: 1,
             conflicts: 0,
+            bypass_writes: 2,
+            bypass_writes_total: 5,
+            bypass_writes_unjudged: 0,
             oplog_window_seconds: Some(90_000.0),
             can_cut_over: name == "ready",
             blocked_by: if name == "ready" {
@@ -228,6 +231,49 @@ impl Control for FakeControl {
             repaired: true,
             at: 0,
         }])
+    }
+
+    async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport> {
+        self.get(name).await?;
+        let number = page.before.unwrap_or(6) - 1;
+        let write = BypassWrite {
+            number,
+            at: 0,
+            cluster_time: "1700000000.3".to_owned(),
+            side: "old".to_owned(),
+            namespace: "shop.orders".to_owned(),
+            key: "1".to_owned(),
+            kind: "update".to_owned(),
+            undone: true,
+            image: Some("{\"_id\":1}".to_owned()),
+            image_truncated: false,
+        };
+        let next = page.limit.map(|_| number);
+        Ok(BypassReport {
+            bypass_writes: 2,
+            bypass_writes_total: 5,
+            writes: vec![write],
+            next,
+            ..Default::default()
+        })
+    }
+
+    async fn acknowledge_bypass_writes(
+        &self,
+        who: &Actor,
+        name: &str,
+        asked: Acknowledge,
+    ) -> Result<Acknowledged> {
+        self.ask(who, format!("acknowledge-bypass {name} {:?} {}", asked.up_to, asked.reason))?;
+        self.get(name).await?;
+        Ok(Acknowledged {
+            up_to: 5,
+            writes: 2,
+            latest: "shop.orders, _id 1".to_owned(),
+            at: 0,
+            who: who.0.clone(),
+            reason: asked.reason,
+        })
     }
 
     async fn events(&self, name: &str) -> Result<Vec<AuditEvent>> {

@@ -14,7 +14,8 @@ use reshard::app::{Builder, Proxy};
 use reshard::cluster::Settings as ClusterSettings;
 use reshard::listener::Settings as ListenerSettings;
 use reshard::migration::control::{
-    Actor, Complete, Control, NamespaceSpec, NewMigration, Phase, Progress, Ramp,
+    Acknowledge, Acknowledged, Actor, BypassReport, Complete, Control, NamespaceSpec, NewMigration, Page,
+    Phase, Progress, Ramp,
 };
 use reshard::migration::engine::{Engine, Settings as MigrationSettings};
 use reshard::model::side::Side;
@@ -151,6 +152,32 @@ impl Operator {
         let how = Complete { force: true, reason: Some("test".into()) };
         self.engine.complete(&me(), &self.name, how).await?;
         Ok(())
+    }
+
+    pub(crate) async fn bypass(&self) -> Result<BypassReport> {
+        Ok(self.engine.bypass_writes(&self.name, Page::default()).await?)
+    }
+
+    pub(crate) async fn until_bypass(&self, total: u64) -> Result<()> {
+        let found = wait_for("writes past the proxy to be found", LONG, || async {
+            Ok(self.progress().await?.bypass_writes_total >= total)
+        })
+        .await;
+        found.with_context(|| format!("{:?}", futures::executor::block_on(self.progress())))
+    }
+
+    /// All that was written went through the proxy, and it knows that.
+    pub(crate) async fn found_none_past_the_proxy(&self) -> Result<()> {
+        let progress = self.progress().await?;
+        if progress.bypass_writes_total > 0 {
+            bail!("writes are taken for such as went past the proxy: {:?}", self.bypass().await?);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn acknowledge(&self) -> Result<Acknowledged> {
+        let asked = Acknowledge { reason: "the test writes past the proxy".into(), up_to: None };
+        Ok(self.engine.acknowledge_bypass_writes(&me(), &self.name, asked).await?)
     }
 
     /// Waits until everything acknowledged by now has reached the other side.

@@ -215,7 +215,10 @@ impl Server {
     }
 
     pub(crate) async fn until_level(&self, name: &str) -> Result<()> {
-        let level = |progress: &Value| but_for_a_verification(progress) && progress["lag_seconds"] == 0.0;
+        let level = |progress: &Value| {
+            let all_through = progress["bypass_writes_total"] == 0;
+            but_for_a_verification(progress) && progress["lag_seconds"] == 0.0 && all_through
+        };
         self.until(name, "both streams to be level", level).await
     }
 }

@@ -83,6 +83,7 @@ impl Trial {
             no_errors(&outcome)?;
         }
         self.operator.until_level().await?;
+        self.operator.found_none_past_the_proxy().await?;
         prove(outcome, &self.old, &self.new, &uri(&self.proxy), &self.namespace).await?;
         Ok(Held { proxy: self.proxy, operator: self.operator, _clusters: [self.old, self.new] })
     }

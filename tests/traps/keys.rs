@@ -135,6 +135,8 @@ async fn ids_of_every_type_and_one_number_in_many_forms() -> Result<()> {
         raw(&past, insert([with_id(NumberForms::Double.of(number), &rawdoc! { "form": "past" })])).await?;
     }
     bed.operator.engine.resume(&me(), "m").await?;
+    bed.operator.until_bypass(2 * NumberForms::ALL.len() as u64).await?;
+    bed.operator.acknowledge().await?;
     bed.operator.until_synced().await?;
     bed.equal().await?;
     bed.half().await?;

@@ -67,6 +67,8 @@ async fn large_documents_that_are_missed_together() -> Result<()> {
         past.insert_one(large(id, MOST - 100)).await?;
     }
     bed.operator.engine.resume(&me(), "m").await?;
+    bed.operator.until_bypass(4).await?;
+    bed.operator.acknowledge().await?;
     bed.operator.until_synced().await?;
     bed.equal().await?;
     bed.proxy.shutdown().await;

@@ -24,6 +24,7 @@ use reshard::migration::control::Control;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::{Slot, SlotSet};
 use reshard::policy::canonical;
+use reshard::policy::safeguards::Safeguards;
 use reshard::state::record::AuthorityRecord;
 use tokio::sync::{Notify, mpsc};
 
@@ -198,6 +199,7 @@ impl Scenario {
         }
         let settled = self.quiesce(world, proxy).await;
         settled.map_err(|why| format!("{why}; the operator: {:?}", calls.given_up))?;
+        self.nothing_past_the_proxy(proxy).await?;
         let parked = proxy.engine.conflicts(MIGRATION).await.unwrap_or_default();
         if !parked.is_empty() {
             return Err(format!("nothing should be parked: {parked:?}"));
@@ -209,6 +211,18 @@ impl Scenario {
             proxies: proxy.process.id.0,
             given_up: calls.given_up,
         })
+    }
+
+    /// All of its writers go through a proxy: none of their writes is taken for one that went past.
+    async fn nothing_past_the_proxy(&self, proxy: &Arc<Proxy>) -> Result<(), String> {
+        if self.site.safeguards != Safeguards::default() {
+            return Ok(());
+        }
+        let progress = proxy.engine.progress(MIGRATION).await.map_err(|error| error.to_string())?;
+        if progress.bypass_writes_total > 0 {
+            return Err(format!("writes are taken for such as went past the proxy: {progress:?}"));
+        }
+        Ok(())
     }
 
     /// Waits until both streams have passed everything and nothing follows from it.

@@ -213,7 +213,8 @@ impl Proxy {
         match self.writer.write(command).await? {
             Some(written) => Ok(written.body),
             None => plain(&self.writer.clusters.old, command).await.inspect_err(|error| {
-                self.writer.gate.note_failed(command.session(), command.txn_number, error);
+                let namespace = command.namespace.as_str();
+                self.writer.gate.note_failed(namespace, command.session(), command.txn_number, error);
             }),
         }
     }

@@ -1,0 +1,63 @@
+//! Writers that go past the proxy.
+
+use axum::extract::RawQuery;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+
+use super::Shared;
+use super::extract::{Answer, Body, Change, Named};
+use super::problem::Problem;
+use crate::migration::control::{Acknowledge, Acknowledged, BypassReport, Page};
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/v1/migrations/{name}/bypass-writes", get(bypass_writes))
+        .route("/v1/migrations/{name}/bypass-writes/acknowledge", post(acknowledge))
+}
+
+/// Writes that went past the proxy, newest first; with what was undone.
+#[utoipa::path(get, path = "/v1/migrations/{name}/bypass-writes", tag = "insight",
+    params(
+        ("before" = Option<i64>, Query, description = "Only writes with a lower number: next of the page before"),
+        ("limit" = Option<u16>, Query, description = "At most so many, 1 to 1000; 100 by default"),
+    ),
+    responses((status = 200, description = "As it is now", body = BypassReport)))]
+pub(super) async fn bypass_writes(RawQuery(query): RawQuery, named: Named) -> Answer<Json<BypassReport>> {
+    let page = page(query.as_deref().unwrap_or(""))?;
+    Ok(Json(named.control.bypass_writes(&named.name, page).await?))
+}
+
+/// Note that they are known and do not matter: only later ones stand in the way of moving writes.
+#[utoipa::path(post, path = "/v1/migrations/{name}/bypass-writes/acknowledge", tag = "traffic",
+    request_body = Acknowledge,
+    responses((status = 200, description = "What is acknowledged", body = Acknowledged)))]
+pub(super) async fn acknowledge(
+    change: Change,
+    Body(asked): Body<Acknowledge>,
+) -> Answer<Json<Acknowledged>> {
+    Ok(Json(change.control.acknowledge_bypass_writes(&change.who, &change.name, asked).await?))
+}
+
+fn page(query: &str) -> Result<Page, Box<Problem>> {
+    let mut page = Page::default();
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let bad = |what: &str| Box::new(Problem::invalid("invalid-query", what));
+        match part.split_once('=').unwrap_or((part, "")) {
+            ("before", value) => {
+                let number = value.parse();
+                page.before = Some(
+                    number
+                        .map_err(|_| bad("before must be the number of a write: next of the page before"))?,
+                );
+            }
+            ("limit", value) => {
+                let number = value.parse::<u16>().ok().filter(|limit| (1..=1000).contains(limit));
+                page.limit = Some(number.ok_or_else(|| bad("limit must be a whole number from 1 to 1000"))?);
+            }
+            (name, _) => {
+                return Err(bad(&format!("there is no parameter {name}; use before and limit")));
+            }
+        }
+    }
+    Ok(page)
+}
