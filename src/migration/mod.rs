@@ -32,3 +32,4 @@ pub mod tailer;
 pub mod throttle;
 pub mod ttl;
 pub mod verify;
+pub mod views;

@@ -210,7 +210,9 @@ fn read_batch(reply: &Reply, field: &str, namespaces: &[Namespace]) -> Result<Ba
         let Ok(RawBsonRef::Document(event)) = event else { return Err(malformed("readable events")) };
         events.push(read_event(event, namespaces));
     }
-    Ok(Batch { events, token: token.to_owned(), position, heard: reply.operation_time.unwrap_or(position) })
+    let heard = reply.operation_time.unwrap_or(position);
+    let position = shown_until(position, events.last());
+    Ok(Batch { events, token: token.to_owned(), position, heard })
 }
 
 fn read_event(event: &RawDocument, namespaces: &[Namespace]) -> Event {
@@ -252,6 +254,18 @@ fn transaction_of(event: &RawDocument) -> Option<Transaction> {
     }
 }
 
+/// Up to where every event has been shown. Those of a transaction have one time, and a batch may end among them:
+/// then this is the time before, until a batch without events says that there are no more.
+fn shown_until(position: Timestamp, last: Option<&Event>) -> Timestamp {
+    match last {
+        Some(Event::Change { transaction: Some(_), time, .. }) if *time == position => match time.increment {
+            0 => Timestamp { time: time.time.saturating_sub(1), increment: u32::MAX },
+            increment => Timestamp { increment: increment - 1, ..position },
+        },
+        _ => position,
+    }
+}
+
 /// The cluster time that a resume token stands for: its key string begins with the type byte of a timestamp
 /// and eight big-endian bytes.
 #[must_use]
@@ -271,5 +285,23 @@ mod tests {
         let token = rawdoc! { "_data": "8263F4A1C2000000052B0229296E04" };
         assert_eq!(token_time(&token), Some(Timestamp { time: 0x63F4_A1C2, increment: 5 }));
         assert_eq!(token_time(&rawdoc! { "_data": "82zz" }), None);
+    }
+
+    #[test]
+    fn a_batch_may_end_in_the_middle_of_a_transaction() {
+        let at = |increment| Timestamp { time: 9, increment };
+        let change = |transaction| Event::Change {
+            namespace: Namespace::new("shop", "orders"),
+            key: key_of(RawBsonRef::Int32(1)).unwrap(),
+            insert: true,
+            kind: "insert",
+            transaction,
+            time: at(5),
+        };
+        let inside = change(Some(([1; 16], 7)));
+        assert_eq!(shown_until(at(5), Some(&inside)), at(4));
+        assert_eq!(shown_until(at(6), Some(&inside)), at(6));
+        assert_eq!(shown_until(at(5), Some(&change(None))), at(5));
+        assert_eq!(shown_until(at(5), None), at(5), "there are no more");
     }
 }

@@ -11,7 +11,7 @@ use bson::{RawDocument, oid::ObjectId, rawdoc};
 
 use super::entry::Entered;
 use super::sending::send;
-use super::writer::{Outcome, Writer};
+use super::writer::{Outcome, Writer, unless_first};
 use crate::cluster::command::{Request, Target};
 use crate::converge::read::{cursor_id, id_of};
 use crate::model::key::Key;
@@ -39,7 +39,10 @@ pub(super) async fn resolve(
     for (index, statement) in command.statements.iter().enumerate() {
         let mut found = match &statement.key {
             Some(key) => vec![key.clone()],
-            None => find(writer, command, statement, entered, hold).await?,
+            None => {
+                let found = find(writer, command, statement, entered, hold).await;
+                found.map_err(|error| unless_first(error, replies.is_empty()))?
+            }
         };
         let mut plan = by_authority(&found, entered);
         let mut upserts = false;
@@ -55,7 +58,8 @@ pub(super) async fn resolve(
             for keys in keys.chunks(CHUNK) {
                 let request = keyed(command, statement, keys, upserts);
                 let cluster = &**writer.clusters.get(side);
-                let answer = send(cluster, request, Kind::Once, hold, &writer.gate.clock).await?;
+                let answer = send(cluster, request, Kind::Once, hold, &writer.gate.clock).await;
+                let answer = answer.map_err(|error| unless_first(error, replies.is_empty()))?;
                 *times.get_mut(side) = answer.reply.operation_time.or(*times.get(side));
                 if answer.reply.error().is_some() {
                     return Ok(Outcome { reply: answer.reply.body, times, sent: 1, keys: touched });

@@ -166,8 +166,7 @@ impl Writer {
             let cluster = &**self.clusters.get(part.side);
             let answer = send(cluster, request, kind(command), hold, &self.gate.clock).await;
             // What came before was done, whatever became of this part.
-            let answer =
-                answer.map_err(|error| if replies.is_empty() { error } else { after_others(error) })?;
+            let answer = answer.map_err(|error| unless_first(error, replies.is_empty()))?;
             *times.get_mut(part.side) = answer.reply.operation_time.or(*times.get(part.side));
             sent = sent.max(answer.sent);
             if answer.reply.error().is_some() {
@@ -232,9 +231,11 @@ impl Writer {
     }
 }
 
-/// The error of a part of a command of which others were executed.
-fn after_others(mut error: ErrorReply) -> ErrorReply {
-    error.labels.retain(|label| *label != NO_WRITES_PERFORMED);
+/// The error of a part of a command: unless it is the first one, others were executed.
+pub(super) fn unless_first(mut error: ErrorReply, is_first: bool) -> ErrorReply {
+    if !is_first {
+        error.labels.retain(|label| *label != NO_WRITES_PERFORMED);
+    }
     error
 }
 
