@@ -9,7 +9,7 @@ use reshard::app::Proxy;
 use reshard::migration::control::{Control as _, NamespaceSpec, Severity};
 use reshard::policy::shard_key::ShardKey;
 use reshard_loadtest::{KeyFields, Load, LoadConfig, Mix, OpKind, Profile, compare};
-use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
+use reshard_testbed::{ReplicaSet, ShardedCluster, Version, wait_for};
 use support::process::Server;
 use support::proof::{load, no_errors, prove_between, work};
 use support::{LONG, Operator, proxy, uri};
@@ -121,9 +121,10 @@ async fn a_sharded_cluster_becomes_another_under_load() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_set_becomes_sharded_by_customer_under_load() -> Result<()> {
-    let (old, new) = tokio::try_join!(set("sharded-customer"), shards())?;
-    let pair = Pair::between(old, new).await?;
+async fn a_replica_set_of_an_older_version_becomes_sharded_by_customer_under_load() -> Result<()> {
+    let old = ReplicaSet::builder("sharded-customer").version(Version::V4_4).start();
+    let (old, new) = tokio::try_join!(old, shards())?;
+    let pair = Pair::between(Cluster::Set(old), new).await?;
     up_back_up_and_complete(pair, KeyFields::CustomerOrder, doc! { "customer_id": 1, "order_id": 1 }).await
 }
 
