@@ -7,6 +7,7 @@ use bson::{Document, RawDocumentBuf, doc};
 use mongodb::Client;
 use reshard::cluster::command::{Commands as _, Request};
 use reshard::cluster::{Cluster, Settings as ClusterSettings};
+use reshard::migration::control::Control as _;
 use reshard::shutdown::Tasks;
 use reshard::state::records::lsid;
 use support::{Operator, proxy, two_sets, uri};
@@ -146,4 +147,58 @@ async fn after_half_has_moved() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_half_has_moved_and_the_proxy_was_restarted() -> Result<()> {
     retried_after_a_move(50, true, "retry-restart").await
+}
+
+/// How a migration ends between a write and its retry.
+enum End {
+    Complete,
+    Abort,
+}
+
+async fn retried_after_the_end(end: End, name: &str) -> Result<()> {
+    let (old, new) = two_sets(name).await?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&proxy, "c");
+    let client = Client::with_uri_str(uri(&proxy)).await?;
+    let documents: Vec<Document> = (0..50).map(|id| doc! { "_id": id, "n": 0 }).collect();
+    client.database("shop").collection("c").insert_many(documents).await?;
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    if matches!(end, End::Abort) {
+        operator.writes(100).await?;
+    }
+    let writes = writes();
+    let mut first = Vec::new();
+    for write in &writes {
+        first.push(write.send(&uri(&proxy), 7).await?);
+    }
+    match end {
+        End::Complete => {
+            operator.writes(100).await?;
+            operator.complete().await?;
+        }
+        End::Abort => {
+            operator.rollback().await?;
+            operator.engine.abort(&support::me(), "c").await?;
+        }
+    }
+    for (write, first) in writes.iter().zip(&first) {
+        let again = write.send(&uri(&proxy), 7).await.context(write.what)?;
+        ensure!(outcome(again.clone()) == outcome(first.clone()), "{}: {again} after {first}", write.what);
+    }
+    check_effects(&client).await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_it_was_completed() -> Result<()> {
+    retried_after_the_end(End::Complete, "retry-complete").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_rollback_and_an_abort() -> Result<()> {
+    retried_after_the_end(End::Abort, "retry-abort").await
 }

@@ -209,7 +209,13 @@ impl Backfill {
             converge.extend(self.insert(range, cargo).await?);
         }
         if self.converger.safeguards.backfill_second_look {
-            converge.extend(cargo.keys.iter().filter(|key| reading.changed(key.fingerprint())).cloned());
+            converge.extend(
+                cargo
+                    .keys
+                    .iter()
+                    .filter(|key| reading.changed(key.fingerprint_in(&range.namespace)))
+                    .cloned(),
+            );
         }
         let order = Order::durable(PerSide::default());
         for keys in converge.chunks(BATCH) {
@@ -222,7 +228,8 @@ impl Backfill {
 
     /// Inserts what is not there yet; returns the keys that this did not settle.
     async fn insert(&self, range: &Range, cargo: &Cargo) -> Result<Vec<Key>, String> {
-        let load = self.recent.note_copying(cargo.keys.iter().map(Key::fingerprint));
+        let load =
+            self.recent.note_copying(cargo.keys.iter().map(|key| key.fingerprint_in(&range.namespace)));
         let body = rawdoc! {
             "insert": range.namespace.collection(), "ordered": false, "bypassDocumentValidation": true,
             "writeConcern": { "w": "majority" },
@@ -248,24 +255,24 @@ impl Backfill {
                     By::ConnectionsApart,
                 ));
                 for key in &cargo.keys {
-                    let _taken_before = self.recent.forget_copying(key.fingerprint());
+                    let _taken_before = self.recent.forget_copying(key.fingerprint_in(&range.namespace));
                 }
                 return Err(problem);
             }
         };
-        Ok(self.unsettled(cargo, load, &reply))
+        Ok(self.unsettled(range, cargo, load, &reply))
     }
 
     /// Goes through an insert's answer. A duplicate on `_id` means that the document is there already; on any
     /// other index it is missing.
-    fn unsettled(&self, cargo: &Cargo, load: Load, reply: &Reply) -> Vec<Key> {
+    fn unsettled(&self, range: &Range, cargo: &Cargo, load: Load, reply: &Reply) -> Vec<Key> {
         let mut converge = Vec::new();
         if let Ok(errors) = reply.body.get_array("writeErrors") {
             for error in errors.into_iter().flatten().filter_map(|error| error.as_document()) {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
                 let key = number(error, "index").and_then(|index| cargo.keys.get(index as usize));
                 let Some(key) = key else { continue };
-                let untaken = self.recent.forget_copying(key.fingerprint());
+                let untaken = self.recent.forget_copying(key.fingerprint_in(&range.namespace));
                 if !untaken || failure(error) != Failure::Guard {
                     converge.push(key.clone());
                 }

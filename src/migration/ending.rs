@@ -13,10 +13,12 @@ use super::patterns::left_out;
 use super::prepare::{drop_created, restore_ttl};
 use super::running::Running;
 use crate::cluster::command::Request;
+use crate::converge::active::Registry;
 use crate::converge::read::ask;
 use crate::model::namespace::Namespace;
 use crate::model::slots::SlotSet;
 use crate::model::span::spoken;
+use crate::policy::retry::OLDEST_RETRY;
 use crate::state::checkpoint::CHECKPOINTS;
 use crate::state::inflight::Work;
 use crate::state::parking::PARKED;
@@ -138,11 +140,33 @@ impl Engine {
             }
         }
         self.set_phase(running, &context, Phase::Aborted).await?;
-        let version = context.routing.publish(|table| table.remove(&context.name));
+        let version = self.leave_to_old(&context);
         running.token.cancel();
-        self.environment.registry.remove(&context.name);
         self.spawn_clean_up(running, &context, version);
         Ok(())
+    }
+
+    /// Routes everything to old as if the migration had never been. Where writes had moved, their retries may
+    /// still come: until they cannot any more, it is remembered what new has executed.
+    fn leave_to_old(&self, context: &Arc<Context>) -> u64 {
+        let moved = context.route().is_some_and(|route| !route.moves.is_empty());
+        let forget = |context: &Context, registry: &Registry| {
+            registry.remove(&context.name);
+            context.routing.publish(|table| table.remove(&context.name))
+        };
+        let registry = Arc::clone(&self.environment.registry);
+        if !moved {
+            return forget(context, &registry);
+        }
+        // What comes into being from now on is none of its business.
+        let version = context.publish(|route| route.patterns = [].into()).unwrap_or(0);
+        let context = Arc::clone(context);
+        let later = async move {
+            context.clock.sleep(OLDEST_RETRY).await;
+            forget(&context, &registry);
+        };
+        self.environment.spawn.spawn("retries", later.boxed());
+        version
     }
 
     pub(super) async fn drop_old_copies(&self, running: &Running) -> Result<(), ControlError> {

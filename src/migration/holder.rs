@@ -14,7 +14,6 @@ use crate::cluster::command::Request;
 use crate::converge::read::ask;
 use crate::converge::sessions::bar_all;
 use crate::model::side::{PerSide, Side};
-use crate::policy::retry::OLDEST_RETRY;
 use crate::state::record::AuthorityRecord;
 use crate::state::records::first_batch;
 
@@ -93,10 +92,7 @@ impl Context {
     pub(super) fn note_company(&self, side: Side, record: &AuthorityRecord) {
         let me = self.authorities.get(side).holder();
         let alone = record.holders.keys().all(|holder| holder == me);
-        let old_enough =
-            self.clock.wall_millis() - i64::try_from(OLDEST_RETRY.as_millis()).unwrap_or(i64::MAX);
-        let untouched = record.owned.is_empty()
-            && record.moves.iter().all(|past| past.former != side || past.at < old_enough);
+        let untouched = record.owned.is_empty() && record.moves.iter().all(|past| past.former != side);
         self.retries.lock().note_alone(side, alone, untouched, self.clock.now());
     }
 

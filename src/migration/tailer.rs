@@ -208,7 +208,7 @@ impl Tailer {
                 }
                 Event::Change { namespace, key, insert, kind, transaction, time } => {
                     newest = newest.max(*time);
-                    if self.is_accounted_for(key, *insert, *time) {
+                    if self.is_accounted_for(namespace, key, *insert, *time) {
                         continue;
                     }
                     let transaction = *transaction;
@@ -264,14 +264,15 @@ impl Tailer {
     }
 
     /// Whether the backfill takes care of an event; tells it of changes that it must know of.
-    fn is_accounted_for(&self, key: &Key, insert: bool, time: Timestamp) -> bool {
+    fn is_accounted_for(&self, namespace: &Namespace, key: &Key, insert: bool, time: Timestamp) -> bool {
+        let fingerprint = key.fingerprint_in(namespace);
         match self.side {
             Side::Old => {
-                self.recent.note_change(key.fingerprint(), time);
+                self.recent.note_change(fingerprint, time);
                 false
             }
             Side::New if !self.converger.safeguards.mirror_stream => true,
-            Side::New => insert && self.recent.take_copied(key.fingerprint(), time),
+            Side::New => insert && self.recent.take_copied(fingerprint, time),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use bson::raw::{RawBson, RawBsonRef};
 
+use super::namespace::Namespace;
 use super::slots::Slot;
 
 /// A document's `_id` together with its canonical form.
@@ -36,6 +37,12 @@ impl Key {
     #[must_use]
     pub fn fingerprint(&self) -> u128 {
         xxhash_rust::xxh3::xxh3_128(&self.canonical)
+    }
+
+    /// The same for the key in a collection: several collections have equal keys.
+    #[must_use]
+    pub fn fingerprint_in(&self, namespace: &Namespace) -> u128 {
+        self.fingerprint() ^ xxhash_rust::xxh3::xxh3_128(namespace.as_str().as_bytes())
     }
 
     /// The slot that decides its authority.

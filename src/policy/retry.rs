@@ -6,7 +6,8 @@
 //! move, and names the number: the same number asks again, a higher one need not, a lower one is refused.
 //!
 //! Nobody need be asked where every write that the former authority may have executed came through this
-//! process, and this one did not: so a cluster that goes away after it gave up its slots is not missed.
+//! process, and this one did not: so a cluster that goes away after it gave up its slots is not missed by the
+//! process that made the move.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct Memory {
     learnt: HashMap<([u8; 16], Slot, u64), i64>,
     /// The highest number of each session that this process has sent to a cluster as the authority.
     sent: PerSide<HashMap<[u8; 16], i64>>,
+    /// When this process first heard of each move: none matters for longer than retries live.
+    heard: HashMap<u64, Duration>,
     /// When there were too many of them.
     forgotten: PerSide<Option<Duration>>,
     /// Whether no other process writes to a cluster now.
@@ -70,6 +73,7 @@ impl Memory {
         Self {
             learnt: HashMap::new(),
             sent: PerSide::default(),
+            heard: HashMap::new(),
             forgotten: PerSide::default(),
             alone: PerSide::default(),
             alone_until: HashMap::new(),
@@ -117,6 +121,10 @@ impl Memory {
     ) -> Verdict {
         let mut verdict = Verdict::Run;
         for past in moves.iter().filter(|past| past.slots.contains(slot) && past.former != authority) {
+            let heard = *self.heard.entry(past.epoch).or_insert(now);
+            if now >= heard + OLDEST_RETRY {
+                continue;
+            }
             if self.learnt.len() >= self.limit {
                 self.learnt.clear();
             }
@@ -205,13 +213,24 @@ mod tests {
         memory.note_alone(Side::Old, true, false, NOW);
         memory.note_move(Side::Old, 3);
         let at = |memory: &mut Memory, now| memory.judge([1; 16], slot, 7, Side::New, &moves, now);
-        assert_eq!(at(&mut memory, NOW), Verdict::Ask(Side::Old));
+        // This process has been alone for long enough when it first hears of the move.
         let later = NOW + OLDEST_RETRY;
         assert_eq!(at(&mut memory, later), Verdict::Run);
         // Too many sessions to remember: what is forgotten may have been sent.
         memory.note_sent(Side::Old, [2; 16], 1, later);
         memory.note_sent(Side::Old, [3; 16], 1, later);
         assert_eq!(at(&mut memory, later), Verdict::Ask(Side::Old));
-        assert_eq!(at(&mut memory, later + OLDEST_RETRY), Verdict::Run);
+    }
+
+    #[test]
+    fn a_move_is_forgotten_when_no_retry_can_be_older() {
+        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
+        let slot = Slot::from_number(1).unwrap();
+        let mut memory = Memory::new(100);
+        let mut at = |number, now| memory.judge([1; 16], slot, number, Side::New, &moves, now);
+        assert_eq!(at(7, NOW), Verdict::Ask(Side::Old));
+        let almost = NOW + OLDEST_RETRY - Duration::from_secs(1);
+        assert_eq!(at(7, almost), Verdict::Ask(Side::Old));
+        assert_eq!(at(7, NOW + OLDEST_RETRY), Verdict::Run);
     }
 }

@@ -44,6 +44,8 @@ pub struct Entered {
     pub route: Arc<MigrationRoute>,
     /// The migration; `None` once it is over.
     pub active: Option<Arc<Active>>,
+    /// What knows of retries: the migration, also for a while after it is over.
+    pub retries: Option<Arc<Active>>,
     /// The leases that it began under.
     leases: Vec<(Side, Generation)>,
 }
@@ -179,7 +181,14 @@ impl Gate {
             return Try::Table(version, "the owner of its slots is not known");
         }
         if route.phase.is_over() {
-            return Try::Entered(Box::new(Entered { ticket, route, active: None, leases: Vec::new() }));
+            let retries = self.registry.get(&route.name);
+            return Try::Entered(Box::new(Entered {
+                ticket,
+                route,
+                active: None,
+                retries,
+                leases: Vec::new(),
+            }));
         }
         let Some(active) = self.registry.get(&route.name) else {
             return Try::Table(version, "its migration is being started");
@@ -191,7 +200,8 @@ impl Gate {
                 None => return Try::Lease(side),
             }
         }
-        Try::Entered(Box::new(Entered { ticket, route, active: Some(active), leases }))
+        let retries = Some(Arc::clone(&active));
+        Try::Entered(Box::new(Entered { ticket, route, active: Some(active), retries, leases }))
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) async fn executed_before(
 ) -> Result<Vec<Option<Side>>, ErrorReply> {
     let mut homes = vec![None; command.statements.len()];
     let (Some(active), Some(session), Some(txn_number)) =
-        (&entered.active, command.session(), command.txn_number)
+        (&entered.retries, command.session(), command.txn_number)
     else {
         return Ok(homes);
     };

@@ -190,3 +190,26 @@ async fn nor_are_those_whose_answers_are_lost() -> Result<()> {
     bed.proxy.shutdown().await;
     Ok(())
 }
+
+/// Equal `_id`s of two collections that are copied at once are four documents, not two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_of_collections_with_equal_ids() -> Result<()> {
+    const DOCUMENTS: i32 = 60_000;
+    let bed = Bed::start("own-copies").await?;
+    let namespaces = ["shop.c", "shop.d"];
+    for name in ["c", "d"] {
+        let documents = (0..DOCUMENTS).map(|id| doc! { "_id": id, "in": name, "more": "x".repeat(100) });
+        bed.shop().collection::<Document>(name).insert_many(documents).await?;
+    }
+    bed.operator.create(&namespaces).await?;
+    bed.operator.start().await?;
+    bed.operator.until_synced().await?;
+    bed.operator.until_level().await?;
+    bed.operator.found_none_past_the_proxy().await?;
+    for namespace in namespaces {
+        let compared = reshard_loadtest::compare(&bed.old.uri(), &bed.new.uri(), namespace).await?;
+        ensure!(compared.is_equal(), "{compared}");
+    }
+    bed.proxy.shutdown().await;
+    Ok(())
+}

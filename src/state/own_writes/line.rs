@@ -76,10 +76,6 @@ pub(super) struct Spans {
     pub(super) lost: Option<(Timestamp, Duration)>,
 }
 
-pub(super) fn fingerprint(namespace: &Namespace, key: &Key) -> u128 {
-    key.fingerprint() ^ xxhash_rust::xxh3::xxh3_128(namespace.as_str().as_bytes())
-}
-
 impl Line {
     pub(super) fn has_room(&mut self, more: usize, limit: usize) -> bool {
         if self.keys.len() + more > limit && self.cleared_at < self.judged {
@@ -108,7 +104,7 @@ impl Line {
 
     pub(super) fn judge(&self, namespace: &Namespace, key: &Key, time: Timestamp, now: Duration) -> Verdict {
         let touched =
-            self.keys.get(&fingerprint(namespace, key)).is_some_and(|touch| touch.accounts_for(time));
+            self.keys.get(&key.fingerprint_in(namespace)).is_some_and(|touch| touch.accounts_for(time));
         let spans = self.spans.get(namespace);
         if time < self.judged || touched || spans.is_some_and(|spans| spans.account_for(time)) {
             return Verdict::Own;
@@ -188,7 +184,7 @@ impl Line {
             End::On(keys, time) => {
                 for key in *keys {
                     let new = Touch { since, until: ZERO, under_way: 0, lost: false, lost_on_mirror: None };
-                    let touch = self.keys.entry(fingerprint(namespace, key)).or_insert(new);
+                    let touch = self.keys.entry(key.fingerprint_in(namespace)).or_insert(new);
                     touch.since = touch.since.min(since);
                     touch.until = touch.until.max(*time);
                 }

@@ -18,7 +18,7 @@ use crate::clock::SharedClock;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
-use line::{End, Line, Touch, fingerprint};
+use line::{End, Line, Touch};
 
 /// Keys remembered for each cluster, 64 bytes each.
 const MOST_KEYS: usize = 1_000_000;
@@ -89,7 +89,7 @@ impl OwnWrites {
         keys: impl IntoIterator<Item = &'a Key>,
         by: By,
     ) -> Writing {
-        let keys: Vec<u128> = keys.into_iter().map(|key| fingerprint(namespace, key)).collect();
+        let keys: Vec<u128> = keys.into_iter().map(|key| key.fingerprint_in(namespace)).collect();
         let mut line = self.lines.get(side).lock();
         let since = if by == By::ConnectionsApart { ZERO } else { line.heard };
         let touched = if line.has_room(keys.len(), self.limit) {
