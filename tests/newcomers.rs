@@ -61,6 +61,17 @@ impl Bed {
         Ok(names)
     }
 
+    /// Waits until so many writes in all are known to have gone past the proxy, and lets moves go on.
+    async fn acknowledge_past_the_proxy(&self, writes: u64) -> Result<()> {
+        let found = wait_for("the writes past the proxy to be found", LONG, || async {
+            Ok(self.operator.progress().await?.bypass_writes_total == writes)
+        });
+        found
+            .await
+            .with_context(|| format!("{:?}", futures::executor::block_on(self.operator.progress())))?;
+        self.operator.acknowledge().await.map(|_| ())
+    }
+
     async fn equal(&self, collections: &[&str]) -> Result<()> {
         self.operator.until_level().await?;
         for collection in collections {
@@ -269,6 +280,7 @@ async fn born_past_the_proxy() -> Result<()> {
     past.collection("past").insert_many((0..20).map(|n| doc! { "_id": n })).await?;
     wait_for("it to become part", LONG, || async { Ok(bed.parts().await?.contains(&"shop.past".into())) })
         .await?;
+    bed.acknowledge_past_the_proxy(20).await?;
     bed.equal(&["past"]).await?;
     let events = bed.operator.engine.events("m").await?;
     let told = |part: &str| events.iter().any(|event| event.what.contains(part));
@@ -276,6 +288,7 @@ async fn born_past_the_proxy() -> Result<()> {
     // Gone before anybody looked at it: nothing is missing.
     past.collection("brief").insert_one(doc! { "_id": 1 }).await?;
     past.collection::<Document>("brief").drop().await?;
+    bed.acknowledge_past_the_proxy(21).await?;
     bed.insert("a", 100..110).await?;
     bed.equal(&["a"]).await?;
 
@@ -294,6 +307,7 @@ async fn born_past_the_proxy() -> Result<()> {
     let refused = bed.insert("capped", 5..6).await.expect_err("it cannot move").to_string();
     ensure!(refused.contains("cannot become part of migration m") && refused.contains("capped"), "{refused}");
     bed.shop.collection::<Document>("capped").drop().await?;
+    bed.acknowledge_past_the_proxy(22).await?;
     bed.operator.until_synced().await?;
     bed.insert("a", 200..210).await?;
     bed.equal(&["a"]).await?;
