@@ -75,17 +75,24 @@ pub(crate) fn no_errors(outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
+/// Operations that no driver repeats.
+const UNREPEATED: [&str; 4] = ["update_many", "delete_many", "hot_update_many", "bulk"];
+
+/// So many errors at most, and only of operations that no driver repeats.
+pub(crate) fn few_errors_of_the_unrepeated(outcome: &Outcome, most: usize) -> Result<()> {
+    let errors = &outcome.stats.errors;
+    let repeated = |operation: &String| !UNREPEATED.contains(&operation.as_str());
+    ensure!(
+        usize::try_from(errors.total)? <= most && !errors.by_operation.keys().any(repeated),
+        "the application saw errors: {errors:?}"
+    );
+    Ok(())
+}
+
 /// The proxy was killed once: what was under way broke off, one operation of each worker at most, and only
 /// of those that no driver repeats. Else there was no error.
 pub(crate) fn no_errors_but_of_one_death(outcome: &Outcome, workers: usize) -> Result<()> {
     let errors = &outcome.stats.errors;
-    let broke_off = errors.by_label.keys().all(|label| label == "Io");
-    let repeated = |operation: &String| {
-        !["update_many", "delete_many", "hot_update_many", "bulk"].contains(&operation.as_str())
-    };
-    ensure!(
-        broke_off && usize::try_from(errors.total)? <= workers && !errors.by_operation.keys().any(repeated),
-        "the application saw errors: {errors:?}"
-    );
-    Ok(())
+    ensure!(errors.by_label.keys().all(|label| label == "Io"), "the application saw errors: {errors:?}");
+    few_errors_of_the_unrepeated(outcome, workers)
 }

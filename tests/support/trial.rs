@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use reshard::app::Proxy;
-use reshard_loadtest::{Load, Profile};
+use reshard_loadtest::{Load, Outcome, Profile};
 use reshard_testbed::ReplicaSet;
 
 use super::proof::{load, no_errors, prove, work};
@@ -69,19 +69,13 @@ impl Trial {
 
     /// The application has seen no error; every write counts once, and both sides are equal.
     pub(crate) async fn holds(self) -> Result<Held> {
-        self.end(true).await
+        self.holds_but_for(no_errors).await
     }
 
-    /// As [`Self::holds`], but the application may have seen errors.
-    pub(crate) async fn holds_but_for_errors(self) -> Result<Held> {
-        self.end(false).await
-    }
-
-    async fn end(self, without_errors: bool) -> Result<Held> {
+    /// As [`Self::holds`], but the application may have seen errors that `allowed` allows.
+    pub(crate) async fn holds_but_for(self, allowed: impl Fn(&Outcome) -> Result<()>) -> Result<Held> {
         let outcome = self.load.stop().await;
-        if without_errors {
-            no_errors(&outcome)?;
-        }
+        allowed(&outcome)?;
         self.operator.until_level().await?;
         self.operator.found_none_past_the_proxy().await?;
         prove(outcome, &self.old, &self.new, &uri(&self.proxy), &self.namespace).await?;
