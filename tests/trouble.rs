@@ -79,16 +79,39 @@ async fn streams_of_old(set: &ReplicaSet, late: bool) -> Result<()> {
     set.fail_point(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": streams }).await
 }
 
-/// New goes away between the end of the copy and the moment when it is level, and so does the proxy.
+/// New goes away while the collection is being made there: the start says so, and may be repeated.
+async fn new_away_while_it_prepares(server: &Server, new: &ReplicaSet) -> Result<()> {
+    new.fail_point(doc! {
+        "configureFailPoint": "failCommand", "mode": "alwaysOn",
+        "data": { "failCommands": ["create", "createIndexes"], "blockConnection": true, "blockTimeMS": 3000 },
+    })
+    .await?;
+    let spec = serde_json::json!({ "name": "orders", "namespaces": [{ "namespace": "shop.orders" }] });
+    server.insist("POST", "/v1/migrations", Some(spec)).await?;
+    let starting = server.http("POST", "/v1/migrations/orders/start", None);
+    let stopping = async {
+        server.until("orders", "it to prepare", |progress| progress["phase"] == "preparing").await?;
+        new.kill9_all().await
+    };
+    let (answer, stopped) = tokio::join!(starting, stopping);
+    stopped?;
+    let (status, answer) = answer?;
+    ensure!(status == 503, "{status} {answer}");
+    new.start_all().await?;
+    server.insist("POST", "/v1/migrations/orders/start", None).await.map(|_| ())
+}
+
+/// New goes away while it is prepared, and again between the end of the copy and the moment when it is level; then
+/// so does the proxy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_away_while_it_catches_up_is_not_noticed() -> Result<()> {
+async fn new_away_early_is_not_noticed() -> Result<()> {
     let (old, new) = two_sets("new-away-behind").await?;
     let server = Server::start(&old.uri(), Some(&new.uri())).await?;
     let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
     let workers = config.workers;
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
-    server.create_and_start("orders", "shop.orders").await?;
+    new_away_while_it_prepares(&server, &new).await?;
     streams_of_old(&old, true).await?;
     server.until("orders", "the copy to end", |progress| progress["phase"] == "catching_up").await?;
 
