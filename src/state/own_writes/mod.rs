@@ -155,11 +155,12 @@ impl OwnWrites {
         line.clear_out();
     }
 
-    /// The newest mirror write of `side` that may still arrive, to be barred.
+    /// The newest mirror write of `side` that may still arrive, to be barred. None where a router is: what it has
+    /// taken may be executed after its barrier, and a writer that is none costs more than one that is not seen.
     #[must_use]
     pub fn lost_on_mirror(&self, side: Side) -> Option<u64> {
         let line = self.lines.get(side).lock();
-        if line.lost == 0 {
+        if line.lost == 0 || line.is_router {
             return None;
         }
         line.keys.values().filter_map(|touch| touch.lost_on_mirror).max()

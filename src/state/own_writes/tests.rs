@@ -64,12 +64,23 @@ fn a_write_without_an_answer_accounts_for_its_keys_for_ever() {
 #[test]
 fn a_mirror_write_without_an_answer_does_so_until_it_is_barred() {
     let own = own();
+    own.set_router(OLD, false);
     drop(own.begin(OLD, &c(), &[key(1)], By::MirrorSession));
     let number = own.lost_on_mirror(OLD).unwrap();
     drop(own.begin(OLD, &c(), &[key(2)], By::MirrorSession));
     own.barred(OLD, number, at(20));
     assert_eq!((judge(&own, 1, 20), judge(&own, 1, 21)), (Verdict::Own, Verdict::Foreign));
     assert_eq!(judge(&own, 2, 21), Verdict::Own, "lost after the barrier was begun");
+}
+
+#[test]
+fn behind_a_router_it_does_so_for_ever() {
+    let own = own();
+    own.set_router(OLD, true);
+    drop(own.begin(OLD, &c(), &[key(1)], By::MirrorSession));
+    assert_eq!(own.lost_on_mirror(OLD), None);
+    own.passed(OLD, at(5000));
+    assert_eq!(judge(&own, 1, 9000), Verdict::Own);
 }
 
 #[test]

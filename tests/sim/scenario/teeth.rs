@@ -170,7 +170,7 @@ fn without_the_mirrors_stream_late_writes_stay() {
 
 #[test]
 fn without_guard_and_mirrors_stream_old_states_come_back() {
-    is_missed("guard+mirror_stream", 3);
+    is_missed("guard+mirror_stream", 12);
 }
 
 #[test]
