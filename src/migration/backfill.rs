@@ -236,6 +236,11 @@ impl Backfill {
         };
         let request =
             Request::new(range.namespace.database(), body).sequence("documents", cargo.documents.clone());
+        // A replica set's events of these inserts are known as such; a router may send them again, later.
+        let own = &self.converger.own;
+        let writing = own
+            .is_router(Side::New)
+            .then(|| own.begin(Side::New, &range.namespace, &cargo.keys, By::ConnectionsApart));
         let answer = match ask(&*self.clusters.new, request).await {
             Ok(reply) => match write_concern_problem(&reply.body) {
                 None => Ok(reply),
@@ -260,6 +265,9 @@ impl Backfill {
                 return Err(problem);
             }
         };
+        if let Some(writing) = writing {
+            writing.ended(reply.operation_time);
+        }
         Ok(self.unsettled(range, cargo, load, &reply))
     }
 

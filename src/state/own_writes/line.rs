@@ -58,6 +58,10 @@ impl Default for Line {
     }
 }
 
+/// Seconds by which an event may lie before or after its write's times where a router is: while chunks move it sends
+/// writes again, and answers for an attempt other than the one that was executed.
+const SLACK_OF_ROUTERS: u32 = 60;
+
 /// What was done to one key.
 pub(super) struct Touch {
     pub(super) since: Timestamp,
@@ -117,12 +121,38 @@ impl Line {
         if is_known { Verdict::Foreign } else { Verdict::Unknown }
     }
 
+    /// From when on events of a write can be that begins after `heard`.
+    pub(super) fn since(&self, heard: Timestamp) -> Timestamp {
+        if self.is_router {
+            Timestamp { time: heard.time.saturating_sub(SLACK_OF_ROUTERS), ..heard }
+        } else {
+            heard
+        }
+    }
+
+    /// Until when events of a write can be that was answered at `time`.
+    fn until(&self, time: Timestamp) -> Timestamp {
+        if self.is_router {
+            Timestamp { time: time.time.saturating_add(SLACK_OF_ROUTERS), ..time }
+        } else {
+            time
+        }
+    }
+
     pub(super) fn close(&mut self, writing: &Writing, how: &End<'_>, now: Duration) {
         if let End::At(time) | End::On(_, time) = how
             && writing.by != By::ConnectionsApart
         {
             self.heard = self.heard.max(*time);
         }
+        let how = &match how {
+            End::At(time) => End::At(self.until(*time)),
+            End::On(keys, time) => End::On(keys, self.until(*time)),
+            // Nothing by that answer.
+            End::Nothing if self.is_router => End::At(self.until(self.heard)),
+            End::Nothing => End::Nothing,
+            End::Lost => End::Lost,
+        };
         match &writing.touched {
             Touched::Keys(keys) => {
                 for key in keys {

@@ -91,7 +91,7 @@ impl OwnWrites {
     ) -> Writing {
         let keys: Vec<u128> = keys.into_iter().map(|key| key.fingerprint_in(namespace)).collect();
         let mut line = self.lines.get(side).lock();
-        let since = if by == By::ConnectionsApart { ZERO } else { line.heard };
+        let since = if by == By::ConnectionsApart { ZERO } else { line.since(line.heard) };
         let touched = if line.has_room(keys.len(), self.limit) {
             for key in &keys {
                 let new = Touch { since, until: ZERO, under_way: 0, lost: false, lost_on_mirror: None };
@@ -113,7 +113,7 @@ impl OwnWrites {
     pub fn begin_whole(self: &Arc<Self>, side: Side, namespace: &Namespace) -> Writing {
         let mut line = self.lines.get(side).lock();
         line.numbers += 1;
-        let (since, number) = (line.heard, line.numbers);
+        let (since, number) = (line.since(line.heard), line.numbers);
         line.spans.entry(namespace.clone()).or_default().under_way.insert(number, since);
         drop(line);
         let touched = Touched::Whole(namespace.clone(), number);
@@ -128,6 +128,12 @@ impl OwnWrites {
     /// Whether `side` is a sharded cluster, once that is known.
     pub fn set_router(&self, side: Side, is_router: bool) {
         self.lines.get(side).lock().is_router = is_router;
+    }
+
+    /// Whether `side` may be a sharded cluster.
+    #[must_use]
+    pub fn is_router(&self, side: Side) -> bool {
+        self.lines.get(side).lock().is_router
     }
 
     /// Since when events can be judged.
@@ -185,7 +191,7 @@ impl Writing {
     /// Whether it is sent through a router, which may answer before it has ended.
     #[must_use]
     pub fn is_routed(&self) -> bool {
-        self.own.lines.get(self.side).lock().is_router
+        self.own.is_router(self.side)
     }
 
     /// Nothing of it is executed later than `time`, its cluster's time in the answer; `None`: nobody knows.

@@ -22,6 +22,7 @@ fn c() -> Namespace {
 /// A register that can judge everything, and has heard of time 10.
 fn own() -> Arc<OwnWrites> {
     let own = OwnWrites::new(Arc::new(SystemClock));
+    own.set_router(OLD, false);
     own.judge_from(OLD, Some(at(1)));
     own.passed(OLD, at(10));
     own
@@ -64,13 +65,23 @@ fn a_write_without_an_answer_accounts_for_its_keys_for_ever() {
 #[test]
 fn a_mirror_write_without_an_answer_does_so_until_it_is_barred() {
     let own = own();
-    own.set_router(OLD, false);
     drop(own.begin(OLD, &c(), &[key(1)], By::MirrorSession));
     let number = own.lost_on_mirror(OLD).unwrap();
     drop(own.begin(OLD, &c(), &[key(2)], By::MirrorSession));
     own.barred(OLD, number, at(20));
     assert_eq!((judge(&own, 1, 20), judge(&own, 1, 21)), (Verdict::Own, Verdict::Foreign));
     assert_eq!(judge(&own, 2, 21), Verdict::Own, "lost after the barrier was begun");
+}
+
+/// A router may have sent it more than once, and answer for the attempt that did nothing.
+#[test]
+fn behind_a_router_a_write_accounts_for_a_minute_around_it() {
+    let own = own();
+    own.set_router(OLD, true);
+    own.passed(OLD, Timestamp { time: 1000, increment: 1 });
+    own.begin(OLD, &c(), &[key(1)], By::Connections).nothing();
+    let judge = |time| own.judge(OLD, [(&c(), &key(1), Timestamp { time, increment: 1 })])[0];
+    assert_eq!((judge(1055), judge(1065)), (Verdict::Own, Verdict::Foreign));
 }
 
 #[test]
@@ -141,6 +152,7 @@ fn an_event_that_is_shown_again_is_not_judged_again() {
 fn what_cannot_be_remembered_makes_judging_impossible() {
     let mut own = OwnWrites::new(Arc::new(SystemClock));
     Arc::get_mut(&mut own).unwrap().limit = 2;
+    own.set_router(OLD, false);
     own.judge_from(OLD, Some(at(1)));
     own.begin(OLD, &c(), &[key(1), key(2)], By::Connections).ended(Some(at(10)));
     let third = own.begin(OLD, &c(), &[key(3)], By::Connections);
