@@ -11,6 +11,8 @@ TEST_THREADS ?= 4
 CARGO ?= cargo
 # What the demo is told: `make demo DEMO='--topology replica-sets'`.
 DEMO ?=
+# What bench-migration is told: `make bench-migration BENCH='--only-sharded'`.
+BENCH ?=
 RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
 
 .PHONY: help build demo test check drivers bench bench-migration
@@ -18,6 +20,7 @@ RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
 help:
 	@echo 'make demo             two sharded clusters, a load, and a move to another shard key (DEMO=--help)'
 	@echo 'make test             formatting, lints, dependencies, drivers, all tests (TEST_THREADS=4)'
+	@echo 'make bench-migration  copies and moves, measured, beside a plain copy and reshardCollection (BENCH=--help)'
 	@echo 'make check            the part of it that starts no server'
 	@echo 'make build            target/release/reshard'
 
@@ -31,7 +34,7 @@ bench: build
 	$(RELEASE) --bin bench
 
 bench-migration: build
-	$(RELEASE) --bin bench_migration
+	$(RELEASE) --bin bench_migration -- $(BENCH)
 
 check:
 	$(CARGO) fmt --all --check

@@ -27,7 +27,8 @@ fn threads(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-fn ticks(pid: u32) -> Result<Duration> {
+/// The same in hundredths of a second; threads that have ended count too.
+pub(crate) fn ticks(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field, the name, may hold anything.
     let (_, rest) = stat.rsplit_once(')').context("a malformed stat")?;

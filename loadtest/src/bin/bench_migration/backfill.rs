@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mongodb::{Client, Database};
+use serde_json::Value;
 
 use crate::api::{Api, Progress};
 use crate::raw_copy::Copied;
@@ -11,9 +12,10 @@ use crate::raw_copy::Copied;
 const LOOK: Duration = Duration::from_millis(20);
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Creates and starts a migration of `namespace`, and times its copy.
-pub(crate) async fn run(api: &Api, migration: &str, namespace: &str) -> Result<Copied> {
-    api.create(migration, namespace, serde_json::Value::Null).await?;
+/// Creates and starts a migration of `namespace`, and times its copy. New is sharded by `shard_key`, unless that
+/// is null.
+pub(crate) async fn run(api: &Api, migration: &str, namespace: &str, shard_key: Value) -> Result<Copied> {
+    api.create(migration, namespace, shard_key).await?;
     let (started, copied) = tokio::join!(api.start(migration), copying(api, migration));
     started?;
     copied

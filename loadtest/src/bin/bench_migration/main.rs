@@ -1,4 +1,5 @@
-//! How fast a migration copies, and how long writes wait when they move.
+//! How fast a migration copies, how long writes wait when they move, and both beside the built-in way to another
+//! shard key.
 
 #[allow(dead_code, reason = "the benchmark needs only some of it")]
 #[path = "../demo/api.rs"]
@@ -8,8 +9,16 @@ mod backfill;
 #[path = "../demo/child.rs"]
 mod child;
 mod moves;
+mod native;
+mod proxied;
 mod raw_copy;
 mod report;
+mod sharded;
+mod sharded_report;
+mod storage;
+#[allow(dead_code, reason = "the benchmark needs only some of it")]
+#[path = "../bench/usage.rs"]
+mod usage;
 #[path = "../bench/wire.rs"]
 mod wire;
 
@@ -22,12 +31,16 @@ use clap::Parser;
 use mongodb::{Client, IndexModel};
 use reshard_loadtest::{Load, LoadConfig, Profile};
 use reshard_testbed::ReplicaSet;
+use serde::Serialize;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::child::Proxy;
 use crate::raw_copy::{Copied, Copy};
 use crate::report::{Report, Run};
+use crate::sharded::Plan;
+use crate::sharded_report::ShardedReport;
 
 const DATABASE: &str = "shop";
 const COLLECTION: &str = "orders";
@@ -36,9 +49,13 @@ const SCRATCH: &str = "scratch";
 const OPLOG_MB: u32 = 4096;
 /// Lets the servers write back what the copy before has left.
 const REST: Duration = Duration::from_secs(2);
+/// How long writes to sharded clusters are looked at before and after.
+const CALM: Duration = Duration::from_secs(10);
+const CALM_QUICK: Duration = Duration::from_secs(2);
 
 /// Compares a migration's copy with a plain copy of the same documents, in turns within one run, and then moves
-/// writes to and fro under load and looks how long they wait.
+/// writes to and fro under load and looks how long they wait. Then gives a sharded collection another shard key, by
+/// MongoDB's reshardCollection and by a migration to a second cluster, in turns, under the same load.
 #[derive(Parser)]
 #[command(name = "bench-migration")]
 struct Args {
@@ -57,9 +74,24 @@ struct Args {
     /// Few documents: shows that everything works, and measures little.
     #[arg(long)]
     quick: bool,
-    /// Only the copies.
+    /// Only the copies between replica sets.
     #[arg(long)]
     copy_only: bool,
+    /// Nothing on sharded clusters.
+    #[arg(long, conflicts_with = "only_sharded")]
+    skip_sharded: bool,
+    /// Nothing between replica sets.
+    #[arg(long, conflicts_with = "copy_only")]
+    only_sharded: bool,
+    /// Documents of about 1 KB that get another shard key.
+    #[arg(long, default_value_t = 100_000)]
+    sharded_documents: usize,
+    /// Changes of the shard key in each way.
+    #[arg(long, default_value_t = 2)]
+    sharded_rounds: u32,
+    /// Writes per second meanwhile.
+    #[arg(long, default_value_t = 200.0)]
+    sharded_rate: f64,
     /// Write the results to this file too.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -71,21 +103,54 @@ async fn main() -> Result<()> {
     if args.quick {
         args.documents = args.documents.min(10_000);
         args.rounds = 1;
+        args.sharded_documents = args.sharded_documents.min(5_000);
+        args.sharded_rounds = 1;
     }
-    ensure!(args.rounds > 0, "nothing to do");
-    let mut bench = Bench::start(&args).await?;
-    let report = bench.run(&args).await;
+    ensure!(args.rounds > 0 && args.sharded_rounds > 0, "nothing to do: rounds must be above 0");
+    let mut results = Results::default();
+    if !args.only_sharded {
+        let report = Box::pin(replica_sets(&args)).await?;
+        println!("{report}");
+        results.replica_sets = Some(report);
+    }
+    if !args.skip_sharded && !args.copy_only {
+        let report = Box::pin(sharded::run(&args.plan())).await?;
+        println!("{report}");
+        results.sharded = Some(report);
+    }
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&results)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// What was run.
+#[derive(Default, Serialize)]
+struct Results {
+    replica_sets: Option<Report>,
+    sharded: Option<ShardedReport>,
+}
+
+impl Args {
+    fn plan(&self) -> Plan {
+        Plan {
+            documents: self.sharded_documents,
+            rounds: self.sharded_rounds,
+            rate: self.sharded_rate,
+            calm: if self.quick { CALM_QUICK } else { CALM },
+        }
+    }
+}
+
+async fn replica_sets(args: &Args) -> Result<Report> {
+    let mut bench = Bench::start(args).await?;
+    let report = bench.run(args).await;
     if report.is_err() {
         eprintln!("The last lines of reshard's log:\n{}", bench.proxy.log_tail());
     }
     bench.proxy.end().await;
-    let report = report?;
-    println!("{report}");
-    if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&report)?)
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(())
+    report
 }
 
 struct Bench {
@@ -135,14 +200,14 @@ impl Bench {
             runs.push(Run::new(true, self.plain_copy().await?));
             tokio::time::sleep(REST).await;
             let migration = format!("copy-{round}");
-            runs.push(Run::new(false, backfill::run(self.api(), &migration, NAMESPACE).await?));
+            runs.push(Run::new(false, backfill::run(self.api(), &migration, NAMESPACE, Value::Null).await?));
             backfill::abort(self.api(), &migration, &self.to_new, NAMESPACE).await?;
         }
         if args.copy_only {
             return Ok(Report::new(runs, Vec::new(), 0.0, true));
         }
         eprintln!("a migration under load");
-        backfill::run(self.api(), "moves", NAMESPACE).await?;
+        backfill::run(self.api(), "moves", NAMESPACE, Value::Null).await?;
         moves::until_free(self.api(), "moves").await?;
         let moves = moves::run(self.api(), "moves", load(args, self.proxy.uri.clone())).await?;
         let proof = moves.outcome.verify(&self.proxy.uri).await?;

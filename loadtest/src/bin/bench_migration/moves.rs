@@ -17,7 +17,7 @@ const ASKED: u32 = 10;
 
 /// A step of the migration.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(crate) enum Step {
     Reads(u8),
     Writes(u8),
 }
@@ -117,7 +117,7 @@ impl Step {
     }
 
     /// Makes it, again when it was given up because the pause would have been too long.
-    async fn make(self, api: &Api, migration: &str) -> Result<(Option<u64>, u32)> {
+    pub(crate) async fn make(self, api: &Api, migration: &str) -> Result<(Option<u64>, u32)> {
         let mut given_up = 0;
         for _ in 0..ASKED {
             let asked = match self {

@@ -10,7 +10,7 @@ use crate::raw_copy::Copied;
 /// The copy's speed, in multiples of the plain one's.
 const COPY_LIMIT: f64 = 0.7;
 /// How long a write may take while writes move.
-const GAP_LIMIT_MS: f64 = 500.0;
+pub(crate) const GAP_LIMIT_MS: f64 = 500.0;
 
 /// One copy of all documents.
 #[derive(Clone, Debug, Serialize)]
@@ -57,20 +57,23 @@ pub(crate) struct Report {
     missed: Vec<String>,
 }
 
-fn median(runs: &[Run], plain: bool) -> f64 {
-    let mut speeds: Vec<f64> =
-        runs.iter().filter(|run| run.plain == plain).map(|run| run.megabytes_per_second).collect();
-    speeds.sort_by(f64::total_cmp);
-    match (speeds.get(speeds.len() / 2), speeds.len() % 2) {
+/// 0 of nothing.
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    match (figures.get(figures.len() / 2), figures.len() % 2) {
         (None, _) => 0.0,
-        (Some(upper), 0) => f64::midpoint(speeds[speeds.len() / 2 - 1], *upper),
+        (Some(upper), 0) => f64::midpoint(figures[figures.len() / 2 - 1], *upper),
         (Some(middle), _) => *middle,
     }
 }
 
 impl Report {
     pub(crate) fn new(runs: Vec<Run>, moves: Vec<Moved>, operations: f64, clean: bool) -> Self {
-        let (plain, backfill) = (median(&runs, true), median(&runs, false));
+        let speeds = |plain: bool| {
+            let of = runs.iter().filter(|run| run.plain == plain);
+            of.map(|run| run.megabytes_per_second).collect()
+        };
+        let (plain, backfill) = (median(speeds(true)), median(speeds(false)));
         let copy_ratio = backfill / plain;
         let of_writes = || moves.iter().filter(|moved| moved.pause_ms.is_some());
         let longest_pause_ms = of_writes().filter_map(|moved| moved.pause_ms).max().unwrap_or(0);
