@@ -15,14 +15,15 @@ DEMO ?=
 BENCH ?=
 RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
 
-.PHONY: help build demo test check drivers bench bench-migration
+.PHONY: help build demo test check bench bench-migration
 
 help:
 	@echo 'make demo             two sharded clusters, a load, and a move to another shard key (DEMO=--help)'
-	@echo 'make test             formatting, lints, dependencies, drivers, all tests (TEST_THREADS=4)'
-	@echo 'make bench-migration  copies and moves, measured, beside a plain copy and reshardCollection (BENCH=--help)'
+	@echo 'make test             formatting, lints, dependencies, all tests, drivers among them (TEST_THREADS=4)'
 	@echo 'make check            the part of it that starts no server'
 	@echo 'make build            target/release/reshard'
+	@echo 'make bench            what the proxy costs: operations beside direct ones'
+	@echo 'make bench-migration  copies and moves, beside a plain copy and reshardCollection (BENCH=--help)'
 
 build:
 	$(CARGO) build --release --locked -p reshard --bin reshard
@@ -42,10 +43,6 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
 	if command -v cargo-deny >/dev/null; then cargo deny check; else echo 'cargo-deny is not installed: dependencies are not checked'; fi
 
-# Applications' own drivers in other languages, through the proxy.
-drivers:
-	if [ -x tests/drivers/run ]; then time tests/drivers/run; fi
-
-test: check drivers
+test: check
 	time $(CARGO) test --workspace --locked --no-run
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)

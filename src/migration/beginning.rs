@@ -105,6 +105,8 @@ impl Engine {
                 self.environment.clock.sleep(RETRY).await;
             }
             context.adopt_fences().await;
+        }
+        if !stored.phase.is_over() && self.fit_together(running, &context).await && stored.phase.mirrors() {
             running.spawn_all(&self.environment);
         }
     }

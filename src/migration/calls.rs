@@ -67,6 +67,20 @@ impl Engine {
         what: impl FnOnce(&Running) -> String,
         call: impl AsyncFnOnce(&Arc<Running>) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
+        let call = async |running: &Arc<Running>| {
+            running.aborting.check()?;
+            call(running).await
+        };
+        self.one_at_a_time(who, name, what, call).await
+    }
+
+    async fn one_at_a_time<T>(
+        &self,
+        who: &Actor,
+        name: &str,
+        what: impl FnOnce(&Running) -> String,
+        call: impl AsyncFnOnce(&Arc<Running>) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
         self.must_be_ready()?;
         let running = self.running(name).await?;
         let _one_at_a_time = running.calls.lock().await;
@@ -83,6 +97,12 @@ fn must_be_read(running: &Running) -> Result<(), ControlError> {
         return Ok(());
     }
     Err(unavailable("what is stored of the migration has not been read yet; try again".into()))
+}
+
+/// As far as can be told before its turn has come.
+fn may_be_aborted(running: &Running) -> bool {
+    let route = running.parts().and_then(|context| context.route());
+    !running.stored.lock().phase.is_over() && route.is_none_or(|route| route.owned_by_new.is_empty())
 }
 
 fn describe(view: &MigrationView) -> String {
@@ -212,11 +232,15 @@ impl Control for Engine {
     }
 
     async fn abort(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
-        self.change(who, name, "abort".into(), async |running| {
+        // Whatever takes long gives way; what an abort could not end anyway goes on.
+        let running = self.running(name).await?;
+        let _asked = may_be_aborted(&running).then(|| running.aborting.ask());
+        let call = async |running: &Arc<Running>| {
+            must_be_read(running)?;
             self.abort_migration(running).await?;
             Ok(self.view(running))
-        })
-        .await
+        };
+        self.one_at_a_time(who, name, |_| "abort".into(), call).await
     }
 
     async fn drop_old(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {

@@ -7,16 +7,13 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use super::context::Context;
-use super::control::{ControlError, Mismatch, Phase, Refusal, Verification};
-use super::engine::{Engine, Environment, no_new, unavailable};
+use super::control::{Mismatch, Phase, Verification};
+use super::engine::Environment;
 use super::running::Running;
 use super::stored::{self, Stored};
-use super::stream::ChangeStream;
-use super::tailer::Health;
 use super::verify::{Ended, Verifier};
 use crate::model::side::Side;
 use crate::policy::gate::{Comparison, unverified};
-use crate::state::checkpoint;
 use crate::state::records::RecordError;
 
 const PARALLEL: usize = 2;
@@ -171,61 +168,5 @@ impl Running {
             }
             active.unreadable.begin(side, time);
         }
-    }
-}
-
-impl Engine {
-    /// Gives streams that were cut off a new beginning. What they have missed, a comparison of everything
-    /// finds; until it has gone through nothing moves and no mirror is read.
-    pub(super) async fn begin_anew(&self, running: &Running) -> Result<(), ControlError> {
-        let context = running.parts().ok_or_else(no_new)?;
-        let mut cut_off = Vec::new();
-        for side in Side::BOTH {
-            match &*running.health.get(side).lock() {
-                Health::CutOff(_) => cut_off.push(side),
-                Health::Failed(why) => {
-                    let detail = format!(
-                        "the stream of {side} cannot go on, whatever is compared: {why}; abort the migration"
-                    );
-                    return Err(ControlError::new(Refusal::Conflict, "cannot-resume", detail));
-                }
-                _ => {}
-            }
-        }
-        // With a comparison pending, an earlier call has given them new beginnings and got no further.
-        if cut_off.is_empty() && !running.stored.lock().recheck {
-            return Err(unavailable("how far the streams are is not known yet; try again".into()));
-        }
-        // Stored before the new beginnings: without it those would pass for a stream that missed nothing.
-        running.verification.lock().outdated = true;
-        let missed = running.change_stored(&context.records, |stored| {
-            stored.recheck = true;
-            if let Some(last) = &mut stored.verification {
-                last.outdated = true;
-            }
-        });
-        missed.await.map_err(|error| unavailable(error.to_string()))?;
-        for side in &cut_off {
-            if let Some(active) = &*running.active.lock() {
-                active.unreadable.forget(*side);
-            }
-            let opened = ChangeStream::open(context.clusters.get(*side), &context.scope, None).await;
-            let (stream, batch) = opened.map_err(|error| unavailable(error.to_string()))?;
-            stream.close().await;
-            let at = context.clock.wall_millis();
-            checkpoint::store(&context.records, &context.name, *side, &batch.token, at)
-                .await
-                .map_err(|error| unavailable(error.to_string()))?;
-        }
-        for side in cut_off {
-            *running.health.get(side).lock() = Health::Idle;
-        }
-        let going_on = running.change_stored(&context.records, |stored| {
-            stored.phase = if stored.copied { Phase::CatchingUp } else { Phase::Copying };
-            stored.failure = None;
-        });
-        going_on.await.map_err(|error| unavailable(error.to_string()))?;
-        running.begun_anew.send_modify(|times| *times += 1);
-        Ok(())
     }
 }

@@ -7,10 +7,11 @@ use bson::{doc, rawdoc};
 use futures::FutureExt;
 
 use super::context::Context;
-use super::control::{Complete, ControlError, Phase, Refusal};
+use super::control::{Complete, ControlError, Phase};
 use super::engine::{Engine, no_new, unavailable};
 use super::patterns::left_out;
 use super::prepare::{drop_created, restore_ttl};
+use super::ramping::conflict;
 use super::running::Running;
 use crate::cluster::command::Request;
 use crate::converge::active::Registry;
@@ -25,10 +26,6 @@ use crate::state::parking::PARKED;
 use crate::state::record::{AUTHORITY, DATABASE};
 
 use super::ranges::RANGES;
-
-fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
-    ControlError::new(Refusal::Conflict, code, detail)
-}
 
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -46,6 +43,10 @@ impl Engine {
             .parts()
             .ok_or_else(|| conflict("wrong-phase", format!("it is {phase}; start it first")))?;
         let route = context.route().ok_or_else(no_new)?;
+        if route.phase == Phase::Completed {
+            // An earlier call decided that, and was cut off.
+            return self.finish_end(running, &context, Phase::Completed).await;
+        }
         if route.owned_by_new != SlotSet::ALL || route.reads_on_new != SlotSet::ALL {
             return Err(conflict("not-all-on-new", "raise reads and writes to 100 first"));
         }
@@ -58,11 +59,8 @@ impl Engine {
             let detail = format!("{first}{more}. To complete it nevertheless, use force and give a reason");
             return Err(conflict(code, detail).because(reasons));
         }
-        context.raise_both(doc! { "phase": Phase::Completed.as_str() }).await?;
-        self.set_phase(running, &context, Phase::Completed).await?;
-        let version = context.publish(|_| ()).unwrap_or(0);
-        self.spawn_clean_up(running, &context, version);
-        Ok(())
+        decide_completed(&context).await?;
+        self.finish_end(running, &context, Phase::Completed).await
     }
 
     /// What only force completes without, each with its code.
@@ -97,20 +95,6 @@ impl Engine {
         self.environment.spawn.spawn("clean-up", clean_up.boxed());
     }
 
-    async fn set_phase(
-        &self,
-        running: &Running,
-        context: &Context,
-        phase: Phase,
-    ) -> Result<(), ControlError> {
-        let ended_at = phase.is_over().then(|| context.clock.wall_millis());
-        let changed = running.change_stored(&context.records, |stored| {
-            stored.phase = phase;
-            stored.ended_at = ended_at;
-        });
-        changed.await.map_err(|error| unavailable(error.to_string()))
-    }
-
     pub(super) async fn abort_migration(&self, running: &Arc<Running>) -> Result<(), ControlError> {
         let phase = running.stored.lock().phase;
         if phase == Phase::Aborted {
@@ -139,16 +123,12 @@ impl Engine {
                 return Err(unavailable("the routing changed meanwhile; try again".into()));
             }
         }
-        self.set_phase(running, &context, Phase::Aborted).await?;
-        let version = self.leave_to_old(&context);
-        running.token.cancel();
-        self.spawn_clean_up(running, &context, version);
-        Ok(())
+        self.finish_end(running, &context, Phase::Aborted).await
     }
 
     /// Routes everything to old as if the migration had never been. Where writes had moved, their retries may
     /// still come: until they cannot any more, it is remembered what new has executed.
-    fn leave_to_old(&self, context: &Arc<Context>) -> u64 {
+    pub(super) fn leave_to_old(&self, context: &Arc<Context>) -> u64 {
         let moved = context.route().is_some_and(|route| !route.moves.is_empty());
         let forget = |context: &Context, registry: &Registry| {
             registry.remove(&context.name);
@@ -186,6 +166,24 @@ impl Engine {
     }
 }
 
+/// New owns everything, so its record decides; while that is not changed nothing has. Old's follows.
+async fn decide_completed(context: &Context) -> Result<(), ControlError> {
+    let fields = doc! { "phase": Phase::Completed.as_str() };
+    context.level_epochs().await?;
+    let from = context.epoch();
+    let raised = context.authorities.new.raise(from, fields.clone()).await;
+    let raised = raised.map_err(|error| {
+        unavailable(format!("new: {error}; its record decides whether it is completed: call complete again"))
+    })?;
+    if !raised {
+        return Err(unavailable("another process changed the routing meanwhile; try again".into()));
+    }
+    if let Err(error) = context.authorities.old.catch_up(from + 1, fields).await {
+        tracing::warn!(migration = %context.name, %error, "completed; old's record has not heard of it");
+    }
+    Ok(())
+}
+
 /// From its completion on, all that the patterns name is looked for on new: nothing may be left behind.
 async fn unadmitted(context: &Context) -> Result<(), ControlError> {
     let left = left_out(context).await.map_err(unavailable)?;
@@ -208,6 +206,10 @@ async fn clean_up_once(running: &Running, context: &Context) -> Result<(), Strin
     };
     if phase == Phase::Completed {
         restore_ttl(&context.clusters.new, &created).await?;
+        if let Err(why) = context.level_epochs().await {
+            // Old may have been switched off for good: new's record is the newer one, and decides.
+            tracing::warn!(migration = %context.name, %why, "old's record may not say that it is completed");
+        }
     } else {
         restore_ttl(&context.clusters.old, &created).await?;
         context.sessions.new.settle().await?;

@@ -1,4 +1,5 @@
 //! The control plane: everything that moves a migration forward or back.
+pub mod aborting;
 pub mod backfill;
 mod beginning;
 pub mod bypass;
@@ -10,6 +11,7 @@ pub mod control;
 mod ending;
 pub mod engine;
 mod expiry;
+mod following;
 mod gauges;
 pub mod holder;
 pub mod moving;
@@ -22,6 +24,7 @@ pub mod prepare;
 pub mod progress;
 mod ramping;
 pub mod ranges;
+mod resuming;
 pub mod running;
 pub mod scope;
 pub mod sharding;

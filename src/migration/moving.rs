@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::aborting::Aborting;
 use super::context::Context;
 use crate::clock::timeout;
 use crate::model::side::Side;
@@ -31,6 +32,8 @@ pub struct Transfer {
     pub max_pause: Duration,
     /// Asked once no write is under way any more: whether what allowed the move still holds.
     pub still_allowed: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// An abort that is asked for meanwhile ends the attempts.
+    pub aborting: Aborting,
 }
 
 /// Authority has moved.
@@ -62,6 +65,10 @@ impl Context {
     pub async fn transfer(&self, transfer: Transfer) -> Result<Moved, Vec<String>> {
         let mut reasons = Vec::new();
         for attempt in 1..=MOST_ATTEMPTS {
+            if let Err(cut_short) = transfer.aborting.check() {
+                reasons.push(cut_short.detail);
+                return Err(reasons);
+            }
             match self.attempt(&transfer).await {
                 Ok(pause) => return Ok(Moved { pause, attempts: attempt }),
                 Err(GaveUp::Refused(why)) => {
@@ -71,7 +78,9 @@ impl Context {
                 Err(GaveUp::Again(why)) => {
                     tracing::info!(attempt, why, "the fence was given up");
                     reasons.push(format!("attempt {attempt}: {why}"));
-                    self.clock.sleep(Duration::from_millis(100 << attempt.min(5))).await;
+                    let pause = self.clock.sleep(Duration::from_millis(100 << attempt.min(5)));
+                    // Seen at the next attempt.
+                    _ = transfer.aborting.unless_asked(pause).await;
                 }
             }
         }
@@ -79,7 +88,8 @@ impl Context {
     }
 
     async fn attempt(&self, transfer: &Transfer) -> Result<Duration, GaveUp> {
-        self.soft_drain(transfer).await?;
+        let drained = transfer.aborting.unless_asked(self.soft_drain(transfer)).await;
+        drained.map_err(|cut_short| GaveUp::Again(cut_short.detail))??;
         let fence = self.new_fence(transfer)?;
         let giver = self.authorities.get(transfer.from);
         let opened = giver.open_fence(&fence).await;
@@ -97,8 +107,11 @@ impl Context {
         }
         let held_at = self.clock.now();
         let deadline = held_at + transfer.max_pause;
-        let ready = timeout(&*self.clock, transfer.max_pause, self.make_equal(transfer, fence)).await;
-        let ready = ready.unwrap_or_else(|_| Err(self.what_stands_in_the_way(transfer)));
+        let equal = timeout(&*self.clock, transfer.max_pause, self.make_equal(transfer, fence));
+        let ready = match transfer.aborting.unless_asked(equal).await {
+            Ok(ready) => ready.unwrap_or_else(|_| Err(self.what_stands_in_the_way(transfer))),
+            Err(cut_short) => Err(cut_short.detail),
+        };
         match ready {
             Ok(fence) if self.clock.now() < deadline => self.decide_committed(transfer, fence).await?,
             Ok(fence) => {

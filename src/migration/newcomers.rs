@@ -137,10 +137,11 @@ impl Running {
         }
         let wanted = by_pattern(&specs, namespace)
             .ok_or_else(|| Declined::Refused("no pattern of the migration names it".into()))?;
-        if !is_there(context, namespace, make).await? {
+        if !self.aborting.unless_asked(is_there(context, namespace, make)).await?? {
             return Ok(false);
         }
         let plan = self.plan_newcomer(context, wanted).await?;
+        self.aborting.check()?;
         prepare::prepare(&context.clusters, std::slice::from_ref(&plan)).await.map_err(not_now)?;
         record_newcomer(context, namespace).await?;
         context.scope.add(namespace.clone());
@@ -151,7 +152,7 @@ impl Running {
     /// Looks whether it can move, and stores what is to be done for it.
     async fn plan_newcomer(&self, context: &Context, wanted: Wanted) -> Result<Created, Declined> {
         let wanted = [wanted];
-        let report = preflight(&context.clusters, &wanted).await;
+        let report = self.aborting.unless_asked(preflight(&context.clusters, &wanted)).await?;
         if !report.ok {
             let refused = report.findings.iter().filter(|finding| finding.severity == Severity::Refused);
             let reasons: Vec<String> = refused
@@ -162,7 +163,8 @@ impl Running {
             let reasons = reasons.join("; ");
             return Err(if away { Declined::NotNow(reasons) } else { Declined::Refused(reasons) });
         }
-        let mut plan = prepare::plan(&context.clusters, &wanted).await.map_err(not_now)?;
+        let plan = self.aborting.unless_asked(prepare::plan(&context.clusters, &wanted)).await?;
+        let mut plan = plan.map_err(not_now)?;
         let plan = plan.pop().ok_or_else(|| not_now("nothing is planned"))?;
         // What was begun before a crash is not what was there before.
         let before =

@@ -10,6 +10,7 @@ use super::catalog::describe;
 use super::context::Context;
 use super::control::{ControlError, Phase, Ramp, Refusal};
 use super::engine::{Engine, no_new, unavailable};
+use super::following::half_ended;
 use super::moving::Transfer;
 use super::preflight::single_step_reasons_of;
 use super::running::{Running, TRANSACTIONS_SEEN, UNKEYED_SEEN};
@@ -22,7 +23,7 @@ use crate::state::table::MigrationRoute;
 const STREAM_LIMIT: Duration = Duration::from_secs(20);
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(10);
 
-fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
+pub(super) fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
     ControlError::new(Refusal::Conflict, code, detail)
 }
 
@@ -32,6 +33,18 @@ impl Context {
     /// # Errors
     /// [`ControlError`]; when only the first record is changed, the change is in force and the second follows.
     pub(super) async fn raise_both(&self, fields: Document) -> Result<(), ControlError> {
+        match self.raise_in_force(fields).await? {
+            None => Ok(()),
+            Some(why) => Err(unavailable(format!("{why}; old has it already; try again"))),
+        }
+    }
+
+    /// The same. From the moment that old's record is changed the change is in force: why new's has to follow
+    /// later is no failure.
+    ///
+    /// # Errors
+    /// [`ControlError`]; it is in force if old's record was changed without an answer.
+    pub(super) async fn raise_in_force(&self, fields: Document) -> Result<Option<String>, ControlError> {
         self.level_epochs().await?;
         let from = self.epoch();
         let raised = self.authorities.old.raise(from, fields.clone()).await;
@@ -39,7 +52,7 @@ impl Context {
             return Err(unavailable("another process changed the routing meanwhile; try again".into()));
         }
         let caught_up = self.authorities.new.catch_up(from + 1, fields).await;
-        caught_up.map(|_| ()).map_err(|error| unavailable(format!("new: {error}")))
+        Ok(caught_up.err().map(|error| format!("new: {error}")))
     }
 
     /// Raises the epoch on old's record alone, which is the newer one then.
@@ -171,21 +184,13 @@ impl Engine {
         if wanted != route.reads_on_new {
             if wanted.len() > route.reads_on_new.len() {
                 self.must_not_be_blocked(running)?;
-                let current = context.make_mirrors_current().await;
-                if let Err(error) = current {
+                let current = running.aborting.unless_asked(context.make_mirrors_current()).await;
+                if let Err(error) = current.and_then(|current| current) {
                     context.publish(|_| ());
                     return Err(error);
                 }
             }
-            let fields = doc! { "reads_on_new": slots(&wanted) };
-            let raised = context.raise_both(fields.clone()).await;
-            // The way back works without new, as long as new has no authority.
-            let raised = match raised {
-                Err(_) if percent == 0 && route.owned_by_new.is_empty() => context.raise_old(fields).await,
-                raised => raised,
-            };
-            context.publish(|_| ());
-            raised?;
+            set_reads(&context, &route, wanted).await?;
         }
         Ok(Ramp { percent, epoch: context.epoch(), pause_ms: 0, attempts: 1 })
     }
@@ -219,7 +224,7 @@ impl Engine {
         let before = unique();
         let in_parts = !matches!(percent, 0 | 100);
         if in_parts {
-            self.must_allow_parts(running, &context).await?;
+            running.aborting.unless_asked(self.must_allow_parts(running, &context)).await??;
         }
         let still_allowed: Arc<dyn Fn() -> Result<(), String> + Send + Sync> = Arc::new(move || {
             if in_parts && unique() != before {
@@ -236,13 +241,12 @@ impl Engine {
         context.level_epochs().await?;
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
-        let moved = context.transfer(Transfer { from, slots, max_pause, still_allowed }).await.map_err(
-            |reasons| {
-                let detail =
-                    format!("given up, nothing has changed: {}", reasons.last().map_or("", String::as_str));
-                ControlError::new(Refusal::Conflict, "given-up", detail).because(reasons)
-            },
-        )?;
+        let transfer = Transfer { from, slots, max_pause, still_allowed, aborting: running.aborting.clone() };
+        let moved = context.transfer(transfer).await.map_err(|reasons| {
+            let detail =
+                format!("given up, nothing has changed: {}", reasons.last().map_or("", String::as_str));
+            conflict("given-up", detail).because(reasons)
+        })?;
         self.note_all_on_new(running, &context, percent).await;
         let pause_ms = u64::try_from(moved.pause.as_millis()).unwrap_or(u64::MAX);
         Ok(Ramp { percent, epoch: context.epoch(), pause_ms, attempts: moved.attempts })
@@ -288,6 +292,41 @@ impl Engine {
     }
 }
 
+/// Brings reads into force by old's record; new's follows.
+async fn set_reads(context: &Context, route: &MigrationRoute, wanted: SlotSet) -> Result<(), ControlError> {
+    let fields = doc! { "reads_on_new": slots(&wanted) };
+    let raised = context.raise_in_force(fields.clone()).await;
+    // The way back works without new, as long as new has no authority.
+    let raised = match raised {
+        Err(_) if wanted.is_empty() && route.owned_by_new.is_empty() => {
+            context.raise_old(fields).await.map(|()| None)
+        }
+        raised => raised,
+    };
+    let in_force = match raised {
+        Ok(None) => Ok(()),
+        Ok(Some(why)) => {
+            tracing::warn!(migration = %context.name, why, "reads have moved; the other record follows");
+            Ok(())
+        }
+        Err(error) => is_in_force(context, wanted, error).await,
+    };
+    context.publish(|_| ());
+    in_force
+}
+
+/// After a failure: old's record may have been changed although no answer came.
+async fn is_in_force(context: &Context, wanted: SlotSet, error: ControlError) -> Result<(), ControlError> {
+    match context.authorities.old.refresh().await {
+        Ok(Some(record)) if record.reads_on_new == wanted => Ok(()),
+        Ok(_) => Err(error),
+        Err(_) => Err(unavailable(format!(
+            "{}; whether the move is in force is known when old answers: see status, or call it again",
+            error.detail
+        ))),
+    }
+}
+
 fn unblocked(reasons: Vec<String>) -> Result<(), ControlError> {
     if reasons.is_empty() {
         return Ok(());
@@ -300,6 +339,9 @@ fn routed(running: &Running) -> Result<(std::sync::Arc<Context>, MigrationRoute)
     let context =
         running.parts().ok_or_else(|| conflict("wrong-phase", format!("it is {phase}; start it first")))?;
     let route = context.route().ok_or_else(no_new)?;
+    if !phase.is_over() && route.phase.is_over() {
+        return Err(half_ended(route.phase));
+    }
     if phase.is_over() || !route.mirrors() {
         return Err(conflict(
             "wrong-phase",

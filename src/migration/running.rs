@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::aborting::Aborting;
 use super::backfill::{Backfill, Copied};
 use super::bypass::{Examiner, Log};
 use super::context::Context;
@@ -54,6 +55,8 @@ pub struct Running {
     pub storing: tokio::sync::Mutex<()>,
     /// One operator's call at a time.
     pub calls: tokio::sync::Mutex<()>,
+    /// Whether such a call is to give way to an abort.
+    pub aborting: Aborting,
     /// What the tailers say.
     pub health: PerSide<Arc<Mutex<Health>>>,
     /// How much is copied.
@@ -96,6 +99,7 @@ impl Running {
             active: Mutex::default(),
             storing: tokio::sync::Mutex::default(),
             calls: tokio::sync::Mutex::default(),
+            aborting: Aborting::default(),
             health: PerSide::default(),
             copied: Arc::default(),
             limiter: Arc::new(limiter),
@@ -147,24 +151,11 @@ impl Running {
             clock: context.clock.clone(),
         });
         for side in Side::BOTH {
-            let tailer = Tailer {
-                side,
-                cluster: context.clusters.get(side).clone(),
-                scope: Arc::clone(&context.scope),
-                newcomers: Arc::clone(&context.newcomers),
-                converger: Arc::clone(&context.converger),
-                frontier: Arc::clone(context.frontiers.get(side)),
-                recent: Arc::clone(&self.recent),
-                examiner: Arc::clone(&examiner),
-                parking: Arc::clone(&context.parking),
-                records: Arc::clone(&context.records),
-                clock: context.clock.clone(),
-                paused: self.paused.subscribe(),
-                health: Arc::clone(self.health.get(side)),
-                begun_anew: self.begun_anew.subscribe(),
-            };
-            self.spawn(environment, "tailer", tailer.run().boxed());
+            let follow = Arc::clone(self).follow(side, Arc::clone(&context), Arc::clone(&examiner));
+            self.spawn(environment, "tailer", follow.boxed());
         }
+        let records = Arc::clone(self).keep_records_level(Arc::clone(&context));
+        self.spawn(environment, "records", records.boxed());
         let level = Arc::clone(self).keep_level(Arc::clone(environment), Arc::clone(&context));
         self.spawn(environment, "level", level.boxed());
         self.spawn(environment, "judging", Arc::clone(self).keep_judging(Arc::clone(&context)).boxed());
@@ -173,6 +164,39 @@ impl Running {
         self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
         self.spawn(environment, "settle", settle_mirrors(Arc::clone(&context)).boxed());
         self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
+    }
+
+    /// Follows the stream of `side`; once it cannot go on, from the new beginning that a `resume` gives it.
+    async fn follow(self: Arc<Self>, side: Side, context: Arc<Context>, examiner: Arc<Examiner>) {
+        let health = self.health.get(side);
+        let mut begun_anew = self.begun_anew.subscribe();
+        loop {
+            self.tailer(side, &context, &examiner).run().await;
+            while matches!(*health.lock(), Health::Failed(_)) {
+                if begun_anew.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn tailer(&self, side: Side, context: &Context, examiner: &Arc<Examiner>) -> Tailer {
+        Tailer {
+            side,
+            cluster: context.clusters.get(side).clone(),
+            scope: Arc::clone(&context.scope),
+            newcomers: Arc::clone(&context.newcomers),
+            converger: Arc::clone(&context.converger),
+            frontier: Arc::clone(context.frontiers.get(side)),
+            recent: Arc::clone(&self.recent),
+            examiner: Arc::clone(examiner),
+            parking: Arc::clone(&context.parking),
+            records: Arc::clone(&context.records),
+            clock: context.clock.clone(),
+            paused: self.paused.subscribe(),
+            health: Arc::clone(self.health.get(side)),
+            begun_anew: self.begun_anew.subscribe(),
+        }
     }
 
     /// Copies, and watches over the copy and the streams.
@@ -280,7 +304,10 @@ impl Running {
             Health::CutOff(why) => Some(format!(
                 "the change stream of {side} was cut off: {why}. Resume compares everything and goes on"
             )),
-            Health::Failed(why) => Some(format!("the change stream of {side} cannot go on: {why}")),
+            Health::Failed(why) => Some(format!(
+                "the change stream of {side} cannot go on: {why}. Once the cause is gone, resume compares \
+                 everything and goes on"
+            )),
             _ => None,
         });
         let close = |side| {

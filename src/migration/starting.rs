@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::doc;
-
 use super::context::Context;
 use super::control::{ControlError, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity};
 use super::engine::{Engine, no_new, unavailable};
@@ -168,7 +166,8 @@ impl Engine {
     pub(super) async fn start_migration(&self, running: &Arc<Running>) -> Result<(), ControlError> {
         let phase = running.stored.lock().phase;
         if matches!(phase, Phase::Copying | Phase::CatchingUp | Phase::Synced) {
-            return Ok(());
+            // A start that was cut off may have left the records behind.
+            return running.parts().ok_or_else(no_new)?.raise_to_mirroring().await;
         }
         if !matches!(phase, Phase::Created | Phase::Preparing) {
             let detail = format!("it is {phase}; only a migration that is created can start");
@@ -176,7 +175,7 @@ impl Engine {
         }
         let identities = self.identities().await?;
         if phase == Phase::Created {
-            let wanted = self.pass_preflight(running).await?;
+            let wanted = running.aborting.unless_asked(self.pass_preflight(running)).await??;
             self.plan_new(running, &wanted).await?;
         }
         if running.parts().is_none() {
@@ -184,12 +183,13 @@ impl Engine {
         }
         let context = running.parts().ok_or_else(no_new)?;
         let plan = running.stored.lock().created.clone();
+        running.aborting.check()?;
         prepare::prepare(&context.clusters, &plan).await.map_err(to_control)?;
         let names: Vec<String> =
             context.scope.known().iter().map(|namespace| namespace.as_str().to_owned()).collect();
         let patterns: Vec<String> =
             context.scope.patterns().iter().map(|pattern| pattern.as_str().to_owned()).collect();
-        let shard_keys = shard_keys(&context).await.map_err(unavailable)?;
+        let shard_keys = running.aborting.unless_asked(shard_keys(&context)).await?.map_err(unavailable)?;
         for side in Side::BOTH {
             lay_out(&**context.clusters.get(side)).await.map_err(unavailable)?;
             let record = AuthorityRecord {
@@ -200,10 +200,10 @@ impl Engine {
             context.authorities.get(side).create(&record).await.map_err(to_control)?;
             context.beat(side).await.map_err(to_control)?;
         }
-        self.wait_for_earlier_writes(&context).await?;
+        running.aborting.unless_asked(self.wait_for_earlier_writes(&context)).await??;
         self.open_streams(running, &context).await?;
         running.admit_latecomers(&context).await?;
-        self.cut_ranges(running, &context).await?;
+        running.aborting.unless_asked(self.cut_ranges(running, &context)).await??;
         running.bypass.load(&context.records).await.map_err(to_control)?;
         self.begin_mirroring(running, &context).await
     }
@@ -244,7 +244,8 @@ impl Engine {
     /// Stores what is to be made on new, and by that what patterns name: from here on it is fixed.
     async fn plan_new(&self, running: &Running, wanted: &[Wanted]) -> Result<(), ControlError> {
         let clusters = self.environment.clusters.as_ref().ok_or_else(no_new)?;
-        let plan = prepare::plan(clusters, wanted).await.map_err(to_control)?;
+        let plan = running.aborting.unless_asked(prepare::plan(clusters, wanted)).await?;
+        let plan = plan.map_err(to_control)?;
         let now = self.environment.clock.wall_millis();
         let planned = running.change_stored(self.environment.state()?, |stored| {
             stored.created.clone_from(&plan);
@@ -299,17 +300,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Stored first: what is stored as copying and not yet mirrored is raised by whoever finds it, while records
+    /// that mirror would let nobody follow the streams after a restart.
     async fn begin_mirroring(&self, running: &Arc<Running>, context: &Context) -> Result<(), ControlError> {
         running.stored.lock().phase = Phase::Copying;
         let written = async {
             running.persist(&context.records).await.map_err(to_control)?;
-            context.raise_both(doc! { "phase": Phase::Copying.as_str() }).await
+            context.raise_to_mirroring().await
         };
         if let Err(error) = written.await {
             running.stored.lock().phase = Phase::Preparing;
-            return Err(error);
+            let detail = format!("{}; the start is not finished: call start again, or abort", error.detail);
+            return Err(ControlError { detail, ..error });
         }
-        context.publish(|_| ());
         running.spawn_all(&self.environment);
         Ok(())
     }
