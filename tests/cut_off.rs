@@ -65,10 +65,6 @@ impl Stage {
         Ok(self.operator.engine.get("m").await?.phase)
     }
 
-    async fn until_phase(&self, phase: Phase) -> Result<()> {
-        wait_for("the phase", LONG, || async { Ok(self.phase().await? == phase) }).await
-    }
-
     async fn is_mirrored(&self, id: &str) -> Result<()> {
         self.c.insert_one(doc! { "_id": id }).await?;
         wait_for("both sides to be equal", LONG, || async {
@@ -257,7 +253,12 @@ async fn a_complete_cut_off_is_finished_by_the_next_and_by_a_restart() -> Result
             Ok(())
         })
         .await?;
-    stage.until_phase(Phase::Completed).await?;
+    wait_for("what is stored to say so too", LONG, || async {
+        let stored = stage.old.client().await?.database("reshard").collection::<Document>("migrations");
+        let stored = stored.find_one(doc! { "_id": "m" }).await?.context("what is stored")?;
+        Ok(stored.get_str("phase")? == "completed" && stored.get_bool("cleaned")?)
+    })
+    .await?;
     stage.c.insert_one(doc! { "_id": "after" }).await?;
     let past = stage.old.client().await?.database("shop").collection::<Document>("c");
     ensure!(past.find_one(doc! { "_id": "after" }).await?.is_none(), "it is still mirrored");

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 
 use crate::migration::control::{ControlError, Refusal};
 
-/// Why a request was not done. Unless `code` is `timeout` or `internal`, nothing has changed.
+/// Why a request was not done. Unless `code` is `timeout`, `internal` or `unavailable`, nothing has changed;
+/// after those see `status`, or repeat the call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// The kind of problem: `urn:reshard:problem:` and the code.

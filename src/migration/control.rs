@@ -69,7 +69,7 @@ pub struct Complete {
     pub reason: Option<String>,
 }
 
-/// Why something was not done. Nothing has changed.
+/// Why something was not done. Nothing has changed, unless the detail says that this is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct ControlError {
