@@ -57,7 +57,7 @@ pub enum Health {
     Waiting(String),
     /// It has missed changes. An operator's `resume` compares everything and begins anew.
     CutOff(String),
-    /// It cannot go on, whatever an operator does.
+    /// It cannot go on. An operator's `resume` compares everything and begins anew, where that can help.
     Failed(String),
 }
 
