@@ -8,10 +8,12 @@ use anyhow::{Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
 use reshard::migration::control::{Complete, Control as _, Phase, Refusal};
+use reshard::migration::engine::Settings;
+use reshard::model::side::Side;
 use reshard_loadtest::compare;
 use reshard_testbed::wait_for;
 use support::process::Server;
-use support::{LONG, Operator, me, proxy, two_sets, uri};
+use support::{LONG, Operator, me, proxy, proxy_with, two_sets, uri};
 
 async fn some_documents(through: &str) -> Result<Client> {
     let client = Client::with_uri_str(through).await?;
@@ -157,12 +159,13 @@ async fn an_abort_is_quick_and_leaves_old_as_it_was() -> Result<()> {
     Ok(())
 }
 
-/// After a restart, while new is away, a migration is known by its name and collections alone. An abort by that
-/// would forget what it has to put back.
+/// After a restart, while the cluster with the state is away, a migration is known by its name and collections alone. An
+/// abort by that would forget what it has to put back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_abort_waits_until_what_is_stored_has_been_read() -> Result<()> {
     let (old, new) = two_sets("abort-unread").await?;
-    let first = proxy(&old.uri(), Some(&new.uri())).await?;
+    let kept_on_new = || Settings { state: Side::New, ..support::settings() };
+    let first = proxy_with(&old.uri(), Some(&new.uri()), kept_on_new()).await?;
     some_documents(&uri(&first)).await?;
     let on_old = old.client().await?.database("shop");
     let ttl = doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 3600 };
@@ -174,7 +177,7 @@ async fn an_abort_waits_until_what_is_stored_has_been_read() -> Result<()> {
     first.shutdown().await;
     new.kill9_all().await?;
 
-    let next = proxy(&old.uri(), Some(&new.uri())).await?;
+    let next = proxy_with(&old.uri(), Some(&new.uri()), kept_on_new()).await?;
     let operator = Operator::of(&next, "m");
     operator.ready().await?;
     let refused = operator.engine.abort(&me(), "m").await.expect_err("nothing has been read");
