@@ -1,17 +1,23 @@
-//! A retry that arrives after its slots have moved is answered with the first outcome, not applied twice.
+//! A retry is answered with the first outcome, not applied twice: after its slots have moved, and when the
+//! lease that it began under has ended.
 
 mod support;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use bson::{Document, RawDocumentBuf, doc};
+use futures::future::try_join_all;
 use mongodb::Client;
+use reshard::app::Proxy;
 use reshard::cluster::command::{Commands as _, Request};
 use reshard::cluster::{Cluster, Settings as ClusterSettings};
 use reshard::migration::control::Control as _;
 use reshard::shutdown::Tasks;
 use reshard::state::records::lsid;
-use reshard_testbed::{ReplicaSet, Version};
-use support::{Operator, proxy, two_sets, uri};
+use reshard_loadtest::compare;
+use reshard_testbed::{ReplicaSet, Version, wait_for};
+use support::{LONG, Operator, proxy, settings, two_sets, uri};
 use uuid::Uuid;
 
 /// A write with its session and number, to be sent as often as wanted.
@@ -84,16 +90,22 @@ async fn check_effects(client: &Client) -> Result<()> {
     Ok(())
 }
 
-async fn retried_after_a_move(percent: u8, restart: bool, name: &str) -> Result<()> {
-    let (old, new) = two_sets(name).await?;
-    let mut proxy = proxy(&old.uri(), Some(&new.uri())).await?;
-    let mut operator = Operator::of(&proxy, "c");
+/// A synced migration of what the writes are about.
+async fn synced(old: &ReplicaSet, new: &ReplicaSet) -> Result<(Proxy, Operator, Client)> {
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&proxy, "c");
     let client = Client::with_uri_str(uri(&proxy)).await?;
     let documents: Vec<Document> = (0..50).map(|id| doc! { "_id": id, "n": 0 }).collect();
     client.database("shop").collection("c").insert_many(documents).await?;
     operator.create(&["shop.c"]).await?;
     operator.start().await?;
     operator.until_synced().await?;
+    Ok((proxy, operator, client))
+}
+
+async fn retried_after_a_move(percent: u8, restart: bool, name: &str) -> Result<()> {
+    let (old, new) = two_sets(name).await?;
+    let (mut proxy, mut operator, _) = synced(&old, &new).await?;
     let writes = writes();
     let mut first = Vec::new();
     for write in &writes {
@@ -161,14 +173,7 @@ async fn retried_after_the_end(end: End, name: &str) -> Result<()> {
     // Servers of this version do not say in their answers that a statement had been executed before.
     let older = ReplicaSet::builder(&format!("{name}-old")).version(Version::V5_0).start();
     let (old, new) = tokio::try_join!(older, ReplicaSet::builder(&format!("{name}-new")).start())?;
-    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
-    let operator = Operator::of(&proxy, "c");
-    let client = Client::with_uri_str(uri(&proxy)).await?;
-    let documents: Vec<Document> = (0..50).map(|id| doc! { "_id": id, "n": 0 }).collect();
-    client.database("shop").collection("c").insert_many(documents).await?;
-    operator.create(&["shop.c"]).await?;
-    operator.start().await?;
-    operator.until_synced().await?;
+    let (proxy, operator, client) = synced(&old, &new).await?;
     operator.reads(100).await?;
     if !matches!(end, End::Complete) {
         operator.writes(100).await?;
@@ -211,4 +216,35 @@ async fn after_a_rollback_and_an_abort() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_rollback() -> Result<()> {
     retried_after_the_end(End::Rollback, "retry-rollback").await
+}
+
+/// Servers that stand still for longer than a lease: what they are asked to do before is done when they go on,
+/// and whether it may be shown then is asked again under the next lease, not left to the application.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_its_lease_has_ended() -> Result<()> {
+    let (old, new) = two_sets("retry-lease").await?;
+    let (proxy, operator, client) = synced(&old, &new).await?;
+    let through = uri(&proxy);
+    let writes = writes();
+    old.pause_all().await?;
+    let sent = try_join_all(writes.iter().map(|write| write.send(&through, 7)));
+    let resumed = async {
+        // The passage of time is what is tested.
+        tokio::time::sleep(settings().lease + Duration::from_secs(1)).await;
+        old.resume_all().await
+    };
+    let (sent, resumed) = tokio::join!(sent, resumed);
+    resumed?;
+    for (write, first) in writes.iter().zip(sent?) {
+        let again = write.send(&through, 7).await.context(write.what)?;
+        ensure!(outcome(again.clone()) == outcome(first.clone()), "{}: {again} after {first}", write.what);
+    }
+    check_effects(&client).await?;
+    operator.until_level().await?;
+    wait_for("both sides to be equal", LONG, || async {
+        Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
+    })
+    .await?;
+    proxy.shutdown().await;
+    Ok(())
 }

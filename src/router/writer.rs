@@ -61,42 +61,75 @@ pub struct Written {
     pub operation_time: Option<Timestamp>,
 }
 
+/// What became of one attempt at a write.
+enum Attempt {
+    /// There is an answer.
+    Written(Written),
+    /// Its namespace does not migrate (any more).
+    Elsewhere,
+    /// The lease that it began under has ended: what came of it may not be shown.
+    LeaseEnded(ErrorReply),
+}
+
 impl Writer {
     /// Runs a write; `Ok(None)`: its namespace does not migrate (any more).
+    ///
+    /// What was answered after its lease had ended is not shown. A write that servers know by its number is
+    /// sent again under the next lease, while there is time: they answer with what it did the first time.
     ///
     /// # Errors
     /// The error to answer with.
     pub async fn write(&self, command: &WriteCommand) -> Result<Option<Written>, ErrorReply> {
-        let hold = hold(command);
-        let deadline = self.gate.clock.now() + hold;
+        let deadline = self.gate.clock.now() + hold(command);
+        let mut is_first = true;
+        loop {
+            match self.attempt(command, deadline).await {
+                Ok(Attempt::Written(written)) => return Ok(Some(written)),
+                Ok(Attempt::Elsewhere) => return Ok(None),
+                Ok(Attempt::LeaseEnded(error)) => {
+                    let again = error.labels.contains(&RETRYABLE_WRITE) && command.txn_number.is_some();
+                    if !again || self.gate.clock.now() >= deadline {
+                        return Err(unless_first(error, is_first));
+                    }
+                }
+                Err(error) => return Err(unless_first(error, is_first)),
+            }
+            is_first = false;
+        }
+    }
+
+    async fn attempt(&self, command: &WriteCommand, deadline: Duration) -> Result<Attempt, ErrorReply> {
+        let left = || deadline.saturating_sub(self.gate.clock.now());
         let keys = command.keys();
         let slots: SlotSet = keys.as_ref().map_or(SlotSet::ALL, |keys| keys.iter().map(Key::slot).collect());
         let namespace = command.namespace.as_str();
         let what: Arc<str> = format!("{} on {namespace}", command.verb.name()).into();
-        let Some(entered) = self.gate.enter(namespace, slots, Work::Write, &what, hold).await? else {
-            return Ok(None);
+        let Some(entered) = self.gate.enter(namespace, slots, Work::Write, &what, left()).await? else {
+            return Ok(Attempt::Elsewhere);
         };
         note_shape(command, &entered);
         self.must_not_be_overtaken(command, &entered)?;
         let lanes = self.lanes(&entered, command, keys.as_deref()).await;
         let homes = executed_before(command, &entered, &self.clusters, &self.gate).await?;
-        let left = deadline.saturating_sub(self.gate.clock.now());
         let own = Owning::begin(command, keys.as_deref(), &entered, &slots, &homes);
-        let outcome = self.execute(command, &entered, &homes, left).await;
+        let outcome = self.execute(command, &entered, &homes, left()).await;
         own.end(command, &outcome);
         self.note_outcome(command, &outcome, &slots, entered.route.epoch);
-        let outcome = outcome?;
         if !entered.may_answer() {
-            return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
-                .labelled(vec![RETRYABLE_WRITE]));
+            let ended = |_| {
+                ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
+                    .labelled(vec![RETRYABLE_WRITE])
+            };
+            return Ok(Attempt::LeaseEnded(outcome.map_or_else(std::convert::identity, ended)));
         }
+        let outcome = outcome?;
         let operation_time = outcome.times.old.or(outcome.times.new);
         let body = outcome.reply.clone();
         if entered.route.mirrors() && ServerError::of(&outcome.reply).is_none() {
             let effect = effect(command, &entered, outcome, slots, lanes, &homes);
             self.mirroring.follow(&self.clusters, entered, effect).await;
         }
-        Ok(Some(Written { body, operation_time }))
+        Ok(Attempt::Written(Written { body, operation_time }))
     }
 
     /// The lanes of the keys; `None` when they are too many, unknown, or not to be had in time.
