@@ -16,7 +16,7 @@ use reshard::migration::control::Control as _;
 use reshard::shutdown::Tasks;
 use reshard::state::records::lsid;
 use reshard_loadtest::compare;
-use reshard_testbed::{ReplicaSet, Version, wait_for};
+use reshard_testbed::{ReplicaSet, Version, wait_for, wait_for_value};
 use support::{LONG, Operator, proxy, settings, two_sets, uri};
 use uuid::Uuid;
 
@@ -245,6 +245,63 @@ async fn when_its_lease_has_ended() -> Result<()> {
         Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
     })
     .await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+/// A statement of transaction 1 of `session`; `more` says which part of it.
+async fn transact(through: &str, session: Uuid, command: Document, more: Document) -> Result<ServerAnswer> {
+    let tasks = Tasks::default();
+    let cluster = Cluster::connect(ClusterSettings::parse(through).await?, &tasks).await?;
+    let database = if command.contains_key("commitTransaction") { "admin" } else { "shop" };
+    let mut body = RawDocumentBuf::try_from(&command)?;
+    body.append(bson::cstr!("lsid"), lsid(session));
+    body.append(bson::cstr!("txnNumber"), 1_i64);
+    body.append(bson::cstr!("autocommit"), false);
+    for (name, value) in RawDocumentBuf::try_from(&more)?.iter().flatten() {
+        body.append(name, value);
+    }
+    let reply = cluster.pools(1).run(Request::new(database, body)).await?;
+    cluster.close();
+    Ok(reply.error().map_or(Ok(()), |error| Err(error.code)))
+}
+
+/// Success, or the code of the error.
+type ServerAnswer = std::result::Result<(), i32>;
+
+const NO_SUCH_TRANSACTION: i32 = 251;
+
+/// The server dies over a commit, and is back after the lease has ended: what became of it can be learnt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_commit_when_its_lease_has_ended() -> Result<()> {
+    let (old, new) = two_sets("retry-commit").await?;
+    let (proxy, operator, client) = synced(&old, &new).await?;
+    let through = uri(&proxy);
+    let session = Uuid::new_v4();
+    let insert = doc! { "insert": "c", "documents": [{ "_id": "in a transaction" }] };
+    let begun = transact(&through, session, insert, doc! { "startTransaction": true }).await?;
+    ensure!(begun == Ok(()), "{begun:?}");
+    let commit = || transact(&through, session, doc! { "commitTransaction": 1 }, doc! {});
+    old.pause_all().await?;
+    let death = async {
+        // The passage of time is what is tested.
+        tokio::time::sleep(settings().lease + Duration::from_secs(1)).await;
+        old.kill9_all().await
+    };
+    let (lost, died) = tokio::join!(commit(), death);
+    died?;
+    ensure!(lost? != Ok(()), "it is not known");
+    old.start_all().await?;
+    let last = wait_for_value("the commit's outcome", LONG, || async {
+        let answer = commit().await?;
+        Ok((answer == Ok(()) || answer == Err(NO_SUCH_TRANSACTION)).then_some(answer))
+    })
+    .await?;
+    let filter = doc! { "_id": "in a transaction" };
+    let found = client.database("shop").collection::<Document>("c").find_one(filter).await?;
+    ensure!(found.is_some() == (last == Ok(())), "{last:?}, and {found:?}");
+    operator.until_level().await?;
+    ensure!(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal());
     proxy.shutdown().await;
     Ok(())
 }

@@ -120,9 +120,13 @@ impl OpenTransactions {
         (!all.is_empty()).then(|| OnlyIf(Arc::new(move || all.iter().all(|OnlyIf(holds)| holds()))))
     }
 
-    /// Whether it is known what it keeps from being moved.
-    pub(super) fn knows(&self, key: &TransactionKey) -> bool {
-        self.0.lock().contains_key(key)
+    /// Whether it is known what it keeps from being moved, and nothing can have been moved.
+    pub(super) fn vouches_for(&self, key: &TransactionKey) -> bool {
+        match self.0.lock().get(key).map(|open| &open.state) {
+            Some(State::UnderWay { entered, .. }) => entered.iter().all(Entered::may_answer),
+            Some(State::GivenUp) => true,
+            None => false,
+        }
     }
 
     /// Its commit is about to be sent: from here on it is not given up.
@@ -135,18 +139,16 @@ impl OpenTransactions {
     }
 
     /// Refuses one that has been given up, or whose lease has ended. As long as no commit of it was sent, it
-    /// may be run again.
+    /// may be run again; afterwards that commit must be asked about.
     pub(super) fn must_count(&self, key: &TransactionKey) -> Result<(), ErrorReply> {
         let again =
             |why| Err(ErrorReply::new(NO_SUCH_TRANSACTION, why).labelled(vec![TRANSIENT_TRANSACTION]));
         match self.0.lock().get(key).map(|open| &open.state) {
             Some(State::GivenUp) => again("the transaction was open for too long"),
-            Some(State::UnderWay { entered, committing, .. }) if !entered.iter().all(Entered::may_answer) => {
-                if *committing {
-                    Err(lease_ended())
-                } else {
-                    again("the lease to write ended meanwhile")
-                }
+            Some(State::UnderWay { entered, committing: false, .. })
+                if !entered.iter().all(Entered::may_answer) =>
+            {
+                again("the lease to write ended meanwhile")
             }
             _ => Ok(()),
         }

@@ -50,8 +50,11 @@ impl Router {
         if matches!(operation.class, Class::Commit | Class::Abort) {
             let side = known.or_else(|| side_in_token(operation));
             if let Some(key) = key.filter(|_| operation.class == Class::Commit) {
-                if !open.knows(&key) {
+                if !open.vouches_for(&key) {
+                    // Begun by another process, or under a lease that has ended since its commit was sent.
+                    let former = open.take(&key);
                     self.enter_foreign_commit(writer, operation, key, side).await?;
+                    drop(former);
                 }
                 open.commits(&key);
             }
