@@ -96,7 +96,7 @@ fn found_out(command: &WriteCommand, outcome: &Outcome) -> Option<Vec<Key>> {
     if command.verb != Verb::FindAndModify || is_projected {
         return None;
     }
-    Some(keys_in_reply(command.verb, &outcome.reply)).filter(|keys| !keys.is_empty())
+    Some(keys_in_reply(command, &outcome.reply)).filter(|keys| !keys.is_empty())
 }
 
 fn wrote_nothing(command: &WriteCommand, reply: &RawDocument) -> bool {

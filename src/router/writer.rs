@@ -332,7 +332,7 @@ fn effect(
     let mut keys: Vec<Key> =
         command.statements.iter().filter_map(|statement| statement.key.clone()).collect();
     let mut all_known = command.is_keyed();
-    let found = keys_in_reply(command.verb, &outcome.reply);
+    let found = keys_in_reply(command, &outcome.reply);
     if command.verb == Verb::FindAndModify && !all_known {
         // It wrote one document at most, and says which, unless it projected the `_id` away.
         all_known = !found.is_empty() || nothing_found(&outcome.reply);
@@ -366,11 +366,11 @@ pub(super) fn nothing_found(reply: &RawDocument) -> bool {
 }
 
 /// Keys that only the reply tells.
-pub(super) fn keys_in_reply(verb: Verb, reply: &RawDocument) -> Vec<Key> {
+pub(super) fn keys_in_reply(command: &WriteCommand, reply: &RawDocument) -> Vec<Key> {
     let key = |document: &RawDocument, field| {
         document.get(field).ok().flatten().and_then(crate::policy::canonical::key_of)
     };
-    match verb {
+    match command.verb {
         Verb::Insert | Verb::Delete => Vec::new(),
         Verb::Update => reply
             .get_array("upserted")
@@ -381,8 +381,41 @@ pub(super) fn keys_in_reply(verb: Verb, reply: &RawDocument) -> Vec<Key> {
             .collect(),
         Verb::FindAndModify => {
             let last = reply.get_document("lastErrorObject").ok().and_then(|last| key(last, "upserted"));
-            let value = reply.get_document("value").ok().and_then(|value| key(value, "_id"));
+            let value = reply.get_document("value").ok().filter(|_| shows_its_id(command));
+            let value = value.and_then(|value| key(value, "_id"));
             last.into_iter().chain(value).collect()
         }
+    }
+}
+
+/// Whether an `_id` in what a `findAndModify` returns is the document's: a projection may put another value there.
+fn shows_its_id(command: &WriteCommand) -> bool {
+    let Ok(fields) = command.body.get_document("fields") else { return true };
+    matches!(fields.get("_id"), Ok(None)) || number(fields, "_id").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::namespace::Namespace;
+    use bson::oid::ObjectId;
+    use bson::rawdoc;
+
+    #[test]
+    fn a_projection_may_put_another_value_into_the_id() {
+        let found = |fields: RawDocumentBuf| {
+            let body =
+                rawdoc! { "findAndModify": "c", "query": { "a": 1 }, "remove": true, "fields": fields };
+            let namespace = Namespace::new("d", "c");
+            let command = WriteCommand::parse(namespace, Verb::FindAndModify, &body, None, ObjectId::new);
+            let reply = rawdoc! { "ok": 1, "value": { "_id": 5 }, "lastErrorObject": { "n": 1 } };
+            keys_in_reply(&command.unwrap(), &reply).len()
+        };
+        assert_eq!(found(rawdoc! {}), 1);
+        assert_eq!(found(rawdoc! { "b": 1 }), 1);
+        assert_eq!(found(rawdoc! { "_id": true, "b": 1 }), 1);
+        assert_eq!(found(rawdoc! { "_id": 1.0 }), 1);
+        assert_eq!(found(rawdoc! { "_id": "$b" }), 0);
+        assert_eq!(found(rawdoc! { "_id": { "$add": ["$b", 1] } }), 0);
     }
 }
