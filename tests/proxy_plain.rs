@@ -83,6 +83,23 @@ async fn everyday_operations_work() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drivers_that_compress_are_served() -> Result<()> {
+    let (_set, proxy, plain) = start(1).await?;
+    let large = |id: i32| doc! { "_id": id, "text": "again and again ".repeat(5000) };
+    for (number, compressor) in (0_i32..).zip(["snappy", "zstd", "zlib", "zlib,snappy"]) {
+        let uri = format!("mongodb://{}/?compressors={compressor}", proxy.address());
+        let client = Client::with_uri_str(uri).await?;
+        let ids = number * 100..number * 100 + 100;
+        things(&client).insert_many(ids.clone().map(large)).await?;
+        let range = doc! { "_id": { "$gte": ids.start, "$lt": ids.end } };
+        let found: Vec<_> = things(&client).find(range).batch_size(30).await?.try_collect().await?;
+        ensure!(found == ids.map(large).collect::<Vec<_>>(), "{compressor}");
+    }
+    ensure!(things(&plain).count_documents(doc! {}).await? == 400);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cursors_are_forgotten_when_they_are_dead() -> Result<()> {
     let (_set, proxy, client) = start(1).await?;
     let things = things(&client);

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use bytes::BytesMut;
 use reshard::app::{Builder, Proxy};
 use reshard::model::side::Side;
 use reshard::router::{Operation, Route};
-use reshard::wire::header::{Header, OP_MSG, OP_QUERY, OP_REPLY};
+use reshard::wire::compressed::{Compressor, Compressors, compress, decompress};
+use reshard::wire::header::{Header, OP_COMPRESSED, OP_MSG, OP_QUERY, OP_REPLY};
 use reshard::wire::op_msg::{EXHAUST_ALLOWED, MORE_TO_COME, OpMsg, build};
 use reshard::{cluster, listener};
 use reshard_testbed::ReplicaSet;
@@ -92,6 +94,39 @@ async fn requests_without_reply_and_in_one_go_keep_their_order() -> Result<()> {
     let (header, pong) = reply(&mut stream).await?;
     ensure!(header.response_to == 3 && pong.get_f64("ok")? == 1.0);
     ensure!(pong.contains_key("operationTime") && !pong.contains_key("$clusterTime"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_request_gets_a_compressed_reply() -> Result<()> {
+    let (_set, proxy, mut stream) = start(1).await?;
+    let text = "again and again ".repeat(1000);
+    let insert = rawdoc! { "insert": "c", "documents": [{ "_id": 1, "text": text.clone() }], "$db": "raw" };
+    let find = rawdoc! { "find": "c", "comment": text.clone(), "$db": "raw" };
+    let mut small = BytesMut::new();
+    ensure!(compress(&build(7, 0, 0, insert.as_bytes(), None), Compressor::Zlib, &mut small));
+    stream.write_all(&small).await?;
+    ensure!(is_closed(&mut stream).await, "nothing was agreed on");
+    stream = TcpStream::connect(proxy.address()).await?;
+    let hello =
+        ask(&mut stream, &rawdoc! { "hello": 1, "compression": ["zlib", "zstd", "snappy"], "$db": "admin" })
+            .await?;
+    ensure!(hello.get_array("compression")?.len() == 3, "{hello}");
+    ask(&mut stream, &insert).await?;
+    for compressor in Compressor::ALL {
+        ensure!(compress(&build(8, 0, 0, find.as_bytes(), None), compressor, &mut small));
+        stream.write_all(&small).await?;
+        let (header, bytes) = tokio::time::timeout(Duration::from_secs(10), read(&mut stream)).await??;
+        ensure!((header.opcode, header.response_to) == (OP_COMPRESSED, 8), "{header:?}");
+        ensure!(bytes.len() < text.len() / 2, "{} bytes", bytes.len());
+        let mut plain = BytesMut::new();
+        ensure!(decompress(&bytes, Compressors::ALL, &mut plain)? == Some(compressor));
+        let found = RawDocument::from_bytes(&plain[OpMsg::parse(&plain)?.body])?;
+        let first = found.get_document("cursor")?.get_array("firstBatch")?.get_document(0)?;
+        ensure!(first.get_str("text")? == text);
+    }
+    // What is not compressed is answered as it came, also now.
+    ask(&mut stream, &rawdoc! { "find": "c", "$db": "raw" }).await?;
     Ok(())
 }
 

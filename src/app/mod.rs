@@ -41,6 +41,7 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 pub async fn builder(config: &Config) -> Result<Builder, StartError> {
     let mut listener = ListenerSettings::new(config.listen.address);
     listener.max_clients = usize::try_from(config.listen.max_connections).unwrap_or(usize::MAX);
+    listener.compressors = config.listen.compressors;
     if let Some(workers) = usize::try_from(config.listen.workers).ok().and_then(NonZeroUsize::new) {
         listener.workers = workers;
     }

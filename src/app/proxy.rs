@@ -156,7 +156,7 @@ impl Builder {
                 }
             })
         };
-        let workers = Arc::new(Workers::start(self.listener.workers, self.listener.drain, &face, &build)?);
+        let workers = Arc::new(Workers::start(&self.listener, &face, &build)?);
         let address = listener.address();
         let accepting = CancellationToken::new();
         let acceptor =

@@ -199,13 +199,39 @@ impl<'a> Section<'_, 'a> {
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, default: T, words: &[(&str, T)]) -> T {
         let Some(written) = self.text(key) else { return default };
-        if let Some((_, value)) = words.iter().find(|(word, _)| *word == written.value) {
-            return *value;
+        self.word(key, &written.value, written.line, words).unwrap_or(default)
+    }
+
+    /// A list of some of a few words; `None` when it is not written.
+    pub(super) fn choices<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<Vec<T>> {
+        let (value, line) = self.take(key)?;
+        let DeValue::Array(list) = value else {
+            self.problem(line, key, format!("must be a list of texts, not {}", kind(&value)));
+            return None;
+        };
+        let mut chosen = Vec::new();
+        for one in &list {
+            match one.get_ref() {
+                DeValue::String(word) => chosen.extend(self.word(key, word, line, words)),
+                other => self.problem(line, key, format!("must be a list of texts, not of {}", kind(other))),
+            }
         }
-        let all: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-        let message = format!("must be {}, not \"{}\"", all.join(" or "), written.value);
-        self.problem(written.line, key, message);
-        default
+        Some(chosen)
+    }
+
+    fn word<T: Copy>(
+        &mut self,
+        key: &str,
+        written: &str,
+        line: Option<usize>,
+        words: &[(&str, T)],
+    ) -> Option<T> {
+        let found = words.iter().find(|(word, _)| *word == written).map(|(_, value)| *value);
+        if found.is_none() {
+            let all: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            self.problem(line, key, format!("must be {}, not \"{written}\"", all.join(" or ")));
+        }
+        found
     }
 
     /// Refuses the keys that nobody asked for.

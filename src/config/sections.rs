@@ -7,6 +7,7 @@ use super::Config;
 use super::reader::{Reader, Section};
 use super::uri::{self, Context, MongoUri};
 use crate::telemetry::logging::{Format, Level, Log};
+use crate::wire::compressed::{Compressor, Compressors};
 
 /// `[listen]`: where applications connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Listen {
     pub max_connections: u32,
     /// Worker threads; 0 is one for each core.
     pub workers: u32,
+    /// How messages are compressed for clients that ask for it.
+    pub compressors: Compressors,
 }
 
 /// `[old]` and `[new]`: a cluster.
@@ -113,8 +116,13 @@ fn listen(mut section: Section<'_, '_>) -> Option<Listen> {
     let allow_insecure = section.boolean("allow_insecure", false);
     let max_connections = section.integer("max_connections", 10_000, 1..=1_000_000);
     let workers = section.integer("workers", 0, 0..=1_024);
+    let words = Compressor::ALL.map(|one| (one.name(), one));
+    let compressors = match section.choices("compressors", &words) {
+        Some(chosen) => chosen.into_iter().fold(Compressors::NONE, Compressors::with),
+        None => Compressors::ALL,
+    };
     section.finish();
-    Some(Listen { address: address?, allow_insecure, max_connections, workers })
+    Some(Listen { address: address?, allow_insecure, max_connections, workers, compressors })
 }
 
 fn cluster(mut section: Section<'_, '_>, context: &Context<'_>, port: &str) -> Option<ClusterSection> {

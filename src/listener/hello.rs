@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
-use bson::{DateTime, RawDocumentBuf};
+use bson::raw::RawArrayBuf;
+use bson::{DateTime, RawDocument, RawDocumentBuf};
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
 
+use crate::wire::compressed::{Compressor, Compressors};
 use crate::wire::error::{
     AUTHENTICATION_FAILED, CLIENT_METADATA_CANNOT_BE_MUTATED, ErrorReply, HOST_UNREACHABLE,
 };
@@ -63,6 +65,10 @@ pub(super) struct Greeting {
     pub(super) connection_id: i32,
     /// The client has said who it is.
     pub(super) introduced: bool,
+    /// How the proxy may compress.
+    pub(super) offered: Compressors,
+    /// How both may.
+    pub(super) agreed: Compressors,
 }
 
 /// The answer to `hello`, `isMaster` or `ismaster`. Right after the start it waits for the clusters.
@@ -84,7 +90,26 @@ pub(super) async fn answer(
         }
         greeting.introduced = true;
     }
-    Ok(document(face, greeting, command.name, has("helloOk")))
+    let common = asked.map(|asked| in_common(asked, greeting.offered)).unwrap_or_default();
+    greeting.agreed = common.iter().fold(greeting.agreed, |agreed, one| agreed.with(*one));
+    let mut document = document(face, greeting, command.name, has("helloOk"));
+    if !common.is_empty() {
+        let names: RawArrayBuf = common.iter().map(|one| one.name()).collect();
+        document.append(bson::cstr!("compression"), names);
+    }
+    Ok(document)
+}
+
+/// What the client asks for and may have, in its order.
+fn in_common(asked: &RawDocument, offered: Compressors) -> Vec<Compressor> {
+    let asked = asked.get_array("compression").into_iter().flatten().flatten();
+    let mut common = Vec::new();
+    for one in asked.filter_map(|name| offered.named(name.as_str()?)) {
+        if !common.contains(&one) {
+            common.push(one);
+        }
+    }
+    common
 }
 
 fn document(face: &Face, greeting: &Greeting, name: &str, hello_ok: bool) -> RawDocumentBuf {
@@ -163,6 +188,20 @@ mod tests {
         assert!(ask(&mut greeting, &body).await.is_ok());
         assert_eq!(ask(&mut greeting, &body).await.unwrap_err().code, CLIENT_METADATA_CANNOT_BE_MUTATED);
         assert!(ask(&mut greeting, &rawdoc! { "hello": 1 }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn clients_and_proxy_agree_on_compressors() {
+        let offered = Compressors::NONE.with(Compressor::Zlib).with(Compressor::Zstd);
+        let mut greeting = Greeting { offered, ..Greeting::default() };
+        assert!(
+            ask(&mut greeting, &rawdoc! { "hello": 1 }).await.unwrap().get("compression").unwrap().is_none()
+        );
+        let body = rawdoc! { "hello": 1, "compression": ["zstd", "snappy", "lz4", "zlib", "zstd"] };
+        let reply = ask(&mut greeting, &body).await.unwrap();
+        let names: Vec<_> = reply.get_array("compression").unwrap().into_iter().flatten().collect();
+        assert_eq!(names.iter().filter_map(|name| name.as_str()).collect::<Vec<_>>(), ["zstd", "zlib"]);
+        assert_eq!(greeting.agreed, offered);
     }
 
     #[test]

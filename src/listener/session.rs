@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::policy::classify::{Class, classify};
 use crate::router::{Handled, Operation, Router};
+use crate::wire::compressed::{Compressors, compress, decompress};
 use crate::wire::error::{ErrorReply, UNSUPPORTED_OP_QUERY};
-use crate::wire::header::{FrameError, Header, OP_MSG, OP_QUERY};
+use crate::wire::header::{FrameError, Header, OP_COMPRESSED, OP_MSG, OP_QUERY};
 use crate::wire::op_msg::build;
 use crate::wire::query::{self, Query};
 
@@ -29,6 +30,8 @@ use super::hello::{self, Greeting, SharedFace};
 pub(super) struct Context {
     pub(super) router: Router,
     pub(super) face: Arc<SharedFace>,
+    /// How the messages of clients may be compressed.
+    pub(super) compressors: Compressors,
 }
 
 /// Why a session ended.
@@ -41,7 +44,7 @@ pub(super) enum SessionEnd {
     #[error("{0}")]
     Protocol(#[from] FrameError),
     /// The message is of a kind that no supported driver sends.
-    #[error("opcode {0} is not supported; only OP_MSG is")]
+    #[error("opcode {0} is not supported; OP_MSG and OP_COMPRESSED are")]
     Opcode(i32),
     /// The connection broke.
     #[error("{0}")]
@@ -55,7 +58,7 @@ pub(super) async fn serve(
     connection_id: i32,
     drain: CancellationToken,
 ) -> Result<(), SessionEnd> {
-    let mut greeting = Greeting { connection_id, introduced: false };
+    let mut greeting = Greeting { connection_id, offered: context.compressors, ..Greeting::default() };
     let mut drained = pin!(drain.cancelled());
     loop {
         tokio::select! {
@@ -83,6 +86,7 @@ async fn requests(
         let message = &input[..header.length];
         let handled = match header.opcode {
             OP_MSG => command(context, stream, greeting, message, reply).await?,
+            OP_COMPRESSED => compressed(context, stream, greeting, message, reply).await?,
             OP_QUERY => legacy(context, greeting, message, reply).await?,
             other => return Err(SessionEnd::Opcode(other)),
         };
@@ -145,6 +149,25 @@ async fn command(
     reply.clear();
     reply.extend_from_slice(&build(0, operation.request_id(), 0, document.as_bytes(), None));
     Ok(if operation.silent() { Handled::Silent } else { Handled::Reply })
+}
+
+/// A command within another message; its reply is compressed the same way.
+async fn compressed(
+    context: &Context,
+    stream: &TcpStream,
+    greeting: &mut Greeting,
+    message: &[u8],
+    reply: &mut BytesMut,
+) -> Result<Handled, SessionEnd> {
+    let mut plain = Buffer::take();
+    let compressor = decompress(message, greeting.agreed, &mut plain.0)?;
+    let handled = command(context, stream, greeting, &plain.0, reply).await?;
+    if let Some(compressor) = compressor.filter(|_| handled == Handled::Reply)
+        && compress(reply, compressor, &mut plain.0)
+    {
+        std::mem::swap(reply, &mut plain.0);
+    }
+    Ok(handled)
 }
 
 /// Runs an operation. One that changes nothing is given up when its client leaves: the future is dropped,

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::wire::compressed::Compressors;
+
 /// How clients are served.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -15,10 +17,12 @@ pub struct Settings {
     pub max_clients: usize,
     /// How long a shutdown waits for operations that run.
     pub drain: Duration,
+    /// How messages may be compressed for clients that ask for it.
+    pub compressors: Compressors,
 }
 
 impl Settings {
-    /// The defaults: one worker per core, 50,000 clients, 30 s to drain.
+    /// The defaults: one worker per core, 50,000 clients, 30 s to drain, all compressors.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
@@ -26,6 +30,7 @@ impl Settings {
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             max_clients: 50_000,
             drain: Duration::from_secs(30),
+            compressors: Compressors::ALL,
         }
     }
 }

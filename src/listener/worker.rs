@@ -1,7 +1,6 @@
 //! The threads that serve clients: one runtime each, nothing hops between them.
 
 use std::net::TcpStream as StdStream;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use crate::telemetry::metrics as names;
 
 use super::hello::SharedFace;
 use super::session::{Context, SessionEnd, serve};
+use super::settings::Settings;
 
 /// How long the threads may take to end once their sessions have.
 const STOP: Duration = Duration::from_secs(5);
@@ -77,16 +77,11 @@ pub struct Workers {
 pub type BuildRouter = Arc<dyn Fn() -> Router + Send + Sync>;
 
 impl Workers {
-    /// Starts `count` threads. `grace` is how long [`Self::stop`] waits for operations that run.
+    /// Starts the threads; [`Self::stop`] waits for operations that run as long as the settings say.
     ///
     /// # Errors
     /// When the system gives no thread or no reactor.
-    pub fn start(
-        count: NonZeroUsize,
-        grace: Duration,
-        face: &Arc<SharedFace>,
-        build: &BuildRouter,
-    ) -> std::io::Result<Self> {
+    pub fn start(settings: &Settings, face: &Arc<SharedFace>, build: &BuildRouter) -> std::io::Result<Self> {
         let clients = Arc::new(Clients {
             open: AtomicUsize::new(0),
             next_id: AtomicI32::new(1),
@@ -94,11 +89,14 @@ impl Workers {
             malformed: counter!(names::CLIENTS_MALFORMED),
         });
         let drain = CancellationToken::new();
+        let (grace, compressors) = (settings.drain, settings.compressors);
         let start = |number| {
             let stop = Stop { drain: drain.clone(), grace };
-            start_worker(number, stop, clients.clone(), face.clone(), build.clone())
+            let (face, build) = (face.clone(), build.clone());
+            let context = move || Context { router: build(), face, compressors };
+            start_worker(number, stop, clients.clone(), context)
         };
-        let workers = (0..count.get()).map(start).collect::<Result<_, _>>()?;
+        let workers = (0..settings.workers.get()).map(start).collect::<Result<_, _>>()?;
         Ok(Self { workers, drain, grace, clients })
     }
 
@@ -137,15 +135,14 @@ fn start_worker(
     number: usize,
     stop: Stop,
     clients: Arc<Clients>,
-    face: Arc<SharedFace>,
-    build: BuildRouter,
+    context: impl FnOnce() -> Context + Send + 'static,
 ) -> std::io::Result<Worker> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (arrivals, receiver) = mpsc::unbounded_channel();
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         runtime.block_on(async {
-            let context = Arc::new(Context { router: build(), face });
+            let context = Arc::new(context());
             work(context, stop, clients, receiver).await;
         });
         // What still runs after the grace is dropped with the runtime.

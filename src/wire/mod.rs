@@ -1,4 +1,5 @@
 //! Bytes without IO: framing, OP_MSG, scanning and patching of commands and replies.
+pub mod compressed;
 pub mod element;
 pub mod error;
 pub mod header;
