@@ -48,39 +48,38 @@ pub fn merge(replies: &[(Part, RawDocumentBuf)]) -> RawDocumentBuf {
     };
     let mut merged = RawDocumentBuf::new();
     merged.append(cstr!("n"), sum("n").unwrap_or(0));
+    // The order of fields is the servers'.
+    if let Some(errors) = all_indexed(replies, "writeErrors") {
+        merged.append(cstr!("writeErrors"), errors);
+    }
+    let retried = replies.iter().flat_map(|(_, reply)| reply.get_array("retriedStmtIds"));
+    let retried: Vec<_> = retried.flatten().flatten().map(bson::raw::RawBson::from).collect();
+    if !retried.is_empty() {
+        merged.append(cstr!("retriedStmtIds"), retried.into_iter().collect::<RawArrayBuf>());
+    }
+    if let Some(upserted) = all_indexed(replies, "upserted") {
+        merged.append(cstr!("upserted"), upserted);
+    }
     if let Some(modified) = sum("nModified") {
         merged.append(cstr!("nModified"), modified);
-    }
-    for (name, field) in [(cstr!("upserted"), "upserted"), (cstr!("writeErrors"), "writeErrors")] {
-        let mut items: Vec<(i32, RawDocumentBuf)> = Vec::new();
-        for (part, reply) in replies {
-            items.extend(indexed(reply, field).map(|item| restore(part, item)));
-        }
-        items.sort_by_key(|(index, _)| *index);
-        if !items.is_empty() {
-            let mut array = RawArrayBuf::new();
-            for (_, item) in items {
-                array.push(item);
-            }
-            merged.append(name, array);
-        }
-    }
-    let mut retried = RawArrayBuf::new();
-    let mut any = false;
-    for (_, reply) in replies {
-        for id in reply.get_array("retriedStmtIds").into_iter().flatten().flatten() {
-            retried.push(bson::raw::RawBson::from(id));
-            any = true;
-        }
-    }
-    if any {
-        merged.append(cstr!("retriedStmtIds"), retried);
     }
     if let Some(error) = replies.iter().find_map(|(_, reply)| reply.get_document("writeConcernError").ok()) {
         merged.append(cstr!("writeConcernError"), error.to_owned());
     }
     merged.append(cstr!("ok"), 1.0);
     merged
+}
+
+/// The items of all replies at their places in the client's command, one a statement: what was sent for it to
+/// many documents may have failed for each.
+fn all_indexed(replies: &[(Part, RawDocumentBuf)], field: &str) -> Option<RawArrayBuf> {
+    let mut items: Vec<(i32, RawDocumentBuf)> = Vec::new();
+    for (part, reply) in replies {
+        items.extend(indexed(reply, field).map(|item| restore(part, item)));
+    }
+    items.sort_by_key(|(index, _)| *index);
+    items.dedup_by_key(|(index, _)| *index);
+    (!items.is_empty()).then(|| items.into_iter().map(|(_, item)| item).collect())
 }
 
 fn indexed<'a>(reply: &'a RawDocument, field: &str) -> impl Iterator<Item = &'a RawDocument> {
@@ -131,5 +130,16 @@ mod tests {
         assert_eq!((merged.get_i32("n").unwrap(), merged.get_i32("nModified").unwrap()), (3, 1));
         let place = |field| indexed(&merged, field).next().unwrap().get_i32("index").unwrap();
         assert_eq!((place("upserted"), place("writeErrors")), (1, 3));
+    }
+
+    #[test]
+    fn a_statement_fails_once_however_many_documents_it_was_sent_for() {
+        let error = |index: i32| rawdoc! { "index": index, "code": 9 };
+        let reply = rawdoc! { "n": 0, "nModified": 0, "writeErrors": [error(0), error(1)], "ok": 1.0 };
+        let part = |side| Part { side, indexes: vec![4, 4] };
+        let merged = merge(&[(part(Old), reply.clone()), (part(New), reply)]);
+        assert_eq!(merged.get_array("writeErrors").unwrap().into_iter().count(), 1);
+        let names: Vec<_> = merged.iter().flatten().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["n", "writeErrors", "nModified", "ok"]);
     }
 }

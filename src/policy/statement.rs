@@ -95,10 +95,18 @@ fn only_id(filter: &RawDocument) -> bool {
     matches!(fields.next(), Some(Ok((name, _))) if name.as_str() == "_id") && fields.next().is_none()
 }
 
-/// The key that a filter pins down by `_id: value` or `_id: {$eq: value}`. Under a collation a string in a
-/// filter is not a key.
+/// The key that a filter pins down by `_id: value` or `_id: {$eq: value}`, also as one of the conditions of an
+/// `$and`. Under a collation a string in a filter is not a key.
 #[must_use]
 pub fn key_in(filter: &RawDocument, simple: bool) -> Option<Key> {
+    // Not deeper: drivers and mappers wrap once, and nobody may make this go as deep as a message is long.
+    equality(filter, simple).or_else(|| {
+        let all = filter.get_array("$and").ok()?;
+        all.into_iter().flatten().find_map(|condition| equality(condition.as_document()?, simple))
+    })
+}
+
+fn equality(filter: &RawDocument, simple: bool) -> Option<Key> {
     let value = filter.get("_id").ok().flatten()?;
     let value = match value {
         RawBsonRef::Document(document) => match document.iter().next() {
@@ -126,6 +134,9 @@ mod tests {
         assert!(of(rawdoc! { "_id": { "$eq": "x" } }));
         assert!(of(rawdoc! { "_id": { "a": 1 } }));
         assert!(!of(rawdoc! { "_id": { "$gt": 1 } }));
+        assert!(of(rawdoc! { "a": 1, "$and": [{ "b": 1 }, { "_id": 1 }] }));
+        assert!(!of(rawdoc! { "$and": [{ "_id": { "$gt": 1 } }, { "$and": [{ "_id": 1 }] }] }));
+        assert!(!of(rawdoc! { "$or": [{ "_id": 1 }, { "_id": 2 }] }));
         assert!(!of(rawdoc! { "a": 1 }));
     }
 

@@ -119,7 +119,10 @@ impl Router {
             _ if pulls_away(operation) && !route.phase.is_over() => self.ddl(operation, route, reply).await,
             Class::PipelineWrite => match authority {
                 Some(side) => Ok(Course::Plain(side)),
-                None => Err(ErrorReply::new(NOT_NOW, "$out and $merge cannot run while writes are divided")),
+                None => Err(ErrorReply::new(
+                    NOT_NOW,
+                    "$out, $merge and mapReduce cannot run while writes are divided",
+                )),
             },
             _ => Ok(Course::Plain(authority.unwrap_or(Side::Old))),
         }

@@ -1,0 +1,178 @@
+//! A corpus of commands, run directly and through the proxy, in four states of a migration: the replies are the
+//! same, byte by byte, but for a closed list (`mask.rs`) and for what is refused (`corpus`).
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod case;
+mod mask;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bson::{Bson, Document, RawDocument, rawdoc};
+use reshard::wire::header::Header;
+use reshard::wire::op_msg::{OpMsg, build};
+use reshard_loadtest::compare;
+use reshard_testbed::ReplicaSet;
+use support::{LONG, Operator, proxy, two_sets};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use case::{Case, Expected, names_states, read};
+
+const NOT_NOW: i32 = 115;
+const ALONE: &str = "alone";
+const MIRRORED: &str = "mirrored";
+const READS_DIVIDED: &str = "reads_divided";
+const DIVIDED: &str = "divided";
+
+fn corpus() -> Result<Vec<Case>> {
+    let files = [
+        ("writes", include_str!("corpus/writes.jsonl")),
+        ("types", include_str!("corpus/types.jsonl")),
+        ("reads", include_str!("corpus/reads.jsonl")),
+        ("catalog", include_str!("corpus/catalog.jsonl")),
+        ("server", include_str!("corpus/server.jsonl")),
+    ];
+    let mut all = Vec::new();
+    for (file, text) in files {
+        all.extend(read(file, text)?);
+    }
+    for case in &all {
+        names_states(case, &[MIRRORED, READS_DIVIDED, DIVIDED])?;
+    }
+    Ok(all)
+}
+
+/// One connection, to a server or to the proxy.
+struct Line {
+    stream: TcpStream,
+    cursor: i64,
+}
+
+impl Line {
+    async fn to(address: &str) -> Result<Self> {
+        Ok(Self { stream: TcpStream::connect(address).await?, cursor: 0 })
+    }
+
+    async fn ask(&mut self, body: &RawDocument) -> Result<Document> {
+        self.stream.write_all(&build(7, 0, 0, body.as_bytes(), None)).await?;
+        let mut bytes = vec![0; 16];
+        self.stream.read_exact(&mut bytes).await?;
+        let header = Header::parse(&bytes)?.context("header")?;
+        bytes.resize(header.length, 0);
+        self.stream.read_exact(&mut bytes[16..]).await?;
+        let reply = Document::try_from(RawDocument::from_bytes(&bytes[OpMsg::parse(&bytes)?.body])?)?;
+        let cursor = reply.get_document("cursor").and_then(|cursor| cursor.get_i64("id"));
+        self.cursor = cursor.ok().filter(|id| *id != 0).unwrap_or(self.cursor);
+        Ok(reply)
+    }
+
+    async fn run(&mut self, case: &Case, database: &str) -> Result<Document> {
+        let command = case.command(database, self.cursor)?;
+        let asked = tokio::time::timeout(Duration::from_secs(60), self.ask(&command));
+        asked.await?.with_context(|| format!("{}: {command:?}", case.name))
+    }
+}
+
+/// What is compared of a reply.
+fn comparable(case: &Case, mut reply: Document) -> Document {
+    if !case.only.is_empty() && reply.get_f64("ok").is_ok_and(|ok| ok == 1.0) {
+        let field = |path: &String| {
+            let mut value = Bson::Document(reply.clone());
+            for name in path.split('.') {
+                value = value.as_document()?.get(name)?.clone();
+            }
+            Some((path.clone(), value))
+        };
+        return case.only.iter().filter_map(field).collect();
+    }
+    mask::mask(&mut reply);
+    if let Some(field) = &case.sorted {
+        let by = |one: &Bson| one.as_document().and_then(|one| one.get(field)).map(ToString::to_string);
+        let cursor = reply.get_document_mut("cursor").and_then(|cursor| cursor.get_array_mut("firstBatch"));
+        if let Ok(batch) = cursor {
+            batch.sort_by_key(by);
+        }
+        if let Ok(results) = reply.get_array_mut("results") {
+            results.sort_by_key(by);
+        }
+    }
+    reply
+}
+
+/// Runs the corpus in one state; returns every difference, in words.
+async fn differences(
+    corpus: &[Case],
+    state: &str,
+    direct: &mut Line,
+    through: &mut Line,
+) -> Result<Vec<String>> {
+    let database = format!("diff_{state}");
+    let mut found = Vec::new();
+    for case in corpus {
+        let got = through.run(case, &database).await?;
+        let code = got.get_i32("code").ok();
+        let wrong = match case.expected(state)? {
+            Expected::Refused => (code != Some(NOT_NOW)).then(|| "a refusal".to_owned()),
+            Expected::AnError => code.is_none().then(|| "an error".to_owned()),
+            Expected::Same => {
+                let wanted = comparable(case, direct.run(case, &database).await?);
+                let same = bson::serialize_to_vec(&wanted)?
+                    == bson::serialize_to_vec(&comparable(case, got.clone()))?;
+                (!same).then(|| wanted.to_string())
+            }
+        };
+        if let Some(wanted) = wrong {
+            found.push(format!(
+                "{state}: {}\n   wanted {wanted}\n   got    {}",
+                case.name,
+                comparable(case, got)
+            ));
+        }
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_are_those_of_the_server() -> Result<()> {
+    let (sets, direct) = tokio::try_join!(two_sets("differential"), ReplicaSet::builder("direct").start())?;
+    let (old, new) = sets;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let corpus = corpus()?;
+    let mut to_server = Line::to(&direct.node(0).address().to_string()).await?;
+    let mut found = Vec::new();
+    for state in [ALONE, MIRRORED, READS_DIVIDED, DIVIDED] {
+        let mut through = Line::to(&proxy.address().to_string()).await?;
+        let database = format!("diff_{state}");
+        for line in [&mut to_server, &mut through] {
+            let made = line.ask(&rawdoc! { "create": "c", "$db": database.clone() }).await?;
+            ensure!(made.get_f64("ok")? == 1.0, "{made}");
+        }
+        let operator = Operator::of(&proxy, state);
+        let namespace = format!("{database}.c");
+        if state != ALONE {
+            operator.create(&[&namespace]).await?;
+            operator.start().await?;
+            operator.until_synced().await?;
+        }
+        if state == READS_DIVIDED || state == DIVIDED {
+            operator.reads(50).await?;
+        }
+        if state == DIVIDED {
+            operator.writes(50).await?;
+        }
+        found.extend(differences(&corpus, state, &mut to_server, &mut through).await?);
+        if state != ALONE {
+            operator.until_level().await?;
+            reshard_testbed::wait_for("both sides to be equal", LONG, || async {
+                Ok(compare(&old.uri(), &new.uri(), &namespace).await?.is_equal())
+            })
+            .await?;
+        }
+    }
+    proxy.shutdown().await;
+    ensure!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
+    Ok(())
+}
