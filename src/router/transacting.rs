@@ -139,8 +139,10 @@ impl Router {
     ) -> Result<(), ErrorReply> {
         let Some(writer) = &self.writer else { return Ok(()) };
         let Some(key) = operation.command.session().zip(operation.command.txn_number) else { return Ok(()) };
+        // One whose first statement was refused has not begun: nobody need end it.
+        let never_began = operation.command.start_transaction && !fields.ok;
         let ends = matches!(operation.class, Class::Commit | Class::Abort) || fields.transient_transaction;
-        if !ends {
+        if !ends && !never_began {
             return Ok(());
         }
         let all = self.shared.open_transactions.take(&key);

@@ -26,6 +26,9 @@ pub(crate) struct Case {
     pub(crate) only: Vec<String>,
     /// The field by which a batch is sorted, where servers give no order.
     pub(crate) sorted: Option<String>,
+    /// It is asked of sharded clusters too: not what their order of things, or the router of the test bed, which
+    /// has no transactions, answers by chance or not at all.
+    pub(crate) sharded: bool,
     /// By the state's name.
     expected: Document,
 }
@@ -47,6 +50,7 @@ fn parse(file: &str, line: &str) -> Result<Case> {
     let (on, sorted) = (text("on").unwrap_or_else(|| "$db".into()), text("sorted"));
     let session = line.remove("session").and_then(|session| session.as_i32());
     let session = session.map(u8::try_from).transpose()?;
+    let sharded = line.remove("sharded").is_none_or(|sharded| sharded == Bson::Boolean(true));
     let only = match line.remove("only") {
         Some(Bson::Array(only)) => {
             only.iter().filter_map(|field| field.as_str().map(str::to_owned)).collect()
@@ -54,7 +58,7 @@ fn parse(file: &str, line: &str) -> Result<Case> {
         _ => Vec::new(),
     };
     let Some(Bson::Document(run)) = line.remove("run") else { bail!("run") };
-    Ok(Case { name, run, on, session, only, sorted, expected: line })
+    Ok(Case { name, run, on, session, only, sorted, sharded, expected: line })
 }
 
 impl Case {

@@ -10,11 +10,13 @@ mod mask;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bson::{Bson, Document, RawDocument, rawdoc};
+use bson::{Bson, Document, RawDocument, doc, rawdoc};
+use reshard::migration::control::NamespaceSpec;
+use reshard::policy::shard_key::ShardKey;
 use reshard::wire::header::Header;
 use reshard::wire::op_msg::{OpMsg, build};
 use reshard_loadtest::compare;
-use reshard_testbed::ReplicaSet;
+use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
 use support::{LONG, Operator, proxy, two_sets};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -108,10 +110,15 @@ async fn differences(
     state: &str,
     direct: &mut Line,
     through: &mut Line,
+    shards: bool,
 ) -> Result<Vec<String>> {
     let database = format!("diff_{state}");
     let mut found = Vec::new();
-    for case in corpus {
+    let comparable = |case, reply| {
+        let reply = comparable(case, reply);
+        if shards { mask::by_name(reply) } else { reply }
+    };
+    for case in corpus.iter().filter(|case| case.sharded || !shards) {
         let got = through.run(case, &database).await?;
         let code = got.get_i32("code").ok();
         let wrong = match case.expected(state)? {
@@ -135,25 +142,41 @@ async fn differences(
     Ok(found)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_are_those_of_the_server() -> Result<()> {
-    let (sets, direct) = tokio::try_join!(two_sets("differential"), ReplicaSet::builder("direct").start())?;
-    let (old, new) = sets;
-    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+/// How the collection that migrates comes to be, before anything is compared.
+async fn make(line: &mut Line, database: &str, shard: bool) -> Result<()> {
+    let mut commands = vec![rawdoc! { "create": "c", "$db": database }];
+    if shard {
+        let namespace = format!("{database}.c");
+        commands.push(rawdoc! { "enableSharding": database, "$db": "admin" });
+        commands.push(rawdoc! { "shardCollection": namespace, "key": { "_id": "hashed" }, "$db": "admin" });
+    }
+    for command in commands {
+        let made = line.ask(&command).await?;
+        ensure!(made.get_f64("ok")? == 1.0, "{made}");
+    }
+    Ok(())
+}
+
+/// Runs the corpus in all states, on `direct` and between `old` and `new`.
+async fn replies_are_equal(direct: &str, old: &str, new: &str, shard: bool) -> Result<()> {
+    let proxy = proxy(old, Some(new)).await?;
     let corpus = corpus()?;
-    let mut to_server = Line::to(&direct.node(0).address().to_string()).await?;
+    let mut to_server = Line::to(direct).await?;
     let mut found = Vec::new();
     for state in [ALONE, MIRRORED, READS_DIVIDED, DIVIDED] {
         let mut through = Line::to(&proxy.address().to_string()).await?;
         let database = format!("diff_{state}");
         for line in [&mut to_server, &mut through] {
-            let made = line.ask(&rawdoc! { "create": "c", "$db": database.clone() }).await?;
-            ensure!(made.get_f64("ok")? == 1.0, "{made}");
+            make(line, &database, shard).await?;
         }
         let operator = Operator::of(&proxy, state);
         let namespace = format!("{database}.c");
         if state != ALONE {
-            operator.create(&[&namespace]).await?;
+            let shard_key = shard.then(|| ShardKey::parse(&doc! { "_id": "hashed" }));
+            let shard_key = shard_key.transpose().map_err(anyhow::Error::msg)?;
+            operator
+                .create_as(vec![NamespaceSpec { shard_key, ..NamespaceSpec::plain(&*namespace) }])
+                .await?;
             operator.start().await?;
             operator.until_synced().await?;
         }
@@ -163,11 +186,11 @@ async fn replies_are_those_of_the_server() -> Result<()> {
         if state == DIVIDED {
             operator.writes(50).await?;
         }
-        found.extend(differences(&corpus, state, &mut to_server, &mut through).await?);
+        found.extend(differences(&corpus, state, &mut to_server, &mut through, shard).await?);
         if state != ALONE {
             operator.until_level().await?;
-            reshard_testbed::wait_for("both sides to be equal", LONG, || async {
-                Ok(compare(&old.uri(), &new.uri(), &namespace).await?.is_equal())
+            wait_for("both sides to be equal", LONG, || async {
+                Ok(compare(old, new, &namespace).await?.is_equal())
             })
             .await?;
         }
@@ -175,4 +198,18 @@ async fn replies_are_those_of_the_server() -> Result<()> {
     proxy.shutdown().await;
     ensure!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_are_those_of_a_replica_set() -> Result<()> {
+    let (sets, direct) = tokio::try_join!(two_sets("differential"), ReplicaSet::builder("direct").start())?;
+    let (old, new) = sets;
+    replies_are_equal(direct.node(0).address(), &old.uri(), &new.uri(), false).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_are_those_of_a_sharded_cluster() -> Result<()> {
+    let cluster = || ShardedCluster::builder().shards(2).start();
+    let (direct, old, new) = tokio::try_join!(cluster(), cluster(), cluster())?;
+    replies_are_equal(direct.router().address(), &old.uri(), &new.uri(), true).await
 }

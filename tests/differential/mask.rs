@@ -22,6 +22,7 @@ pub(crate) fn mask(reply: &mut Document) {
         collections(cursor);
     }
     generated_ids(reply);
+    shards(reply);
     if let Ok(text) = reply.get_str("errmsg") {
         // The proxy knows its cursors itself, and marks what it says itself.
         let text = if reply.get_i32("code").is_ok_and(|code| code == CURSOR_NOT_FOUND) {
@@ -49,6 +50,28 @@ fn collections(cursor: &mut Document) {
             info.insert("uuid", "given");
         }
     }
+}
+
+/// What a router makes of its shards' answers: which shard said what, and in which order they did.
+fn shards(reply: &mut Document) {
+    if let Some(Bson::Document(raw)) = reply.remove("raw") {
+        let mut said: Vec<Document> =
+            raw.into_iter().filter_map(|(_, said)| said.as_document().cloned()).collect();
+        said.iter_mut().for_each(mask);
+        said.dedup();
+        reply.insert("raw", said);
+    }
+    let place = |one: &Bson| one.as_document().and_then(|one| one.get_i32("index").ok());
+    if let Ok(upserted) = reply.get_array_mut("upserted") {
+        upserted.sort_by_key(place);
+    }
+}
+
+/// The fields by name: a router lays them out in another order than a server, and the proxy's are a server's.
+pub(crate) fn by_name(reply: Document) -> Document {
+    let mut fields: Vec<_> = reply.into_iter().collect();
+    fields.sort_by(|one, other| one.0.cmp(&other.0));
+    fields.into_iter().collect()
 }
 
 /// Ids that servers make: of upserted documents and of users.
