@@ -7,6 +7,7 @@ mod barriers;
 mod constraints;
 mod ddl;
 mod keys;
+mod locks;
 mod own_writes;
 mod past_the_proxy;
 mod sizes;
