@@ -4,6 +4,7 @@
 mod support;
 
 mod barriers;
+mod clustered;
 mod constraints;
 mod ddl;
 mod keys;
