@@ -102,3 +102,33 @@ async fn new_hangs_while_no_read_meets_it() -> Result<()> {
 async fn new_hangs_while_reads_meet_it() -> Result<()> {
     new_hangs(50, "hang-read").await
 }
+
+/// New hangs when everything is on it: a write there gets an error as soon as the lease that it was sent under has
+/// ended, and does not wait for an answer for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_hangs_when_it_decides_everything() -> Result<()> {
+    let (old, new) = two_sets("hang-decides").await?;
+    let proxy = proxy_with(&old.uri(), Some(&new.uri()), support::settings()).await?;
+    let operator = Operator::of(&proxy, "m");
+    let client = Client::with_uri_str(format!("{}?retryWrites=false", uri(&proxy))).await?;
+    let c = client.database("shop").collection::<Document>("c");
+    c.insert_many((0..KEYS).map(|id| doc! { "_id": id, "n": 0 })).await?;
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    new.pause_all().await?;
+    let write =
+        tokio::time::timeout(LONG, c.update_one(doc! { "_id": 1 }, doc! { "$inc": { "n": 1 } })).await?;
+    ensure!(write.is_err(), "{write:?}");
+    new.resume_all().await?;
+    operator.until_synced().await?;
+    operator.rollback().await?;
+    let found =
+        old.client().await?.database("shop").collection::<Document>("c").find_one(doc! { "_id": 1 }).await?;
+    let n = found.context("a document")?.get_i32("n")?;
+    ensure!((0..=1).contains(&n), "{n}");
+    proxy.shutdown().await;
+    Ok(())
+}

@@ -17,7 +17,7 @@ use reshard::shutdown::Tasks;
 use reshard::state::records::lsid;
 use reshard_loadtest::compare;
 use reshard_testbed::{ReplicaSet, Version, wait_for, wait_for_value};
-use support::{LONG, Operator, proxy, settings, two_sets, uri};
+use support::{LONG, Operator, proxy, roll_over, settings, two_sets, uri};
 use uuid::Uuid;
 
 /// A write with its session and number, to be sent as often as wanted.
@@ -302,6 +302,86 @@ async fn of_a_commit_when_its_lease_has_ended() -> Result<()> {
     ensure!(found.is_some() == (last == Ok(())), "{last:?}, and {found:?}");
     operator.until_level().await?;
     ensure!(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal());
+    proxy.shutdown().await;
+    Ok(())
+}
+
+/// Commands of a kind that a cluster's server has run.
+async fn commands(set: &ReplicaSet, name: &str) -> Result<i64> {
+    let status = set.client().await?.database("admin").run_command(doc! { "serverStatus": 1 }).await?;
+    let counted = status.get_document("metrics")?.get_document("commands")?.get_document(name)?;
+    Ok(counted.get_i64("total")?)
+}
+
+/// A large batch that was cut short in the middle: what was executed is found with few questions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_part_of_a_large_batch() -> Result<()> {
+    const ALL: i32 = 3000;
+    const IN_THE_WAY: i32 = 2100;
+    let (old, new) = two_sets("retry-large").await?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&proxy, "c");
+    let c = Client::with_uri_str(uri(&proxy)).await?.database("shop").collection::<Document>("c");
+    c.insert_one(doc! { "_id": IN_THE_WAY, "n": 0 }).await?;
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    let documents: Vec<Document> = (0..ALL).map(|id| doc! { "_id": id, "n": 1 }).collect();
+    let batch = Write::new("batch", doc! { "insert": "c", "documents": documents });
+    let first = batch.send(&uri(&proxy), 7).await?;
+    ensure!(first.get_i32("n")? == IN_THE_WAY, "{first}");
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    let before = commands(&old, "delete").await?;
+    let again = batch.send(&uri(&proxy), 7).await?;
+    let questions = commands(&old, "delete").await? - before;
+    let failed = |reply: &Document| -> Result<(i32, i32)> {
+        let error = reply
+            .get_array("writeErrors")?
+            .first()
+            .and_then(|error| error.as_document())
+            .context("an error")?;
+        Ok((error.get_i32("index")?, error.get_i32("code")?))
+    };
+    ensure!(again.get_i32("n")? == IN_THE_WAY && failed(&again)? == failed(&first)?, "{again} after {first}");
+    ensure!(c.count_documents(doc! {}).await? == u64::try_from(IN_THE_WAY)? + 1);
+    ensure!((1..=30).contains(&questions), "{questions} questions");
+    operator.until_level().await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+/// The former authority's oplog no longer tells whether a write was executed: then it is neither executed again nor
+/// taken for done, and the answer says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_former_authority_has_forgotten() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("retry-forgotten-old").oplog_mb(1).checkpoint_seconds(1).start(),
+        ReplicaSet::builder("retry-forgotten-new").start()
+    )?;
+    let (proxy, operator, client) = synced(&old, &new).await?;
+    let writes = writes();
+    for write in &writes {
+        write.send(&uri(&proxy), 7).await?;
+    }
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    roll_over(&old).await?;
+    // What a server has in memory it still knows.
+    old.stop_all().await?;
+    old.start_all().await?;
+    for _ in 0..2 {
+        for write in &writes {
+            let told = write.send(&uri(&proxy), 7).await;
+            let told = told.err().with_context(|| format!("{} is answered", write.what))?.to_string();
+            ensure!(told.contains("code 217") && told.contains("oplog"), "{}: {told}", write.what);
+        }
+    }
+    check_effects(&client).await?;
+    // A session that goes on is not held up.
+    let later = writes.iter().find(|write| write.what == "update").context("an update")?;
+    later.send(&uri(&proxy), 8).await?;
+    ensure!(count(&client, 1).await? == Some(2));
     proxy.shutdown().await;
     Ok(())
 }

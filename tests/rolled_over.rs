@@ -8,25 +8,9 @@ use mongodb::{Client, Collection};
 use reshard::migration::control::{Control as _, Phase};
 use reshard_loadtest::compare;
 use reshard_testbed::{ReplicaSet, wait_for};
-use support::{LONG, Operator, me, proxy, uri};
+use support::{LONG, Operator, me, proxy, roll_over, uri};
 
 const DOCUMENTS: i32 = 200;
-
-/// Writes until nothing of what is in the oplog now is left.
-async fn roll_over(set: &ReplicaSet) -> Result<()> {
-    let client = set.client().await?;
-    let oplog = client.database("local").collection::<Document>("oplog.rs");
-    let last = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 }).await?.context("an oplog")?;
-    let fill = client.database("other").collection("c");
-    wait_for("the oplog to roll over", LONG, || async {
-        for _ in 0..5 {
-            fill.insert_one(doc! { "fill": "x".repeat(1 << 20) }).await?;
-        }
-        let first = oplog.find_one(doc! {}).await?.context("an oplog")?;
-        Ok(first.get_timestamp("ts")? > last.get_timestamp("ts")?)
-    })
-    .await
-}
 
 async fn is_fresh(c: &Collection<Document>) -> Result<()> {
     let changed = c.find_one(doc! { "_id": 7 }).await?;

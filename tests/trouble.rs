@@ -10,8 +10,9 @@ use support::process::{Server, but_for_a_verification};
 use support::proof::{
     DOCUMENTS, few_errors_of_the_unrepeated, load, no_errors_but_of_one_death, prove, work,
 };
+use support::raw_load::RawLoad;
 use support::trial::Trial;
-use support::two_sets;
+use support::{Operator, proxy, two_sets, uri};
 
 /// New is away for a while, also over a restart of the proxy, for longer than any lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,6 +207,45 @@ async fn from_a_much_older_version() -> Result<()> {
         ReplicaSet::builder("version-4-new").version(Version::V6_0).start()
     )?;
     up_back_and_up(Trial::start(old, new, Profile::Keyed, 20_000).await?).await
+}
+
+/// Hashes of the documents of `shop.c` on a cluster whose members any client may ask.
+async fn hash(set: &ReplicaSet) -> Result<String> {
+    let hashes = set.node(0).run("shop", doc! { "dbHash": 1, "collections": ["c"] }).await?;
+    Ok(hashes.get_document("collections")?.get_str("c")?.to_owned())
+}
+
+/// From the oldest version that change streams of a cluster and all that they need can be had of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_the_oldest_version() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("version-42-old").version(Version::V4_2).start(),
+        ReplicaSet::builder("version-42-new").version(Version::V6_0).start()
+    )?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&proxy, "m");
+    let load = RawLoad::start(&uri(&proxy), 4, 5000).await?;
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    load.work(50).await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    operator.writes(50).await?;
+    load.work(50).await?;
+    operator.until_synced().await?;
+    operator.rollback().await?;
+    load.work(50).await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    load.work(50).await?;
+    load.holds().await?;
+    operator.until_level().await?;
+    operator.found_none_past_the_proxy().await?;
+    ensure!(hash(&old).await? == hash(&new).await?, "both sides are not equal");
+    operator.complete().await?;
+    proxy.shutdown().await;
+    Ok(())
 }
 
 async fn up_back_and_up(trial: Trial) -> Result<()> {

@@ -47,7 +47,8 @@ pub struct Request {
     pub target: Target,
     /// How long to wait for a server and for its answer.
     pub limit: Duration,
-    /// Looked at when there is a connection, before anything is sent.
+    /// Looked at when there is a connection, before anything is sent; as long as it holds, what was sent is waited
+    /// for beyond `limit`.
     pub only_if: Option<OnlyIf>,
 }
 

@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::cstr;
@@ -21,11 +22,14 @@ use super::selection::Selection;
 
 /// Where requests of this process get their numbers; servers only repeat them.
 static LAST_REQUEST_ID: AtomicI32 = AtomicI32::new(0);
+/// How often it is looked whether a late answer would still count.
+const LOOK: Duration = Duration::from_millis(250);
 
 #[async_trait]
 impl Commands for Pools {
     async fn run(&self, request: Request) -> Result<Reply, SendError> {
-        let deadline = Instant::now() + request.limit;
+        let began = Instant::now();
+        let deadline = began + request.limit;
         let selection = Selection::from(&request.target);
         let head = self.head(&request);
         let documents = request.sequence.as_ref().map_or(&[][..], |sequence| &sequence.documents);
@@ -35,19 +39,36 @@ impl Commands for Pools {
             let mut pooled = self.checkout(&selection, left).await?;
             request.must_be_due()?;
             let mut parts = [IoSlice::new(&head), IoSlice::new(documents)];
-            match timeout_at(deadline, pooled.exchange(&mut parts, &mut reply)).await {
-                Ok(Ok(())) => return self.reply(&pooled, reply),
+            match while_it_counts(&request, deadline, pooled.exchange(&mut parts, &mut reply)).await {
+                Some(Ok(())) => return self.reply(&pooled, reply),
                 // The idle connection was dead before it was used: nothing was sent, so send it on another.
-                Ok(Err(SendError::NotSent(_))) if Instant::now() < deadline => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(no_answer(pooled.server(), &request)),
+                Some(Err(SendError::NotSent(_))) if Instant::now() < deadline => {}
+                Some(Err(error)) => return Err(error),
+                None => return Err(no_answer(pooled.server(), began.elapsed())),
             }
         }
     }
 }
 
-fn no_answer(server: &ServerId, request: &Request) -> SendError {
-    SendError::Unknown(format!("{server}: no answer within {}", spoken(request.limit)))
+/// The answer, waited for until `deadline`, and beyond it for as long as the request's own condition holds: a server
+/// can be busy with one write for much longer than anybody should wait for a server.
+async fn while_it_counts<T>(
+    request: &Request,
+    mut deadline: Instant,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    futures::pin_mut!(answer);
+    loop {
+        match timeout_at(deadline, &mut answer).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if request.only_if.is_none() || request.must_be_due().is_err() => return None,
+            Err(_) => deadline = Instant::now() + LOOK,
+        }
+    }
+}
+
+fn no_answer(server: &ServerId, waited: Duration) -> SendError {
+    SendError::Unknown(format!("{server}: no answer within {}", spoken(waited)))
 }
 
 impl Pools {

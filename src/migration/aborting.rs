@@ -28,9 +28,17 @@ impl Default for Aborting {
     }
 }
 
+const CODE: &str = "being-aborted";
+
 fn cut_short() -> ControlError {
     let detail = "cut short: the migration is being aborted";
-    ControlError::new(Refusal::Conflict, "being-aborted", detail)
+    ControlError::new(Refusal::Conflict, CODE, detail)
+}
+
+/// Whether something failed for no other reason than that an abort is asked for, which may fail itself.
+#[must_use]
+pub fn is_cut_short(error: &ControlError) -> bool {
+    error.code == CODE
 }
 
 impl Aborting {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use tokio::sync::watch;
 
+use super::parked::park;
 use super::ranges::{self, Range};
-use super::tailer::park;
 use super::throttle::Limiter;
 use crate::clock::SharedClock;
 use crate::cluster::command::{Reply, Request, SharedCluster, Target, number};
@@ -30,6 +30,7 @@ use crate::state::parking::Parking;
 use crate::state::recent::{Load, Reading, Recent};
 use crate::state::records::{Records, write_concern_problem};
 
+const RETRY_FULL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(300);
 const STORE_EVERY: Duration = Duration::from_secs(2);
 const BATCH_DOCUMENTS: i32 = 10_000;
@@ -119,7 +120,9 @@ impl Backfill {
                 Ok(()) => {}
                 Err(why) => {
                     tracing::warn!(namespace = %range.namespace, range = range.number, why, "the copy waits");
-                    self.clock.sleep(RETRY).await;
+                    // Until an operator has removed what stands in the way, the same batch comes to the same end.
+                    let pause = if self.parking.is_full() { RETRY_FULL } else { RETRY };
+                    self.clock.sleep(pause).await;
                 }
             }
         }

@@ -17,6 +17,7 @@ pub mod holder;
 pub mod moving;
 mod newcomers;
 pub mod pace;
+pub mod parked;
 pub mod patterns;
 mod persist;
 pub mod preflight;

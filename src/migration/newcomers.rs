@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bson::{doc, rawdoc};
 
+use super::aborting::is_cut_short;
 use super::catalog::describe;
 use super::context::Context;
 use super::control::{Actor, AuditEvent, ControlError, Phase, Refusal, Severity};
@@ -41,6 +42,8 @@ impl From<ControlError> for Declined {
     fn from(error: ControlError) -> Self {
         match error.kind {
             Refusal::Unavailable => Self::NotNow(error.detail),
+            // Soon it is known whether the collection is still awaited.
+            _ if is_cut_short(&error) => Self::NotNow(error.detail),
             _ => Self::Refused(error.detail),
         }
     }

@@ -22,14 +22,14 @@ impl Engine {
     /// finds; until it has gone through nothing moves and no mirror is read.
     pub(super) async fn begin_anew(&self, running: &Running) -> Result<(), ControlError> {
         let context = running.parts().ok_or_else(no_new)?;
-        let ended = to_begin_anew(running)?;
-        if context.parking.len() > MOST {
+        if context.parking.is_full() {
             let detail = format!(
                 "more than {MOST} keys cannot be made equal: remove what stands in their way (see conflicts); \
                  they are tried again all the time, and once {MOST} or less are parked it can be resumed"
             );
             return Err(conflict("too-many-parked", detail));
         }
+        let ended = to_begin_anew(running)?;
         running.aborting.unless_asked(restore_collections(running, &context)).await??;
         // Stored before the new beginnings: without it those would pass for a stream that missed nothing.
         running.verification.lock().outdated = true;

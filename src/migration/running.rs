@@ -25,8 +25,8 @@ use super::tailer::{Health, Tailer};
 use super::throttle::Limiter;
 use super::ttl::expire_due;
 use crate::converge::active::Active;
-use crate::converge::converger::Order;
 use crate::model::side::{PerSide, Side};
+use crate::state::parking::MOST;
 use crate::state::recent::Recent;
 
 /// Keys that `Recent` remembers of each kind.
@@ -41,7 +41,6 @@ pub const TRANSACTIONS_SEEN: &str = "transactions have been seen: one could touc
 const LOOK: Duration = Duration::from_millis(200);
 const TTL_EVERY: Duration = Duration::from_secs(30);
 const OPLOG_EVERY: Duration = Duration::from_secs(30);
-const PARKED_EVERY: Duration = Duration::from_secs(5);
 
 /// One migration, as this process runs it.
 pub struct Running {
@@ -310,6 +309,7 @@ impl Running {
             )),
             _ => None,
         });
+        let failed = failed.or_else(|| context.parking.is_full().then(too_many_parked));
         let close = |side| {
             context
                 .frontiers
@@ -342,25 +342,6 @@ impl Running {
         }
     }
 
-    /// Looks at parked keys again from time to time.
-    async fn retry_parked(self: Arc<Self>, context: Arc<Context>) {
-        loop {
-            context.clock.sleep(PARKED_EVERY).await;
-            for parked in context.parking.list() {
-                let order = Order::durable(PerSide::default());
-                let report =
-                    context.converger.converge(&parked.namespace, vec![parked.key.clone()], &order).await;
-                if report.is_ok_and(|report| report.stuck.is_empty()) {
-                    let unparked =
-                        context.parking.unpark(&context.records, &parked.namespace, &parked.key).await;
-                    if let Err(error) = unparked {
-                        tracing::warn!(%error, "a key stays parked although it is equal");
-                    }
-                }
-            }
-        }
-    }
-
     /// Asks from time to time how far back old's oplog reaches.
     async fn watch_oplog(self: Arc<Self>, context: Arc<Context>) {
         loop {
@@ -383,6 +364,13 @@ impl Running {
             }
         }
     }
+}
+
+fn too_many_parked() -> String {
+    format!(
+        "more than {MOST} keys cannot be made equal (see conflicts). Once what stands in their way is gone, resume \
+         compares everything and goes on"
+    )
 }
 
 /// Bars mirror writes of unknown outcome soon: until that is done nobody reads their mirror.

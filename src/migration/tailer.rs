@@ -15,11 +15,12 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::bypass::{Change, Examiner};
+use super::parked::park;
 use super::scope::Scope;
 use super::stream::{Batch, ChangeStream, Event, StreamError};
 use crate::clock::SharedClock;
 use crate::cluster::command::SharedCluster;
-use crate::converge::converger::{BATCH, Converger, Order, Stuck};
+use crate::converge::converger::{BATCH, Converger, Order};
 use crate::converge::shards;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
@@ -27,7 +28,7 @@ use crate::model::side::{PerSide, Side};
 use crate::state::checkpoint;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
-use crate::state::parking::{MOST, Parked, Parking};
+use crate::state::parking::{MOST, Parking};
 use crate::state::recent::Recent;
 use crate::state::records::Records;
 
@@ -291,35 +292,13 @@ impl Tailer {
             }
         };
         let stuck: BTreeSet<&Key> = report.stuck.iter().map(|stuck| &stuck.key).collect();
-        for key in keys.iter().filter(|key| !stuck.contains(key)) {
-            let unparked = self.parking.unpark(&self.records, &namespace, key).await;
-            unparked.map_err(|error| StreamError::Broken(error.to_string()))?;
-        }
-        park(&self.parking, &self.records, &namespace, report.stuck, &*self.clock)
-            .await
-            .map_err(StreamError::Broken)?;
-        if self.parking.len() > MOST {
+        let equal = keys.iter().filter(|key| !stuck.contains(key));
+        let unparked = self.parking.unpark(&self.records, &namespace, equal).await;
+        unparked.map_err(|error| StreamError::Broken(error.to_string()))?;
+        let parked = park(&self.parking, &self.records, &namespace, report.stuck, &*self.clock).await;
+        if self.parking.is_full() {
             return Err(StreamError::Lost(format!("more than {MOST} keys cannot be made equal")));
         }
-        Ok(())
+        parked.map_err(StreamError::Broken)
     }
-}
-
-/// Parks what is stuck, durably.
-///
-/// # Errors
-/// In words, why it is not parked.
-pub async fn park(
-    parking: &Parking,
-    records: &Records,
-    namespace: &Namespace,
-    stuck: Vec<Stuck>,
-    clock: &dyn crate::clock::Clock,
-) -> Result<(), String> {
-    for Stuck { key, why } in stuck {
-        let since = clock.wall_millis();
-        let parked = Parked { namespace: namespace.clone(), key, why, since, tries: 0 };
-        parking.park(records, parked).await.map_err(|error| error.to_string())?;
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod classify;
 pub mod compare;
 pub mod converge;
+pub mod counting;
 pub mod expiry;
 pub mod failover;
 pub mod gate;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
-use bson::rawdoc;
+use bson::{RawDocument, rawdoc};
 
 use super::entry::{Entered, Gate, not_sent};
 use super::sending::send;
@@ -15,23 +15,27 @@ use crate::clock::SharedClock;
 use crate::cluster::command::{Request, ServerError, SharedCluster, number};
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::Slot;
+use crate::policy::counting::Search;
 use crate::policy::failover::Kind;
 use crate::policy::retry::Verdict;
 use crate::policy::writes::WriteCommand;
 use crate::wire::error::{Code, ErrorReply};
 
 const TRANSACTION_TOO_OLD: Code = Code(225, "TransactionTooOld");
+const INCOMPLETE_HISTORY: Code = Code(217, "IncompleteTransactionHistory");
+/// For one question.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where each statement of a command must go: `Some` for those that have been executed there before.
 ///
 /// # Errors
-/// The error to answer with: the former authority cannot be asked, or the number is an old one.
+/// The error to answer with: the former authority cannot be asked, or cannot tell, or the number is an old one.
 pub(super) async fn executed_before(
     command: &WriteCommand,
     entered: &Entered,
     clusters: &PerSide<SharedCluster>,
     gate: &Gate,
+    deadline: Duration,
 ) -> Result<Vec<Option<Side>>, ErrorReply> {
     let mut homes = vec![None; command.statements.len()];
     let (Some(active), Some(session), Some(txn_number)) =
@@ -66,8 +70,8 @@ pub(super) async fn executed_before(
         }
     }
     for side in Side::BOTH {
-        let indexes = std::mem::take(ask.get_mut(side));
-        for index in find_executed(command, &indexes, side, clusters, &gate.clock).await? {
+        let asking = Asking { command, side, cluster: clusters.get(side), clock: &gate.clock, deadline };
+        for index in asking.find_executed(ask.get(side)).await? {
             homes[index] = Some(side);
         }
     }
@@ -88,41 +92,49 @@ pub(super) fn perhaps_too_late() -> ErrorReply {
     )
 }
 
-async fn find_executed(
-    command: &WriteCommand,
-    indexes: &[usize],
+/// One write that may be a retry, and whom to ask about it.
+struct Asking<'a> {
+    command: &'a WriteCommand,
     side: Side,
-    clusters: &PerSide<SharedCluster>,
-    clock: &SharedClock,
-) -> Result<Vec<usize>, ErrorReply> {
-    if indexes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let cluster = clusters.get(side);
-    let count = question(command, indexes, side, cluster, clock).await?;
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    if count == indexes.len() {
-        return Ok(indexes.to_vec());
-    }
-    let mut executed = Vec::new();
-    for index in indexes {
-        if question(command, &[*index], side, cluster, clock).await? == 1 {
-            executed.push(*index);
-        }
-    }
-    Ok(executed)
+    cluster: &'a SharedCluster,
+    clock: &'a SharedClock,
+    /// When the write itself has waited for long enough.
+    deadline: Duration,
 }
 
-/// How many of the statements the cluster has executed.
-async fn question(
-    command: &WriteCommand,
-    indexes: &[usize],
-    side: Side,
-    cluster: &SharedCluster,
-    clock: &SharedClock,
-) -> Result<usize, ErrorReply> {
+impl Asking<'_> {
+    /// Those of the statements `indexes` that the cluster has executed.
+    async fn find_executed(&self, indexes: &[usize]) -> Result<Vec<usize>, ErrorReply> {
+        let mut search = Search::among(indexes.len());
+        while let Some(part) = search.question() {
+            search.answer(self.count_executed(&indexes[part]).await?);
+        }
+        Ok(search.executed().into_iter().map(|number| indexes[number]).collect())
+    }
+
+    /// How many of the statements it has executed.
+    async fn count_executed(&self, indexes: &[usize]) -> Result<usize, ErrorReply> {
+        let left = self.deadline.saturating_sub(self.clock.now());
+        let request = question(self.command, indexes);
+        let answer =
+            send(&**self.cluster, request, Kind::RetryableWrite, PATIENCE.min(left), self.clock).await;
+        let answer = answer.map_err(|_| {
+            let side = self.side;
+            not_sent(format!("whether this write was made before cannot be asked: {side} does not answer"))
+        })?;
+        let body = &answer.reply.body;
+        if let Some(ServerError { code, message, .. }) = answer.reply.error().or_else(|| of_a_statement(body))
+        {
+            return Err(cannot_tell(self.side, code, message));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let executed = number(body, "n").unwrap_or(0.0) as usize;
+        Ok(executed)
+    }
+}
+
+/// Deletes that cannot match, under the write's own session, number and statement ids.
+fn question(command: &WriteCommand, indexes: &[usize]) -> Request {
     let mut deletes = Vec::new();
     let mut ids = RawArrayBuf::new();
     for index in indexes {
@@ -141,14 +153,30 @@ async fn question(
         body.append(cstr!("lsid"), lsid.clone());
         body.append(cstr!("txnNumber"), txn_number);
     }
-    let request = Request::new(command.namespace.database(), body).sequence("deletes", deletes);
-    let answer = send(&**cluster, request, Kind::RetryableWrite, PATIENCE, clock).await.map_err(|_| {
-        not_sent(format!("whether this write was made before cannot be asked: {side} does not answer"))
-    })?;
-    if let Some(ServerError { code, message, .. }) = answer.reply.error() {
-        return Err(ErrorReply::new(Code(code, "ServerError"), message));
+    Request::new(command.namespace.database(), body).sequence("deletes", deletes)
+}
+
+/// A statement whose question failed is not one that was not executed.
+fn of_a_statement(body: &RawDocument) -> Option<ServerError> {
+    let errors = body.get_array("writeErrors").ok()?;
+    let first = errors.into_iter().flatten().find_map(|error| error.as_document())?;
+    #[expect(clippy::cast_possible_truncation, reason = "error codes are small whole numbers")]
+    let code = number(first, "code").unwrap_or(0.0) as i32;
+    let message = first.get_str("errmsg").unwrap_or("no errmsg").to_owned();
+    Some(ServerError { code, message, labels: Vec::new() })
+}
+
+/// The former authority has answered, but not whether it has executed the write.
+fn cannot_tell(side: Side, code: i32, message: String) -> ErrorReply {
+    if code != INCOMPLETE_HISTORY.0 {
+        return ErrorReply::new(Code(code, "ServerError"), message);
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-    let executed = number(&answer.reply.body, "n").unwrap_or(0.0) as usize;
-    Ok(executed)
+    ErrorReply::new(
+        INCOMPLETE_HISTORY,
+        format!(
+            "the write was begun before its slots moved, and {side} has forgotten whether it was executed: its oplog \
+             is shorter than the wait before this retry. Nothing was written now; read what it was to change, and \
+             write anew what is missing ({message})"
+        ),
+    )
 }

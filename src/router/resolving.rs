@@ -56,7 +56,8 @@ pub(super) async fn resolve(
         let mut stop = false;
         for (side, keys) in plan {
             for keys in keys.chunks(CHUNK) {
-                let request = keyed(command, statement, keys, upserts);
+                // Each anew: the keys may be many, and what is sent later than a lease is not this write any more.
+                let request = keyed(command, statement, keys, upserts).only_if(entered.only_if_held());
                 let cluster = &**writer.clusters.get(side);
                 let answer = send(cluster, request, Kind::Once, hold, &writer.gate.clock).await;
                 let answer = answer.map_err(|error| unless_first(error, replies.is_empty()))?;
@@ -117,7 +118,7 @@ async fn find(
                 body.append(name, value);
             }
         }
-        let request = Request::new(command.namespace.database(), body);
+        let request = Request::new(command.namespace.database(), body).only_if(entered.only_if_held());
         let mut answer = send(cluster, request, Kind::Read, hold, &writer.gate.clock).await?;
         let mut field = "firstBatch";
         loop {
@@ -134,6 +135,7 @@ async fn find(
             let more = rawdoc! { "getMore": cursor, "collection": command.namespace.collection() };
             let target = Target::Server(answer.reply.server.clone());
             let request = Request::new(command.namespace.database(), more).to(target);
+            let request = request.only_if(entered.only_if_held());
             answer = send(cluster, request, Kind::Follower, hold, &writer.gate.clock).await?;
             field = "nextBatch";
         }

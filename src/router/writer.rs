@@ -110,7 +110,7 @@ impl Writer {
         note_shape(command, &entered);
         self.must_not_be_overtaken(command, &entered)?;
         let lanes = self.lanes(&entered, command, keys.as_deref()).await;
-        let homes = executed_before(command, &entered, &self.clusters, &self.gate).await?;
+        let homes = executed_before(command, &entered, &self.clusters, &self.gate, deadline).await?;
         let own = Owning::begin(command, keys.as_deref(), &entered, &slots, &homes);
         let outcome = self.execute(command, &entered, &homes, left()).await;
         own.end(command, &outcome);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use bson::raw::RawBson;
-use bson::{doc, rawdoc};
+use bson::raw::{RawArrayBuf, RawBson};
+use bson::{RawDocument, doc, rawdoc};
 use parking_lot::Mutex;
 
 use super::record::DATABASE;
@@ -17,6 +17,7 @@ use crate::policy::canonical::key_of;
 pub const PARKED: &str = "parked";
 /// Keys that may be parked at once; beyond it the migration fails loudly.
 pub const MOST: usize = 10_000;
+const PAGE: i32 = 1000;
 
 /// A parked key.
 #[derive(Debug, Clone)]
@@ -46,26 +47,22 @@ impl Parking {
         Self { migration: migration.to_owned(), keys: Mutex::default() }
     }
 
-    /// Reads what was parked before a restart.
+    /// Reads what was parked before a restart: all of it, page by page, since what is left out would neither stand
+    /// in the way of moves nor ever be taken from the list. What is stored never exceeds the limit by more than what
+    /// was parked at the same moment; should it, the migration has failed, and compares everything before it goes on.
     ///
     /// # Errors
-    /// [`RecordError`].
+    /// [`RecordError`]; a part may have been read.
     pub async fn load(&self, records: &Records) -> Result<(), RecordError> {
-        let filter = rawdoc! { "migration": self.migration.as_str() };
-        let stored = records.find(DATABASE, PARKED, filter, i32::try_from(MOST).unwrap_or(i32::MAX)).await?;
-        let mut keys = self.keys.lock();
-        for parked in stored {
-            let key = parked.get("key").ok().flatten().and_then(key_of);
-            let namespace = parked.get_str("namespace").ok().and_then(Namespace::parse);
-            let (Some(key), Some(namespace)) = (key, namespace) else { continue };
-            let entry = Parked {
-                namespace: namespace.clone(),
-                key: key.clone(),
-                why: parked.get_str("why").unwrap_or("").to_owned(),
-                since: parked.get_i64("since").unwrap_or(0),
-                tries: 0,
-            };
-            keys.insert((namespace, key), entry);
+        let mut after = String::new();
+        while self.len() < 2 * MOST {
+            let filter = rawdoc! { "migration": self.migration.as_str(), "_id": { "$gt": after.as_str() } };
+            let page = records.find(DATABASE, PARKED, filter, PAGE).await?;
+            // A page ends early where its keys are large; only an empty one is the last.
+            let Some(last) = page.last() else { return Ok(()) };
+            let id = last.get_str("_id").map_err(|error| RecordError::Malformed(error.to_string()))?;
+            id.clone_into(&mut after);
+            self.keys.lock().extend(page.iter().filter_map(|stored| read(stored)));
         }
         Ok(())
     }
@@ -98,20 +95,29 @@ impl Parking {
         Ok(())
     }
 
-    /// The key is equal now.
+    /// These keys of a collection are equal now; those that are not parked cost nothing.
     ///
     /// # Errors
-    /// [`RecordError`]; the key stays parked then.
+    /// [`RecordError`]; the keys stay parked then.
     pub async fn unpark(
         &self,
         records: &Records,
         namespace: &Namespace,
-        key: &Key,
+        equal: impl Iterator<Item = &Key>,
     ) -> Result<(), RecordError> {
-        let known = self.keys.lock().contains_key(&(namespace.clone(), key.clone()));
-        if known {
-            records.remove(DATABASE, PARKED, rawdoc! { "_id": self.id(namespace, key) }).await?;
-            self.keys.lock().remove(&(namespace.clone(), key.clone()));
+        let known: Vec<(Namespace, Key)> = {
+            let keys = self.keys.lock();
+            equal.map(|key| (namespace.clone(), key.clone())).filter(|it| keys.contains_key(it)).collect()
+        };
+        if known.is_empty() {
+            return Ok(());
+        }
+        let mut ids = RawArrayBuf::new();
+        known.iter().for_each(|(_, key)| ids.push(self.id(namespace, key)));
+        records.remove(DATABASE, PARKED, rawdoc! { "_id": { "$in": ids } }).await?;
+        let mut keys = self.keys.lock();
+        for it in &known {
+            keys.remove(it);
         }
         Ok(())
     }
@@ -128,6 +134,18 @@ impl Parking {
         self.keys.lock().len()
     }
 
+    /// Whether there are more than may be: nothing else is parked then.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() > MOST
+    }
+
+    /// Whether a key is parked.
+    #[must_use]
+    pub fn contains(&self, namespace: &Namespace, key: &Key) -> bool {
+        self.keys.lock().contains_key(&(namespace.clone(), key.clone()))
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -139,4 +157,17 @@ impl Parking {
     pub fn any_in(&self, slots: &SlotSet) -> bool {
         self.keys.lock().keys().any(|(_, key)| slots.contains(key.slot()))
     }
+}
+
+fn read(stored: &RawDocument) -> Option<((Namespace, Key), Parked)> {
+    let key = key_of(stored.get("key").ok().flatten()?)?;
+    let namespace = Namespace::parse(stored.get_str("namespace").ok()?)?;
+    let parked = Parked {
+        namespace: namespace.clone(),
+        key: key.clone(),
+        why: stored.get_str("why").unwrap_or("").to_owned(),
+        since: stored.get_i64("since").unwrap_or(0),
+        tries: 0,
+    };
+    Some(((namespace, key), parked))
 }

@@ -28,9 +28,12 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) async fn start(name: &str) -> Result<Self> {
-        let (old, new) = two_sets(name).await?;
         // No process follows another here, and documents of 16 MB keep a test build busy for long.
-        let settings = Settings { lease: Duration::from_secs(30), ..super::settings() };
+        Self::start_with(name, Settings { lease: Duration::from_secs(30), ..super::settings() }).await
+    }
+
+    pub(crate) async fn start_with(name: &str, settings: Settings) -> Result<Self> {
+        let (old, new) = two_sets(name).await?;
         let proxy = proxy_with(&old.uri(), Some(&new.uri()), settings).await?;
         let operator = Operator::of(&proxy, "m");
         let client = Client::with_uri_str(format!("{}?retryWrites=false", uri(&proxy))).await?;

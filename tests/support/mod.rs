@@ -4,12 +4,14 @@
 pub(crate) mod bed;
 pub(crate) mod process;
 pub(crate) mod proof;
+pub(crate) mod raw_load;
 pub(crate) mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use bson::{Document, doc};
 use reshard::app::{Builder, Proxy};
 use reshard::cluster::Settings as ClusterSettings;
 use reshard::listener::Settings as ListenerSettings;
@@ -58,6 +60,22 @@ pub(crate) async fn proxy_with(old: &str, new: Option<&str>, settings: Migration
 /// The connection string of applications.
 pub(crate) fn uri(proxy: &Proxy) -> String {
     format!("mongodb://{}/", proxy.address())
+}
+
+/// Writes until nothing of what is in the oplog now is left.
+pub(crate) async fn roll_over(set: &ReplicaSet) -> Result<()> {
+    let client = set.client().await?;
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    let last = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 }).await?.context("an oplog")?;
+    let fill = client.database("other").collection("c");
+    wait_for("the oplog to roll over", LONG, || async {
+        for _ in 0..5 {
+            fill.insert_one(doc! { "fill": "x".repeat(1 << 20) }).await?;
+        }
+        let first = oplog.find_one(doc! {}).await?.context("an oplog")?;
+        Ok(first.get_timestamp("ts")? > last.get_timestamp("ts")?)
+    })
+    .await
 }
 
 /// An operator of one migration.

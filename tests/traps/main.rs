@@ -4,9 +4,11 @@
 mod support;
 
 mod barriers;
+mod clustered;
 mod constraints;
 mod ddl;
 mod keys;
+mod locks;
 mod own_writes;
 mod past_the_proxy;
 mod sizes;

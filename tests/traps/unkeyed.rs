@@ -1,9 +1,13 @@
 //! Writes and reads that name no key.
 
 use crate::support::bed::{Bed, answer, insert, raw, sum};
+use crate::support::{LONG, settings};
 use anyhow::{Context as _, Result, ensure};
-use bson::{Document, doc, rawdoc};
+use bson::{Document, RawBsonRef, doc, rawdoc};
+use reshard::model::slots::SlotSet;
+use reshard::policy::canonical::key_of;
 use reshard::wire::op_msg::build;
+use reshard_testbed::wait_for;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -96,6 +100,70 @@ async fn connections_without_sessions_stay_on_a_cluster_each() -> Result<()> {
         on_new += u32::from(reads > 0);
     }
     ensure!((1..40).contains(&on_new), "{on_new} of 40 connections read on new");
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+/// Whether the proxy's lease to write to new has ended: asked with a write that finds nothing there.
+async fn lease_on_new_is_over(bed: &Bed) -> Result<bool> {
+    let mut ids = (0..).map(|n| format!("nobody {n}"));
+    let on_new =
+        |id: &String| key_of(RawBsonRef::String(id)).is_some_and(|key| half_on_new().contains(key.slot()));
+    let id = ids.find(on_new).context("a key")?;
+    let write = rawdoc! { "update": "c", "updates": [{ "q": { "_id": id }, "u": { "$inc": { "n": 1 } } }], "maxTimeMS": 50 };
+    let answer = bed.raw(write).await;
+    Ok(answer.is_err_and(|why| format!("{why:#}").contains("does not grant this proxy the lease")))
+}
+
+fn half_on_new() -> SlotSet {
+    SlotSet::percent(50)
+}
+
+/// While a write by filter waits on old, the lease to write to new ends, and is granted again: the write was not
+/// begun under that one, and nothing of it is sent to new any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_by_filter_ends_with_its_lease() -> Result<()> {
+    const DOCUMENTS: i32 = 100;
+    let bed = Bed::start_with("trap-filter-lease", settings()).await?;
+    bed.write(insert((0..DOCUMENTS).map(|id| rawdoc! { "_id": id, "n": 0 }))).await?;
+    bed.move_begins().await?;
+    bed.half().await?;
+    let is_on_new =
+        |id: i32| key_of(RawBsonRef::Int32(id)).is_some_and(|key| half_on_new().contains(key.slot()));
+    let held = (0..DOCUMENTS).find(|id| !is_on_new(*id)).context("a document of old")?;
+    let past = bed.old.client().await?;
+    let mut session = past.start_session().await?;
+    session.start_transaction().await?;
+    let locked = past.database("shop").collection::<Document>("c");
+    locked.update_one(doc! { "_id": held }, doc! { "$set": { "m": 1 } }).session(&mut session).await?;
+
+    let c = bed.c();
+    let write =
+        tokio::spawn(async move { c.update_many(doc! { "n": 0 }, doc! { "$set": { "n": 1 } }).await });
+    let reached = wait_for("the write to wait on old", LONG, || async {
+        let under_way = doc! { "currentOp": 1, "ns": "shop.c", "op": "update", "active": true };
+        let found = past.database("admin").run_command(under_way).await?;
+        Ok(!found.get_array("inprog")?.is_empty())
+    });
+    reached.await?;
+    let refuse = doc! { "failCommands": ["findAndModify"], "namespace": "reshard.authority", "errorCode": 8 };
+    let grants = async |mode: &str| {
+        bed.new
+            .fail_point(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": refuse.clone() })
+            .await
+    };
+    grants("alwaysOn").await?;
+    wait_for("the lease to end", LONG, || lease_on_new_is_over(&bed)).await?;
+    grants("off").await?;
+    wait_for("another lease", LONG, || async { Ok(!lease_on_new_is_over(&bed).await?) }).await?;
+    session.abort_transaction().await?;
+
+    let answer = write.await?;
+    ensure!(answer.is_err(), "it is answered as if all of it had been written: {answer:?}");
+    bed.equal().await?;
+    let all = sum(&bed.c(), "n").await?;
+    let of_old = i32::try_from((0..DOCUMENTS).filter(|id| !is_on_new(*id)).count())?;
+    ensure!(all == of_old, "{all} documents are changed, {of_old} of them are old's");
     bed.proxy.shutdown().await;
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::Run;
 use crate::converge::converger::{BATCH, Order};
 use crate::converge::lanes::MOST_KEYS;
 use crate::converge::read::{Documents, Level, read, time_now};
-use crate::migration::tailer::park;
+use crate::migration::parked::park;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
