@@ -193,6 +193,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
                 count(progress.conflicts)
             ),
         ),
+        ("violated", violated(progress)),
         ("bypass", past_the_proxy(progress)),
         ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),
         ("cut-over", cut_over(progress)),
@@ -205,6 +206,13 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
         let _ = writeln!(out, "  {:<9} {place}", "placed");
     }
     out
+}
+
+fn violated(progress: &Progress) -> String {
+    match progress.invariant_violations {
+        0 => "no invariant".to_owned(),
+        times => format!("invariants did not hold {} times; see cut-over and the log", count(times)),
+    }
 }
 
 /// Where a collection lies on new; `None` where there is only one place.

@@ -8,6 +8,7 @@ pub mod converge;
 pub mod expiry;
 pub mod failover;
 pub mod gate;
+pub mod invariants;
 pub mod newcomers;
 pub mod order;
 pub mod others;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bson::{RawDocument, Timestamp, rawdoc};
 use bytes::BytesMut;
@@ -160,7 +161,7 @@ impl Router {
                 concern: rawdoc! { "w": 1 },
                 lanes: None,
             };
-            writer.mirroring.follow(&writer.clusters, entered, effect).await;
+            writer.mirroring.follow(&writer.clusters, entered, effect, Duration::ZERO).await;
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::failover::Kind;
+use crate::policy::invariants::{Invariant, once};
 use crate::policy::split::{Part, merge, parts, stops};
 use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::inflight::Work;
@@ -78,7 +79,9 @@ impl Writer {
         };
         note_shape(command, &entered);
         self.must_not_be_overtaken(command, &entered)?;
+        let before_lanes = self.gate.clock.now();
         let lanes = self.lanes(&entered, command, keys.as_deref()).await;
+        let waited = self.gate.clock.now() - before_lanes;
         let homes = executed_before(command, &entered, &self.clusters, &self.gate).await?;
         let left = deadline.saturating_sub(self.gate.clock.now());
         let own = Owning::begin(command, keys.as_deref(), &entered, &slots, &homes);
@@ -90,11 +93,13 @@ impl Writer {
             return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
                 .labelled(vec![RETRYABLE_WRITE]));
         }
+        entered.watch(&self.gate, namespace, &slots);
+        watch_retry(command, &entered, &outcome, &homes);
         let operation_time = outcome.times.old.or(outcome.times.new);
         let body = outcome.reply.clone();
         if entered.route.mirrors() && ServerError::of(&outcome.reply).is_none() {
             let effect = effect(command, &entered, outcome, slots, lanes, &homes);
-            self.mirroring.follow(&self.clusters, entered, effect).await;
+            self.mirroring.follow(&self.clusters, entered, effect, waited).await;
         }
         Ok(Some(Written { body, operation_time }))
     }
@@ -285,6 +290,35 @@ fn note_shape(command: &WriteCommand, entered: &Entered) {
             active.counters.unkeyed_retryable.fetch_add(1, Relaxed);
         }
     }
+}
+
+/// A write of one statement, of which the reply proves that it changed something, must have done so once.
+fn watch_retry(command: &WriteCommand, entered: &Entered, outcome: &Outcome, homes: &[Option<Side>]) {
+    let (Some(active), Some(session), Some(number)) =
+        (&entered.retries, command.session(), command.txn_number)
+    else {
+        return;
+    };
+    let side = match (outcome.times.old, outcome.times.new) {
+        (Some(_), None) => Side::Old,
+        (None, Some(_)) => Side::New,
+        _ => return,
+    };
+    let is_one = command.statements.len() == 1 && homes.iter().all(Option::is_none);
+    if !is_one || !changed_something(command, &outcome.reply) {
+        return;
+    }
+    let before = active.retries.lock().note_executed(session, number, side);
+    active.converger.violations.watch(Invariant::Once, once(before, side));
+}
+
+/// Whether the reply to a single statement proves a change. What changes nothing may be executed twice.
+fn changed_something(command: &WriteCommand, reply: &RawDocument) -> bool {
+    let is_new = reply.get_array("upserted").is_ok();
+    let counted = if command.verb == Verb::Update { "nModified" } else { "n" };
+    command.verb != Verb::FindAndModify
+        && ServerError::of(reply).is_none()
+        && (is_new || number(reply, counted) == Some(1.0))
 }
 
 /// What the mirror is to be told.

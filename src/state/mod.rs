@@ -14,3 +14,4 @@ pub mod record;
 pub mod records;
 pub mod table;
 pub mod unsettled;
+pub mod violations;

@@ -185,6 +185,7 @@ impl Control for FakeControl {
             converged: 7,
             repaired: 0,
             mirror_failures: 1,
+            invariant_violations: 2,
             conflicts: 0,
             bypass_writes: 2,
             bypass_writes_total: 5,

@@ -172,6 +172,9 @@ impl Operator {
         if progress.bypass_writes_total > 0 {
             bail!("writes are taken for such as went past the proxy: {:?}", self.bypass().await?);
         }
+        if progress.invariant_violations > 0 {
+            bail!("an invariant did not hold: {progress:?}");
+        }
         Ok(())
     }
 
