@@ -57,7 +57,7 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ("resume orders", view("copying, reads 0 % and writes 0 % on new (epoch 4)")),
         ("reads orders 5", "reads: 5 % on new, in force everywhere (epoch 5)\n".to_owned()),
         (
-            "writes orders 5 --max-pause-ms 200",
+            "writes orders 5 --max-pause-ms 200 --end-transactions-after 3",
             "writes: 5 % on new, in force everywhere (epoch 6); held 42 ms, 1 try\n".to_owned(),
         ),
         (
@@ -81,7 +81,7 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
     ] {
         assert_eq!(fixture.says(arguments).await, said, "{arguments}");
     }
-    assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200)".to_owned()));
+    assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200) Some(3)".to_owned()));
     assert!(fixture.0.control.calls().contains(&"ann: complete true Some(\"x\") orders".to_owned()));
 }
 

@@ -88,7 +88,11 @@ pub(super) fn reads(answer: &Ramp) -> String {
 
 pub(super) fn writes(answer: &Ramp) -> String {
     let tries = if answer.attempts == 1 { "try" } else { "tries" };
-    format!("{}; held {} ms, {} {tries}", ramp("writes", answer), answer.pause_ms, answer.attempts)
+    let ended = match answer.ended_transactions {
+        0 => String::new(),
+        ended => format!(", {ended} transactions ended"),
+    };
+    format!("{}; held {} ms, {} {tries}{ended}", ramp("writes", answer), answer.pause_ms, answer.attempts)
 }
 
 pub(super) fn rollback(answer: &Ramp) -> String {

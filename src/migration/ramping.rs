@@ -8,10 +8,10 @@ use bson::{Bson, Document, doc};
 
 use super::catalog::describe;
 use super::context::Context;
-use super::control::{ControlError, Phase, Ramp, Refusal};
+use super::control::{ControlError, Patience, Phase, Ramp, Refusal};
 use super::engine::{Engine, no_new, unavailable};
 use super::following::half_ended;
-use super::moving::Transfer;
+use super::moving::{Moved, Transfer};
 use super::noted::{TRANSACTIONS_SEEN, UNKEYED_SEEN};
 use super::preflight::single_step_reasons_of;
 use super::running::Running;
@@ -178,14 +178,14 @@ impl Engine {
             }
             set_reads(&context, &route, wanted).await?;
         }
-        Ok(Ramp { percent, epoch: context.epoch(), pause_ms: 0, attempts: 1 })
+        Ok(Ramp { percent, epoch: context.epoch(), pause_ms: 0, attempts: 1, ended_transactions: 0 })
     }
 
     pub(super) async fn move_writes(
         &self,
         running: &Running,
         percent: u8,
-        max_pause: Option<Duration>,
+        patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let (context, route) = routed(running)?;
         let wanted = SlotSet::percent(percent);
@@ -195,7 +195,7 @@ impl Engine {
                 // The process that moved them died before it could note that.
                 self.note_all_on_new(running, &context, percent).await;
             }
-            return Ok(Ramp { percent, epoch: route.epoch, pause_ms: 0, attempts: 0 });
+            return Ok(Ramp { percent, epoch: route.epoch, pause_ms: 0, attempts: 0, ended_transactions: 0 });
         }
         let nested = only_adds(&route.owned_by_new, &wanted);
         context.converger.violations.watch(Invariant::OnlyAdds, nested.clone());
@@ -231,9 +231,13 @@ impl Engine {
             context.converger.violations.watch(Invariant::EveryGate, holds);
         }
         context.level_epochs().await?;
+        let max_pause = patience.max_pause_ms.map(Duration::from_millis);
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
+        let open = self.environment.registry.transactions.get().cloned();
+        let ending = patience.end_transactions_after.zip(open);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
-        let transfer = Transfer { from, slots, max_pause, still_allowed, aborting: running.aborting.clone() };
+        let aborting = running.aborting.clone();
+        let transfer = Transfer { from, slots, max_pause, ending, still_allowed, aborting };
         let moved = context.transfer(transfer).await.map_err(|reasons| {
             let detail =
                 format!("given up, nothing has changed: {}", reasons.last().map_or("", String::as_str));
@@ -241,7 +245,8 @@ impl Engine {
         })?;
         self.note_all_on_new(running, &context, percent).await;
         let pause_ms = u64::try_from(moved.pause.as_millis()).unwrap_or(u64::MAX);
-        Ok(Ramp { percent, epoch: context.epoch(), pause_ms, attempts: moved.attempts })
+        let Moved { attempts, ended_transactions, .. } = moved;
+        Ok(Ramp { percent, epoch: context.epoch(), pause_ms, attempts, ended_transactions })
     }
 
     /// Refuses a partial percentage where it could not be right; there is no force.
@@ -278,7 +283,7 @@ impl Engine {
     }
 
     pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
-        let writes = self.move_writes(running, 0, None).await?;
+        let writes = self.move_writes(running, 0, Patience::default()).await?;
         let reads = self.move_reads(running, 0).await?;
         Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, ..reads })
     }

@@ -97,6 +97,9 @@ pub struct Ramp {
     pub pause_ms: u64,
     /// How many times a fence was tried.
     pub attempts: u32,
+    /// Open transactions that were ended for it, as `end_transactions_after` allowed.
+    #[serde(default)]
+    pub ended_transactions: u32,
 }
 
 /// How fast the copy may go; `None` is unlimited.

@@ -52,6 +52,12 @@ pub struct Entered {
 }
 
 impl Entered {
+    /// One that holds nothing but its place.
+    #[cfg(test)]
+    pub(super) fn of(ticket: Ticket, route: Arc<MigrationRoute>) -> Self {
+        Self { ticket, route, active: None, retries: None, leases: Vec::new() }
+    }
+
     /// Whether every lease that the write began under still holds: only then may its reply be shown.
     #[must_use]
     pub fn may_answer(&self) -> bool {

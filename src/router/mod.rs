@@ -10,6 +10,7 @@ mod owning;
 mod pipeline;
 mod resolving;
 mod sending;
+mod shared;
 mod together;
 
 pub mod census;
@@ -28,5 +29,6 @@ pub mod writer;
 
 pub use dispatch::{Dispatch, Replied};
 pub use operation::Operation;
-pub use pipeline::{Handled, Router, Shared};
+pub use pipeline::{Handled, Router};
 pub use route::{AlwaysOld, Route};
+pub use shared::Shared;

@@ -14,15 +14,17 @@ use bytes::BytesMut;
 use super::entry::{Entered, Passing};
 use super::foreign_commits::unknown as unknown_commit;
 use super::mirroring::Effect;
-use super::open_transactions::{TransactionKey, lease_ended};
+use super::open_transactions::{TransactionKey, lease_ended, run_again};
 use super::operation::Operation;
 use super::pipeline::Router;
 use super::writer::{HOLD, Writer};
+use crate::cluster::command::ServerId;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
 use crate::state::inflight::Work;
+use crate::state::transactions::GivenUp;
 use crate::wire::error::{ErrorReply, NOT_NOW};
 use crate::wire::reply::{ReplyFields, append_element};
 
@@ -54,7 +56,7 @@ impl Router {
                 if !open.knows(&key) {
                     self.enter_foreign_commit(writer, operation, key, side).await?;
                 }
-                open.commits(&key);
+                open.commits(&key)?;
             }
             return Ok(side);
         }
@@ -133,10 +135,19 @@ impl Router {
         &self,
         operation: &Operation<'_>,
         side: Side,
+        server: &ServerId,
         fields: &ReplyFields,
     ) -> Result<(), ErrorReply> {
         let Some(writer) = &self.writer else { return Ok(()) };
         let Some(key) = operation.command.session().zip(operation.command.txn_number) else { return Ok(()) };
+        if operation.class != Class::Abort && self.shared.open_transactions.is_given_up(&key) {
+            // Given up while this was on its way: it may have begun on the server once more.
+            let (session, number) = key;
+            let abort = GivenUp { session, number, side, server: Some(server.clone()) };
+            let request = abort.abort(self.is_sharded(side)).within(HOLD);
+            _ = writer.clusters.get(side).run(request).await;
+            return Err(run_again("the transaction was ended for a move of its collections"));
+        }
         let ends = matches!(operation.class, Class::Commit | Class::Abort) || fields.transient_transaction;
         if !ends {
             return Ok(());
