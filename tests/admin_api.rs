@@ -107,8 +107,14 @@ async fn every_step_reaches_the_engine() {
         ("POST", "resume", Some(json!({})), "resume orders"),
         ("POST", "verify", None, "verify orders"),
         ("PUT", "reads", Some(json!({"percent": 5})), "reads orders 5"),
-        ("PUT", "writes", Some(json!({"percent": 100})), "writes orders 100 None"),
-        ("PUT", "writes", Some(json!({"percent": 5, "max_pause_ms": 200})), "writes orders 5 Some(200)"),
+        ("PUT", "writes", Some(json!({"percent": 100})), "writes orders 100 None None"),
+        ("PUT", "writes", Some(json!({"percent": 5, "max_pause_ms": 200})), "writes orders 5 Some(200) None"),
+        (
+            "PUT",
+            "writes",
+            Some(json!({"percent": 5, "end_transactions_after": 2})),
+            "writes orders 5 None Some(2)",
+        ),
         ("PUT", "throttle", Some(json!({"documents_per_second": 10})), "throttle orders Some(10.0)"),
         ("PUT", "throttle", Some(json!({})), "throttle orders None"),
         ("POST", "rollback", None, "rollback orders"),
@@ -217,6 +223,13 @@ async fn what_makes_no_sense_is_a_problem() {
         ("PUT", orders("writes"), r#"{"percent":256}"#, 400, "invalid-percent"),
         ("PUT", orders("writes"), r#"{"percent":5,"max_pause_ms":0}"#, 400, "invalid-max-pause"),
         ("PUT", orders("writes"), r#"{"percent":5,"max_pause_ms":99999}"#, 400, "invalid-max-pause"),
+        (
+            "PUT",
+            orders("writes"),
+            r#"{"percent":5,"end_transactions_after":8}"#,
+            400,
+            "invalid-end-transactions",
+        ),
         ("PUT", orders("throttle"), r#"{"documents_per_second":0}"#, 400, "invalid-throttle"),
         ("PUT", orders("throttle"), r#"{"speed":1}"#, 400, "invalid-body"),
         ("POST", orders("reads"), r#"{"percent":5}"#, 405, "wrong-method"),
@@ -277,7 +290,7 @@ async fn a_change_goes_on_when_the_client_has_gone() {
     let body = json!({"percent": 5});
     let request = api.send("PUT", "/v1/migrations/orders/writes", Some(body), &[]);
     assert!(tokio::time::timeout(Duration::from_millis(100), request).await.is_err());
-    let made = || async { api.last_call() == "api: writes orders 5 None" };
+    let made = || async { api.last_call() == "api: writes orders 5 None None" };
     reshard_testbed::wait_for("the change", Duration::from_secs(10), made).await.unwrap();
 }
 

@@ -57,7 +57,7 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ("resume orders", view("copying, reads 0 % and writes 0 % on new (epoch 4)")),
         ("reads orders 5", "reads: 5 % on new, in force everywhere (epoch 5)\n".to_owned()),
         (
-            "writes orders 5 --max-pause-ms 200",
+            "writes orders 5 --max-pause-ms 200 --end-transactions-after 3",
             "writes: 5 % on new, in force everywhere (epoch 6); held 42 ms, 1 try\n".to_owned(),
         ),
         (
@@ -81,7 +81,7 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
     ] {
         assert_eq!(fixture.says(arguments).await, said, "{arguments}");
     }
-    assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200)".to_owned()));
+    assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200) Some(3)".to_owned()));
     assert!(fixture.0.control.calls().contains(&"ann: complete true Some(\"x\") orders".to_owned()));
 }
 
@@ -127,6 +127,7 @@ orders: created
   rate      100 documents/s, 1.0 MB/s; about 1 min 15 s left
   lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
   streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts
+  violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all
   verified  verified: 10 of 10 documents compared, no difference
   cut-over  not yet

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use mongodb::{Client, ClientSession, Collection};
 use reshard::app::Proxy;
-use reshard::migration::control::{Complete, Control as _, Phase};
+use reshard::migration::control::{Complete, Control as _, Patience, Phase};
 use reshard_loadtest::compare;
 use reshard_testbed::{ReplicaSet, wait_for};
 use support::{LONG, Operator, me, proxy, two_sets, uri};
@@ -296,7 +296,7 @@ async fn an_abort_does_not_wait_for_a_move_of_writes() -> Result<()> {
     let (mut session, write) = stage.long_write().await?;
     // In this order: the move is under way when the abort is asked for.
     let me = me();
-    let moving = stage.operator.engine.set_writes(&me, "m", 100, None);
+    let moving = stage.operator.engine.set_writes(&me, "m", 100, Patience::default());
     let (moved, aborted) = tokio::join!(moving, stage.aborts_at_once());
     aborted?;
     let told = moved.as_ref().is_err_and(|why| why.code == "given-up" && why.detail.contains("aborted"));

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
 use reshard::app::Proxy;
-use reshard::migration::control::{Complete, Control as _, ControlError, Phase, Verification};
+use reshard::migration::control::{Complete, Control as _, ControlError, Patience, Phase, Verification};
 use reshard::migration::engine::Settings;
 use reshard_testbed::{ReplicaSet, wait_for};
 use serde_json::Value;
@@ -67,7 +67,8 @@ async fn writes_move_only_after_a_verification_that_outlives_the_process() -> Re
     until_but_for_a_verification(&operator).await?;
     // Reads do not need it.
     operator.reads(100).await?;
-    let move_writes = async |operator: &Operator| operator.engine.set_writes(&me(), "m", 40, None).await;
+    let move_writes =
+        async |operator: &Operator| operator.engine.set_writes(&me(), "m", 40, Patience::default()).await;
     refused_as(move_writes(&operator).await.map(|_| ()), "blocked", "no full verification")?;
     let progress = operator.progress().await?;
     ensure!(!progress.can_cut_over && progress.verification.is_none(), "{progress:?}");
@@ -101,7 +102,7 @@ async fn writes_move_only_after_a_verification_that_outlives_the_process() -> Re
     let result = verified(&operator).await?;
     ensure!(result.mismatches == 1 && result.repaired == 0, "{result:?}");
     refused_as(
-        operator.engine.set_writes(&me(), "m", 100, None).await.map(|_| ()),
+        operator.engine.set_writes(&me(), "m", 100, Patience::default()).await.map(|_| ()),
         "blocked",
         "left 1 diff",
     )?;

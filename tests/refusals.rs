@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
-use reshard::migration::control::{Complete, Control as _, Phase, Refusal};
+use reshard::migration::control::{Complete, Control as _, Patience, Phase, Refusal};
 use reshard::migration::engine::Settings;
 use reshard::model::side::Side;
 use reshard_loadtest::compare;
@@ -84,12 +84,15 @@ async fn calls_that_do_not_fit_the_phase() -> Result<()> {
         Err(error) if error.kind == Refusal::Conflict => error.code,
         Err(_) => "not a conflict",
     };
-    ensure!(code(engine.set_writes(&me(), "m", 10, None).await.map(|_| ())) == "wrong-phase");
+    ensure!(code(engine.set_writes(&me(), "m", 10, Patience::default()).await.map(|_| ())) == "wrong-phase");
     ensure!(code(engine.pause(&me(), "m").await.map(|_| ())) == "wrong-phase");
     operator.start().await?;
     operator.start().await?;
     operator.until_synced().await?;
-    ensure!(code(engine.set_writes(&me(), "m", 10, None).await.map(|_| ())) == "writes-above-reads");
+    ensure!(
+        code(engine.set_writes(&me(), "m", 10, Patience::default()).await.map(|_| ()))
+            == "writes-above-reads"
+    );
     ensure!(code(engine.complete(&me(), "m", Complete::default()).await.map(|_| ())) == "not-all-on-new");
 
     let shop = client.database("shop");

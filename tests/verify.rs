@@ -40,6 +40,7 @@ use reshard::state::recent::Recent;
 use reshard::state::record::AuthorityRecord;
 use reshard::state::records::Records;
 use reshard::state::table::Routing;
+use reshard::state::violations::Violations;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -90,6 +91,7 @@ impl Bed {
             clock: clock.clone(),
             safeguards: Safeguards::default(),
             converged: 0.into(),
+            violations: Arc::new(Violations::new(NAME, clock.clone())),
         });
         let ctx = Arc::new(Context {
             name: NAME.into(),

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::extract::{Answer, Body, Change, Nothing, OptionalBody, Tagged};
 use super::problem::Problem;
-use crate::migration::control::{Ramp, Throttle};
+use crate::migration::control::{MOST_ATTEMPTS, Patience, Ramp, Throttle};
 
 /// Longest pause that may be asked for, in milliseconds; as in the configuration.
 const MAX_PAUSE_MS: u64 = 10_000;
@@ -33,6 +33,11 @@ pub struct SetWrites {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10000)]
     pub max_pause_ms: Option<u64>,
+    /// End open transactions that stand in the way once so many tries were given up because of them; their clients
+    /// are told to run them again. Left out: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 7)]
+    pub end_transactions_after: Option<u32>,
 }
 
 pub(super) fn routes() -> Router<Shared> {
@@ -61,7 +66,17 @@ pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) ->
         let detail = format!("max_pause_ms must be a whole number from 1 to {MAX_PAUSE_MS}");
         return Err(Problem::invalid("invalid-max-pause", detail));
     }
-    Ok(Tagged(change.control.set_writes(&change.who, &change.name, percent, max_pause).await?))
+    let after = wanted.end_transactions_after;
+    if after.is_some_and(|tries| !(1..MOST_ATTEMPTS).contains(&tries)) {
+        let most = MOST_ATTEMPTS - 1;
+        let detail = format!(
+            "end_transactions_after must be a whole number from 1 to {most}, as a move is tried {MOST_ATTEMPTS} \
+             times; leave it out to end none"
+        );
+        return Err(Problem::invalid("invalid-end-transactions", detail));
+    }
+    let patience = Patience { max_pause_ms: max_pause, end_transactions_after: after };
+    Ok(Tagged(change.control.set_writes(&change.who, &change.name, percent, patience).await?))
 }
 
 /// Return all writes, then all reads, to old.

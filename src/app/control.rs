@@ -21,6 +21,7 @@ use crate::shutdown::{SharedSpawn, Tasks};
 use crate::state::inflight::Inflight;
 use crate::state::records::Records;
 use crate::state::table::Routing;
+use crate::state::transactions::Transactions;
 
 /// Connections of the control plane to each server.
 const CONNECTIONS: usize = 100;
@@ -93,6 +94,12 @@ impl ControlPlane {
             records,
         });
         Self { engine, gate }
+    }
+
+    /// Moves may end the open transactions of the data plane.
+    pub(super) fn knows_transactions(&self, transactions: Arc<dyn Transactions>) {
+        // Told once, when the process is put together.
+        _ = self.gate.registry.transactions.set(transactions);
     }
 
     /// What the data plane needs.

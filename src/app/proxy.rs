@@ -141,6 +141,9 @@ impl Builder {
         let control =
             opener.map(|open| ControlPlane::new(&self.holder, &clusters, open, self.migrations, &tasks));
 
+        if let Some(control) = &control {
+            control.knows_transactions(shared.clone());
+        }
         let build: BuildRouter = {
             let (clusters, shared, route) = (clusters.clone(), shared.clone(), self.route);
             let (data, spawn) = (control.as_ref().map(ControlPlane::data), tasks.clone());

@@ -119,6 +119,10 @@ pub(super) enum Action {
         /// How long writes may be held
         #[arg(long, value_name = "N")]
         max_pause_ms: Option<u64>,
+        /// End open transactions after so many tries (1 to 7) that they kept from coming to anything; their
+        /// clients are told to run them again
+        #[arg(long, value_name = "TRIES", value_parser = clap::value_parser!(u32).range(1..=7))]
+        end_transactions_after: Option<u32>,
     },
     /// Compare both clusters in full, in the background
     Verify {

@@ -52,8 +52,8 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             let wanted = json!(SetReads { percent: percent.into() });
             session.show(Method::PUT, &path(&name, "reads"), Some(wanted), show::reads).await.map(drop)
         }
-        Action::Writes { name, percent, max_pause_ms } => {
-            let wanted = json!(SetWrites { percent: percent.into(), max_pause_ms });
+        Action::Writes { name, percent, max_pause_ms, end_transactions_after } => {
+            let wanted = json!(SetWrites { percent: percent.into(), max_pause_ms, end_transactions_after });
             session.show(Method::PUT, &path(&name, "writes"), Some(wanted), show::writes).await.map(drop)
         }
         Action::Rollback { name } => {

@@ -88,7 +88,11 @@ pub(super) fn reads(answer: &Ramp) -> String {
 
 pub(super) fn writes(answer: &Ramp) -> String {
     let tries = if answer.attempts == 1 { "try" } else { "tries" };
-    format!("{}; held {} ms, {} {tries}", ramp("writes", answer), answer.pause_ms, answer.attempts)
+    let ended = match answer.ended_transactions {
+        0 => String::new(),
+        ended => format!(", {ended} transactions ended"),
+    };
+    format!("{}; held {} ms, {} {tries}{ended}", ramp("writes", answer), answer.pause_ms, answer.attempts)
 }
 
 pub(super) fn rollback(answer: &Ramp) -> String {
@@ -193,6 +197,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
                 count(progress.conflicts)
             ),
         ),
+        ("violated", violated(progress)),
         ("bypass", past_the_proxy(progress)),
         ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),
         ("cut-over", cut_over(progress)),
@@ -205,6 +210,13 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
         let _ = writeln!(out, "  {:<9} {place}", "placed");
     }
     out
+}
+
+fn violated(progress: &Progress) -> String {
+    match progress.invariant_violations {
+        0 => "no invariant".to_owned(),
+        times => format!("invariants did not hold {} times; see cut-over and the log", count(times)),
+    }
 }
 
 /// Where a collection lies on new; `None` where there is only one place.

@@ -1,7 +1,7 @@
 //! What the data plane needs of each migration that this process works on.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,6 +17,7 @@ use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::process_writes::ProcessWrites;
+use crate::state::transactions::Transactions;
 
 /// One migration, as the data plane sees it.
 pub struct Active {
@@ -217,6 +218,8 @@ pub struct Registry {
     active: ArcSwap<HashMap<Arc<str>, Arc<Active>>>,
     /// What the process has written beside them.
     pub process: ProcessWrites,
+    /// Its open transactions, once there is a data plane.
+    pub transactions: OnceLock<Arc<dyn Transactions>>,
 }
 
 impl Registry {

@@ -17,9 +17,11 @@ use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
+use crate::policy::invariants::{Invariant, only_mirror};
 use crate::policy::safeguards::Safeguards;
 use crate::state::inflight::{Inflight, Ticket, Work};
 use crate::state::own_writes::OwnWrites;
+use crate::state::violations::Violations;
 
 /// Keys looked at together.
 pub const BATCH: usize = 200;
@@ -96,6 +98,8 @@ pub struct Converger {
     pub safeguards: Safeguards,
     /// Documents made equal so far.
     pub converged: AtomicU64,
+    /// Invariants that did not hold.
+    pub violations: Arc<Violations>,
 }
 
 impl Converger {
@@ -137,7 +141,12 @@ impl Converger {
             pending = Vec::new();
             for group in groups {
                 let work = Round { converger: self, clusters, namespace, order, tries };
+                let (authority, slots) = (group.authority, group.keys.iter().map(Key::slot).collect());
+                let wrote = report.wrote;
                 pending.extend(work.run(group, &mut report).await?);
+                if report.wrote > wrote {
+                    self.watch_authority(namespace, authority, &slots);
+                }
             }
             drop((ticket, lanes));
             tries += 1;
@@ -193,6 +202,14 @@ impl Converger {
         let route = ticket.table.route(namespace.as_str())?;
         let sealed = self.safeguards.workers_fenced && route.sealed.meets(&slots);
         (!sealed && route.authority(key.slot()) == Some(authority)).then_some(ticket)
+    }
+
+    /// `authority` must own the slots still whose mirror was written.
+    fn watch_authority(&self, namespace: &Namespace, authority: Side, slots: &SlotSet) {
+        let table = self.inflight.routing().peek();
+        if let Some(route) = table.route(namespace.as_str()) {
+            self.violations.watch(Invariant::OnlyMirror, only_mirror(slots, route.owned_by(authority)));
+        }
     }
 
     /// The keys grouped by who owns them; empty when the migration is over.

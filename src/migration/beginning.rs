@@ -78,6 +78,9 @@ impl Engine {
             *running.verification.lock() = stored.verification.clone().unwrap_or_default();
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);
+            if let Some(context) = running.parts() {
+                context.converger.violations.learn(&stored.violations);
+            }
             *running.stored.lock() = stored;
             loaded.push(running);
         }

@@ -1,7 +1,6 @@
 //! The operator's calls: one at a time for each migration, every change audited.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -9,8 +8,8 @@ use futures::FutureExt;
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, Actor, AuditEvent, BypassReport, Complete, Conflict, Control, ControlError,
-    MigrationView, Mismatch, NewMigration, Page, Phase, PreflightReport, Progress, Ramp, Refusal, Throttle,
-    Verification,
+    MigrationView, Mismatch, NewMigration, Page, Patience, Phase, PreflightReport, Progress, Ramp, Refusal,
+    Throttle, Verification,
 };
 use super::engine::{Engine, unavailable};
 use super::running::Running;
@@ -195,14 +194,15 @@ impl Control for Engine {
         who: &Actor,
         name: &str,
         percent: u8,
-        max_pause_ms: Option<u64>,
+        patience: Patience,
     ) -> Result<Ramp, ControlError> {
-        let max_pause = max_pause_ms.map(Duration::from_millis);
+        let ends = patience.end_transactions_after;
+        let ends = ends.map_or(String::new(), |after| format!(" (may end transactions after {after} tries)"));
         self.change_routing(
             who,
             name,
-            |_| format!("writes {percent}"),
-            async |running| self.move_writes(running, percent, max_pause).await,
+            |_| format!("writes {percent}{ends}"),
+            async |running| self.move_writes(running, percent, patience).await,
         )
         .await
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
+pub use super::moving::MOST_ATTEMPTS;
 pub use super::views::{
     AuditEvent, Conflict, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport, Progress, Ramp,
     Severity, Throttle, Verification,
@@ -67,6 +68,15 @@ pub struct Complete {
     /// Why; needed with `force`.
     #[serde(default)]
     pub reason: Option<String>,
+}
+
+/// How long a move of writes may hold them, and what it may end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// How long writes may be held in one try; `None` is as configured.
+    pub max_pause_ms: Option<u64>,
+    /// After so many tries that were given up because of open transactions, those are ended; `None` is never.
+    pub end_transactions_after: Option<u32>,
 }
 
 /// Why something was not done. Nothing has changed, unless the detail says that this is not known.
@@ -132,13 +142,13 @@ pub trait Control: Send + Sync {
     async fn verify(&self, who: &Actor, name: &str) -> Result<Verification, ControlError>;
     /// Moves reads; answers when in force.
     async fn set_reads(&self, who: &Actor, name: &str, percent: u8) -> Result<Ramp, ControlError>;
-    /// Moves authority; answers when in force. `max_pause_ms` defaults to 500.
+    /// Moves authority; answers when in force.
     async fn set_writes(
         &self,
         who: &Actor,
         name: &str,
         percent: u8,
-        max_pause_ms: Option<u64>,
+        patience: Patience,
     ) -> Result<Ramp, ControlError>;
     /// Returns all writes, then all reads, to old.
     async fn rollback(&self, who: &Actor, name: &str) -> Result<Ramp, ControlError>;

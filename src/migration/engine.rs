@@ -32,6 +32,7 @@ use crate::state::own_writes::OwnWrites;
 use crate::state::parking::Parking;
 use crate::state::records::Records;
 use crate::state::table::Routing;
+use crate::state::violations::Violations;
 
 /// Times and limits of migrations.
 #[derive(Debug, Clone)]
@@ -182,6 +183,8 @@ impl Engine {
             let holder = mirror_name(&environment.holder, &name);
             Arc::new(Sessions::new(&holder, side, clusters.get(side).clone(), clock.clone()))
         });
+        let violations = Violations::new(&name, clock.clone());
+        violations.learn(&stored.violations);
         let converger = Arc::new(Converger {
             migration: Arc::clone(&name),
             clusters: clusters.clone(),
@@ -192,6 +195,7 @@ impl Engine {
             clock: clock.clone(),
             safeguards: environment.safeguards,
             converged: std::sync::atomic::AtomicU64::new(0),
+            violations: Arc::new(violations),
         });
         let frontiers: PerSide<Arc<Frontier>> = PerSide::default();
         let context = Arc::new(Context {

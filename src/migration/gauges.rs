@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 
 use super::control::{Phase, Progress};
 use super::engine::Engine;
 use super::preflight::oplog_window_seconds;
+use crate::policy::invariants::Invariant;
 use crate::telemetry::metrics as names;
 
 const TELL_EVERY: Duration = Duration::from_secs(2);
@@ -27,6 +28,14 @@ impl Engine {
                     *running.oplog_window.lock() = window;
                 }
                 publish(&context.name, &self.progress_of(&running));
+                for invariant in Invariant::ALL {
+                    let labels = [
+                        ("migration", context.name.to_string()),
+                        ("invariant", invariant.as_str().to_owned()),
+                    ];
+                    let count = context.converger.violations.count(invariant);
+                    counter!(names::INVARIANT_VIOLATIONS, &labels).absolute(count);
+                }
             }
             round = round.wrapping_add(1);
             self.environment.clock.sleep(TELL_EVERY).await;

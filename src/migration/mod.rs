@@ -16,6 +16,7 @@ mod gauges;
 pub mod holder;
 pub mod moving;
 mod newcomers;
+mod noted;
 pub mod pace;
 pub mod parked;
 pub mod patterns;

@@ -15,11 +15,13 @@ use std::time::Duration;
 use super::aborting::Aborting;
 use super::context::Context;
 use crate::clock::timeout;
+use crate::converge::shards::is_sharded;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::model::span::spoken;
 use crate::state::inflight::Work;
 use crate::state::record::{Fence, FenceState};
+use crate::state::transactions::{GivenUp, Transactions};
 
 /// Slots that are to change hands.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub struct Transfer {
     pub slots: SlotSet,
     /// How long writes may be held in one attempt.
     pub max_pause: Duration,
+    /// After so many tries that open transactions kept from coming to anything, these are ended.
+    pub ending: Option<(u32, Arc<dyn Transactions>)>,
     /// Asked once no write is under way any more: whether what allowed the move still holds.
     pub still_allowed: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// An abort that is asked for meanwhile ends the attempts.
@@ -43,17 +47,32 @@ pub struct Moved {
     pub pause: Duration,
     /// How many attempts it took.
     pub attempts: u32,
+    /// Transactions that were ended for it.
+    pub ended_transactions: u32,
 }
 
 /// Why an attempt came to nothing.
 enum GaveUp {
     /// Worth another attempt.
     Again(String),
+    /// The same; an open transaction did not end.
+    Transaction(String),
     /// The clusters' records do not allow it.
     Refused(String),
 }
 
-const MOST_ATTEMPTS: u32 = 8;
+fn given_up(because_of: Work, why: String) -> GaveUp {
+    if because_of == Work::Transaction { GaveUp::Transaction(why) } else { GaveUp::Again(why) }
+}
+
+/// Whether an attempt may end open transactions, and how many were.
+struct Ending<'a> {
+    transactions: Option<&'a (u32, Arc<dyn Transactions>)>,
+    ended: &'a mut u32,
+}
+
+/// How often a move is tried.
+pub const MOST_ATTEMPTS: u32 = 8;
 const SOFT_DRAIN: Duration = Duration::from_secs(10);
 const WRITERS: [Work; 2] = [Work::Write, Work::Transaction];
 
@@ -64,18 +83,27 @@ impl Context {
     /// Each attempt's reason, in words.
     pub async fn transfer(&self, transfer: Transfer) -> Result<Moved, Vec<String>> {
         let mut reasons = Vec::new();
+        let (mut by_transactions, mut ended_transactions) = (0, 0);
         for attempt in 1..=MOST_ATTEMPTS {
             if let Err(cut_short) = transfer.aborting.check() {
                 reasons.push(cut_short.detail);
                 return Err(reasons);
             }
-            match self.attempt(&transfer).await {
-                Ok(pause) => return Ok(Moved { pause, attempts: attempt }),
-                Err(GaveUp::Refused(why)) => {
+            let mut ending = Ending {
+                transactions: transfer.ending.as_ref().filter(|(after, _)| by_transactions >= *after),
+                ended: &mut ended_transactions,
+            };
+            let gave_up = match self.attempt(&transfer, &mut ending).await {
+                Ok(pause) => return Ok(Moved { pause, attempts: attempt, ended_transactions }),
+                Err(gave_up) => gave_up,
+            };
+            by_transactions += u32::from(matches!(gave_up, GaveUp::Transaction(_)));
+            match gave_up {
+                GaveUp::Refused(why) => {
                     reasons.push(why);
                     return Err(reasons);
                 }
-                Err(GaveUp::Again(why)) => {
+                GaveUp::Again(why) | GaveUp::Transaction(why) => {
                     tracing::info!(attempt, why, "the fence was given up");
                     reasons.push(format!("attempt {attempt}: {why}"));
                     let pause = self.clock.sleep(Duration::from_millis(100 << attempt.min(5)));
@@ -87,8 +115,9 @@ impl Context {
         Err(reasons)
     }
 
-    async fn attempt(&self, transfer: &Transfer) -> Result<Duration, GaveUp> {
-        let drained = transfer.aborting.unless_asked(self.soft_drain(transfer)).await;
+    async fn attempt(&self, transfer: &Transfer, ending: &mut Ending<'_>) -> Result<Duration, GaveUp> {
+        let kinds = if ending.transactions.is_some() { &WRITERS[..1] } else { &WRITERS };
+        let drained = transfer.aborting.unless_asked(self.soft_drain(transfer, kinds)).await;
         drained.map_err(|cut_short| GaveUp::Again(cut_short.detail))??;
         let fence = self.new_fence(transfer)?;
         let giver = self.authorities.get(transfer.from);
@@ -107,10 +136,11 @@ impl Context {
         }
         let held_at = self.clock.now();
         let deadline = held_at + transfer.max_pause;
-        let equal = timeout(&*self.clock, transfer.max_pause, self.make_equal(transfer, fence));
+        let equal = timeout(&*self.clock, transfer.max_pause, self.make_equal(transfer, fence, ending));
         let ready = match transfer.aborting.unless_asked(equal).await {
-            Ok(ready) => ready.unwrap_or_else(|_| Err(self.what_stands_in_the_way(transfer))),
-            Err(cut_short) => Err(cut_short.detail),
+            Ok(Ok(ready)) => ready.map_err(GaveUp::Again),
+            Ok(Err(_)) => Err(self.what_stands_in_the_way(transfer)),
+            Err(cut_short) => Err(GaveUp::Again(cut_short.detail)),
         };
         match ready {
             Ok(fence) if self.clock.now() < deadline => self.decide_committed(transfer, fence).await?,
@@ -118,12 +148,12 @@ impl Context {
                 self.decide_aborted(transfer.from, &fence).await;
                 return Err(GaveUp::Again("the deadline passed".into()));
             }
-            Err(why) => {
+            Err(gave_up) => {
                 let id = self.authorities.get(transfer.from).known().and_then(|record| record.fence);
                 if let Some(fence) = id {
                     self.decide_aborted(transfer.from, &fence).await;
                 }
-                return Err(GaveUp::Again(why));
+                return Err(gave_up);
             }
         }
         Ok(self.clock.now() - held_at)
@@ -157,15 +187,18 @@ impl Context {
     }
 
     /// Waits until nothing old is under way, before anybody is held up.
-    async fn soft_drain(&self, transfer: &Transfer) -> Result<(), GaveUp> {
+    async fn soft_drain(&self, transfer: &Transfer, kinds: &[Work]) -> Result<(), GaveUp> {
         let give_up = self.clock.now() + SOFT_DRAIN;
         loop {
-            let oldest = self.inflight.oldest(&self.name, &transfer.slots, u64::MAX, &WRITERS);
+            let oldest = self.inflight.oldest(&self.name, &transfer.slots, u64::MAX, kinds);
             match oldest {
                 Some(oldest) if oldest.age > transfer.max_pause / 2 => {
                     if self.clock.now() >= give_up {
                         let (what, age) = (oldest.what, oldest.age);
-                        return Err(GaveUp::Again(format!("{what} has been under way for {age:.1?}")));
+                        return Err(given_up(
+                            oldest.work,
+                            format!("{what} has been under way for {age:.1?}"),
+                        ));
                     }
                 }
                 _ => return Ok(()),
@@ -174,18 +207,53 @@ impl Context {
         }
     }
 
-    fn what_stands_in_the_way(&self, transfer: &Transfer) -> String {
+    fn what_stands_in_the_way(&self, transfer: &Transfer) -> GaveUp {
         let kinds = [Work::Write, Work::Transaction, Work::Converge];
+        let pause = spoken(transfer.max_pause);
         match self.inflight.oldest(&self.name, &transfer.slots, u64::MAX, &kinds) {
-            Some(oldest) => format!("{} did not end within {}", oldest.what, spoken(transfer.max_pause)),
-            None => format!("the streams did not catch up within {}", spoken(transfer.max_pause)),
+            Some(oldest) => given_up(oldest.work, format!("{} did not end within {pause}", oldest.what)),
+            None => GaveUp::Again(format!("the streams did not catch up within {pause}")),
+        }
+    }
+
+    /// Under a fence no transaction begins; those that are open get a part of the pause to end by themselves.
+    async fn end_transactions(&self, transfer: &Transfer, held: u64, ending: &mut Ending<'_>) {
+        let Some((_, open)) = ending.transactions else { return };
+        let by_themselves = self.inflight.drained(&self.name, &transfer.slots, held, &[Work::Transaction]);
+        if timeout(&*self.clock, transfer.max_pause / 4, by_themselves).await.is_ok() {
+            return;
+        }
+        let given_up = open.give_up(&self.name);
+        *ending.ended += u32::try_from(given_up.len()).unwrap_or(u32::MAX);
+        let aborts =
+            given_up.iter().map(|transaction| self.abort_transaction(transaction, transfer.max_pause));
+        futures::future::join_all(aborts).await;
+    }
+
+    /// Frees what it holds. That it cannot commit does not rest on this.
+    async fn abort_transaction(&self, transaction: &GivenUp, limit: Duration) {
+        let cluster = &**self.clusters.get(transaction.side);
+        let aborted = async {
+            let request = transaction.abort(is_sharded(cluster).await?).within(limit);
+            cluster.run(request).await.map_err(|error| error.to_string())
+        };
+        let number = transaction.number;
+        match aborted.await {
+            Ok(_) => tracing::info!(migration = %self.name, number, "a transaction was ended for a move"),
+            Err(why) => tracing::warn!(number, why, "a transaction is left to the server to end"),
         }
     }
 
     /// Brings both sides to equality on the slots, with nothing under way.
-    async fn make_equal(&self, transfer: &Transfer, mut fence: Fence) -> Result<Fence, String> {
+    async fn make_equal(
+        &self,
+        transfer: &Transfer,
+        mut fence: Fence,
+        ending: &mut Ending<'_>,
+    ) -> Result<Fence, String> {
         let slots = transfer.slots;
         let held = self.publish(|_| ()).ok_or("its records are not known")?;
+        self.end_transactions(transfer, held, ending).await;
         if self.safeguards.epoch_guard {
             self.inflight.drained(&self.name, &slots, held, &WRITERS).await;
         }

@@ -126,6 +126,7 @@ impl Engine {
             repaired: running.repaired.load(Ordering::Relaxed)
                 + verification.as_ref().map_or(0, |last| last.repaired),
             mirror_failures: count(|active| active.counters.mirror_failures.load(Ordering::Relaxed)),
+            invariant_violations: context.as_ref().map_or(0, |context| context.converger.violations.total()),
             conflicts: context.as_ref().map_or(0, |context| context.parking.len() as u64),
             bypass_writes: bypass.bypass_writes,
             bypass_writes_total: bypass.bypass_writes_total,

@@ -8,15 +8,18 @@ use bson::{Bson, Document, doc};
 
 use super::catalog::describe;
 use super::context::Context;
-use super::control::{ControlError, Phase, Ramp, Refusal};
+use super::control::{ControlError, Patience, Phase, Ramp, Refusal};
 use super::engine::{Engine, no_new, unavailable};
 use super::following::half_ended;
-use super::moving::Transfer;
+use super::moving::{Moved, Transfer};
+use super::noted::{TRANSACTIONS_SEEN, UNKEYED_SEEN};
 use super::preflight::single_step_reasons_of;
-use super::running::{Running, TRANSACTIONS_SEEN, UNKEYED_SEEN};
+use super::running::Running;
+use super::stored::Stored;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::gate::{Measured, blocked_by};
+use crate::policy::invariants::{Invariant, every_gate, only_adds};
 use crate::state::inflight::Work;
 use crate::state::table::MigrationRoute;
 
@@ -120,56 +123,39 @@ pub(super) fn slots(slots: &SlotSet) -> Bson {
 impl Engine {
     /// Everything that stands in the way of more writes on new. There is no force.
     pub(super) fn blocked_for_writes(&self, running: &Running) -> Vec<String> {
-        let mut reasons = self.blocked(running);
-        let stored = running.stored.lock();
-        if self.environment.safeguards.verified && !stored.phase.is_over() && stored.started_at.is_some() {
-            reasons.extend(running.unverified(&stored));
+        self.gates(running).reasons
+    }
+
+    fn gates(&self, running: &Running) -> Gates {
+        let mut gates = {
+            let stored = running.stored.lock();
+            let mut gates = gates(running, &stored);
+            if self.environment.safeguards.verified && !stored.phase.is_over() && stored.started_at.is_some()
+            {
+                gates.reasons.extend(gates.unverified.clone());
+                gates.reasons.extend(running.distrusted(&stored));
+            }
+            gates
+        };
+        if gates.measured.is_some() {
+            gates.reasons.extend(self.bypass_in_the_way(running));
         }
-        if !stored.phase.is_over() && running.parts().is_some() {
-            reasons.extend(self.bypass_in_the_way(running));
+        gates
+    }
+
+    /// Everything that stands in the way of moving writes back to old.
+    pub(super) fn blocked(&self, running: &Running) -> Vec<String> {
+        gates(running, &running.stored.lock()).reasons
+    }
+
+    /// Everything that stands in the way of more reads on new.
+    fn blocked_for_reads(&self, running: &Running) -> Vec<String> {
+        let stored = running.stored.lock();
+        let mut reasons = gates(running, &stored).reasons;
+        if self.environment.safeguards.verified {
+            reasons.extend(running.distrusted(&stored));
         }
         reasons
-    }
-
-    /// Everything that stands in the way of moving reads, and of writes back to old.
-    pub(super) fn blocked(&self, running: &Running) -> Vec<String> {
-        let stored = running.stored.lock();
-        if stored.phase.is_over() {
-            return vec![format!("it is {}", stored.phase)];
-        }
-        let Some(context) = running.parts() else { return vec!["it has not started".into()] };
-        let leases = context.leases();
-        let recheck = stored
-            .recheck
-            .then(|| "a stream has missed changes: everything is compared again, then it goes on".to_owned());
-        let stream_problems = Side::BOTH
-            .into_iter()
-            .filter_map(|side| match &*running.health.get(side).lock() {
-                super::tailer::Health::Following => None,
-                super::tailer::Health::Idle => {
-                    Some(format!("the change stream of {side} is not followed yet"))
-                }
-                super::tailer::Health::Waiting(why) => Some(format!("following {side} waits: {why}")),
-                super::tailer::Health::CutOff(why) | super::tailer::Health::Failed(why) => {
-                    Some(format!("following {side} failed: {why}"))
-                }
-            })
-            .chain(recheck)
-            .collect();
-        blocked_by(&Measured {
-            synced: stored.phase == Phase::Synced,
-            paused: stored.paused,
-            lag_old_to_new: context.frontiers.old.lag_seconds(context.clock.now()),
-            lag_new_to_old: context.frontiers.new.lag_seconds(context.clock.now()),
-            parked: context.parking.len(),
-            leases: (leases.old, leases.new),
-            holders: running.watch.problems(),
-            stream_problems,
-        })
-    }
-
-    fn must_not_be_blocked(&self, running: &Running) -> Result<(), ControlError> {
-        unblocked(self.blocked(running))
     }
 
     pub(super) async fn move_reads(&self, running: &Running, percent: u8) -> Result<Ramp, ControlError> {
@@ -183,7 +169,7 @@ impl Engine {
         }
         if wanted != route.reads_on_new {
             if wanted.len() > route.reads_on_new.len() {
-                self.must_not_be_blocked(running)?;
+                unblocked(self.blocked_for_reads(running))?;
                 let current = running.aborting.unless_asked(context.make_mirrors_current()).await;
                 if let Err(error) = current.and_then(|current| current) {
                     context.publish(|_| ());
@@ -192,14 +178,14 @@ impl Engine {
             }
             set_reads(&context, &route, wanted).await?;
         }
-        Ok(Ramp { percent, epoch: context.epoch(), pause_ms: 0, attempts: 1 })
+        Ok(Ramp { percent, epoch: context.epoch(), pause_ms: 0, attempts: 1, ended_transactions: 0 })
     }
 
     pub(super) async fn move_writes(
         &self,
         running: &Running,
         percent: u8,
-        max_pause: Option<Duration>,
+        patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let (context, route) = routed(running)?;
         let wanted = SlotSet::percent(percent);
@@ -209,8 +195,11 @@ impl Engine {
                 // The process that moved them died before it could note that.
                 self.note_all_on_new(running, &context, percent).await;
             }
-            return Ok(Ramp { percent, epoch: route.epoch, pause_ms: 0, attempts: 0 });
+            return Ok(Ramp { percent, epoch: route.epoch, pause_ms: 0, attempts: 0, ended_transactions: 0 });
         }
+        let nested = only_adds(&route.owned_by_new, &wanted);
+        context.converger.violations.watch(Invariant::OnlyAdds, nested.clone());
+        nested.map_err(|why| conflict("slots-not-nested", format!("{why}; only 0 and 100 can be set")))?;
         if !up.is_empty() && percent > route.reads_on_new.as_percent() {
             return Err(conflict(
                 "writes-above-reads",
@@ -234,14 +223,21 @@ impl Engine {
             }
         });
         if up.is_empty() {
-            self.must_not_be_blocked(running)?;
+            unblocked(self.blocked(running))?;
         } else {
-            unblocked(self.blocked_for_writes(running))?;
+            let gates = self.gates(running);
+            unblocked(gates.reasons)?;
+            let holds = every_gate(&gates.measured.unwrap_or_default(), gates.unverified.as_deref());
+            context.converger.violations.watch(Invariant::EveryGate, holds);
         }
         context.level_epochs().await?;
+        let max_pause = patience.max_pause_ms.map(Duration::from_millis);
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
+        let open = self.environment.registry.transactions.get().cloned();
+        let ending = patience.end_transactions_after.zip(open);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
-        let transfer = Transfer { from, slots, max_pause, still_allowed, aborting: running.aborting.clone() };
+        let aborting = running.aborting.clone();
+        let transfer = Transfer { from, slots, max_pause, ending, still_allowed, aborting };
         let moved = context.transfer(transfer).await.map_err(|reasons| {
             let detail =
                 format!("given up, nothing has changed: {}", reasons.last().map_or("", String::as_str));
@@ -249,7 +245,8 @@ impl Engine {
         })?;
         self.note_all_on_new(running, &context, percent).await;
         let pause_ms = u64::try_from(moved.pause.as_millis()).unwrap_or(u64::MAX);
-        Ok(Ramp { percent, epoch: context.epoch(), pause_ms, attempts: moved.attempts })
+        let Moved { attempts, ended_transactions, .. } = moved;
+        Ok(Ramp { percent, epoch: context.epoch(), pause_ms, attempts, ended_transactions })
     }
 
     /// Refuses a partial percentage where it could not be right; there is no force.
@@ -286,7 +283,7 @@ impl Engine {
     }
 
     pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
-        let writes = self.move_writes(running, 0, None).await?;
+        let writes = self.move_writes(running, 0, Patience::default()).await?;
         let reads = self.move_reads(running, 0).await?;
         Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, ..reads })
     }
@@ -324,6 +321,55 @@ async fn is_in_force(context: &Context, wanted: SlotSet, error: ControlError) ->
             "{}; whether the move is in force is known when old answers: see status, or call it again",
             error.detail
         ))),
+    }
+}
+
+/// What the gates looked at, and what they say.
+struct Gates {
+    reasons: Vec<String>,
+    /// `None`: there was nothing to look at.
+    measured: Option<Measured>,
+    unverified: Option<String>,
+}
+
+/// The gates that every move up or down must pass.
+fn gates(running: &Running, stored: &Stored) -> Gates {
+    let unverified = running.unverified(stored);
+    let closed = |why: String| Gates { reasons: vec![why], measured: None, unverified: unverified.clone() };
+    if stored.phase.is_over() {
+        return closed(format!("it is {}", stored.phase));
+    }
+    let Some(context) = running.parts() else { return closed("it has not started".into()) };
+    let measured = measured(running, stored, &context);
+    Gates { reasons: blocked_by(&measured), measured: Some(measured), unverified }
+}
+
+fn measured(running: &Running, stored: &Stored, context: &Context) -> Measured {
+    let leases = context.leases();
+    let recheck = stored
+        .recheck
+        .then(|| "a stream has missed changes: everything is compared again, then it goes on".to_owned());
+    let stream_problems = Side::BOTH
+        .into_iter()
+        .filter_map(|side| match &*running.health.get(side).lock() {
+            super::tailer::Health::Following => None,
+            super::tailer::Health::Idle => Some(format!("the change stream of {side} is not followed yet")),
+            super::tailer::Health::Waiting(why) => Some(format!("following {side} waits: {why}")),
+            super::tailer::Health::CutOff(why) | super::tailer::Health::Failed(why) => {
+                Some(format!("following {side} failed: {why}"))
+            }
+        })
+        .chain(recheck)
+        .collect();
+    Measured {
+        synced: stored.phase == Phase::Synced,
+        paused: stored.paused,
+        lag_old_to_new: context.frontiers.old.lag_seconds(context.clock.now()),
+        lag_new_to_old: context.frontiers.new.lag_seconds(context.clock.now()),
+        parked: context.parking.len(),
+        leases: (leases.old, leases.new),
+        holders: running.watch.problems(),
+        stream_problems,
     }
 }
 

@@ -33,11 +33,6 @@ use crate::state::recent::Recent;
 const RECENT: usize = 1_000_000;
 /// Ready to be moved when both streams are at most this far behind.
 const SYNCED_LAG_SECONDS: f64 = 3.0;
-/// Why a partial percentage is refused once such writes have been seen.
-pub const UNKEYED_SEEN: &str = "writes of single documents that do not name their _id have been seen: a retry could \
-                                 choose another document on the other cluster";
-/// The same for transactions.
-pub const TRANSACTIONS_SEEN: &str = "transactions have been seen: one could touch slots of both clusters";
 const LOOK: Duration = Duration::from_millis(200);
 const TTL_EVERY: Duration = Duration::from_secs(30);
 const OPLOG_EVERY: Duration = Duration::from_secs(30);
@@ -281,24 +276,9 @@ impl Running {
         copied.await.map_err(|error| error.to_string())
     }
 
-    /// Kinds of writes that force a move in one step are remembered over restarts.
-    fn shapes(&self, stored: &mut Stored) -> bool {
-        let Some(active) = self.active.lock().clone() else { return false };
-        let seen = [
-            (&active.counters.unkeyed_retryable, UNKEYED_SEEN),
-            (&active.counters.transactions, TRANSACTIONS_SEEN),
-        ];
-        let before = stored.single_step.len();
-        for (count, why) in seen {
-            let is_new =
-                count.load(Ordering::Relaxed) > 0 && !stored.single_step.iter().any(|known| known == why);
-            stored.single_step.extend(is_new.then(|| why.to_owned()));
-        }
-        stored.single_step.len() > before
-    }
-
     /// Moves between the phases that depend on what the streams say.
     async fn look(&self, context: &Context) {
+        context.watch_records().await;
         let failed = Side::BOTH.into_iter().find_map(|side| match &*self.health.get(side).lock() {
             Health::CutOff(why) => Some(format!(
                 "the change stream of {side} was cut off: {why}. Resume compares everything and goes on"
@@ -331,8 +311,8 @@ impl Running {
             {
                 stored.phase = Phase::Synced;
             }
-            let shapes = self.shapes(&mut stored);
-            (stored.phase != before || shapes).then_some(stored.phase)
+            let noted = self.take_note(&mut stored);
+            (stored.phase != before || noted).then_some(stored.phase)
         };
         if let Some(phase) = changed {
             tracing::info!(migration = %context.name, %phase, "phase");

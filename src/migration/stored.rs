@@ -7,6 +7,7 @@ use super::control::{AuditEvent, Mismatch, NamespaceSpec, Phase, Throttle, Verif
 use super::prepare::Created;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
+use crate::state::violations::Violation;
 
 /// Collection of [`Stored`].
 pub const MIGRATIONS: &str = "migrations";
@@ -70,6 +71,9 @@ pub struct Stored {
     /// The last full verification: how it ended, or that it has begun.
     #[serde(default)]
     pub verification: Option<Verification>,
+    /// Invariants that did not hold.
+    #[serde(default)]
+    pub violations: Vec<Violation>,
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
@@ -147,6 +151,7 @@ impl Stored {
             failure: None,
             recheck: false,
             verification: None,
+            violations: Vec::new(),
             cleaned: false,
         }
     }

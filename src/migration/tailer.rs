@@ -25,6 +25,7 @@ use crate::converge::shards;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
+use crate::policy::invariants::{self, Invariant};
 use crate::state::checkpoint;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
@@ -138,13 +139,15 @@ impl Tailer {
         let token = token.ok_or_else(|| StreamError::CutOff("no checkpoint was stored".into()))?;
         let (mut stream, mut batch) = ChangeStream::open(&self.cluster, &self.scope, Some(&token)).await?;
         let mut stored_at = self.clock.now();
+        let mut done = token.clone();
         let mut stored = token;
         let mut pushed = self.is_sharded().await?.then_some(self.clock.now());
         loop {
             if !self.converger.safeguards.checkpoint_after_done {
-                self.store(&batch.token).await;
+                self.store(&batch.token, &done).await;
             }
             self.work_off(&batch).await?;
+            done.clone_from(&batch.token);
             self.say(Health::Following);
             self.frontier.count(batch.changes());
             self.frontier.advance(batch.position, batch.heard, self.clock.now());
@@ -153,7 +156,7 @@ impl Tailer {
                 self.recent.mirror_passed(batch.position);
             }
             if self.clock.now() - stored_at >= CHECKPOINT_EVERY && stored != batch.token {
-                self.store(&batch.token).await;
+                self.store(&batch.token, &done).await;
                 stored_at = self.clock.now();
                 stored.clone_from(&batch.token);
             }
@@ -184,7 +187,9 @@ impl Tailer {
         }
     }
 
-    async fn store(&self, token: &RawDocumentBuf) {
+    /// Stores `token`; everything up to `done` is worked off.
+    async fn store(&self, token: &RawDocumentBuf, done: &RawDocumentBuf) {
+        self.converger.violations.watch(Invariant::Checkpoint, invariants::checkpoint(done, token));
         let (migration, at) = (&self.converger.migration, self.clock.wall_millis());
         if let Err(error) = checkpoint::store(&self.records, migration, self.side, token, at).await {
             // A restart repeats more than it had to; nothing is skipped.

@@ -97,6 +97,9 @@ pub struct Ramp {
     pub pause_ms: u64,
     /// How many times a fence was tried.
     pub attempts: u32,
+    /// Open transactions that were ended for it, as `end_transactions_after` allowed.
+    #[serde(default)]
+    pub ended_transactions: u32,
 }
 
 /// How fast the copy may go; `None` is unlimited.
@@ -162,6 +165,9 @@ pub struct Progress {
     pub repaired: u64,
     /// Inline mirror writes that failed or were late; the streams made up for them.
     pub mirror_failures: u64,
+    /// How often an invariant of the protocol did not hold. It never should; see `blocked_by` and the log.
+    #[serde(default)]
+    pub invariant_violations: u64,
     /// Keys that cannot be made equal now.
     pub conflicts: u64,
     /// Writes of the last 24 h, on both clusters, that went past the proxy.

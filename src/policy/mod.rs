@@ -9,6 +9,7 @@ pub mod counting;
 pub mod expiry;
 pub mod failover;
 pub mod gate;
+pub mod invariants;
 pub mod newcomers;
 pub mod order;
 pub mod others;

@@ -45,6 +45,8 @@ pub struct Memory {
     learnt: HashMap<([u8; 16], Slot, u64), i64>,
     /// The highest number of each session that this process has sent to a cluster as the authority.
     sent: PerSide<HashMap<[u8; 16], i64>>,
+    /// The write of each session that was seen last to change something, and where.
+    executed: HashMap<[u8; 16], (i64, Side)>,
     /// When this process first heard of each move: none matters for longer than retries live.
     heard: HashMap<u64, Duration>,
     /// When there were too many of them.
@@ -73,6 +75,7 @@ impl Memory {
         Self {
             learnt: HashMap::new(),
             sent: PerSide::default(),
+            executed: HashMap::new(),
             heard: HashMap::new(),
             forgotten: PerSide::default(),
             alone: PerSide::default(),
@@ -90,6 +93,15 @@ impl Memory {
         }
         let highest = sent.entry(session).or_insert(number);
         *highest = number.max(*highest);
+    }
+
+    /// Number `number` of `session` has changed something on `side`; returns where it had done so before.
+    pub fn note_executed(&mut self, session: [u8; 16], number: i64, side: Side) -> Option<Side> {
+        if self.executed.len() >= self.limit && !self.executed.contains_key(&session) {
+            self.executed.clear();
+        }
+        let before = self.executed.insert(session, (number, side));
+        before.filter(|(before, _)| *before == number).map(|(_, side)| side)
     }
 
     /// Whether the record of `side` names no other process; `untouched`: none can have sent a write to it as
@@ -190,6 +202,20 @@ mod tests {
         memory.note_sent(Side::Old, [1; 16], 8, NOW);
         assert_eq!(judge(&mut memory, 8, 2, &moves), Verdict::Ask(Side::Old));
         assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Run);
+    }
+
+    #[test]
+    fn the_last_write_of_a_session_is_known_by_where_it_was_executed() {
+        let mut memory = Memory::new(1);
+        assert_eq!(memory.note_executed([1; 16], 7, Side::Old), None);
+        assert_eq!(memory.note_executed([1; 16], 7, Side::New), Some(Side::Old));
+        assert_eq!(memory.note_executed([1; 16], 8, Side::New), None);
+        assert_eq!(
+            memory.note_executed([2; 16], 8, Side::New),
+            None,
+            "another session, and no room for both"
+        );
+        assert_eq!(memory.note_executed([1; 16], 8, Side::New), None);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Safeguards {
     pub checkpoint_after_done: bool,
     /// The backfill converges keys that changed while it copied them.
     pub backfill_second_look: bool,
+    /// A reply waits for the mirror no longer than `mirror_timeout`.
+    pub mirror_bound: bool,
     /// Writes move to new only after both sides were compared in full.
     pub verified: bool,
 }
@@ -52,6 +54,7 @@ impl Safeguards {
         majority_reads: true,
         checkpoint_after_done: true,
         backfill_second_look: true,
+        mirror_bound: true,
         verified: true,
     };
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::clock::{SharedClock, timeout};
 use crate::cluster::command::OnlyIf;
 use crate::converge::active::{Active, Registry};
-use crate::model::side::Side;
+use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
+use crate::policy::invariants::{Invariant, acknowledged};
 use crate::state::inflight::{Inflight, Ticket, Work};
 use crate::state::lease::Generation;
 use crate::state::table::{MigrationRoute, Routing, RoutingTable};
@@ -51,11 +52,28 @@ pub struct Entered {
 }
 
 impl Entered {
+    /// One that holds nothing but its place.
+    #[cfg(test)]
+    pub(super) fn of(ticket: Ticket, route: Arc<MigrationRoute>) -> Self {
+        Self { ticket, route, active: None, retries: None, leases: Vec::new() }
+    }
+
     /// Whether every lease that the write began under still holds: only then may its reply be shown.
     #[must_use]
     pub fn may_answer(&self) -> bool {
         let Some(active) = &self.active else { return true };
         !active.converger.safeguards.reply_check || hold(active, &self.leases)
+    }
+
+    /// Its reply about `slots` is shown: what must hold now.
+    pub(super) fn watch(&self, gate: &Gate, namespace: &str, slots: &SlotSet) {
+        let Some(active) = &self.active else { return };
+        let table = gate.routing.peek();
+        // Once the migration is aborted there is no route, and nobody has moved anything.
+        let now = table.route(namespace).map_or(&self.route, |now| now);
+        let owned = |route: &MigrationRoute| PerSide::from_fn(|side| *route.owned_by(side));
+        let holds = acknowledged(hold(active, &self.leases), slots, &owned(&self.route), &owned(now));
+        active.converger.violations.watch(Invariant::Acknowledged, holds);
     }
 
     /// Whether they hold, to be asked before each attempt: what is sent later than a lease may arrive where

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bson::Timestamp;
 use bson::raw::{RawDocumentBuf, cstr};
@@ -23,6 +24,7 @@ use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::converge::insert_would_change;
+use crate::policy::invariants::{Invariant, not_delayed};
 use crate::policy::statement::Statement;
 use crate::policy::writes::Verb;
 use crate::shutdown::SharedSpawn;
@@ -63,8 +65,32 @@ pub struct Mirroring {
 }
 
 impl Mirroring {
-    /// Follows up on an acknowledged write; returns when its reply may be sent.
-    pub async fn follow(&self, clusters: &PerSide<SharedCluster>, entered: Entered, effect: Effect) {
+    /// Follows up on an acknowledged write; returns when its reply may be sent. `waited` is how long it has
+    /// been kept waiting for its keys' lanes, which counts too.
+    pub async fn follow(
+        &self,
+        clusters: &PerSide<SharedCluster>,
+        entered: Entered,
+        effect: Effect,
+        waited: Duration,
+    ) {
+        let Some(active) = entered.active.clone() else { return };
+        let begun = self.clock.now();
+        let left = active.mirror_timeout.saturating_sub(waited);
+        self.bring_up_to_date(clusters, entered, effect, left).await;
+        let took = waited + (self.clock.now() - begun);
+        let holds = not_delayed(took, active.mirror_timeout);
+        active.converger.violations.watch(Invariant::NotDelayed, holds);
+    }
+
+    /// Where the reply waits for that, no longer than `left`.
+    async fn bring_up_to_date(
+        &self,
+        clusters: &PerSide<SharedCluster>,
+        entered: Entered,
+        effect: Effect,
+        left: Duration,
+    ) {
         let Some(active) = entered.active.clone() else { return };
         let attempt = self.attempt(&active, &effect);
         if attempt != Attempt::Now {
@@ -79,10 +105,11 @@ impl Mirroring {
         let wait = entered.route.ack_both && !is_trial;
         if effect.lanes.is_none() || !effect.all_known {
             if wait {
-                self.wait_for_streams(&active, &effect).await;
+                self.wait_for_streams(&active, &effect, left).await;
             } else if is_trial {
                 let trial = self.clone();
-                let trial = async move { trial.wait_for_streams(&active, &effect).await };
+                let limit = active.mirror_timeout;
+                let trial = async move { trial.wait_for_streams(&active, &effect, limit).await };
                 self.spawn.spawn("mirror", trial.boxed());
             }
             return;
@@ -97,7 +124,8 @@ impl Mirroring {
             mark(&active, &effect);
             return;
         };
-        let job = Job { clusters: clusters.clone(), active, effect, clock: self.clock.clone() };
+        let limit = if wait { left } else { active.mirror_timeout };
+        let job = Job { clusters: clusters.clone(), active, effect, limit, clock: self.clock.clone() };
         let job = async move {
             job.run().await;
             // Only now may a fence take this write for finished.
@@ -121,17 +149,17 @@ impl Mirroring {
     }
 
     /// For writes whose keys are not known: until the streams have passed them, or the time is up.
-    async fn wait_for_streams(&self, active: &Active, effect: &Effect) {
-        for side in Side::BOTH {
-            let Some(time) = *effect.times.get(side) else { continue };
-            let passed =
-                active.frontiers.get(side).wait_past(time, &*self.clock, active.mirror_timeout).await;
+    async fn wait_for_streams(&self, active: &Active, effect: &Effect, limit: Duration) {
+        let wait = async |side: Side| {
+            let Some(time) = *effect.times.get(side) else { return };
+            let passed = active.frontiers.get(side).wait_past(time, &*self.clock, limit).await;
             active.breakers.get(side.other()).note(passed, self.clock.now());
             if !passed {
                 active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
                 active.unreadable.mark(side, &effect.slots, time);
             }
-        }
+        };
+        futures::join!(wait(Side::Old), wait(Side::New));
     }
 }
 
@@ -139,12 +167,15 @@ struct Job {
     clusters: PerSide<SharedCluster>,
     active: Arc<Active>,
     effect: Effect,
+    limit: Duration,
     clock: SharedClock,
 }
 
 impl Job {
     async fn run(&self) {
-        let worked = timeout(&*self.clock, self.active.mirror_timeout, self.bring_up_to_date()).await;
+        let bounded = self.active.converger.safeguards.mirror_bound;
+        let limit = if bounded { self.limit } else { Duration::from_secs(3600) };
+        let worked = timeout(&*self.clock, limit, self.bring_up_to_date()).await;
         let worked = matches!(worked, Ok(true));
         let now = self.clock.now();
         for authority in Side::BOTH.into_iter().filter(|side| self.effect.times.get(*side).is_some()) {

@@ -5,11 +5,13 @@ mod followers;
 mod foreign_commits;
 mod migrating;
 mod newcomers;
+mod outcome;
 mod overtaken;
 mod owning;
 mod pipeline;
 mod resolving;
 mod sending;
+mod shared;
 mod together;
 
 pub mod census;
@@ -28,5 +30,6 @@ pub mod writer;
 
 pub use dispatch::{Dispatch, Replied};
 pub use operation::Operation;
-pub use pipeline::{Handled, Router, Shared};
+pub use pipeline::{Handled, Router};
 pub use route::{AlwaysOld, Route};
+pub use shared::Shared;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::entry::{Entered, Passing};
 use super::transactions::IDLE;
 use crate::cluster::command::OnlyIf;
+use crate::model::side::Side;
 use crate::wire::error::{
     ErrorReply, HOST_UNREACHABLE, NO_SUCH_TRANSACTION, RETRYABLE_WRITE, TRANSIENT_TRANSACTION, UNKNOWN_COMMIT,
 };
@@ -59,6 +60,19 @@ impl OpenTransactions {
             }
             age <= IDLE
         });
+    }
+
+    /// Gives up those that have entered `migration`, but for those whose commit may have been sent.
+    pub(super) fn give_up(&self, migration: &str) -> Vec<(TransactionKey, Side)> {
+        let mut open = self.0.lock();
+        let mut given_up = Vec::new();
+        for (key, open) in open.iter_mut() {
+            let State::UnderWay { entered, committing: false, .. } = &open.state else { continue };
+            let Some(touched) = entered.iter().find(|one| &*one.route.name == migration) else { continue };
+            given_up.push((*key, touched.route.sole_authority().unwrap_or(Side::Old)));
+            open.state = State::GivenUp;
+        }
+        given_up
     }
 
     /// A first statement is about to be sent, by the table that `passing` holds.
@@ -129,22 +143,27 @@ impl OpenTransactions {
         }
     }
 
-    /// Its commit is about to be sent: from here on it is not given up.
-    pub(super) fn commits(&self, key: &TransactionKey) {
-        if let Some(State::UnderWay { committing, .. }) =
-            self.0.lock().get_mut(key).map(|open| &mut open.state)
-        {
-            *committing = true;
+    /// Its commit is about to be sent: from here on it is not given up. Refuses one that is given up already.
+    pub(super) fn commits(&self, key: &TransactionKey) -> Result<(), ErrorReply> {
+        match self.0.lock().get_mut(key).map(|open| &mut open.state) {
+            Some(State::UnderWay { committing, .. }) => *committing = true,
+            Some(State::GivenUp) => return Err(run_again(GIVEN_UP)),
+            None => {}
         }
+        Ok(())
+    }
+
+    /// Whether nothing of it counts any more.
+    pub(super) fn is_given_up(&self, key: &TransactionKey) -> bool {
+        self.0.lock().get(key).is_some_and(|open| matches!(open.state, State::GivenUp))
     }
 
     /// Refuses one that has been given up, or whose lease has ended. As long as no commit of it was sent, it
     /// may be run again; afterwards that commit must be asked about.
     pub(super) fn must_count(&self, key: &TransactionKey) -> Result<(), ErrorReply> {
-        let again =
-            |why| Err(ErrorReply::new(NO_SUCH_TRANSACTION, why).labelled(vec![TRANSIENT_TRANSACTION]));
+        let again = |why| Err(run_again(why));
         match self.0.lock().get(key).map(|open| &open.state) {
-            Some(State::GivenUp) => again("the transaction was open for too long"),
+            Some(State::GivenUp) => again(GIVEN_UP),
             Some(State::UnderWay { entered, committing: false, .. })
                 if !entered.iter().all(Entered::may_answer) =>
             {
@@ -163,6 +182,13 @@ impl OpenTransactions {
     }
 }
 
+const GIVEN_UP: &str = "the transaction was open for too long, or ended for a move of its collections";
+
+/// It does not count, and may be run again.
+pub(super) fn run_again(why: &str) -> ErrorReply {
+    ErrorReply::new(NO_SUCH_TRANSACTION, why).labelled(vec![TRANSIENT_TRANSACTION])
+}
+
 /// Whether a commit counts is not known: the lease that its transaction began under has ended.
 pub(super) fn lease_ended() -> ErrorReply {
     ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
@@ -172,7 +198,10 @@ pub(super) fn lease_ended() -> ErrorReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::table::Routing;
+    use crate::clock::SystemClock;
+    use crate::model::slots::SlotSet;
+    use crate::state::inflight::{Inflight, Work};
+    use crate::state::table::{MigrationRoute, Routing};
 
     const KEY: TransactionKey = ([1; 16], 7);
 
@@ -199,15 +228,43 @@ mod tests {
         open.sweep(LONGEST + Duration::from_secs(1));
         let refused = open.must_count(&KEY).unwrap_err();
         assert_eq!((refused.code, refused.labels), (NO_SUCH_TRANSACTION, vec![TRANSIENT_TRANSACTION]));
+        assert!(open.is_given_up(&KEY) && open.commits(&KEY).is_err());
         routing.publish(|_| ());
         assert!(!routing.anybody_goes_by_older());
+    }
+
+    /// Only what has touched the migration, and of which no commit was sent, is given up for it.
+    #[test]
+    fn a_move_ends_what_it_would_wait_for_but_no_commit() {
+        let routing = Arc::new(Routing::default());
+        let inflight = Inflight::new(Arc::clone(&routing), Arc::new(SystemClock));
+        let open = begun(&routing);
+        let enter = |key, name: &str| {
+            let route =
+                Arc::new(MigrationRoute { owned_by_old: SlotSet::ALL, ..MigrationRoute::named(name) });
+            let ticket =
+                inflight.enter(&route.name, SlotSet::ALL, Work::Transaction, &"a transaction".into());
+            open.put(key, Entered::of(ticket, route), Duration::ZERO).unwrap();
+        };
+        let (elsewhere, committing): (TransactionKey, TransactionKey) = (([2; 16], 1), ([3; 16], 1));
+        enter(KEY, "m");
+        enter(elsewhere, "other");
+        enter(committing, "m");
+        open.commits(&committing).unwrap();
+        assert_eq!(open.give_up("m"), [(KEY, Side::Old)]);
+        let left = |name| inflight.oldest(name, &SlotSet::ALL, u64::MAX, &[Work::Transaction]).is_some();
+        assert!(open.is_given_up(&KEY) && !open.is_given_up(&elsewhere) && !open.is_given_up(&committing));
+        assert!(left("m") && left("other"));
+        open.take(&committing);
+        assert!(!left("m"), "nothing waits for what was given up");
+        assert!(open.must_count(&KEY).is_err() && open.commits(&KEY).is_err());
     }
 
     #[test]
     fn one_whose_commit_may_have_been_executed_is_waited_for() {
         let routing = Routing::default();
         let open = begun(&routing);
-        open.commits(&KEY);
+        open.commits(&KEY).unwrap();
         open.sweep(LONGEST + Duration::from_secs(1));
         assert!(open.must_count(&KEY).is_ok());
         routing.publish(|_| ());

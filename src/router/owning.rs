@@ -5,9 +5,9 @@ use bson::RawDocument;
 
 use super::entry::{Entered, Gate};
 use super::operation::Operation;
+use super::outcome::{Outcome, all_done, keys_in_reply, nothing_found};
 use super::pipeline::Router;
 use super::transacting::name_of;
-use super::writer::{Outcome, all_done, keys_in_reply, nothing_found};
 use crate::cluster::command::{ServerError, number};
 use crate::model::key::Key;
 use crate::model::side::Side;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use crate::clock::{Clock, SharedClock};
+use crate::clock::Clock;
 use crate::cluster::command::{OnlyIf, ServerId};
 use crate::cluster::{Pools, Role, Selection, TopologyKind};
 use crate::model::side::Side;
@@ -13,56 +13,17 @@ use crate::policy::classify::Class;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
 use crate::wire::reply::overwrite;
 
-use super::census::Census;
-use super::cursors::{CursorHome, Cursors};
+use super::cursors::CursorHome;
 use super::dispatch::{Dispatch, Replied};
 use super::entry::Passing;
-use super::meters::{Meters, Outcome};
+use super::meters::Outcome;
 use super::migrating::Course;
-use super::open_transactions::OpenTransactions;
 use super::operation::{HOLD_FOLLOWER, Operation};
 use super::preference;
 use super::route::Route;
-use super::transactions::{TransactionHome, Transactions};
+use super::shared::Shared;
+use super::transactions::TransactionHome;
 use super::writer::{HOLD, Writer};
-
-/// What all workers share.
-pub struct Shared {
-    /// Where cursors live.
-    pub cursors: Cursors,
-    /// Where transactions run.
-    pub transactions: Transactions,
-    /// Transactions that moves and starts wait for.
-    pub open_transactions: OpenTransactions,
-    /// The handles of the metrics.
-    pub meters: Meters,
-    /// The pools of all workers, for metrics.
-    pub census: Census,
-    /// The process's clock.
-    pub clock: SharedClock,
-}
-
-impl Shared {
-    /// Empty tables.
-    #[must_use]
-    pub fn new(clock: SharedClock) -> Arc<Self> {
-        let (cursors, transactions, meters, census) = Default::default();
-        let open_transactions = OpenTransactions::default();
-        Arc::new(Self { cursors, transactions, open_transactions, meters, census, clock })
-    }
-
-    /// Forgets what is idle and publishes gauges. To be called every few seconds.
-    pub fn sweep(&self) {
-        self.census.publish();
-        let now = self.clock.now();
-        self.meters.cursors_forgotten(self.cursors.sweep(now));
-        self.transactions.sweep(now);
-        self.open_transactions.sweep(now);
-        for side in Side::BOTH {
-            self.meters.tables(side, self.cursors.count(side), self.transactions.count(side));
-        }
-    }
-}
 
 /// What the client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,7 +291,9 @@ impl Router {
             let home = TransactionHome { side, server: replied.server.clone() };
             self.shared.transactions.begin(session, number, home, now);
         }
-        if let Err(error) = Box::pin(self.leave_transaction(operation, side, &replied.fields)).await {
+        if let Err(error) =
+            Box::pin(self.leave_transaction(operation, side, &replied.server, &replied.fields)).await
+        {
             return (side, Err(error));
         }
         let ok = self.finish(side, replied, reply);
@@ -342,15 +305,19 @@ impl Router {
     /// an abort goes to any router when that one is gone (its recovery token tells the other what to do).
     fn transaction_server(&self, side: Side, class: Class, server: Option<ServerId>) -> Selection {
         let (Some(server), Ok(pools)) = (server, self.pools(side)) else { return Selection::Primary };
-        let topology = pools.cluster().topology();
-        if topology.kind != TopologyKind::Sharded {
+        if !self.is_sharded(side) {
             return Selection::Primary;
         }
+        let topology = pools.cluster().topology();
         let gone = topology.server(&server).is_none_or(|known| known.role != Role::Router);
         if gone && matches!(class, Class::Commit | Class::Abort) {
             return Selection::Primary;
         }
         Selection::Server(server)
+    }
+
+    pub(super) fn is_sharded(&self, side: Side) -> bool {
+        self.pools(side).is_ok_and(|pools| pools.cluster().topology().kind == TopologyKind::Sharded)
     }
 
     /// The route's cluster answers; the other one hears of it too, with little patience.

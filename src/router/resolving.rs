@@ -10,8 +10,9 @@ use bson::raw::{RawArrayBuf, RawBsonRef, RawDocumentBuf, cstr};
 use bson::{RawDocument, oid::ObjectId, rawdoc};
 
 use super::entry::Entered;
+use super::outcome::Outcome;
 use super::sending::send;
-use super::writer::{Outcome, Writer, unless_first};
+use super::writer::{Writer, unless_first};
 use crate::cluster::command::{Request, Target};
 use crate::converge::read::{cursor_id, id_of};
 use crate::model::key::Key;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bson::{RawDocument, Timestamp, rawdoc};
 use bytes::BytesMut;
@@ -13,15 +14,17 @@ use bytes::BytesMut;
 use super::entry::{Entered, Passing};
 use super::foreign_commits::unknown as unknown_commit;
 use super::mirroring::Effect;
-use super::open_transactions::{TransactionKey, lease_ended};
+use super::open_transactions::{TransactionKey, lease_ended, run_again};
 use super::operation::Operation;
 use super::pipeline::Router;
 use super::writer::{HOLD, Writer};
+use crate::cluster::command::ServerId;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
 use crate::state::inflight::Work;
+use crate::state::transactions::GivenUp;
 use crate::wire::error::{ErrorReply, NOT_NOW};
 use crate::wire::reply::{ReplyFields, append_element};
 
@@ -56,7 +59,7 @@ impl Router {
                     self.enter_foreign_commit(writer, operation, key, side).await?;
                     drop(former);
                 }
-                open.commits(&key);
+                open.commits(&key)?;
             }
             return Ok(side);
         }
@@ -135,10 +138,19 @@ impl Router {
         &self,
         operation: &Operation<'_>,
         side: Side,
+        server: &ServerId,
         fields: &ReplyFields,
     ) -> Result<(), ErrorReply> {
         let Some(writer) = &self.writer else { return Ok(()) };
         let Some(key) = operation.command.session().zip(operation.command.txn_number) else { return Ok(()) };
+        if operation.class != Class::Abort && self.shared.open_transactions.is_given_up(&key) {
+            // Given up while this was on its way: it may have begun on the server once more.
+            let (session, number) = key;
+            let abort = GivenUp { session, number, side, server: Some(server.clone()) };
+            let request = abort.abort(self.is_sharded(side)).within(HOLD);
+            _ = writer.clusters.get(side).run(request).await;
+            return Err(run_again("the transaction was ended for a move of its collections"));
+        }
         // One whose first statement was refused has not begun: nobody need end it.
         let never_began = operation.command.start_transaction && !fields.ok;
         let ends = matches!(operation.class, Class::Commit | Class::Abort) || fields.transient_transaction;
@@ -165,7 +177,7 @@ impl Router {
                 concern: rawdoc! { "w": 1 },
                 lanes: None,
             };
-            writer.mirroring.follow(&writer.clusters, entered, effect).await;
+            writer.mirroring.follow(&writer.clusters, entered, effect, Duration::ZERO).await;
         }
         Ok(())
     }

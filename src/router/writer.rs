@@ -7,22 +7,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::Timestamp;
 use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
-use bson::{RawDocument, Timestamp};
 
 use super::entry::{Entered, Gate};
 use super::mirroring::{Effect, Mirroring};
+use super::outcome::{Outcome, all_done, changed_something, keys_in_reply, nothing_found};
 use super::overtaken::{executed_before, perhaps_too_late};
 use super::owning::Owning;
 use super::resolving::resolve;
 use super::sending::send;
 use crate::clock::timeout;
-use crate::cluster::command::{Request, ServerError, SharedCluster, number};
+use crate::cluster::command::{Request, ServerError, SharedCluster};
 use crate::converge::lanes::{MOST_KEYS, Taken};
 use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::failover::Kind;
+use crate::policy::invariants::{Invariant, once};
 use crate::policy::split::{Part, merge, parts, stops};
 use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::inflight::Work;
@@ -39,18 +41,6 @@ pub struct Writer {
     pub gate: Gate,
     /// What follows the authority's answer.
     pub mirroring: Mirroring,
-}
-
-/// What the authority or authorities answered.
-pub(super) struct Outcome {
-    /// The reply for the client.
-    pub reply: RawDocumentBuf,
-    /// When, on each cluster's time line.
-    pub times: PerSide<Option<Timestamp>>,
-    /// The most attempts that any part took.
-    pub sent: u32,
-    /// Keys that were found out on the way.
-    pub keys: Vec<Key>,
 }
 
 /// A write's answer for its client.
@@ -109,7 +99,9 @@ impl Writer {
         };
         note_shape(command, &entered);
         self.must_not_be_overtaken(command, &entered)?;
+        let before_lanes = self.gate.clock.now();
         let lanes = self.lanes(&entered, command, keys.as_deref()).await;
+        let waited = self.gate.clock.now() - before_lanes;
         let homes = executed_before(command, &entered, &self.clusters, &self.gate, deadline).await?;
         let own = Owning::begin(command, keys.as_deref(), &entered, &slots, &homes);
         let outcome = self.execute(command, &entered, &homes, left()).await;
@@ -123,11 +115,13 @@ impl Writer {
             return Ok(Attempt::LeaseEnded(outcome.map_or_else(std::convert::identity, ended)));
         }
         let outcome = outcome?;
+        entered.watch(&self.gate, namespace, &slots);
+        watch_retry(command, &entered, &outcome, &homes);
         let operation_time = outcome.times.old.or(outcome.times.new);
         let body = outcome.reply.clone();
         if entered.route.mirrors() && ServerError::of(&outcome.reply).is_none() {
             let effect = effect(command, &entered, outcome, slots, lanes, &homes);
-            self.mirroring.follow(&self.clusters, entered, effect).await;
+            self.mirroring.follow(&self.clusters, entered, effect, waited).await;
         }
         Ok(Attempt::Written(Written { body, operation_time }))
     }
@@ -272,16 +266,6 @@ pub(super) fn unless_first(mut error: ErrorReply, is_first: bool) -> ErrorReply 
     error
 }
 
-/// Whether the reply proves that every statement was executed: a copy of the command changes nothing then.
-pub(super) fn all_done(command: &WriteCommand, reply: &RawDocument) -> bool {
-    let statements = f64::from(u32::try_from(command.statements.len()).unwrap_or(u32::MAX));
-    let done = match reply.get_document("lastErrorObject") {
-        Ok(last) => number(last, "n"),
-        Err(_) => number(reply, "n"),
-    };
-    ServerError::of(reply).is_none() && reply.get_array("writeErrors").is_err() && done == Some(statements)
-}
-
 fn hold(command: &WriteCommand) -> Duration {
     let asked =
         command.max_time_ms.and_then(|millis| u64::try_from(millis).ok()).filter(|millis| *millis > 0);
@@ -320,6 +304,26 @@ fn note_shape(command: &WriteCommand, entered: &Entered) {
     }
 }
 
+/// A write of one statement, of which the reply proves that it changed something, must have done so once.
+fn watch_retry(command: &WriteCommand, entered: &Entered, outcome: &Outcome, homes: &[Option<Side>]) {
+    let (Some(active), Some(session), Some(number)) =
+        (&entered.retries, command.session(), command.txn_number)
+    else {
+        return;
+    };
+    let side = match (outcome.times.old, outcome.times.new) {
+        (Some(_), None) => Side::Old,
+        (None, Some(_)) => Side::New,
+        _ => return,
+    };
+    let is_one = command.statements.len() == 1 && homes.iter().all(Option::is_none);
+    if !is_one || !changed_something(command, &outcome.reply) {
+        return;
+    }
+    let before = active.retries.lock().note_executed(session, number, side);
+    active.converger.violations.watch(Invariant::Once, once(before, side));
+}
+
 /// What the mirror is to be told.
 fn effect(
     command: &WriteCommand,
@@ -356,66 +360,5 @@ fn effect(
         direct: direct.then(|| (command.verb, command.statements.clone())),
         concern: command.concern.clone().unwrap_or_else(|| bson::rawdoc! { "w": 1 }),
         lanes,
-    }
-}
-
-pub(super) fn nothing_found(reply: &RawDocument) -> bool {
-    reply
-        .get_document("lastErrorObject")
-        .is_ok_and(|last| crate::cluster::command::number(last, "n").is_some_and(|n| n == 0.0))
-}
-
-/// Keys that only the reply tells.
-pub(super) fn keys_in_reply(command: &WriteCommand, reply: &RawDocument) -> Vec<Key> {
-    let key = |document: &RawDocument, field| {
-        document.get(field).ok().flatten().and_then(crate::policy::canonical::key_of)
-    };
-    match command.verb {
-        Verb::Insert | Verb::Delete => Vec::new(),
-        Verb::Update => reply
-            .get_array("upserted")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|upserted| key(upserted.as_document()?, "_id"))
-            .collect(),
-        Verb::FindAndModify => {
-            let last = reply.get_document("lastErrorObject").ok().and_then(|last| key(last, "upserted"));
-            let value = reply.get_document("value").ok().filter(|_| shows_its_id(command));
-            let value = value.and_then(|value| key(value, "_id"));
-            last.into_iter().chain(value).collect()
-        }
-    }
-}
-
-/// Whether an `_id` in what a `findAndModify` returns is the document's: a projection may put another value there.
-fn shows_its_id(command: &WriteCommand) -> bool {
-    let Ok(fields) = command.body.get_document("fields") else { return true };
-    matches!(fields.get("_id"), Ok(None)) || number(fields, "_id").is_some()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::namespace::Namespace;
-    use bson::oid::ObjectId;
-    use bson::rawdoc;
-
-    #[test]
-    fn a_projection_may_put_another_value_into_the_id() {
-        let found = |fields: RawDocumentBuf| {
-            let body =
-                rawdoc! { "findAndModify": "c", "query": { "a": 1 }, "remove": true, "fields": fields };
-            let namespace = Namespace::new("d", "c");
-            let command = WriteCommand::parse(namespace, Verb::FindAndModify, &body, None, ObjectId::new);
-            let reply = rawdoc! { "ok": 1, "value": { "_id": 5 }, "lastErrorObject": { "n": 1 } };
-            keys_in_reply(&command.unwrap(), &reply).len()
-        };
-        assert_eq!(found(rawdoc! {}), 1);
-        assert_eq!(found(rawdoc! { "b": 1 }), 1);
-        assert_eq!(found(rawdoc! { "_id": true, "b": 1 }), 1);
-        assert_eq!(found(rawdoc! { "_id": 1.0 }), 1);
-        assert_eq!(found(rawdoc! { "_id": "$b" }), 0);
-        assert_eq!(found(rawdoc! { "_id": { "$add": ["$b", 1] } }), 0);
     }
 }

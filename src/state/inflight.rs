@@ -66,6 +66,8 @@ impl Drop for Ticket {
 /// Work that stands in the way of a fence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Oldest {
+    /// What kind of work it is.
+    pub work: Work,
     /// What it is: the command and its namespace.
     pub what: Arc<str>,
     /// For how long it has been under way.
@@ -138,7 +140,7 @@ impl Inflight {
                     && entry.slots.meets(slots);
                 let age = now.saturating_sub(entry.since);
                 if counts && oldest.as_ref().is_none_or(|oldest| oldest.age < age) {
-                    oldest = Some(Oldest { what: Arc::clone(&entry.what), age });
+                    oldest = Some(Oldest { work: entry.work, what: Arc::clone(&entry.what), age });
                 }
             }
         }

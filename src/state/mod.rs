@@ -13,4 +13,6 @@ pub mod recent;
 pub mod record;
 pub mod records;
 pub mod table;
+pub mod transactions;
 pub mod unsettled;
+pub mod violations;

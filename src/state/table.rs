@@ -48,6 +48,26 @@ pub struct MigrationRoute {
 pub type ShardKeys = PerSide<HashMap<Namespace, ShardKey>>;
 
 impl MigrationRoute {
+    /// One that owns nothing yet.
+    #[cfg(test)]
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            epoch: 1,
+            phase: Phase::Synced,
+            owned_by_old: SlotSet::EMPTY,
+            owned_by_new: SlotSet::EMPTY,
+            reads_on_new: SlotSet::EMPTY,
+            held: SlotSet::EMPTY,
+            sealed: SlotSet::EMPTY,
+            moves: Vec::new(),
+            ack_both: false,
+            shard_keys: Arc::default(),
+            patterns: Arc::default(),
+        }
+    }
+
     /// The cluster that owns `slot`; `None` while the clusters' records disagree.
     #[must_use]
     pub fn authority(&self, slot: Slot) -> Option<Side> {

@@ -53,6 +53,8 @@ pub const MIGRATION_BYPASS_WRITES: &str = "reshard_migration_bypass_writes";
 pub const MIGRATION_BYPASS_WRITES_TOTAL: &str = "reshard_migration_bypass_writes_total";
 /// Changes of which nobody can tell whether they went past the proxy, by migration.
 pub const MIGRATION_BYPASS_WRITES_UNJUDGED: &str = "reshard_migration_bypass_writes_unjudged";
+/// How often an invariant of the protocol did not hold, by migration and invariant. It never should.
+pub const INVARIANT_VIOLATIONS: &str = "reshard_invariant_violations_total";
 /// Keys that cannot be made equal now, by migration.
 pub const MIGRATION_CONFLICTS: &str = "reshard_migration_conflicts";
 /// 1 when every gate for moving writes is passed, by migration.

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, Actor, AuditEvent, BypassReport, BypassWrite, Complete, Conflict, Control,
-    ControlError, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Phase, Placement,
+    ControlError, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, Placement,
     PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
 };
 
@@ -55,7 +55,7 @@ impl FakeControl {
 
     fn ramp(&self, name: &str, percent: u8, how: impl FnOnce(&mut MigrationView)) -> Result<Ramp> {
         let epoch = self.change(name, how)?.epoch;
-        Ok(Ramp { percent, epoch, pause_ms: 42, attempts: 1 })
+        Ok(Ramp { percent, epoch, pause_ms: 42, attempts: 1, ended_transactions: 0 })
     }
 }
 
@@ -131,11 +131,12 @@ impl Control for FakeControl {
         self.ramp(name, percent, |view| view.reads_percent = percent)
     }
 
-    async fn set_writes(&self, who: &Actor, name: &str, percent: u8, max: Option<u64>) -> Result<Ramp> {
+    async fn set_writes(&self, who: &Actor, name: &str, percent: u8, how: Patience) -> Result<Ramp> {
         let slow = *self.slow.lock().unwrap();
         // How long it takes is what a test asks for.
         tokio::time::sleep(slow).await;
-        self.ask(who, format!("writes {name} {percent} {max:?}"))?;
+        let Patience { max_pause_ms: max, end_transactions_after: after } = how;
+        self.ask(who, format!("writes {name} {percent} {max:?} {after:?}"))?;
         self.ramp(name, percent, |view| view.writes_percent = percent)
     }
 
@@ -185,6 +186,7 @@ impl Control for FakeControl {
             converged: 7,
             repaired: 0,
             mirror_failures: 1,
+            invariant_violations: 2,
             conflicts: 0,
             bypass_writes: 2,
             bypass_writes_total: 5,

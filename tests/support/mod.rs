@@ -17,7 +17,7 @@ use reshard::cluster::Settings as ClusterSettings;
 use reshard::listener::Settings as ListenerSettings;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, Actor, BypassReport, Complete, Control, NamespaceSpec, NewMigration, Page,
-    Phase, Progress, Ramp,
+    Patience, Phase, Progress, Ramp,
 };
 use reshard::migration::engine::{Engine, Settings as MigrationSettings};
 use reshard::model::side::Side;
@@ -150,7 +150,7 @@ impl Operator {
     }
 
     pub(crate) async fn writes(&self, percent: u8) -> Result<Ramp> {
-        let moved = self.engine.set_writes(&me(), &self.name, percent, None).await;
+        let moved = self.engine.set_writes(&me(), &self.name, percent, Patience::default()).await;
         moved.map_err(|error| anyhow::anyhow!("writes {percent}: {error} {:?}", error.reasons))
     }
 
@@ -189,6 +189,9 @@ impl Operator {
         let progress = self.progress().await?;
         if progress.bypass_writes_total > 0 {
             bail!("writes are taken for such as went past the proxy: {:?}", self.bypass().await?);
+        }
+        if progress.invariant_violations > 0 {
+            bail!("an invariant did not hold: {progress:?}");
         }
         Ok(())
     }

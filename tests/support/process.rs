@@ -114,6 +114,12 @@ impl Server {
 
     /// One call of the admin API.
     pub(crate) async fn http(&self, method: &str, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+        let (status, body) = self.text(method, path, body).await?;
+        Ok((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
+    }
+
+    /// The same, whatever it answers.
+    pub(crate) async fn text(&self, method: &str, path: &str, body: Option<Value>) -> Result<(u16, String)> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let body = body.map_or(String::new(), |body| body.to_string());
         let call = async {
@@ -133,7 +139,7 @@ impl Server {
         let answer = tokio::time::timeout(LONG, call).await??;
         let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
         let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+        Ok((status, body.to_owned()))
     }
 
     /// A call that must succeed.

@@ -4,7 +4,7 @@ use crate::support::bed::{Bed, delete, insert, raw, sum, update};
 use crate::support::{LONG, Operator, me, proxy_with};
 use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc, rawdoc};
-use reshard::migration::control::{Acknowledge, Control as _, Page, Phase};
+use reshard::migration::control::{Acknowledge, Control as _, Page, Patience, Phase};
 use reshard_testbed::wait_for;
 
 /// Waits until the migration has failed, and returns why.
@@ -88,7 +88,7 @@ async fn writers_that_go_past_the_proxy() -> Result<()> {
 
 /// What the gate says when it is asked to let writes move.
 async fn refused(operator: &Operator, percent: u8) -> Result<String> {
-    let asked = operator.engine.set_writes(&me(), &operator.name, percent, None).await;
+    let asked = operator.engine.set_writes(&me(), &operator.name, percent, Patience::default()).await;
     let refused = asked.err().context("it moved")?;
     ensure!(refused.code == "blocked", "{refused:?}");
     Ok(refused.detail)

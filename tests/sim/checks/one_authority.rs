@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::{Slot, SlotSet};
+use reshard::policy::invariants::one_authority;
 
 use super::checker::Violation;
 use crate::mongo::key::Key;
@@ -77,8 +78,8 @@ pub(crate) fn check_one_authority(
             Happened::Owns(side, slots) => {
                 let lost = owned.get(*side).minus(slots);
                 *owned.get_mut(*side) = *slots;
-                if owned.old.meets(&owned.new) {
-                    return wrong(format!("both clusters own slots at {at:?}"), None);
+                if let Err(why) = one_authority(&owned.old, &owned.new) {
+                    return wrong(format!("{why} at {at:?}"), None);
                 }
                 for last in last.values_mut().filter(|last| last.side == *side) {
                     last.moved |= lost.contains(last.slot);

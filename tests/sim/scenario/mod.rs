@@ -24,6 +24,7 @@ use reshard::migration::control::Control;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::{Slot, SlotSet};
 use reshard::policy::canonical;
+use reshard::policy::invariants::Invariant;
 use reshard::policy::safeguards::Safeguards;
 use reshard::state::record::AuthorityRecord;
 use tokio::sync::{Notify, mpsc};
@@ -200,17 +201,32 @@ impl Scenario {
         let settled = self.quiesce(world, proxy).await;
         settled.map_err(|why| format!("{why}; the operator: {:?}", calls.given_up))?;
         self.nothing_past_the_proxy(proxy).await?;
+        let seen_by_proxies = self.front.violations();
         let parked = proxy.engine.conflicts(MIGRATION).await.unwrap_or_default();
         if !parked.is_empty() {
             return Err(format!("nothing should be parked: {parked:?}"));
         }
         self.check()?;
+        self.no_false_alarm(&seen_by_proxies)?;
         Ok(Done {
             durable: self.history.durable(),
             moves: calls.moves,
             proxies: proxy.process.id.0,
             given_up: calls.given_up,
         })
+    }
+
+    /// Where nothing is switched off that they would miss, proxies find nothing wrong either.
+    fn no_false_alarm(&self, seen: &BTreeMap<Invariant, u64>) -> Result<(), String> {
+        let Safeguards { verified, .. } = self.site.safeguards;
+        if self.site.safeguards != (Safeguards { verified, ..Safeguards::ALL }) {
+            return Ok(());
+        }
+        let expected = |invariant: &Invariant| !verified && *invariant == Invariant::EveryGate;
+        match seen.iter().find(|(invariant, _)| !expected(invariant)) {
+            None => Ok(()),
+            Some(found) => Err(format!("a proxy found an invariant broken that was not: {found:?}")),
+        }
     }
 
     /// All of its writers go through a proxy: none of their writes is taken for one that went past.

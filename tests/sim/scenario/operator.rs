@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use reshard::migration::control::{Actor, Control, ControlError, NamespaceSpec, NewMigration};
+use reshard::migration::control::{Actor, Control, ControlError, NamespaceSpec, NewMigration, Patience};
 use reshard::migration::engine::Engine;
 use tokio::sync::Notify;
 
@@ -102,7 +102,7 @@ async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
         Step::Start => engine.start(&who, MIGRATION).await.map(|_| ()),
         Step::Reads(percent) => engine.set_reads(&who, MIGRATION, percent).await.map(|_| ()),
         Step::Writes(percent) => {
-            let moved = engine.set_writes(&who, MIGRATION, percent, None).await;
+            let moved = engine.set_writes(&who, MIGRATION, percent, Patience::default()).await;
             if let Err(refused) = &moved
                 && refused.reasons.iter().any(|why| why.contains("run: reshard migrate verify"))
             {

@@ -1,5 +1,6 @@
 //! A proxy as a process of the world: the production control plane and the production way of writes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bson::raw::{RawDocumentBuf, cstr};
 use bson::{RawBson, rawdoc};
 use futures::FutureExt;
 use futures::future::{Either, select};
+use parking_lot::Mutex;
 use reshard::cluster::command::{Request, SendError, SharedCluster};
 use reshard::converge::active::Registry;
 use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
@@ -14,6 +16,7 @@ use reshard::migration::holder::{app_name, backfill_app_name};
 use reshard::model::namespace::Namespace;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::SlotSet;
+use reshard::policy::invariants::Invariant;
 use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::WriteCommand;
 use reshard::router::Operation;
@@ -38,6 +41,9 @@ use crate::world::World;
 
 /// The length of leases in the scenarios.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
+
+/// How long a reply may wait for the mirror in the scenarios.
+pub(crate) const MIRROR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What proxies are started on.
 #[derive(Clone)]
@@ -94,7 +100,7 @@ pub(crate) enum Answer {
 
 const SETTINGS: Settings = Settings {
     max_pause: Duration::from_millis(500),
-    mirror_timeout: Duration::from_secs(1),
+    mirror_timeout: MIRROR_TIMEOUT,
     lease: LEASE,
     hold: Duration::from_secs(3600),
     backfill_parallel: 2,
@@ -255,33 +261,52 @@ fn opener(site: &Site, process: &Process) -> Open {
 
 /// Where clients and the operator find the proxy that serves.
 #[derive(Clone)]
-pub(crate) struct Front(Arc<watch::Sender<Option<Arc<Proxy>>>>);
+pub(crate) struct Front {
+    serving: Arc<watch::Sender<Option<Arc<Proxy>>>>,
+    started: Arc<Mutex<Vec<Arc<Proxy>>>>,
+}
 
 impl Front {
     /// Nobody serves yet.
     pub(crate) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(None)))
+        Self { serving: Arc::new(watch::Sender::new(None)), started: Arc::default() }
     }
 
     /// Starts a proxy; it serves once it knows what is stored.
     pub(crate) fn start(&self, site: &Site, number: u32) -> Arc<Proxy> {
         let proxy = Proxy::new(site, number);
+        self.started.lock().push(Arc::clone(&proxy));
         let (front, started) = (self.clone(), Arc::clone(&proxy));
         proxy.process.spawn("begin", async move {
             started.engine.begin().await;
-            front.0.send_replace(Some(Arc::clone(&started)));
+            front.serving.send_replace(Some(Arc::clone(&started)));
         });
         proxy
     }
 
+    /// How often the proxies themselves found that an invariant did not hold.
+    pub(crate) fn violations(&self) -> BTreeMap<Invariant, u64> {
+        let started = self.started.lock();
+        let mut found = BTreeMap::new();
+        for active in started.iter().filter_map(|proxy| proxy.registry.get(MIGRATION)) {
+            for invariant in Invariant::ALL {
+                let count = active.converger.violations.count(invariant);
+                if count > 0 {
+                    *found.entry(invariant).or_default() += count;
+                }
+            }
+        }
+        found
+    }
+
     /// Nobody serves for now.
     pub(crate) fn close(&self) {
-        self.0.send_replace(None);
+        self.serving.send_replace(None);
     }
 
     /// The proxy that serves, once there is one.
     pub(crate) async fn proxy(&self) -> Arc<Proxy> {
-        let mut changes = self.0.subscribe();
+        let mut changes = self.serving.subscribe();
         let found = changes.wait_for(Option::is_some).await.map(|found| found.clone());
         found.ok().flatten().unwrap()
     }

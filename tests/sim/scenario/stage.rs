@@ -1,10 +1,12 @@
 //! Stories: schedules of which each step is told, and only the small times are left to the seed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use reshard::model::side::Side;
+use reshard::policy::invariants::Invariant;
 use reshard::policy::safeguards::Safeguards;
 use tokio::sync::Notify;
 
@@ -41,18 +43,31 @@ pub(super) fn tell<F>(
 where
     F: Future<Output = Ending> + Send + 'static,
 {
+    told(world, safeguards, story).0
+}
+
+/// What came of a story.
+pub(super) type Told = (Result<(), String>, BTreeMap<Invariant, u64>);
+
+/// The same, with what its proxies found broken.
+pub(super) fn told<F>(world: &World, safeguards: Safeguards, story: impl FnOnce(Arc<Stage>) -> F) -> Told
+where
+    F: Future<Output = Ending> + Send + 'static,
+{
     world.executor().limit_steps(5_000_000);
     let options =
         Options { safeguards, mix: Mix::NONE, weather: Weather::calm(), broken: 0, ..Options::default() };
     let scenario = Scenario::new(world, &options);
     let stage = Arc::new(Stage { scenario, world: world.clone(), options, stop: Arc::default() });
+    let front = stage.scenario.front.clone();
     let story = story(Arc::clone(&stage));
     let main = async move {
         let last = story.await?;
         stage.world.settle().await;
         stage.scenario.end(&stage.world, super::Calls::default(), &last).await.map(|_| ())
     };
-    world.run(main).map_err(|halt| halt.to_string())?
+    let result = world.run(main).map_err(|halt| halt.to_string()).and_then(|result| result);
+    (result, front.violations())
 }
 
 impl Stage {

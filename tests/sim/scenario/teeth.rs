@@ -27,6 +27,7 @@ const ALL: Safeguards = Safeguards {
     majority_reads: true,
     checkpoint_after_done: true,
     backfill_second_look: true,
+    mirror_bound: true,
     verified: UNVERIFIED.verified,
 };
 

@@ -12,7 +12,7 @@ use crate::world::World;
 
 /// A proxy is cut off in the middle of a write: nothing of it was sent yet, and it goes on trying. The servers
 /// find its connections dead. A successor moves the slot. Then the way is open again.
-async fn cut_off_in_the_middle_of_a_write(stage: Arc<Stage>, tries_again: bool) -> Ending {
+pub(super) async fn cut_off_in_the_middle_of_a_write(stage: Arc<Stage>, tries_again: bool) -> Ending {
     let first = stage.proxy(1).await;
     stage.synced().await?;
     let network = stage.world.network().clone();

@@ -3,6 +3,7 @@
 pub(super) mod leases;
 pub(super) mod moves;
 pub(super) mod streams;
+mod violations;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -53,7 +53,7 @@ pub(in crate::scenario) fn unsettled_early(world: &World, safeguards: Safeguards
 }
 
 /// A write is under way, slowly, when its slot begins to move.
-async fn a_slow_write(stage: Arc<Stage>) -> Ending {
+pub(super) async fn a_slow_write(stage: Arc<Stage>) -> Ending {
     let proxy = stage.proxy(1).await;
     stage.synced().await?;
     let network = stage.world.network().clone();
@@ -81,7 +81,7 @@ async fn until(stage: &Stage, proxy: &Proxy, is: impl Fn(&Proxy) -> bool) {
 
 /// A write of unknown outcome is executed by old after the streams have passed the markers of a move, and
 /// before that is decided: the stream's event makes a worker change new, which owns the slot by then.
-async fn a_worker_that_is_late(stage: Arc<Stage>) -> Ending {
+pub(super) async fn a_worker_that_is_late(stage: Arc<Stage>) -> Ending {
     let proxy = stage.proxy(1).await;
     stage.synced().await?;
     let network = stage.world.network().clone();
@@ -114,7 +114,7 @@ pub(in crate::scenario) fn late_worker(world: &World, safeguards: Safeguards) ->
 }
 
 /// New loses a document that nobody writes any more. No stream tells; only a comparison before the move does.
-async fn a_document_that_new_lost(stage: Arc<Stage>) -> Ending {
+pub(super) async fn a_document_that_new_lost(stage: Arc<Stage>) -> Ending {
     let proxy = stage.proxy(1).await;
     stage.synced().await?;
     stage.a_while(1000).await;

@@ -14,7 +14,7 @@ const THERE: i32 = 0;
 const NOT_THERE: i32 = 1;
 
 /// A proxy dies with an event in hand: the mirror does not answer.
-async fn a_death_with_an_event_in_hand(stage: Arc<Stage>) -> Ending {
+pub(super) async fn a_death_with_an_event_in_hand(stage: Arc<Stage>) -> Ending {
     let first = stage.proxy(1).await;
     stage.synced().await?;
     stage.world.network().hold(first.process.id, stage.index(Side::New), "find", 1000);
