@@ -12,7 +12,7 @@ use bson::{RawDocument, Timestamp};
 
 use super::entry::{Entered, Gate};
 use super::mirroring::{Effect, Mirroring};
-use super::overtaken::{executed_before, perhaps_too_late};
+use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
 use super::owning::Owning;
 use super::resolving::resolve;
 use super::sending::send;
@@ -86,6 +86,9 @@ impl Writer {
         own.end(command, &outcome);
         self.note_outcome(command, &outcome, &slots, entered.route.epoch);
         let outcome = outcome?;
+        if let Some(forgotten) = answer_forgotten(&homes, &outcome.reply) {
+            return Err(forgotten);
+        }
         if !entered.may_answer() {
             return Err(ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
                 .labelled(vec![RETRYABLE_WRITE]));
