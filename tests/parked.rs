@@ -88,6 +88,10 @@ async fn too_many_over_a_restart() -> Result<()> {
     no_more_than_may_be(&old, &operator).await?;
     let refused = operator.engine.resume(&me(), "m").await;
     ensure!(refused.as_ref().is_err_and(|why| why.code == "too-many-parked"), "{refused:?}");
+    wait_for("keys to be tried again", LONG, || async {
+        Ok(operator.engine.conflicts("m").await?.iter().any(|parked| parked.tries > 1))
+    })
+    .await?;
     drop_index(&new).await?;
     wait_for("it to be resumed", VERY_LONG, || async {
         Ok(operator.engine.resume(&me(), "m").await.is_ok())

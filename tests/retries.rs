@@ -367,7 +367,21 @@ async fn after_the_former_authority_has_forgotten() -> Result<()> {
     operator.reads(100).await?;
     operator.writes(100).await?;
     roll_over(&old).await?;
-    // What a server has in memory it still knows.
+    // What a server has in memory it still knows, but for what it takes from its oplog to answer.
+    for write in &writes {
+        match write.send(&uri(&proxy), 7).await {
+            Ok(_) => ensure!(write.what != "findAndModify", "it has no answer any more"),
+            Err(told) => {
+                let told = told.to_string();
+                ensure!(
+                    told.contains("code 217") && told.contains("was executed before"),
+                    "{}: {told}",
+                    write.what
+                );
+            }
+        }
+    }
+    check_effects(&client).await?;
     old.stop_all().await?;
     old.start_all().await?;
     for _ in 0..2 {

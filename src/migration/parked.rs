@@ -64,4 +64,13 @@ async fn retry(context: &Context, namespace: &Namespace, keys: &[Key]) {
     if let Err(error) = context.parking.unpark(&context.records, namespace, equal).await {
         tracing::warn!(%error, "keys stay parked although they are equal");
     }
+    // Those that had to make room for one of these, and cannot come back, are not parked yet.
+    let (known, new): (Vec<_>, Vec<_>) =
+        report.stuck.into_iter().partition(|stuck| context.parking.contains(namespace, &stuck.key));
+    for Stuck { key, why } in known {
+        context.parking.note_try(namespace, &key, why);
+    }
+    if let Err(why) = park(&context.parking, &context.records, namespace, new, &*context.clock).await {
+        tracing::warn!(why, "left to the mirror's stream");
+    }
 }

@@ -166,6 +166,19 @@ fn of_a_statement(body: &RawDocument) -> Option<ServerError> {
     Some(ServerError { code, message, labels: Vec::new() })
 }
 
+/// What to answer where the former authority has executed a write, by its session, and can no longer say with what
+/// outcome.
+pub(super) fn answer_forgotten(homes: &[Option<Side>], reply: &RawDocument) -> Option<ErrorReply> {
+    let side = homes.iter().find_map(|home| *home)?;
+    let error = ServerError::of(reply).filter(|error| error.code == INCOMPLETE_HISTORY.0)?;
+    let message = format!(
+        "the write was executed before its slots moved, and {side} has forgotten with what outcome: its oplog is shorter \
+         than the wait before this retry. Nothing was written now; read what it has changed ({})",
+        error.message
+    );
+    Some(ErrorReply::new(INCOMPLETE_HISTORY, message))
+}
+
 /// The former authority has answered, but not whether it has executed the write.
 fn cannot_tell(side: Side, code: i32, message: String) -> ErrorReply {
     if code != INCOMPLETE_HISTORY.0 {

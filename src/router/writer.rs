@@ -13,7 +13,7 @@ use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
 use super::entry::{Entered, Gate};
 use super::mirroring::{Effect, Mirroring};
 use super::outcome::{Outcome, all_done, changed_something, keys_in_reply, nothing_found};
-use super::overtaken::{executed_before, perhaps_too_late};
+use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
 use super::owning::Owning;
 use super::resolving::resolve;
 use super::sending::send;
@@ -115,6 +115,9 @@ impl Writer {
             return Ok(Attempt::LeaseEnded(outcome.map_or_else(std::convert::identity, ended)));
         }
         let outcome = outcome?;
+        if let Some(forgotten) = answer_forgotten(&homes, &outcome.reply) {
+            return Err(forgotten);
+        }
         entered.watch(&self.gate, namespace, &slots);
         watch_retry(command, &entered, &outcome, &homes);
         let operation_time = outcome.times.old.or(outcome.times.new);

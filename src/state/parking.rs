@@ -95,6 +95,14 @@ impl Parking {
         Ok(())
     }
 
+    /// A parked key was tried once more; this is what stands in its way now.
+    pub fn note_try(&self, namespace: &Namespace, key: &Key, why: String) {
+        if let Some(parked) = self.keys.lock().get_mut(&(namespace.clone(), key.clone())) {
+            parked.tries += 1;
+            parked.why = why;
+        }
+    }
+
     /// These keys of a collection are equal now; those that are not parked cost nothing.
     ///
     /// # Errors

@@ -1,12 +1,15 @@
 //! A whole migration under load, with a proxy in this process.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use reshard::app::Proxy;
+use reshard::migration::engine::Settings;
 use reshard_loadtest::{Load, Outcome, Profile};
 use reshard_testbed::ReplicaSet;
 
 use super::proof::{load, no_errors, prove, work};
-use super::{Operator, proxy, uri};
+use super::{Operator, proxy_with, uri};
 
 /// Two clusters, a proxy, a load, and the migration of what the load works on.
 pub(crate) struct Trial {
@@ -33,7 +36,9 @@ impl Trial {
         profile: Profile,
         documents: usize,
     ) -> Result<Self> {
-        let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+        // As long as leases are by default: here no process follows another, and elections take their time.
+        let settings = Settings { lease: Duration::from_secs(6), ..super::settings() };
+        let proxy = proxy_with(&old.uri(), Some(&new.uri()), settings).await?;
         let config = load(uri(&proxy), profile, documents);
         let namespace = config.namespace();
         let operator = Operator::of(&proxy, &config.collection);
