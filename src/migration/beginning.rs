@@ -82,8 +82,10 @@ impl Engine {
                 context.converger.violations.learn(&stored.violations);
             }
             *running.stored.lock() = stored;
+            self.keep_ddl(&running);
             loaded.push(running);
         }
+        self.environment.registry.ddl.known();
         Some(loaded)
     }
 

@@ -5,6 +5,7 @@ pub mod catalog;
 pub mod classify;
 pub mod compare;
 pub mod converge;
+pub mod ddl;
 pub mod expiry;
 pub mod failover;
 pub mod gate;
