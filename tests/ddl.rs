@@ -204,6 +204,10 @@ async fn a_change_needs_both_clusters_and_what_is_there_needs_none() -> Result<(
     let ttl = doc! { "createIndexes": "c", "indexes": [{ "key": { "t": 1 }, "name": "t", "expireAfterSeconds": 9 }] };
     bed.shop().run_command(ttl.clone()).await?;
     bed.move_begins().await?;
+    // What new lacks of it is made there.
+    Bed::on(&bed.new).await?.run_command(doc! { "dropIndexes": "c", "index": "n" }).await?;
+    bed.shop().run_command(index("n")).await?;
+    ensure!(has(&bed.new, "n").await?, "not made on new");
     bed.new.kill9_all().await?;
     // As applications do at each start.
     bed.shop().run_command(index("n")).await.context("an index that is there")?;

@@ -28,6 +28,8 @@ use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
 
 /// How long a cluster may take to tell what a collection is.
 const LOOK: Duration = Duration::from_secs(5);
+/// The same, where the answer matters little.
+pub(super) const GLANCE: Duration = Duration::from_secs(1);
 /// How long taking back may take; an index may have to be built again.
 const TAKE_BACK: Duration = Duration::from_secs(60);
 
@@ -75,7 +77,7 @@ impl BothSides<'_> {
                 Err(error) => Changed::NotDone(error),
             };
         }
-        let before = match self.look(mirror).await {
+        let before = match self.look(mirror, LOOK).await {
             Ok(before) => before,
             Err(why) => {
                 return Changed::NotDone(not_sent(format!(
@@ -96,15 +98,17 @@ impl BothSides<'_> {
         }
     }
 
-    async fn look(&self, side: Side) -> Result<Collection, String> {
-        let found = describe(&**self.writer.clusters.get(side), self.namespace, LOOK).await;
+    async fn look(&self, side: Side, limit: Duration) -> Result<Collection, String> {
+        let found = describe(&**self.writer.clusters.get(side), self.namespace, limit).await;
         found.map_err(|error| error.to_string())?.ok_or_else(|| format!("{} is not there", self.namespace))
     }
 
-    /// Whether the authority has the indexes already.
+    /// Whether the authority has the indexes already, and the mirror too as far as it can be asked.
     async fn is_done(&self, operation: &Operation<'_>) -> bool {
         let Some(body) = whole_body(operation) else { return false };
-        self.look(self.authority).await.is_ok_and(|there| is_done(&body, &there))
+        let is_done = |there: &Collection| is_done(&body, there);
+        self.look(self.authority, LOOK).await.is_ok_and(|there| is_done(&there))
+            && self.look(self.authority.other(), GLANCE).await.map_or(true, |there| is_done(&there))
     }
 
     /// Takes back what the mirror has done, so that nothing has changed.
@@ -123,7 +127,7 @@ impl BothSides<'_> {
     }
 
     async fn take_back(&self, mirror: Side, before: &Collection) -> Result<(), String> {
-        let now = self.look(mirror).await?;
+        let now = self.look(mirror, LOOK).await?;
         let undo = undo(self.namespace.collection(), before, &now);
         for command in &undo.commands {
             let mut body = RawDocumentBuf::try_from(command).map_err(|error| error.to_string())?;

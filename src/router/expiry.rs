@@ -7,10 +7,11 @@ use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
 use bson::{RawDocument, rawdoc};
 use bytes::BytesMut;
 
-use super::both_sides::{BothSides, Changed};
+use super::both_sides::{BothSides, Changed, GLANCE};
 use super::migrating::Course;
 use super::operation::Operation;
 use super::pipeline::Router;
+use crate::clock::timeout;
 use crate::converge::active::Active;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
@@ -66,11 +67,13 @@ impl Expiring {
                 expiry::Course::AsItIs => {}
                 expiry::Course::AlreadyThere => {
                     // Applications ask for their indexes at each start, also while the mirror cannot be asked.
-                    let other = active.expiries.find(&self.namespace, first.other(), &change.which).await;
-                    let same = |other: Option<Index>| {
-                        there.as_ref().zip(other).is_some_and(|(here, there)| here.same_as(&there))
+                    let other = active.expiries.find(&self.namespace, first.other(), &change.which);
+                    let on_both = match timeout(&*active.converger.clock, GLANCE, other).await {
+                        Ok(Ok(other)) => {
+                            there.as_ref().zip(other).is_some_and(|(here, there)| here.same_as(&there))
+                        }
+                        Ok(Err(_)) | Err(_) => true,
                     };
-                    let on_both = other.map_or(true, same);
                     let now = there.as_ref().and_then(Index::ttl).filter(|_| !on_both);
                     instead.push((change.place, now));
                 }
