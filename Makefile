@@ -41,7 +41,7 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
-	if command -v cargo-deny >/dev/null; then cargo deny check; else echo 'cargo-deny is not installed: dependencies are not checked'; fi
+	if command -v cargo-deny >/dev/null; then cargo deny check; else echo 'cargo-deny is not installed: known vulnerabilities are not looked up'; fi
 
 test: check
 	time $(CARGO) test --workspace --locked --no-run

@@ -308,3 +308,29 @@ async fn an_abort_does_not_wait_for_a_move_of_writes() -> Result<()> {
     stage.proxy.shutdown().await;
     Ok(())
 }
+
+/// A migration that cannot go on, because its record is gone, keeps no other one waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_cannot_go_on_keeps_no_other_waiting() -> Result<()> {
+    let stage = Stage::synced("cut-one").await?;
+    // Earlier by name: it is taken up first.
+    let first = Operator::of(&stage.proxy, "a");
+    let d = Client::with_uri_str(uri(&stage.proxy)).await?.database("shop").collection::<Document>("d");
+    d.insert_one(doc! { "_id": 1 }).await?;
+    first.create(&["shop.d"]).await?;
+    first.start().await?;
+    first.until_synced().await?;
+    let stage = stage
+        .again_after(async |_, new| {
+            let records = new.client().await?.database("reshard").collection::<Document>("authority");
+            ensure!(records.delete_one(doc! { "_id": "a" }).await?.deleted_count == 1);
+            Ok(())
+        })
+        .await?;
+    stage.is_mirrored("after").await?;
+    stage.operator.until_synced().await?;
+    let waits = Operator::of(&stage.proxy, "a").progress().await?;
+    ensure!(!waits.can_cut_over && waits.lag_seconds.is_none(), "it went on after all: {waits:?}");
+    stage.proxy.shutdown().await;
+    Ok(())
+}

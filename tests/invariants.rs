@@ -104,6 +104,25 @@ async fn records_that_were_changed_by_hand_are_told_and_stop_moves() -> Result<(
     is_told(&server, 6, "one_authority").await?;
     own(&old, &SlotSet::ALL.minus(&SlotSet::percent(60)), epoch).await?;
     server.until_free("m").await?;
+
+    // Nor does it complete without force, once everything is on new.
+    server.percent("m", "writes", 100).await?;
+    let (_, progress) = server.get("/v1/migrations/m/progress").await?;
+    let epoch = progress["epoch"].as_i64().context("an epoch")?;
+    own(&old, &slots(0..1), epoch).await?;
+    server
+        .until("m", "one more", |now| {
+            now["invariant_violations"].as_u64() > progress["invariant_violations"].as_u64()
+        })
+        .await?;
+    own(&old, &SlotSet::EMPTY, epoch).await?;
+    let lacking = wait_for("the records to be whole", LONG, || async {
+        let (_, problem) = server.http("POST", "/v1/migrations/m/complete", Some(json!({}))).await?;
+        let reasons = problem["reasons"].to_string();
+        Ok(reasons.contains("hold period") && reasons.contains("invariant 6 (one_authority)"))
+    });
+    lacking.await?;
+    server.until_free("m").await?;
     // The way back needs no comparison; nor has it lost anything.
     server.insist("POST", "/v1/migrations/m/rollback", None).await?;
     ensure!(c.count_documents(doc! {}).await? == 200, "documents are lost");

@@ -13,6 +13,7 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
 use crate::policy::retry::Memory;
 use crate::state::authority::Authority;
+use crate::state::ddl::Ddl;
 use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
@@ -218,6 +219,8 @@ pub struct Registry {
     active: ArcSwap<HashMap<Arc<str>, Arc<Active>>>,
     /// What the process has written beside them.
     pub process: ProcessWrites,
+    /// Changes of collections and indexes.
+    pub ddl: Arc<Ddl>,
     /// Its open transactions, once there is a data plane.
     pub transactions: OnceLock<Arc<dyn Transactions>>,
 }

@@ -6,6 +6,7 @@
 //! all drivers of this. See `docs/correctness.md`.
 pub mod active;
 pub mod barriers;
+pub mod catalog;
 pub mod converger;
 pub mod lanes;
 pub mod mirror;

@@ -52,9 +52,8 @@ impl Engine {
                 return;
             }
         }
-        for running in stored {
-            self.go_on(&running).await;
-        }
+        // Side by side: one that waits for what it lacks keeps no other one waiting.
+        futures::future::join_all(stored.iter().map(|running| self.go_on(running))).await;
     }
 
     /// Makes known what is stored of each migration.
@@ -82,8 +81,10 @@ impl Engine {
                 context.converger.violations.learn(&stored.violations);
             }
             *running.stored.lock() = stored;
+            self.keep_ddl(&running);
             loaded.push(running);
         }
+        self.environment.registry.ddl.known();
         Some(loaded)
     }
 

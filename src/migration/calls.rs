@@ -85,6 +85,7 @@ impl Engine {
         let _one_at_a_time = running.calls.lock().await;
         let (from, what) = (describe(&self.view(&running)), what(&running));
         let result = call(&running).await;
+        self.keep_ddl(&running);
         self.note(who, &running, what, from, &result).await;
         result
     }
@@ -137,7 +138,7 @@ impl Control for Engine {
 
     async fn start(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
         self.change(who, name, "start".into(), async |running| {
-            self.start_migration(running).await?;
+            self.start_undisturbed(running).await?;
             Ok(self.view(running))
         })
         .await

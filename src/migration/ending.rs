@@ -76,7 +76,8 @@ impl Engine {
         let held =
             (!is_over).then(|| ("hold-period", format!("the hold period of {} is not over", spoken(hold))));
         let unverified = running.unverified(&stored).map(|why| ("not-verified", why));
-        held.into_iter().chain(unverified).collect()
+        let distrusted = running.distrusted(&stored).into_iter().map(|why| ("invariant-violated", why));
+        held.into_iter().chain(unverified).chain(distrusted).collect()
     }
 
     /// Puts back and removes what the migration needed, however often the process is restarted meanwhile.

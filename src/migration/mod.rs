@@ -4,7 +4,6 @@ pub mod backfill;
 mod beginning;
 pub mod bypass;
 mod calls;
-pub mod catalog;
 mod comparing;
 pub mod context;
 pub mod control;
@@ -37,4 +36,6 @@ pub mod tailer;
 pub mod throttle;
 pub mod ttl;
 pub mod verify;
+
+pub use crate::converge::catalog;
 pub mod views;

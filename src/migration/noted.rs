@@ -17,6 +17,11 @@ pub(super) const TRANSACTIONS_SEEN: &str =
     "transactions have been seen: one could touch slots of both clusters";
 
 impl Running {
+    /// The names and patterns of what it moves.
+    pub(super) fn specs(&self) -> Vec<String> {
+        self.stored.lock().namespaces.iter().map(|spec| spec.namespace.clone()).collect()
+    }
+
     /// Takes note of what has been seen since; `true`: there is something to be stored.
     pub(super) fn take_note(&self, stored: &mut Stored) -> bool {
         let Some(active) = self.active.lock().clone() else { return false };

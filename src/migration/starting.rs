@@ -14,6 +14,7 @@ use super::running::Running;
 use super::sharding::key_of;
 use super::stored::Stored;
 use super::stream::ChangeStream;
+use crate::clock::timeout;
 use crate::converge::barriers::lay_out;
 use crate::converge::read::time_now;
 use crate::model::namespace::Namespace;
@@ -159,6 +160,40 @@ impl Engine {
                 let wanted = by_name(&specs);
                 Ok((preflight(clusters, &wanted).await.without_patterns(why), wanted))
             }
+        }
+    }
+
+    /// Starts while nobody changes its collections: what such a change has done is found by the start, or it comes
+    /// after it and is done on both clusters.
+    pub(super) async fn start_undisturbed(&self, running: &Arc<Running>) -> Result<(), ControlError> {
+        let (name, phase) = {
+            let stored = running.stored.lock();
+            (stored.name.clone(), stored.phase)
+        };
+        if matches!(phase, Phase::Created | Phase::Preparing) {
+            let ddl = &self.environment.registry.ddl;
+            ddl.close(&name, running.specs());
+            let drained = timeout(&*self.environment.clock, EARLIER_WRITES, ddl.drained(&name));
+            if running.aborting.unless_asked(drained).await?.is_err() {
+                let what = ddl.in_the_way(&name).unwrap_or_else(|| "a change of its collections".into());
+                let detail =
+                    format!("{what} began before the start and has not ended yet: start again when it has");
+                return Err(unavailable(detail));
+            }
+        }
+        self.start_migration(running).await
+    }
+
+    /// Changes of its collections wait as long as its start is not finished, and no longer.
+    pub(super) fn keep_ddl(&self, running: &Running) {
+        let (name, is_preparing) = {
+            let stored = running.stored.lock();
+            (stored.name.clone(), stored.phase == Phase::Preparing)
+        };
+        if is_preparing {
+            self.environment.registry.ddl.close(&name, running.specs());
+        } else {
+            self.environment.registry.ddl.open(&name);
         }
     }
 

@@ -6,6 +6,7 @@ pub mod classify;
 pub mod compare;
 pub mod converge;
 pub mod counting;
+pub mod ddl;
 pub mod expiry;
 pub mod failover;
 pub mod gate;

@@ -7,9 +7,11 @@ use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
 use bson::{RawDocument, rawdoc};
 use bytes::BytesMut;
 
+use super::both_sides::{BothSides, Changed, GLANCE};
 use super::migrating::Course;
 use super::operation::Operation;
 use super::pipeline::Router;
+use crate::clock::timeout;
 use crate::converge::active::Active;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
@@ -64,8 +66,14 @@ impl Expiring {
             match course(change, there.as_ref(), kept) {
                 expiry::Course::AsItIs => {}
                 expiry::Course::AlreadyThere => {
-                    let other = active.expiries.find(&self.namespace, first.other(), &change.which).await?;
-                    let on_both = there.as_ref().zip(other).is_some_and(|(here, there)| here.same_as(&there));
+                    // Applications ask for their indexes at each start, also while the mirror cannot be asked.
+                    let other = active.expiries.find(&self.namespace, first.other(), &change.which);
+                    let on_both = match timeout(&*active.converger.clock, GLANCE, other).await {
+                        Ok(Ok(other)) => {
+                            there.as_ref().zip(other).is_some_and(|(here, there)| here.same_as(&there))
+                        }
+                        Ok(Err(_)) | Err(_) => true,
+                    };
                     let now = there.as_ref().and_then(Index::ttl).filter(|_| !on_both);
                     instead.push((change.place, now));
                 }
@@ -119,23 +127,26 @@ impl Router {
         let message = build(operation.request_id(), 0, 0, body.as_bytes(), None);
         let instead = Operation::parse(&message, operation.client)
             .map_err(|error| ErrorReply::new(BAD_VALUE, error.to_string()))?;
-        // An error leaves open whether it is done, so the seconds stay kept.
-        if !self.plain(&instead, first, reply).await? {
+        let Some(writer) = &self.writer else { return Ok(Course::Plain(first)) };
+        let namespace = &expiring.namespace;
+        let both = BothSides { router: self, writer, active, namespace, authority: first };
+        let changed = both.run(&instead, reply).await;
+        if matches!(changed, Changed::Refused(_) | Changed::NotDone(_)) {
             expiring.undo(active, former).await;
-            return Ok(Course::Answered(first, false));
+            return changed.course(first);
         }
-        let course = self.on_the_other_too(&instead, first, reply).await;
+        // Where it is in doubt whether it was done, the seconds stay kept.
         let names: Vec<String> = former.into_iter().map(|(name, _)| name).collect();
-        if let Err(why) = active.expiries.suspend(&expiring.namespace, &names).await {
+        if let Err(why) = active.expiries.suspend(namespace, &names).await {
             // As it was made, nothing later than 1972 expires.
-            tracing::warn!(namespace = %expiring.namespace, why, "a time to live is not suspended in full");
+            tracing::warn!(%namespace, why, "a time to live is not suspended in full");
         }
-        course
+        changed.course(first)
     }
 }
 
 /// The body, with the indexes in it that came as a sequence beside it.
-fn whole_body(operation: &Operation<'_>) -> Option<RawDocumentBuf> {
+pub(super) fn whole_body(operation: &Operation<'_>) -> Option<RawDocumentBuf> {
     let message = operation.message;
     let mut body = RawDocument::from_bytes(&message[operation.parts.body.clone()]).ok()?.to_owned();
     for sequence in &operation.parts.sequences {

@@ -3,6 +3,8 @@
 use bson::{RawDocument, oid::ObjectId};
 use bytes::BytesMut;
 
+use super::both_sides::BothSides;
+use super::entry::not_sent;
 use super::expiry::Expiring;
 use super::operation::Operation;
 use super::pipeline::Router;
@@ -14,7 +16,9 @@ use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
+use crate::policy::ddl::Touched;
 use crate::policy::writes::{Verb, WriteCommand};
+use crate::state::ddl::UnderWay;
 use crate::state::inflight::Work;
 use crate::state::table::MigrationRoute;
 use crate::wire::error::{ErrorReply, NOT_NOW};
@@ -43,6 +47,9 @@ const REFUSED_DDL: [&str; 14] = [
     "movePrimary",
     "moveprimary",
 ];
+
+/// Commands that both clusters get.
+const ON_BOTH: [&str; 4] = ["createIndexes", "dropIndexes", "deleteIndexes", "collMod"];
 
 /// Commands that name a collection by its full name. Those that are not refused go to its authority.
 const BY_FULL_NAME: [&str; 13] = [
@@ -94,6 +101,28 @@ impl Router {
         name.push('.');
         name.push_str(collection?);
         table.route(&name).cloned()
+    }
+
+    /// A change of collections or indexes, from before it is looked up whether they migrate until there is an
+    /// answer; `None`: it is none.
+    ///
+    /// # Errors
+    /// The error to answer with: it has waited too long for a start.
+    pub(super) async fn change(&self, operation: &Operation<'_>) -> Result<Option<UnderWay>, ErrorReply> {
+        let name = operation.command.name;
+        let Some(writer) = &self.writer else { return Ok(None) };
+        if !(REFUSED_DDL.contains(&name) || ON_BOTH.contains(&name)) {
+            return Ok(None);
+        }
+        let Some(touched) = touched(operation) else { return Ok(None) };
+        let what: Arc<str> = format!("{name} on {}", super::transacting::name_of(operation)).into();
+        let hold = operation.hold().min(HOLD);
+        let entered = writer.gate.registry.ddl.enter(&touched, &what, &*self.shared.clock, hold).await;
+        entered.map(Some).map_err(|why| {
+            not_sent(format!(
+                "{what} would reach one cluster alone now: {why}; nothing has changed, try again"
+            ))
+        })
     }
 
     /// Runs an operation outside transactions whose namespace `route` routes.
@@ -194,40 +223,19 @@ impl Router {
             }
         }
         let first = route.sole_authority().unwrap_or(Side::Old);
-        let both = route.mirrors() && matches!(name, "createIndexes" | "dropIndexes" | "collMod");
-        let active = entered.as_ref().and_then(|entered| entered.active.as_ref()).filter(|_| both);
-        if let Some(active) = active
-            && let Some(expiring) = Expiring::of(operation)?
-        {
+        let active = entered.as_ref().and_then(|entered| entered.active.as_ref());
+        let namespace = namespace_of(operation).as_deref().and_then(Namespace::parse);
+        let (true, true, Some(active), Some(namespace), Some(writer)) =
+            (route.mirrors(), ON_BOTH.contains(&name), active, namespace, &self.writer)
+        else {
+            let ok = self.plain(operation, first, reply).await?;
+            return Ok(Course::Answered(first, ok));
+        };
+        if let Some(expiring) = Expiring::of(operation)? {
             return self.set_expiry(operation, active, first, expiring, reply).await;
         }
-        let ok = self.plain(operation, first, reply).await?;
-        if !both || !ok {
-            return Ok(Course::Answered(first, ok));
-        }
-        self.on_the_other_too(operation, first, reply).await
-    }
-
-    /// What one cluster has done, the other does too; if it does not, the client gets its error.
-    pub(super) async fn on_the_other_too(
-        &self,
-        operation: &Operation<'_>,
-        first: Side,
-        reply: &mut BytesMut,
-    ) -> Result<Course, ErrorReply> {
-        let mut other = BytesMut::new();
-        let mirrored = self.plain(operation, first.other(), &mut other).await;
-        match mirrored {
-            Ok(true) => Ok(Course::Answered(first, true)),
-            Ok(false) => {
-                // The client sees what the other cluster has against it; the operator sees it at verify.
-                *reply = other;
-                Ok(Course::Answered(first, false))
-            }
-            Err(error) => {
-                Err(ErrorReply::new(error.code, format!("done on {first} only: {}", error.message)))
-            }
-        }
+        let both = BothSides { router: self, writer, active, namespace: &namespace, authority: first };
+        both.run(operation, reply).await.course(first)
     }
 }
 
@@ -242,6 +250,21 @@ fn collection<'a>(operation: &Operation<'a>) -> Option<&'a str> {
 pub(super) fn namespace_of(operation: &Operation<'_>) -> Option<String> {
     let command = &operation.command;
     Some(format!("{}.{}", command.database?, command.collection()?))
+}
+
+/// What a change of collections concerns.
+fn touched(operation: &Operation<'_>) -> Option<Touched> {
+    let command = &operation.command;
+    match command.name {
+        "dropDatabase" => Some(Touched::Database(command.database?.to_owned())),
+        "movePrimary" | "moveprimary" => Some(Touched::Database(command.first.as_str()?.to_owned())),
+        name if BY_FULL_NAME.contains(&name) => {
+            let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok()?;
+            let names = [command.collection(), body.get_str("to").ok()].into_iter().flatten();
+            Some(Touched::Collections(names.filter_map(Namespace::parse).collect()))
+        }
+        _ => Some(Touched::Collections(vec![Namespace::parse(&namespace_of(operation)?)?])),
+    }
 }
 
 /// Whether it makes an index unique.

@@ -1,4 +1,5 @@
 //! The data plane: one operation in, one reply out.
+mod both_sides;
 mod dispatch;
 mod expiry;
 mod followers;

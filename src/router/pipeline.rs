@@ -10,6 +10,7 @@ use crate::cluster::command::{OnlyIf, ServerId};
 use crate::cluster::{Pools, Role, Selection, TopologyKind};
 use crate::model::side::Side;
 use crate::policy::classify::Class;
+use crate::state::ddl::UnderWay;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
 use crate::wire::reply::overwrite;
 
@@ -137,6 +138,10 @@ impl Router {
         if let Err(error) = self.admit(operation).await {
             return (side, Err(error));
         }
+        let _changing = match self.may_change(operation).await {
+            Ok(changing) => changing,
+            Err(error) => return (side, Err(error)),
+        };
         let mut routed = false;
         if let Some(route) = self.migration_of(operation) {
             routed = true;
@@ -154,6 +159,13 @@ impl Router {
             unfollowed.end(&result);
         }
         (side, result)
+    }
+
+    async fn may_change(&self, operation: &Operation<'_>) -> Result<Option<UnderWay>, ErrorReply> {
+        match operation.class {
+            Class::Ddl | Class::Admin | Class::Unknown => Box::pin(self.change(operation)).await,
+            _ => Ok(None),
+        }
     }
 
     /// Forwards an operation outside transactions to `side` and returns whether the reply says `ok: 1`.

@@ -1,6 +1,7 @@
 //! What the data plane and the control plane share.
 pub mod authority;
 pub mod checkpoint;
+pub mod ddl;
 pub mod expiry;
 pub mod frontier;
 pub mod inflight;

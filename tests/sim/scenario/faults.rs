@@ -140,6 +140,7 @@ impl Faults {
         let world = self.site.world.clone();
         let paused = Arc::clone(&self.proxy);
         world.pause(&paused.process);
+        paused.stood_still.store(true, Ordering::Relaxed);
         self.wait(Duration::from_millis(100), Duration::from_secs(5)).await;
         // Before the start it is not: its successor would not know of a migration that it starts afterwards (a
         // limit that the docs tell of).
