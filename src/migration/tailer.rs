@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::bypass::{Change, Examiner};
 use super::scope::Scope;
 use super::stream::{Batch, ChangeStream, Event, StreamError};
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, timeout};
 use crate::cluster::command::SharedCluster;
 use crate::converge::converger::{BATCH, Converger, Order, Stuck};
 use crate::converge::shards;
@@ -37,6 +37,8 @@ const PARALLEL: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(250);
 /// The same while somebody waits for the position.
 const IMPATIENCE: Duration = Duration::from_millis(5);
+/// Changes that come within this time are looked at together: it costs hardly more than to look at one.
+const GATHER: Duration = Duration::from_millis(100);
 /// How often the clocks of a sharded cluster's shards are moved on while nobody waits.
 const PUSH_EVERY: Duration = Duration::from_millis(500);
 /// How often a checkpoint is stored.
@@ -140,6 +142,7 @@ impl Tailer {
         let mut stored = token;
         let mut pushed = self.is_sharded().await?.then_some(self.clock.now());
         loop {
+            let heard_at = self.clock.now();
             if !self.converger.safeguards.checkpoint_after_done {
                 self.store(&batch.token).await;
             }
@@ -167,8 +170,19 @@ impl Tailer {
                 self.push().await;
                 *pushed = self.clock.now();
             }
+            if batch.changes() < BATCH as u64 {
+                self.gather(heard_at + GATHER).await;
+            }
             let patience = if awaited { IMPATIENCE } else { PATIENCE };
             batch = stream.next(patience).await?;
+        }
+    }
+
+    /// Lets changes come together until `at`, unless somebody waits for them.
+    async fn gather(&self, at: Duration) {
+        let left = at.saturating_sub(self.clock.now());
+        if !left.is_zero() {
+            let _nobody_waited = timeout(&*self.clock, left, self.frontier.until_awaited()).await;
         }
     }
 
