@@ -90,6 +90,7 @@ impl Bed {
             clock: clock.clone(),
             safeguards: Safeguards::default(),
             converged: 0.into(),
+            looks: Default::default(),
         });
         let ctx = Arc::new(Context {
             name: NAME.into(),
@@ -106,6 +107,7 @@ impl Bed {
             parking: Arc::new(Parking::new(NAME)),
             records: records.old.clone(),
             clock,
+            keeps_mirrors_current: false.into(),
             safeguards: Safeguards::default(),
         });
         ensure!(ctx.publish(|_| ()).is_some());

@@ -8,6 +8,7 @@ pub mod active;
 pub mod barriers;
 pub mod converger;
 pub mod lanes;
+pub mod looks;
 pub mod mirror;
 pub mod read;
 mod round;

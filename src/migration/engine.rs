@@ -20,6 +20,7 @@ use crate::cluster::command::SharedCluster;
 use crate::converge::active::{Active, Registry};
 use crate::converge::converger::Converger;
 use crate::converge::lanes::Lanes;
+use crate::converge::looks::Looks;
 use crate::converge::sessions::{SESSIONS, Sessions};
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
@@ -192,6 +193,7 @@ impl Engine {
             clock: clock.clone(),
             safeguards: environment.safeguards,
             converged: std::sync::atomic::AtomicU64::new(0),
+            looks: Looks::default(),
         });
         let frontiers: PerSide<Arc<Frontier>> = PerSide::default();
         let context = Arc::new(Context {
@@ -209,6 +211,7 @@ impl Engine {
             parking: Arc::new(Parking::new(&name)),
             records: Arc::clone(state),
             clock,
+            keeps_mirrors_current: false.into(),
             safeguards: environment.safeguards,
         });
         let active = Arc::new(Active::new(

@@ -239,6 +239,11 @@ impl Engine {
             unblocked(self.blocked_for_writes(running))?;
         }
         context.level_epochs().await?;
+        let _until_moved = context.keep_mirrors_current();
+        if !route.ack_both {
+            // Once authority is mixed, reads may meet mirrors, also of slots that do not move.
+            running.aborting.unless_asked(context.make_mirrors_current()).await??;
+        }
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };
         let transfer = Transfer { from, slots, max_pause, still_allowed, aborting: running.aborting.clone() };

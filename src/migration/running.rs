@@ -262,6 +262,7 @@ impl Running {
             parallel: environment.settings.backfill_parallel,
             start,
         };
+        let _until_copied = self.says_copying();
         backfill.run(ranges).await;
         drop(backfill);
         (clusters.close)();

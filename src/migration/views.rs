@@ -162,6 +162,13 @@ pub struct Progress {
     pub repaired: u64,
     /// Inline mirror writes that failed or were late; the streams made up for them.
     pub mirror_failures: u64,
+    /// Reads by `_id` on sharded collections that went to the one shard where the document lies, since the
+    /// process began.
+    #[serde(default)]
+    pub targeted_reads: u64,
+    /// The same that went to all shards.
+    #[serde(default)]
+    pub broadcast_reads: u64,
     /// Keys that cannot be made equal now.
     pub conflicts: u64,
     /// Writes of the last 24 h, on both clusters, that went past the proxy.

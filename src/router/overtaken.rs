@@ -18,6 +18,7 @@ use crate::model::slots::Slot;
 use crate::policy::failover::Kind;
 use crate::policy::retry::Verdict;
 use crate::policy::writes::WriteCommand;
+use crate::state::table::MigrationRoute;
 use crate::wire::error::{Code, ErrorReply};
 
 const TRANSACTION_TOO_OLD: Code = Code(225, "TransactionTooOld");
@@ -67,7 +68,7 @@ pub(super) async fn executed_before(
     }
     for side in Side::BOTH {
         let indexes = std::mem::take(ask.get_mut(side));
-        for index in find_executed(command, &indexes, side, clusters, &gate.clock).await? {
+        for index in find_executed(command, &entered.route, &indexes, side, clusters, &gate.clock).await? {
             homes[index] = Some(side);
         }
     }
@@ -90,6 +91,7 @@ pub(super) fn perhaps_too_late() -> ErrorReply {
 
 async fn find_executed(
     command: &WriteCommand,
+    route: &MigrationRoute,
     indexes: &[usize],
     side: Side,
     clusters: &PerSide<SharedCluster>,
@@ -99,7 +101,7 @@ async fn find_executed(
         return Ok(Vec::new());
     }
     let cluster = clusters.get(side);
-    let count = question(command, indexes, side, cluster, clock).await?;
+    let count = question(command, route, indexes, side, cluster, clock).await?;
     if count == 0 {
         return Ok(Vec::new());
     }
@@ -108,7 +110,7 @@ async fn find_executed(
     }
     let mut executed = Vec::new();
     for index in indexes {
-        if question(command, &[*index], side, cluster, clock).await? == 1 {
+        if question(command, route, &[*index], side, cluster, clock).await? == 1 {
             executed.push(*index);
         }
     }
@@ -118,11 +120,15 @@ async fn find_executed(
 /// How many of the statements the cluster has executed.
 async fn question(
     command: &WriteCommand,
+    route: &MigrationRoute,
     indexes: &[usize],
     side: Side,
     cluster: &SharedCluster,
     clock: &SharedClock,
 ) -> Result<usize, ErrorReply> {
+    // To the shard that the statement itself went to, and where a driver's own retry would go.
+    let shard_key = route.shard_keys.get(side).get(&command.namespace);
+    let place = |statement| shard_key.and_then(|key| Some((key, command.place(statement, key)?)));
     let mut deletes = Vec::new();
     let mut ids = RawArrayBuf::new();
     for index in indexes {
@@ -132,7 +138,12 @@ async fn question(
         } else {
             equal.append(cstr!("$eq"), bson::raw::RawBsonRef::MinKey);
         }
-        let delete = rawdoc! { "q": { "_id": equal, "$expr": false }, "limit": 1 };
+        let mut filter = rawdoc! { "_id": equal };
+        if let Some((shard_key, place)) = place(&command.statements[*index]) {
+            shard_key.aim_at(&mut filter, &place);
+        }
+        filter.append(cstr!("$expr"), false);
+        let delete = rawdoc! { "q": filter, "limit": 1 };
         deletes.extend_from_slice(delete.as_bytes());
         ids.push(i32::try_from(*index).unwrap_or(i32::MAX));
     }

@@ -185,6 +185,8 @@ impl Control for FakeControl {
             converged: 7,
             repaired: 0,
             mirror_failures: 1,
+            targeted_reads: 30,
+            broadcast_reads: 4,
             conflicts: 0,
             bypass_writes: 2,
             bypass_writes_total: 5,
