@@ -163,15 +163,15 @@ impl Tailer {
                 stream.close().await;
                 return Ok(());
             }
+            if batch.changes() < BATCH as u64 {
+                self.gather(heard_at + GATHER).await;
+            }
             let awaited = self.frontier.is_awaited();
             if let Some(pushed) = pushed.as_mut()
                 && (awaited || self.clock.now() - *pushed >= PUSH_EVERY)
             {
                 self.push().await;
                 *pushed = self.clock.now();
-            }
-            if batch.changes() < BATCH as u64 {
-                self.gather(heard_at + GATHER).await;
             }
             let patience = if awaited { IMPATIENCE } else { PATIENCE };
             batch = stream.next(patience).await?;
