@@ -126,7 +126,7 @@ orders: created
   copy      [##########----------] 50 %  1,200 of 2,400 documents, 12.0 MB of 24.0 MB
   rate      100 documents/s, 1.0 MB/s; about 1 min 15 s left
   lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
-  streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts
+  streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts; 30 targeted reads, 4 broadcast reads
   violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all
   verified  verified: 10 of 10 documents compared, no difference

@@ -315,6 +315,52 @@ async fn what_cannot_be_sharded_is_refused_before_anything_is_done() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_a_sharded_mirror_are_aimed_where_the_write_says_where() -> Result<()> {
+    const WRITES: i32 = 20;
+    let (old, new) = tokio::try_join!(set("sharded-aims"), shards())?;
+    let pair = Pair::between(old, new).await?;
+    let through = pair.orders(&uri(&pair.proxy)).await?;
+    through.insert_many((0..1000).map(order)).await?;
+    pair.begin(doc! { "customer_id": 1, "order_id": 1 }).await?;
+    pair.operator.reads(100).await?;
+    let add = doc! { "$inc": { "n": 1 } };
+    let counts = || async {
+        let now = pair.operator.progress().await?;
+        anyhow::Ok((now.targeted_reads, now.broadcast_reads))
+    };
+    let (targeted, _) = counts().await?;
+    for id in 0..WRITES {
+        let whole = doc! { "_id": id, "customer_id": id % 37, "order_id": id };
+        through.update_one(whole, add.clone()).await?;
+    }
+    let (aimed, broadcast) = counts().await?;
+    ensure!(aimed >= targeted + u64::try_from(WRITES)?, "{targeted} targeted reads before, {aimed} after");
+    for id in 0..WRITES {
+        through.update_one(doc! { "_id": id }, add.clone()).await?;
+    }
+    let (unaimed, asked_all) = counts().await?;
+    ensure!(unaimed == aimed, "{aimed} targeted reads before, {unaimed} after");
+    ensure!(
+        asked_all >= broadcast + u64::try_from(WRITES)?,
+        "{broadcast} broadcast reads before, {asked_all} after"
+    );
+    // What moved between shards on the mirror since is found although it is looked for where it was.
+    let Cluster::Sharded(new) = &pair.new else { bail!("it has no shards") };
+    let moved = doc! { "_id": 5, "customer_id": 5, "order_id": 5 };
+    for customer in [36, 5, 20] {
+        through.update_one(doc! { "_id": 5 }, doc! { "$set": { "customer_id": customer } }).await?;
+        through.update_one(doc! { "_id": 5 }, add.clone()).await?;
+    }
+    ensure!(through.update_one(moved, add).await?.matched_count == 0);
+    let found = new.client().await?.database("shop").collection::<Document>("orders");
+    ensure!(found.count_documents(doc! { "_id": 5 }).await? == 1);
+    pair.equal().await?;
+    ensure!(pair.operator.progress().await?.conflicts == 0);
+    pair.proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_move_between_shards_as_their_key_changes() -> Result<()> {
     let (old, new) = tokio::try_join!(set("sharded-keys"), shards())?;
     if let Cluster::Sharded(cluster) = &new {

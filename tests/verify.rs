@@ -92,6 +92,7 @@ impl Bed {
             safeguards: Safeguards::default(),
             converged: 0.into(),
             violations: Arc::new(Violations::new(NAME, clock.clone())),
+            looks: Default::default(),
         });
         let ctx = Arc::new(Context {
             name: NAME.into(),
@@ -108,6 +109,7 @@ impl Bed {
             parking: Arc::new(Parking::new(NAME)),
             records: records.old.clone(),
             clock,
+            keeps_mirrors_current: false.into(),
             safeguards: Safeguards::default(),
         });
         ensure!(ctx.publish(|_| ()).is_some());

@@ -190,11 +190,12 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
         (
             "streams",
             format!(
-                "{} converged, {} repaired, {} mirror writes made up for, {} conflicts",
+                "{} converged, {} repaired, {} mirror writes made up for, {} conflicts{}",
                 count(progress.converged),
                 count(progress.repaired),
                 count(progress.mirror_failures),
-                count(progress.conflicts)
+                count(progress.conflicts),
+                shards_read(progress)
             ),
         ),
         ("violated", violated(progress)),
@@ -229,6 +230,15 @@ fn place(placement: &Placement) -> Option<String> {
         }
         (None, None) => None,
     }
+}
+
+/// Nothing where no collection is sharded.
+fn shards_read(progress: &Progress) -> String {
+    if progress.targeted_reads + progress.broadcast_reads == 0 {
+        return String::new();
+    }
+    let (targeted, broadcast) = (count(progress.targeted_reads), count(progress.broadcast_reads));
+    format!("; {targeted} targeted reads, {broadcast} broadcast reads")
 }
 
 fn past_the_proxy(progress: &Progress) -> String {

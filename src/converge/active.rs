@@ -1,6 +1,7 @@
 //! What the data plane needs of each migration that this process works on.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::process_writes::ProcessWrites;
+use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;
 
 /// One migration, as the data plane sees it.
@@ -44,6 +46,8 @@ pub struct Active {
     pub counters: Counters,
     /// Where collections are told that come into being.
     pub newcomers: Arc<Newcomers>,
+    /// History is being copied: nobody reads the mirror.
+    pub copying: AtomicBool,
 }
 
 /// What the data plane counts for a migration.
@@ -87,7 +91,15 @@ impl Active {
             expiry_changes: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             newcomers,
+            copying: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the mirror is left to the streams alone: while history is copied, one write after the other
+    /// would only take time from the copy and the application. The streams do the same, many at once.
+    #[must_use]
+    pub fn leaves_to_streams(&self, route: &MigrationRoute) -> bool {
+        self.copying.load(Ordering::Relaxed) && !route.ack_both
     }
 }
 

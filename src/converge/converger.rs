@@ -8,6 +8,7 @@ use bson::raw::RawDocumentBuf;
 use bson::{Timestamp, rawdoc};
 
 use super::lanes::{Lanes, Taken};
+use super::looks::{Aims, Looks};
 use super::round::{Group, Round};
 use super::sessions::Sessions;
 use super::witness::Witness;
@@ -41,13 +42,15 @@ pub struct Order {
     pub concern: RawDocumentBuf,
     /// Who wants to see what is about to be overwritten.
     pub witness: Option<Arc<dyn Witness>>,
+    /// Where to look first; only for those who are not the guarantee (see [`super::looks`]).
+    pub aims: Arc<Aims>,
 }
 
 impl Order {
     /// For the streams, the backfill and repair.
     #[must_use]
     pub fn durable(not_before: PerSide<Option<Timestamp>>) -> Self {
-        Self { durable: true, not_before, concern: majority(), witness: None }
+        Self { durable: true, not_before, concern: majority(), witness: None, aims: Arc::default() }
     }
 }
 
@@ -100,6 +103,8 @@ pub struct Converger {
     pub converged: AtomicU64,
     /// Invariants that did not hold.
     pub violations: Arc<Violations>,
+    /// Reads by key on sharded collections so far.
+    pub looks: Looks,
 }
 
 impl Converger {
@@ -222,7 +227,7 @@ impl Converger {
                 Group {
                     authority,
                     keys: owned.cloned().collect(),
-                    shard_key: route.shard_keys.get(authority.other()).get(namespace).cloned(),
+                    shard_keys: PerSide::from_fn(|side| route.shard_keys.get(side).get(namespace).cloned()),
                 }
             })
             .filter(|group| !group.keys.is_empty())

@@ -32,6 +32,8 @@ const ENDED_BY_THE_SERVER: [i32; 2] = [112, 251];
 pub enum Written {
     /// The mirror has it now.
     Done,
+    /// The same, but another shard may hold a document of that `_id`, which an insert does not meet.
+    Inserted,
     /// Not known, or not yet: both sides must be read again.
     Again,
     /// The mirror did not take it.
@@ -101,7 +103,7 @@ impl Mirror<'_> {
                 Action::Replace { seen, want } => {
                     (&mut updates, Cow::Owned(self.replacement(key, seen, want)))
                 }
-                Action::Delete { seen } => (&mut deletes, Cow::Owned(self.deletion(key, seen))),
+                Action::Delete { seen, .. } => (&mut deletes, Cow::Owned(self.deletion(key, seen))),
             };
             if bulk.statements.len() + statement.as_bytes().len() > COMMAND_BYTES {
                 let (command, identifier) = match action {
@@ -122,15 +124,20 @@ impl Mirror<'_> {
         results.extend(updated?);
         results.extend(deleted?);
         for (key, written) in &mut results {
-            // The stub is only half of it, and a deletion may make room for a document.
-            let half = |action: &Action<'_>| match action {
-                Action::InsertStub(_) | Action::Delete { .. } => true,
-                // Another shard may hold one of that `_id`, which an insert does not meet.
-                Action::Insert(_) => self.shard_key.is_some_and(|key| !key.is_id()),
-                _ => false,
+            let has = |what: fn(&Action<'_>) -> bool| actions.iter().any(|(of, it)| of == key && what(it));
+            if *written != Written::Done {
+                continue;
+            }
+            // The stub is only half of it, and so is a deletion that makes room for a document.
+            let is_half = |it: &Action<'_>| {
+                matches!(it, Action::InsertStub(_) | Action::Delete { in_the_way: true, .. })
             };
-            if *written == Written::Done && actions.iter().any(|(of, action)| of == key && half(action)) {
+            if has(is_half) {
                 *written = Written::Again;
+            } else if self.shard_key.is_some_and(|key| !key.is_id())
+                && has(|it| matches!(it, Action::Insert(_)))
+            {
+                *written = Written::Inserted;
             }
         }
         Ok(results)

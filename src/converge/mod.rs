@@ -9,6 +9,7 @@ pub mod barriers;
 pub mod catalog;
 pub mod converger;
 pub mod lanes;
+pub mod looks;
 pub mod mirror;
 pub mod read;
 mod round;

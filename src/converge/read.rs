@@ -70,6 +70,12 @@ impl Documents {
         }
     }
 
+    /// Takes all that `others` has, of other keys.
+    pub fn merge(&mut self, others: Self) {
+        self.first.extend(others.first);
+        self.others.extend(others.others);
+    }
+
     fn add(&mut self, key: Key, document: RawDocumentBuf) {
         match self.first.entry(key) {
             Entry::Vacant(first) => {
@@ -106,6 +112,19 @@ pub async fn read(
         }
         _ => rawdoc! { "_id": { "$in": ids } },
     };
+    read_where(cluster, namespace, filter, level).await
+}
+
+/// Reads the documents that match `filter`.
+///
+/// # Errors
+/// In words, why there is no answer.
+pub async fn read_where(
+    cluster: &dyn Commands,
+    namespace: &Namespace,
+    filter: RawDocumentBuf,
+    level: Level,
+) -> Result<Documents, String> {
     let body = rawdoc! {
         "find": namespace.collection(), "filter": filter, "batchSize": 10_000,
         "readConcern": level.read_concern(),

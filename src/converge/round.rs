@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bson::{RawDocument, Timestamp, rawdoc};
 
 use super::converger::{Converger, Order, Report, Stuck, Unavailable, majority};
+use super::looks::Look;
 use super::mirror::{Mirror, Written};
-use super::read::{Documents, Level, id_of, read, time_now};
+use super::read::{Documents, Level, id_of, time_now};
 use crate::cluster::command::SharedCluster;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
@@ -20,8 +21,8 @@ use crate::state::records::first_batch;
 pub(super) struct Group {
     pub(super) authority: Side,
     pub(super) keys: Vec<Key>,
-    /// By what the mirror has sharded the collection.
-    pub(super) shard_key: Option<ShardKey>,
+    /// By what each cluster has sharded the collection.
+    pub(super) shard_keys: PerSide<Option<ShardKey>>,
 }
 
 /// One round over keys of one namespace.
@@ -58,17 +59,21 @@ impl Round<'_> {
             namespace,
             concern: &concern,
             guard: converger.safeguards.guard,
-            shard_key: group.shard_key.as_ref(),
+            shard_key: group.shard_keys.get(mirror_side).as_ref(),
         };
-        let mut again = Vec::new();
+        let (mut again, mut inserted) = (Vec::new(), Vec::new());
         for (key, written) in mirror.apply(&actions).await.map_err(Unavailable)? {
             match written {
                 Written::Done => {
                     report.wrote += u64::from(differ(&seen, &want, &key));
                 }
+                Written::Inserted => {
+                    report.wrote += 1;
+                    inserted.push(key);
+                }
                 Written::Again => again.push(key),
                 Written::Failed(Failure::Unique { key_value }) if tries < 10 => {
-                    let removed = self.make_room(&mirror, &key, group.authority, &key_value).await?;
+                    let removed = self.make_room(&mirror, &key, &group, &key_value).await?;
                     again.push(key);
                     again.extend(removed);
                 }
@@ -87,10 +92,28 @@ impl Round<'_> {
                 Written::Failed(Failure::Guard) => again.push(key),
             }
         }
+        again.extend(self.not_alone(&group, inserted, &want).await?);
         // Several documents of one key make one key again.
         let mut named = HashSet::new();
         again.retain(|key| named.insert(key.clone()));
         Ok(again)
+    }
+
+    /// Of keys that were inserted, those of which the shards now hold anything but that one document.
+    async fn not_alone(
+        &self,
+        group: &Group,
+        inserted: Vec<Key>,
+        want: &Documents,
+    ) -> Result<Vec<Key>, Unavailable> {
+        if inserted.is_empty() {
+            return Ok(inserted);
+        }
+        let majority = self.order.durable && self.converger.safeguards.majority_reads;
+        let level = if majority { Level::Majority(None) } else { Level::Local };
+        let everywhere = self.look_on(group, group.authority.other());
+        let found = Look { aims: None, ..everywhere }.read(&inserted, level).await.map_err(Unavailable)?;
+        Ok(inserted.into_iter().filter(|key| differ(&found, want, key)).collect())
     }
 
     /// Lets the witness keep what is about to be overwritten.
@@ -115,12 +138,12 @@ impl Round<'_> {
 
     /// Reads the mirror, and only when its answer is there, the authority.
     async fn look(&self, group: &Group) -> Result<(Documents, Documents), Unavailable> {
-        let Self { clusters, namespace, order, tries, converger } = *self;
+        let Self { clusters, order, tries, converger, .. } = *self;
         let majority = order.durable && converger.safeguards.majority_reads;
         let authority = &**clusters.get(group.authority);
         let mirror = &**clusters.get(group.authority.other());
         if !majority {
-            return self.look_locally(group).await;
+            return self.look_both(group, Level::Local, Level::Local).await;
         }
         let mut mirror_time = *order.not_before.get(group.authority.other());
         if tries > 0 {
@@ -128,32 +151,18 @@ impl Round<'_> {
             mirror_time = mirror_time.max(Some(time_now(mirror).await.map_err(Unavailable)?));
         }
         let authority_time = *order.not_before.get(group.authority);
-        if !converger.safeguards.mirror_read_first {
-            let want = read(authority, namespace, &group.keys, Level::Majority(authority_time))
-                .await
-                .map_err(Unavailable)?;
-            let seen = read(mirror, namespace, &group.keys, Level::Majority(mirror_time))
-                .await
-                .map_err(Unavailable)?;
-            return Ok((seen, want));
-        }
-        let seen =
-            read(mirror, namespace, &group.keys, Level::Majority(mirror_time)).await.map_err(Unavailable)?;
-        let mut want = read(authority, namespace, &group.keys, Level::Majority(authority_time))
-            .await
-            .map_err(Unavailable)?;
+        let levels = (Level::Majority(mirror_time), Level::Majority(authority_time));
+        let (seen, mut want) = self.look_both(group, levels.0, levels.1).await?;
         let differing: Vec<Key> =
             group.keys.iter().filter(|key| differ(&seen, &want, key)).cloned().collect();
-        if !differing.is_empty() {
+        if converger.safeguards.mirror_read_first && !differing.is_empty() {
             // An inline mirror write may be ahead of the authority's majority, which would take the mirror
             // back. What the authority's primary has by now includes whatever the mirror can have.
             let now = time_now(authority)
                 .await
                 .map_err(Unavailable)?
                 .max(authority_time.unwrap_or(Timestamp { time: 0, increment: 0 }));
-            let mut fresh = read(authority, namespace, &differing, Level::Majority(Some(now)))
-                .await
-                .map_err(Unavailable)?;
+            let mut fresh = self.read(group, group.authority, &differing, Level::Majority(Some(now))).await?;
             for key in &differing {
                 want.replace(key, &mut fresh);
             }
@@ -161,18 +170,41 @@ impl Round<'_> {
         Ok((seen, want))
     }
 
-    async fn look_locally(&self, group: &Group) -> Result<(Documents, Documents), Unavailable> {
-        let Self { clusters, namespace, converger, .. } = *self;
-        let authority = &**clusters.get(group.authority);
-        let mirror = &**clusters.get(group.authority.other());
-        if converger.safeguards.mirror_read_first {
-            let seen = read(mirror, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
-            let want = read(authority, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
+    async fn look_both(
+        &self,
+        group: &Group,
+        mirror: Level,
+        authority: Level,
+    ) -> Result<(Documents, Documents), Unavailable> {
+        if self.converger.safeguards.mirror_read_first {
+            let seen = self.read(group, group.authority.other(), &group.keys, mirror).await?;
+            let want = self.read(group, group.authority, &group.keys, authority).await?;
             Ok((seen, want))
         } else {
-            let want = read(authority, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
-            let seen = read(mirror, namespace, &group.keys, Level::Local).await.map_err(Unavailable)?;
+            let want = self.read(group, group.authority, &group.keys, authority).await?;
+            let seen = self.read(group, group.authority.other(), &group.keys, mirror).await?;
             Ok((seen, want))
+        }
+    }
+
+    async fn read(
+        &self,
+        group: &Group,
+        side: Side,
+        keys: &[Key],
+        level: Level,
+    ) -> Result<Documents, Unavailable> {
+        self.look_on(group, side).read(keys, level).await.map_err(Unavailable)
+    }
+
+    fn look_on<'b>(&'b self, group: &'b Group, side: Side) -> Look<'b> {
+        Look {
+            cluster: &**self.clusters.get(side),
+            namespace: self.namespace,
+            shard_key: group.shard_keys.get(side).as_ref(),
+            // What was believed has not been enough, or must be looked at on all shards now.
+            aims: (self.tries == 0).then(|| self.order.aims.get(side)),
+            counts: &self.converger.looks,
         }
     }
 
@@ -183,10 +215,10 @@ impl Round<'_> {
         &self,
         mirror: &Mirror<'_>,
         key: &Key,
-        authority: Side,
+        group: &Group,
         key_value: &RawDocument,
     ) -> Result<Vec<Key>, Unavailable> {
-        let Self { clusters, namespace, tries, converger, .. } = *self;
+        let Self { namespace, tries, converger, .. } = *self;
         let mut removed = Vec::new();
         let what: Arc<str> = format!("making room in {namespace}").into();
         let body = rawdoc! {
@@ -198,13 +230,12 @@ impl Round<'_> {
         for holder in first_batch(&reply.body).map_err(Unavailable)? {
             let Some(holder_key) = id_of(&holder).filter(|holder| holder != key) else { continue };
             // Where the holder is at home on this cluster, both values count: nothing may be done about it here.
-            let Some(_entered) = converger.enter_if_owned(namespace, &holder_key, authority, &what) else {
+            let Some(_entered) = converger.enter_if_owned(namespace, &holder_key, group.authority, &what)
+            else {
                 continue;
             };
             let keys = [holder_key];
-            let want = read(&**clusters.get(authority), namespace, &keys, Level::Majority(None))
-                .await
-                .map_err(Unavailable)?;
+            let want = self.read(group, group.authority, &keys, Level::Majority(None)).await?;
             let [holder_key] = keys;
             if tries == 0 {
                 let action = decide(Some(&holder), want.get(&holder_key));
@@ -232,7 +263,8 @@ fn actions<'a>(keys: &[Key], seen: &'a Documents, want: &'a Documents) -> Vec<(K
             seen.copies(key).filter(|copy| Some(copy.as_bytes()) == want.map(RawDocument::as_bytes));
         let keep = right.next().map(RawDocument::as_bytes).map(<[u8]>::as_ptr);
         let wrong = seen.copies(key).filter(|copy| Some(copy.as_bytes().as_ptr()) != keep);
-        actions.extend(wrong.map(|seen| (key.clone(), Action::Delete { seen })));
+        let in_the_way = keep.is_none() && want.is_some();
+        actions.extend(wrong.map(|seen| (key.clone(), Action::Delete { seen, in_the_way })));
     }
     actions
 }

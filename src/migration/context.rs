@@ -1,6 +1,7 @@
 //! What every part of one migration's control plane works with.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bson::{Timestamp, rawdoc};
@@ -55,8 +56,19 @@ pub struct Context {
     pub records: Arc<Records>,
     /// The clock.
     pub clock: SharedClock,
+    /// Replies wait for mirrors, whatever the records say.
+    pub keeps_mirrors_current: AtomicBool,
     /// All on, but in the simulator.
     pub safeguards: Safeguards,
+}
+
+/// Replies wait for mirrors as long as this lives.
+pub struct KeptCurrent<'a>(&'a AtomicBool);
+
+impl Drop for KeptCurrent<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Context {
@@ -64,7 +76,15 @@ impl Context {
     #[must_use]
     pub fn route(&self) -> Option<MigrationRoute> {
         let known = PerSide::from_fn(|side| self.authorities.get(side).known());
-        route(known.old.as_ref(), known.new.as_ref())
+        let mut route = route(known.old.as_ref(), known.new.as_ref())?;
+        route.ack_both |= self.keeps_mirrors_current.load(Ordering::Relaxed);
+        Some(route)
+    }
+
+    /// Lets replies wait for mirrors until the answer is dropped, also where a route is published meanwhile.
+    pub fn keep_mirrors_current(&self) -> KeptCurrent<'_> {
+        self.keeps_mirrors_current.store(true, Ordering::Relaxed);
+        KeptCurrent(&self.keeps_mirrors_current)
     }
 
     /// Publishes what the records last seen say, adjusted; returns the version, `None` while none was seen.

@@ -20,6 +20,7 @@ use crate::cluster::command::SharedCluster;
 use crate::converge::active::{Active, Registry};
 use crate::converge::converger::Converger;
 use crate::converge::lanes::Lanes;
+use crate::converge::looks::Looks;
 use crate::converge::sessions::{SESSIONS, Sessions};
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
@@ -196,6 +197,7 @@ impl Engine {
             safeguards: environment.safeguards,
             converged: std::sync::atomic::AtomicU64::new(0),
             violations: Arc::new(violations),
+            looks: Looks::default(),
         });
         let frontiers: PerSide<Arc<Frontier>> = PerSide::default();
         let context = Arc::new(Context {
@@ -213,6 +215,7 @@ impl Engine {
             parking: Arc::new(Parking::new(&name)),
             records: Arc::clone(state),
             clock,
+            keeps_mirrors_current: false.into(),
             safeguards: environment.safeguards,
         });
         let active = Arc::new(Active::new(

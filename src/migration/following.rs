@@ -4,6 +4,7 @@
 //! the others behind; here they follow, at once, by a repeated call or at the next start of the process.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bson::doc;
@@ -13,9 +14,19 @@ use super::control::{ControlError, Phase};
 use super::engine::{Engine, RETRY, unavailable};
 use super::ramping::conflict;
 use super::running::Running;
+use crate::converge::active::Active;
 use crate::model::side::Side;
 
 const LOOK: Duration = Duration::from_secs(1);
+
+/// History is being copied as long as this lives.
+pub(super) struct Copying(Option<Arc<Active>>);
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|active| active.copying.store(false, Ordering::Relaxed));
+    }
+}
 
 impl Context {
     /// Whether both records say that both clusters are written.
@@ -60,6 +71,13 @@ pub(super) fn half_ended(phase: Phase) -> ControlError {
 }
 
 impl Running {
+    /// Tells the data plane that history is being copied, until the answer is dropped.
+    pub(super) fn says_copying(&self) -> Copying {
+        let active = self.active.lock().clone();
+        active.iter().for_each(|active| active.copying.store(true, Ordering::Relaxed));
+        Copying(active)
+    }
+
     /// Brings the record that is behind to what the other says, whenever both can be written.
     pub(super) async fn keep_records_level(self: Arc<Self>, context: Arc<Context>) {
         loop {

@@ -57,6 +57,8 @@ fn publish(migration: &str, progress: &Progress) {
     set(names::MIGRATION_CONVERGED, progress.converged as f64);
     set(names::MIGRATION_REPAIRED, progress.repaired as f64);
     set(names::MIGRATION_MIRROR_FAILURES, progress.mirror_failures as f64);
+    set(names::MIGRATION_TARGETED_READS, progress.targeted_reads as f64);
+    set(names::MIGRATION_BROADCAST_READS, progress.broadcast_reads as f64);
     set(names::MIGRATION_BYPASS_WRITES, progress.bypass_writes as f64);
     set(names::MIGRATION_BYPASS_WRITES_TOTAL, progress.bypass_writes_total as f64);
     set(names::MIGRATION_BYPASS_WRITES_UNJUDGED, progress.bypass_writes_unjudged as f64);

@@ -17,6 +17,9 @@ use crate::model::side::{PerSide, Side};
 use crate::state::record::AuthorityRecord;
 use crate::state::records::first_batch;
 
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(200);
+
 /// The name under which a process's connections show at the servers.
 #[must_use]
 pub fn app_name(holder: &str) -> String {
@@ -168,6 +171,16 @@ impl Context {
             Ok(())
         } else {
             Err(format!("{} of its connections are still open", left.len()))
+        }
+    }
+
+    /// Waits until that is so. Servers see the end of a connection within moments, if they run.
+    pub async fn until_connections_gone(&self, side: Side, app_name: &str) {
+        let mut pause = FIRST_LOOK;
+        while let Err(why) = self.connections_gone(side, app_name).await {
+            tracing::debug!(%side, app_name, why, "connections");
+            self.clock.sleep(pause).await;
+            pause = (pause * 2).min(LOOK);
         }
     }
 

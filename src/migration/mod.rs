@@ -27,6 +27,7 @@ mod ramping;
 pub mod ranges;
 mod resuming;
 pub mod running;
+mod sampling;
 pub mod scope;
 pub mod sharding;
 mod starting;

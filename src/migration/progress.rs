@@ -1,7 +1,7 @@
 //! How a migration is going, in numbers.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::control::{Lag, MigrationView, Phase, Progress};
@@ -10,6 +10,7 @@ use super::pace;
 use super::prepare::Created;
 use super::running::Running;
 use super::stored::Stored;
+use crate::converge::looks::Looks;
 use crate::model::side::PerSide;
 
 /// Copy rates over the last seconds.
@@ -91,6 +92,9 @@ impl Engine {
         let follows = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
         let forecasts = if follows && !stored.paused { running.forecasts() } else { PerSide::default() };
         let verification = view.verification;
+        let looks = |of: fn(&Looks) -> &AtomicU64| {
+            context.as_ref().map_or(0, |context| of(&context.converger.looks).load(Ordering::Relaxed))
+        };
         let count =
             |of: fn(&crate::converge::active::Active) -> u64| running.active.lock().as_deref().map_or(0, of);
         Progress {
@@ -127,6 +131,8 @@ impl Engine {
                 + verification.as_ref().map_or(0, |last| last.repaired),
             mirror_failures: count(|active| active.counters.mirror_failures.load(Ordering::Relaxed)),
             invariant_violations: context.as_ref().map_or(0, |context| context.converger.violations.total()),
+            targeted_reads: looks(|looks| &looks.targeted),
+            broadcast_reads: looks(|looks| &looks.broadcast),
             conflicts: context.as_ref().map_or(0, |context| context.parking.len() as u64),
             bypass_writes: bypass.bypass_writes,
             bypass_writes_total: bypass.bypass_writes_total,

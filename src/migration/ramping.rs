@@ -231,6 +231,11 @@ impl Engine {
             context.converger.violations.watch(Invariant::EveryGate, holds);
         }
         context.level_epochs().await?;
+        let _until_moved = context.keep_mirrors_current();
+        if !route.ack_both {
+            // Once authority is mixed, reads may meet mirrors, also of slots that do not move.
+            running.aborting.unless_asked(context.make_mirrors_current()).await??;
+        }
         let max_pause = patience.max_pause_ms.map(Duration::from_millis);
         let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
         let open = self.environment.registry.transactions.get().cloned();

@@ -3,11 +3,11 @@
 use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf};
 use bson::{Bson, Document, RawDocument, doc, rawdoc};
 
+use super::sampling::sampled;
 use crate::cluster::command::{Commands, Request, number};
-use crate::converge::read::ask;
 use crate::model::namespace::Namespace;
 use crate::state::record::DATABASE;
-use crate::state::records::{RecordError, Records, first_batch};
+use crate::state::records::{RecordError, Records};
 
 /// Collection of ranges.
 pub const RANGES: &str = "ranges";
@@ -98,8 +98,7 @@ pub async fn split(
             "cursor": { "batchSize": 1_000_000 },
             "allowDiskUse": true,
         };
-        let reply = ask(cluster, Request::new(namespace.database(), body)).await?;
-        let samples = first_batch(&reply.body)?;
+        let samples = sampled(cluster, namespace, body).await?;
         let step = usize::try_from(samples_per_range).unwrap_or(1);
         cuts.extend(samples.iter().skip(step).step_by(step).filter_map(|sample| id(sample)));
         // No scan can begin there.

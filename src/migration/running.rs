@@ -256,15 +256,13 @@ impl Running {
             parallel: environment.settings.backfill_parallel,
             start,
         };
+        let _until_copied = self.says_copying();
         backfill.run(ranges).await;
         drop(backfill);
         (clusters.close)();
         // Nothing that the copy sent may arrive later than this: its connections are gone at the servers.
         for side in Side::BOTH {
-            while let Err(why) = context.connections_gone(side, &name).await {
-                tracing::debug!(%side, why, "the copy's connections");
-                context.clock.sleep(LOOK).await;
-            }
+            context.until_connections_gone(side, &name).await;
         }
         let count = |count: &AtomicU64| i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         let copied = self.change_stored(&context.records, |stored| {

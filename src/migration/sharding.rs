@@ -9,6 +9,7 @@ use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document, doc, rawdoc};
 
 use super::catalog::{Unanswered, all, owned, question};
+use super::sampling::sampled;
 use crate::cluster::command::{Commands, Request};
 use crate::converge::read::ask;
 use crate::converge::shards;
@@ -235,8 +236,7 @@ async fn sample(
         "allowDiskUse": true, "readConcern": { "level": "majority" },
     };
     let body = RawDocumentBuf::try_from(&command).map_err(|error| error.to_string())?;
-    let reply = ask(old, Request::new(namespace.database(), body).within(LIMIT)).await?;
-    let found = first_batch(&reply.body)?;
+    let found = sampled(old, namespace, body).await?;
     let values = |sample: &RawDocumentBuf| {
         let sample = owned(sample).map_err(|error| error.to_string())?;
         Ok(sample.into_iter().map(|(_, value)| value).collect())

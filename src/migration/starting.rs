@@ -22,6 +22,7 @@ use crate::model::pattern::Pattern;
 use crate::model::side::{PerSide, Side};
 use crate::state::checkpoint;
 use crate::state::record::{AuthorityRecord, StoredShardKey};
+use crate::state::table::MigrationRoute;
 
 /// How long a start waits for writes that began before it.
 const EARLIER_WRITES: Duration = Duration::from_secs(60);
@@ -362,8 +363,8 @@ impl Engine {
             return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
         }
         let context = running.parts().ok_or_else(no_new)?;
-        let mixed = context.route().is_some_and(|route| route.ack_both);
-        if paused && mixed {
+        let serves = |route: MigrationRoute| !route.owned_by_new.is_empty() || !route.reads_on_new.is_empty();
+        if paused && context.route().is_some_and(serves) {
             let detail = "reads or writes are on new; following cannot be paused then. Roll back first";
             return Err(ControlError::new(Refusal::Conflict, "not-while-serving", detail));
         }

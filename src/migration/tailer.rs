@@ -18,7 +18,7 @@ use super::bypass::{Change, Examiner};
 use super::parked::park;
 use super::scope::Scope;
 use super::stream::{Batch, ChangeStream, Event, StreamError};
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, timeout};
 use crate::cluster::command::SharedCluster;
 use crate::converge::converger::{BATCH, Converger, Order};
 use crate::converge::shards;
@@ -39,6 +39,8 @@ const PARALLEL: usize = 4;
 const PATIENCE: Duration = Duration::from_millis(250);
 /// The same while somebody waits for the position.
 const IMPATIENCE: Duration = Duration::from_millis(5);
+/// Changes that come within this time are looked at together: it costs hardly more than to look at one.
+const GATHER: Duration = Duration::from_millis(100);
 /// How often the clocks of a sharded cluster's shards are moved on while nobody waits.
 const PUSH_EVERY: Duration = Duration::from_millis(500);
 /// How often a checkpoint is stored.
@@ -143,6 +145,7 @@ impl Tailer {
         let mut stored = token;
         let mut pushed = self.is_sharded().await?.then_some(self.clock.now());
         loop {
+            let heard_at = self.clock.now();
             if !self.converger.safeguards.checkpoint_after_done {
                 self.store(&batch.token, &done).await;
             }
@@ -164,6 +167,9 @@ impl Tailer {
                 stream.close().await;
                 return Ok(());
             }
+            if batch.changes() < BATCH as u64 {
+                self.gather(heard_at + GATHER).await;
+            }
             let awaited = self.frontier.is_awaited();
             if let Some(pushed) = pushed.as_mut()
                 && (awaited || self.clock.now() - *pushed >= PUSH_EVERY)
@@ -173,6 +179,14 @@ impl Tailer {
             }
             let patience = if awaited { IMPATIENCE } else { PATIENCE };
             batch = stream.next(patience).await?;
+        }
+    }
+
+    /// Lets changes come together until `at`, unless somebody waits for them.
+    async fn gather(&self, at: Duration) {
+        let left = at.saturating_sub(self.clock.now());
+        if !left.is_zero() {
+            let _nobody_waited = timeout(&*self.clock, left, self.frontier.until_awaited()).await;
         }
     }
 

@@ -168,6 +168,13 @@ pub struct Progress {
     /// How often an invariant of the protocol did not hold. It never should; see `blocked_by` and the log.
     #[serde(default)]
     pub invariant_violations: u64,
+    /// Reads by `_id` on sharded collections that went to the one shard where the document lies, since the
+    /// process began.
+    #[serde(default)]
+    pub targeted_reads: u64,
+    /// The same that went to all shards.
+    #[serde(default)]
+    pub broadcast_reads: u64,
     /// Keys that cannot be made equal now.
     pub conflicts: u64,
     /// Writes of the last 24 h, on both clusters, that went past the proxy.

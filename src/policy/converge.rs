@@ -30,10 +30,12 @@ pub enum Action<'a> {
         /// What the authority has.
         want: &'a RawDocument,
     },
-    /// Delete, if the mirror still has `seen`; then look again if the authority has something.
+    /// Delete, if the mirror still has `seen`.
     Delete {
         /// What was read from the mirror.
         seen: &'a RawDocument,
+        /// It stands in the way of what the authority has: then look again.
+        in_the_way: bool,
     },
 }
 
@@ -45,9 +47,9 @@ pub fn decide<'a>(seen: Option<&'a RawDocument>, want: Option<&'a RawDocument>) 
         (Some(seen), Some(want)) if seen.as_bytes() == want.as_bytes() => Action::Nothing,
         (None, Some(want)) if insert_would_change(want) => Action::InsertStub(want),
         (None, Some(want)) => Action::Insert(want),
-        (Some(seen), None) => Action::Delete { seen },
+        (Some(seen), None) => Action::Delete { seen, in_the_way: false },
         // An update cannot change 1 to 1.0 in an `_id`.
-        (Some(seen), Some(want)) if !same_id_bytes(seen, want) => Action::Delete { seen },
+        (Some(seen), Some(want)) if !same_id_bytes(seen, want) => Action::Delete { seen, in_the_way: true },
         (Some(seen), Some(want)) if seen.as_bytes().len() + want.as_bytes().len() > GUARDED_LIMIT => {
             Action::ReplaceLarge { seen, want }
         }
@@ -142,7 +144,8 @@ mod tests {
     #[test]
     fn an_id_of_another_type_is_deleted_first() {
         let (int, double) = (rawdoc! { "_id": 1 }, rawdoc! { "_id": 1.0 });
-        assert_eq!(decide(Some(&int), Some(&double)), Action::Delete { seen: &int });
+        assert_eq!(decide(Some(&int), Some(&double)), Action::Delete { seen: &int, in_the_way: true });
+        assert_eq!(decide(Some(&int), None), Action::Delete { seen: &int, in_the_way: false });
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Shard keys: where a document lies on a sharded cluster, and the filter that leads there.
 
-use bson::raw::{RawBsonRef, RawDocumentBuf};
+use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf};
 use bson::{Bson, Document, RawDocument};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,6 +15,10 @@ struct Field {
     path: String,
     hashed: bool,
 }
+
+/// A value for each field of a shard key: what leads to the shard where a document lies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place(Vec<RawBson>);
 
 impl ShardKey {
     /// Reads a pattern: paths, each with `1` or `"hashed"`, of which one at most may be hashed.
@@ -96,13 +100,31 @@ impl ShardKey {
     /// Adds to `filter`, which names the `_id`, what leads to the shard where `document` lies. A field that
     /// is missing counts as null.
     pub fn aim(&self, filter: &mut RawDocumentBuf, document: &RawDocument) {
-        for field in self.fields.iter().filter(|field| field.path != "_id") {
+        self.aim_at(filter, &self.place_of(document));
+    }
+
+    /// The same for the document at `place`.
+    pub fn aim_at(&self, filter: &mut RawDocumentBuf, place: &Place) {
+        for (field, value) in self.fields.iter().zip(&place.0).filter(|(field, _)| field.path != "_id") {
             let Ok(path) = bson::raw::CString::try_from(field.path.as_str()) else { continue };
             let mut equal = RawDocumentBuf::new();
-            equal
-                .append(bson::raw::cstr!("$eq"), value_at(document, &field.path).unwrap_or(RawBsonRef::Null));
+            equal.append(bson::raw::cstr!("$eq"), value.as_raw_bson_ref());
             filter.append(path, equal);
         }
+    }
+
+    /// Where `document` lies. A field that is missing counts as null.
+    #[must_use]
+    pub fn place_of(&self, document: &RawDocument) -> Place {
+        let value = |field: &Field| value_at(document, &field.path).map_or(RawBson::Null, RawBson::from);
+        Place(self.fields.iter().map(value).collect())
+    }
+
+    /// Where the one document lies that `filter` is about, under simple collation; `None`: it leaves a field open.
+    #[must_use]
+    pub fn place_in(&self, filter: &RawDocument) -> Option<Place> {
+        let value = |field: &Field| demanded(filter, &field.path).map(RawBson::from);
+        self.fields.iter().map(value).collect::<Option<_>>().map(Place)
     }
 
     /// Whether two documents have the same values in the key, by type and bytes: then one can replace the
@@ -147,6 +169,22 @@ impl From<ShardKey> for StoredKey {
 impl From<StoredKey> for ShardKey {
     fn from(stored: StoredKey) -> Self {
         Self { fields: stored.0 }
+    }
+}
+
+/// The value that `filter` demands by `path: value` or `path: {$eq: value}`.
+fn demanded<'a>(filter: &'a RawDocument, path: &str) -> Option<RawBsonRef<'a>> {
+    match filter.get(path).ok().flatten()? {
+        // Either matches more than it says: an array its elements, an expression what it describes.
+        RawBsonRef::Array(_) | RawBsonRef::RegularExpression(_) => None,
+        RawBsonRef::Document(operators) => match operators.iter().next() {
+            Some(Ok((name, value))) if name.as_str() == "$eq" && operators.iter().count() == 1 => {
+                (!matches!(value, RawBsonRef::Array(_) | RawBsonRef::RegularExpression(_))).then_some(value)
+            }
+            Some(Ok((name, _))) if name.as_str().starts_with('$') => None,
+            _ => Some(RawBsonRef::Document(operators)),
+        },
+        value => Some(value),
     }
 }
 
@@ -204,6 +242,26 @@ mod tests {
         key(doc! { "customer.id": 1, "region": 1, "_id": 1 }).aim(&mut filter, &document);
         let expected = rawdoc! { "_id": 7, "customer.id": { "$eq": "c" }, "region": { "$eq": null } };
         assert_eq!(filter, expected);
+    }
+
+    #[test]
+    fn a_filter_says_where_its_document_lies_by_equality_on_every_field() {
+        let key = key(doc! { "customer.id": 1, "_id": 1 });
+        let document = rawdoc! { "_id": 7, "customer": { "id": "c" } };
+        let says = |filter: RawDocumentBuf| key.place_in(&filter);
+        let place = key.place_of(&document);
+        assert_eq!(says(rawdoc! { "customer.id": "c", "_id": 7, "x": { "$gt": 1 } }), Some(place.clone()));
+        assert_eq!(says(rawdoc! { "customer.id": { "$eq": "c" }, "_id": { "$eq": 7 } }), Some(place.clone()));
+        for open in
+            [rawdoc! { "$in": ["c"] }, rawdoc! { "$eq": "c", "$exists": true }, rawdoc! { "$eq": ["c"] }]
+        {
+            assert_eq!(says(rawdoc! { "customer.id": open, "_id": 7 }), None);
+        }
+        assert_eq!(says(rawdoc! { "customer.id": ["c"], "_id": 7 }), None);
+        assert_eq!(says(rawdoc! { "_id": 7 }), None);
+        let mut filter = rawdoc! { "_id": 7 };
+        key.aim_at(&mut filter, &place);
+        assert_eq!(filter, rawdoc! { "_id": 7, "customer.id": { "$eq": "c" } });
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub struct Statement {
     pub multi: bool,
     /// It inserts when nothing matches.
     pub upsert: bool,
-    /// What it does to the document does not depend on what is there: an insert, a replacement or a
-    /// deletion by `_id` alone.
+    /// What it does to the document, if it does it, does not depend on what is there: an insert, a replacement
+    /// by `_id` alone, or a deletion.
     pub direct: bool,
 }
 
@@ -64,7 +64,7 @@ impl Statement {
             key: filter.and_then(|filter| key_in(filter, simple)),
             multi: !one,
             upsert: false,
-            direct: filter.is_some_and(only_id),
+            direct: true,
         }
     }
 
@@ -147,7 +147,9 @@ mod tests {
         };
         assert!(direct(rawdoc! { "a": 1 }));
         assert!(!direct(rawdoc! { "$set": { "a": 1 } }));
-        assert!(!Statement::delete(&rawdoc! { "q": { "_id": 1, "a": 2 }, "limit": 1 }, true).direct);
+        assert!(!Statement::update(&rawdoc! { "q": { "_id": 1, "a": 2 }, "u": { "a": 1 } }, true).direct);
+        // One that was done has removed the document, whatever else it asked for.
+        assert!(Statement::delete(&rawdoc! { "q": { "_id": 1, "a": 2 }, "limit": 1 }, true).direct);
     }
 
     #[test]

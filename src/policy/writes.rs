@@ -3,6 +3,7 @@
 use bson::RawDocument;
 use bson::raw::{RawArray, RawBsonRef, RawDocumentBuf, cstr};
 
+use super::shard_key::{Place, ShardKey};
 use super::statement::{Statement, has_collation};
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
@@ -188,6 +189,19 @@ impl WriteCommand {
         self.statements.iter().map(|statement| statement.key.clone()).collect()
     }
 
+    /// Where the document of a statement lies, before it, on a cluster that is sharded by `shard_key`; `None`:
+    /// the statement does not say.
+    #[must_use]
+    pub fn place(&self, statement: &Statement, shard_key: &ShardKey) -> Option<Place> {
+        let (filter, collation) = match self.verb {
+            Verb::Insert => return Some(shard_key.place_of(&statement.raw)),
+            Verb::FindAndModify => (self.body.get_document("query"), false),
+            Verb::Update | Verb::Delete => (statement.raw.get_document("q"), has_collation(&statement.raw)),
+        };
+        // Under another collation than simple, what is equal to a value may lie elsewhere.
+        if collation || has_collation(&self.body) { None } else { shard_key.place_in(filter.ok()?) }
+    }
+
     /// The session's UUID.
     #[must_use]
     pub fn session(&self) -> Option<[u8; 16]> {
@@ -267,6 +281,24 @@ mod tests {
         assert_eq!(first.0.as_str(), "_id");
         assert!(command.is_keyed());
         assert!(command.body.get("documents").unwrap().is_none());
+    }
+
+    #[test]
+    fn where_a_document_lies_is_said_by_inserts_and_by_filters_without_a_collation() {
+        let key = ShardKey::parse(&bson::doc! { "a": 1 }).unwrap();
+        let place = |body: RawDocumentBuf| {
+            let command = parse(&body);
+            command.place(&command.statements[0], &key)
+        };
+        let at = |value: i32| Some(key.place_of(&rawdoc! { "a": value }));
+        assert_eq!(place(rawdoc! { "insert": "c", "documents": [{ "_id": 1, "a": 3 }] }), at(3));
+        let update = rawdoc! { "q": { "_id": 1, "a": 3 }, "u": { "$set": { "a": 4 } } };
+        assert_eq!(place(rawdoc! { "update": "c", "updates": [update.clone()] }), at(3));
+        assert_eq!(place(rawdoc! { "findAndModify": "c", "query": { "a": 3 }, "remove": true }), at(3));
+        assert_eq!(place(rawdoc! { "delete": "c", "deletes": [{ "q": { "_id": 1 }, "limit": 1 }] }), None);
+        let mut collated = update;
+        collated.append(cstr!("collation"), rawdoc! { "locale": "de" });
+        assert_eq!(place(rawdoc! { "update": "c", "updates": [collated] }), None);
     }
 
     #[test]

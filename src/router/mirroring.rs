@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use bson::Timestamp;
 use bson::raw::{RawDocumentBuf, cstr};
+use bson::rawdoc;
 use futures::FutureExt;
 use tokio::sync::Semaphore;
 
 use super::entry::Entered;
 use crate::clock::{SharedClock, timeout};
-use crate::cluster::command::{Request, SharedCluster};
+use crate::cluster::command::{Request, SharedCluster, number};
 use crate::converge::active::{Active, Attempt};
 use crate::converge::converger::Order;
 use crate::converge::lanes::Taken;
+use crate::converge::looks::Aims;
 use crate::converge::read::ask;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
@@ -25,6 +27,7 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::converge::insert_would_change;
 use crate::policy::invariants::{Invariant, not_delayed};
+use crate::policy::shard_key::ShardKey;
 use crate::policy::statement::Statement;
 use crate::policy::writes::Verb;
 use crate::shutdown::SharedSpawn;
@@ -45,12 +48,26 @@ pub struct Effect {
     pub slots: SlotSet,
     /// When it was acknowledged, on each authority's time line.
     pub times: PerSide<Option<Timestamp>>,
-    /// Statements whose effect does not depend on what was there, if the mirror may be told them as they are.
-    pub direct: Option<(Verb, Vec<Statement>)>,
+    /// Statements whose effect does not depend on what was there, if the mirror may be told them.
+    pub direct: Option<Direct>,
     /// The application's `writeConcern`.
     pub concern: RawDocumentBuf,
+    /// Where the documents of the keys lie on sharded clusters, as far as the write says.
+    pub aims: Arc<Aims>,
     /// The lanes of the keys; without them the inline path is left out.
     pub lanes: Option<Taken>,
+}
+
+/// Statements whose effect does not depend on what was there.
+pub struct Direct {
+    /// Who is the mirror of them all.
+    pub mirror: Side,
+    /// What they do.
+    pub verb: Verb,
+    /// Themselves.
+    pub statements: Vec<Statement>,
+    /// By what the mirror has sharded the collection.
+    pub shard_key: Option<ShardKey>,
 }
 
 /// Brings mirrors up to date behind or before replies.
@@ -92,6 +109,9 @@ impl Mirroring {
         left: Duration,
     ) {
         let Some(active) = entered.active.clone() else { return };
+        if active.leaves_to_streams(&entered.route) {
+            return;
+        }
         let attempt = self.attempt(&active, &effect);
         if attempt != Attempt::Now {
             // A mirror that is away costs nobody time: reads keep off it until the streams have passed this.
@@ -189,13 +209,14 @@ impl Job {
 
     async fn bring_up_to_date(&self) -> bool {
         let effect = &self.effect;
-        if let Some((verb, statements)) = &effect.direct
-            && self.tell(*verb, statements).await
+        if let Some(direct) = &effect.direct
+            && self.tell(direct).await
         {
             return true;
         }
         let concern = effect.concern.clone();
-        let order = Order { durable: false, not_before: PerSide::default(), concern, witness: None };
+        let aims = Arc::clone(&effect.aims);
+        let order = Order { durable: false, concern, aims, ..Order::durable(PerSide::default()) };
         let converger = &self.active.converger;
         let converged =
             converger.converge_over(&self.clusters, &effect.namespace, effect.keys.clone(), &order).await;
@@ -203,17 +224,17 @@ impl Job {
     }
 
     /// Repeats on the mirror what the authority has done; `false`: it must be converged.
-    async fn tell(&self, verb: Verb, statements: &[Statement]) -> bool {
+    async fn tell(&self, direct: &Direct) -> bool {
+        let &Direct { mirror, verb, ref statements, .. } = direct;
         let special = |statement: &Statement| verb == Verb::Insert && insert_would_change(&statement.raw);
-        // A direct effect only happens while old is the authority of everything.
         if !matches!(verb, Verb::Insert | Verb::Delete) || statements.iter().any(special) {
             return false;
         }
         let Some(array) = verb.array() else { return false };
         let converger = &self.active.converger;
-        let Ok(mut session) = converger.sessions.new.borrow().await else { return false };
+        let Ok(mut session) = converger.sessions.get(mirror).borrow().await else { return false };
         let (namespace, keys) = (&self.effect.namespace, &self.effect.keys);
-        let writing = converger.own.begin(Side::New, namespace, keys, By::MirrorSession);
+        let writing = converger.own.begin(mirror, namespace, keys, By::MirrorSession);
         let mut body = RawDocumentBuf::new();
         if verb == Verb::Insert {
             body.append(cstr!("insert"), self.effect.namespace.collection());
@@ -224,13 +245,35 @@ impl Job {
         body.append(cstr!("ordered"), false);
         body.append(cstr!("writeConcern"), self.effect.concern.clone());
         session.stamp(&mut body);
-        let documents: Vec<u8> =
-            statements.iter().flat_map(|statement| statement.raw.as_bytes()).copied().collect();
+        let documents = self.told(direct);
         let request = Request::new(self.effect.namespace.database(), body).sequence(array, documents);
-        let Ok(reply) = ask(&*self.clusters.new, request).await else { return false };
+        let Ok(reply) = ask(&**self.clusters.get(mirror), request).await else { return false };
         session.settled();
         writing.ended(reply.operation_time);
-        reply.body.get_array("writeErrors").is_err() && reply.body.get_document("writeConcernError").is_err()
+        let refused = reply.body.get_array("writeErrors").is_ok()
+            || reply.body.get_document("writeConcernError").is_ok();
+        !refused && number(&reply.body, "n") == u32::try_from(statements.len()).ok().map(f64::from)
+    }
+
+    /// The statements as the mirror gets them, laid back to back: inserts as they are, and deletions of those
+    /// documents, whatever else the application asked for.
+    fn told(&self, direct: &Direct) -> Vec<u8> {
+        let Direct { mirror, verb, statements, shard_key } = direct;
+        if *verb == Verb::Insert {
+            return statements.iter().flat_map(|statement| statement.raw.as_bytes()).copied().collect();
+        }
+        let mut deletes = Vec::new();
+        for key in statements.iter().filter_map(|statement| statement.key.as_ref()) {
+            let mut equal = RawDocumentBuf::new();
+            equal.append(cstr!("$eq"), key.value());
+            let mut filter = rawdoc! { "_id": equal };
+            let place = self.effect.aims.get(*mirror).get(key);
+            if let Some((place, shard_key)) = place.zip(shard_key.as_ref()) {
+                shard_key.aim_at(&mut filter, place);
+            }
+            deletes.extend_from_slice(rawdoc! { "q": filter, "limit": 1 }.as_bytes());
+        }
+        deletes
     }
 }
 

@@ -19,6 +19,7 @@ use crate::policy::counting::Search;
 use crate::policy::failover::Kind;
 use crate::policy::retry::Verdict;
 use crate::policy::writes::WriteCommand;
+use crate::state::table::MigrationRoute;
 use crate::wire::error::{Code, ErrorReply};
 
 const TRANSACTION_TOO_OLD: Code = Code(225, "TransactionTooOld");
@@ -70,7 +71,14 @@ pub(super) async fn executed_before(
         }
     }
     for side in Side::BOTH {
-        let asking = Asking { command, side, cluster: clusters.get(side), clock: &gate.clock, deadline };
+        let asking = Asking {
+            command,
+            route: &entered.route,
+            side,
+            cluster: clusters.get(side),
+            clock: &gate.clock,
+            deadline,
+        };
         for index in asking.find_executed(ask.get(side)).await? {
             homes[index] = Some(side);
         }
@@ -95,6 +103,7 @@ pub(super) fn perhaps_too_late() -> ErrorReply {
 /// One write that may be a retry, and whom to ask about it.
 struct Asking<'a> {
     command: &'a WriteCommand,
+    route: &'a MigrationRoute,
     side: Side,
     cluster: &'a SharedCluster,
     clock: &'a SharedClock,
@@ -115,7 +124,7 @@ impl Asking<'_> {
     /// How many of the statements it has executed.
     async fn count_executed(&self, indexes: &[usize]) -> Result<usize, ErrorReply> {
         let left = self.deadline.saturating_sub(self.clock.now());
-        let request = question(self.command, indexes);
+        let request = self.question(indexes);
         let answer =
             send(&**self.cluster, request, Kind::RetryableWrite, PATIENCE.min(left), self.clock).await;
         let answer = answer.map_err(|_| {
@@ -131,29 +140,40 @@ impl Asking<'_> {
         let executed = number(body, "n").unwrap_or(0.0) as usize;
         Ok(executed)
     }
-}
 
-/// Deletes that cannot match, under the write's own session, number and statement ids.
-fn question(command: &WriteCommand, indexes: &[usize]) -> Request {
-    let mut deletes = Vec::new();
-    let mut ids = RawArrayBuf::new();
-    for index in indexes {
-        let mut equal = RawDocumentBuf::new();
-        if let Some(key) = &command.statements[*index].key {
-            equal.append(cstr!("$eq"), key.value());
-        } else {
-            equal.append(cstr!("$eq"), bson::raw::RawBsonRef::MinKey);
+    /// Deletes that cannot match, under the write's own session, number and statement ids.
+    fn question(&self, indexes: &[usize]) -> Request {
+        let command = self.command;
+        // To the shard that the statement itself went to, and where a driver's own retry would go.
+        let shard_key = self.route.shard_keys.get(self.side).get(&command.namespace);
+        let mut deletes = Vec::new();
+        let mut ids = RawArrayBuf::new();
+        for index in indexes {
+            let statement = &command.statements[*index];
+            let mut equal = RawDocumentBuf::new();
+            if let Some(key) = &statement.key {
+                equal.append(cstr!("$eq"), key.value());
+            } else {
+                equal.append(cstr!("$eq"), bson::raw::RawBsonRef::MinKey);
+            }
+            let mut filter = rawdoc! { "_id": equal };
+            if let Some((shard_key, place)) =
+                shard_key.and_then(|key| Some((key, command.place(statement, key)?)))
+            {
+                shard_key.aim_at(&mut filter, &place);
+            }
+            filter.append(cstr!("$expr"), false);
+            let delete = rawdoc! { "q": filter, "limit": 1 };
+            deletes.extend_from_slice(delete.as_bytes());
+            ids.push(i32::try_from(*index).unwrap_or(i32::MAX));
         }
-        let delete = rawdoc! { "q": { "_id": equal, "$expr": false }, "limit": 1 };
-        deletes.extend_from_slice(delete.as_bytes());
-        ids.push(i32::try_from(*index).unwrap_or(i32::MAX));
+        let mut body = rawdoc! { "delete": command.namespace.collection(), "ordered": false, "stmtIds": ids };
+        if let (Some(lsid), Some(txn_number)) = (&command.lsid, command.txn_number) {
+            body.append(cstr!("lsid"), lsid.clone());
+            body.append(cstr!("txnNumber"), txn_number);
+        }
+        Request::new(command.namespace.database(), body).sequence("deletes", deletes)
     }
-    let mut body = rawdoc! { "delete": command.namespace.collection(), "ordered": false, "stmtIds": ids };
-    if let (Some(lsid), Some(txn_number)) = (&command.lsid, command.txn_number) {
-        body.append(cstr!("lsid"), lsid.clone());
-        body.append(cstr!("txnNumber"), txn_number);
-    }
-    Request::new(command.namespace.database(), body).sequence("deletes", deletes)
 }
 
 /// A statement whose question failed is not one that was not executed.

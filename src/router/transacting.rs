@@ -175,6 +175,7 @@ impl Router {
                 times,
                 direct: None,
                 concern: rawdoc! { "w": 1 },
+                aims: Arc::default(),
                 lanes: None,
             };
             writer.mirroring.follow(&writer.clusters, entered, effect, Duration::ZERO).await;

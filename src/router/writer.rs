@@ -4,6 +4,7 @@
 //! under still hold. A mirror that fails or is late costs the application nothing but, where a read could
 //! meet it, a bounded wait.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use bson::Timestamp;
 use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
 
 use super::entry::{Entered, Gate};
-use super::mirroring::{Effect, Mirroring};
+use super::mirroring::{Direct, Effect, Mirroring};
 use super::outcome::{Outcome, all_done, changed_something, keys_in_reply, nothing_found};
 use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
 use super::owning::Owning;
@@ -25,9 +26,12 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::failover::Kind;
 use crate::policy::invariants::{Invariant, once};
+use crate::policy::shard_key::Place;
 use crate::policy::split::{Part, merge, parts, stops};
+use crate::policy::statement::Statement;
 use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::inflight::Work;
+use crate::state::table::MigrationRoute;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, NOT_NOW, RETRYABLE_WRITE};
 
 /// How long a write may wait for fences, leases and servers, unless its `maxTimeMS` is shorter.
@@ -132,6 +136,9 @@ impl Writer {
     /// The lanes of the keys; `None` when they are too many, unknown, or not to be had in time.
     async fn lanes(&self, entered: &Entered, command: &WriteCommand, keys: Option<&[Key]>) -> Option<Taken> {
         let active = entered.active.as_ref().filter(|_| entered.route.mirrors())?;
+        if active.leaves_to_streams(&entered.route) {
+            return None;
+        }
         let keys = keys.filter(|keys| keys.len() <= MOST_KEYS)?;
         let lanes = active.converger.lanes.take(command.namespace.as_str(), keys);
         timeout(&*self.gate.clock, active.mirror_timeout, lanes).await.ok()
@@ -248,8 +255,7 @@ impl Writer {
         entered: &Entered,
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
-        let single =
-            |statement: &crate::policy::statement::Statement| statement.key.is_none() && !statement.multi;
+        let single = |statement: &Statement| statement.key.is_none() && !statement.multi;
         if command.statements.iter().any(single) {
             return Err(ErrorReply::new(
                 NOT_NOW,
@@ -349,7 +355,7 @@ fn effect(
     keys.extend(outcome.keys);
     let first_attempt = outcome.sent == 1 && outcome.reply.get_array("retriedStmtIds").is_err();
     let clean = all_done(command, &outcome.reply);
-    let direct = !entered.route.ack_both
+    let is_direct = !entered.route.ack_both
         && first_attempt
         && clean
         && homes.iter().all(Option::is_none)
@@ -360,8 +366,21 @@ fn effect(
         keys,
         all_known,
         times: outcome.times,
-        direct: direct.then(|| (command.verb, command.statements.clone())),
+        direct: entered.route.sole_authority().filter(|_| is_direct).map(|authority| Direct {
+            mirror: authority.other(),
+            verb: command.verb,
+            statements: command.statements.clone(),
+            shard_key: entered.route.shard_keys.get(authority.other()).get(&command.namespace).cloned(),
+        }),
         concern: command.concern.clone().unwrap_or_else(|| bson::rawdoc! { "w": 1 }),
+        aims: Arc::new(PerSide::from_fn(|side| places(command, &entered.route, side))),
         lanes,
     }
+}
+
+/// Where the documents of the statements lie on `side`, if it is sharded and they say so.
+fn places(command: &WriteCommand, route: &MigrationRoute, side: Side) -> HashMap<Key, Place> {
+    let Some(shard_key) = route.shard_keys.get(side).get(&command.namespace) else { return HashMap::new() };
+    let place = |statement: &Statement| Some((statement.key.clone()?, command.place(statement, shard_key)?));
+    command.statements.iter().filter_map(place).collect()
 }

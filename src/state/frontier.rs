@@ -1,6 +1,6 @@
 //! How far a change stream has been worked off.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bson::Timestamp;
@@ -27,13 +27,17 @@ const STALE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Frontier {
     position: watch::Sender<Option<Position>>,
-    waiting: AtomicUsize,
+    waiting: watch::Sender<usize>,
     followed: AtomicU64,
 }
 
 impl Default for Frontier {
     fn default() -> Self {
-        Self { position: watch::Sender::new(None), waiting: AtomicUsize::new(0), followed: AtomicU64::new(0) }
+        Self {
+            position: watch::Sender::new(None),
+            waiting: watch::Sender::new(0),
+            followed: AtomicU64::new(0),
+        }
     }
 }
 
@@ -78,7 +82,14 @@ impl Frontier {
     /// Whether somebody waits for it: then the tailer asks for positions more often.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        *self.waiting.borrow() > 0
+    }
+
+    /// Waits until somebody waits for it.
+    pub async fn until_awaited(&self) {
+        let mut waiting = self.waiting.subscribe();
+        // It cannot fail while this is there.
+        let _awaited = waiting.wait_for(|waiting| *waiting > 0).await;
     }
 
     /// Whether everything at or below `time` is done.
@@ -89,7 +100,7 @@ impl Frontier {
 
     /// Waits until everything at or below `time` is done; `false` when `limit` passed first.
     pub async fn wait_past(&self, time: Timestamp, clock: &dyn Clock, limit: Duration) -> bool {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.waiting.send_modify(|waiting| *waiting += 1);
         let _until_then = Waiting(&self.waiting);
         let mut positions = self.position.subscribe();
         let passed = positions.wait_for(|position| position.is_some_and(|position| position.done >= time));
@@ -97,11 +108,11 @@ impl Frontier {
     }
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a>(&'a watch::Sender<usize>);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.send_modify(|waiting| *waiting -= 1);
     }
 }
 

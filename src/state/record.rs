@@ -232,21 +232,27 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         }
     }
     moves.sort_by_key(|past| past.epoch);
-    let mixed_or_read = !owned(new).is_empty() || !newest.reads_on_new.is_empty();
+    let (owned_by_old, owned_by_new) = (owned(old), owned(new));
     Some(MigrationRoute {
         name: newest.name.as_str().into(),
         epoch: newest.epoch,
         phase: newest.phase,
-        owned_by_old: owned(old),
-        owned_by_new: owned(new),
+        ack_both: reads_may_meet_mirrors(&owned_by_new, &newest.reads_on_new),
+        owned_by_old,
+        owned_by_new,
         reads_on_new: newest.reads_on_new,
         held,
         sealed: SlotSet::EMPTY,
         moves,
-        ack_both: mixed_or_read,
         shard_keys: Arc::new(shard_keys(newest)),
         patterns: newest.patterns.iter().filter_map(|text| Pattern::parse(text).ok()).collect(),
     })
+}
+
+/// Whether any read may go to a cluster that is not the authority of all that it reads.
+fn reads_may_meet_mirrors(owned_by_new: &SlotSet, reads_on_new: &SlotSet) -> bool {
+    let one_authority = owned_by_new.is_empty() || *owned_by_new == SlotSet::ALL;
+    !one_authority || owned_by_new != reads_on_new
 }
 
 fn shard_keys(record: &AuthorityRecord) -> ShardKeys {
@@ -309,6 +315,17 @@ mod tests {
         });
         let document = bson::serialize_to_document(&record).unwrap();
         assert_eq!(bson::deserialize_from_document::<AuthorityRecord>(document).unwrap(), record);
+    }
+
+    #[test]
+    fn replies_wait_for_mirrors_where_a_read_can_meet_one() {
+        let (none, some, all) = (SlotSet::EMPTY, SlotSet::percent(10), SlotSet::ALL);
+        for (owned, reads) in [(none, none), (all, all)] {
+            assert!(!reads_may_meet_mirrors(&owned, &reads));
+        }
+        for (owned, reads) in [(none, some), (none, all), (some, some), (some, all), (all, some)] {
+            assert!(reads_may_meet_mirrors(&owned, &reads));
+        }
     }
 
     #[test]

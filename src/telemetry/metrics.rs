@@ -47,6 +47,10 @@ pub const MIGRATION_CONVERGED: &str = "reshard_migration_converged";
 pub const MIGRATION_REPAIRED: &str = "reshard_migration_repaired";
 /// Inline mirror writes that failed or were late, by migration.
 pub const MIGRATION_MIRROR_FAILURES: &str = "reshard_migration_mirror_failures";
+/// Reads by `_id` on sharded collections that went to one shard, by migration.
+pub const MIGRATION_TARGETED_READS: &str = "reshard_migration_targeted_reads";
+/// The same that went to all shards, by migration.
+pub const MIGRATION_BROADCAST_READS: &str = "reshard_migration_broadcast_reads";
 /// Writes of the last 24 h that went past the proxy, by migration.
 pub const MIGRATION_BYPASS_WRITES: &str = "reshard_migration_bypass_writes";
 /// Writes that ever went past the proxy, by migration.

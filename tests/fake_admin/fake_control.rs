@@ -187,6 +187,8 @@ impl Control for FakeControl {
             repaired: 0,
             mirror_failures: 1,
             invariant_violations: 2,
+            targeted_reads: 30,
+            broadcast_reads: 4,
             conflicts: 0,
             bypass_writes: 2,
             bypass_writes_total: 5,

@@ -16,9 +16,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// is null.
 pub(crate) async fn run(api: &Api, migration: &str, namespace: &str, shard_key: Value) -> Result<Copied> {
     api.create(migration, namespace, shard_key).await?;
-    let (started, copied) = tokio::join!(api.start(migration), copying(api, migration));
-    started?;
-    copied
+    let ((), copied) = tokio::try_join!(api.start(migration), copying(api, migration))?;
+    Ok(copied)
 }
 
 /// From the moment when the migration copies to the one when it follows.

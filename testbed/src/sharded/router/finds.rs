@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bson::Document;
-use bson::raw::RawBsonRef;
 use bytes::BytesMut;
 use reshard::wire::scan::find;
 
@@ -37,7 +36,7 @@ impl Router {
             return Ok(None);
         }
         let body = asked.body()?;
-        let collation = matches!(body.get("collation")?, Some(RawBsonRef::Document(_)));
+        let collation = super::targets::compares_otherwise(body.get("collation")?);
         for attempt in 1..=ATTEMPTS {
             let table = match self.table(database, collection, false).await {
                 Err(failure) if failure.code() == NAMESPACE_NOT_FOUND => return Ok(None),

@@ -4,6 +4,7 @@
 use bson::raw::RawArrayBuf;
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 use bytes::BytesMut;
+use futures::future::try_join_all;
 
 use super::Router;
 use super::backend::Repeat;
@@ -86,27 +87,41 @@ impl Router {
         batches: &[Batch],
     ) -> Result<Option<RawDocumentBuf>, Failure> {
         let mut merged = Merged::default();
-        for batch in batches {
-            let body = self.with_write_concern(&write.part(batch)?)?;
-            let asked = batch.shards.iter().map(|shard| async {
-                let body = raw::with(&body, &table.version(shard))?;
-                self.shard(shard).await?.run(write.asked.database(), body, Repeat::Yes).await
-            });
-            for reply in futures::future::try_join_all(asked).await? {
-                if is_stale(&reply) {
-                    return Ok(None);
+        // Where the order does not matter, all shards work at once.
+        let turns = batches.chunks(if write.ordered { 1 } else { batches.len().max(1) });
+        for turn in turns {
+            let asked = turn.iter().map(|batch| self.run_batch(write, table, batch));
+            for (batch, replies) in turn.iter().zip(try_join_all(asked).await?) {
+                for reply in replies {
+                    if is_stale(&reply) {
+                        return Ok(None);
+                    }
+                    let reply = Document::try_from(&*reply)?;
+                    if !is_ok(&reply) {
+                        return Err(Failure(raw::cleaned(reply)));
+                    }
+                    merged.add(reply, &batch.statements);
                 }
-                let reply = Document::try_from(&*reply)?;
-                if !is_ok(&reply) {
-                    return Err(Failure(raw::cleaned(reply)));
-                }
-                merged.add(reply, &batch.statements);
             }
             if write.ordered && !merged.errors.is_empty() {
                 break;
             }
         }
         Ok(Some(RawDocumentBuf::try_from(&merged.reply(write.kind))?))
+    }
+
+    async fn run_batch(
+        &self,
+        write: &Write<'_>,
+        table: &Table,
+        batch: &Batch,
+    ) -> Result<Vec<RawDocumentBuf>, Failure> {
+        let body = self.with_write_concern(&write.part(batch)?)?;
+        let asked = batch.shards.iter().map(|shard| async {
+            let body = raw::with(&body, &table.version(shard))?;
+            self.shard(shard).await?.run(write.asked.database(), body, Repeat::Yes).await
+        });
+        try_join_all(asked).await
     }
 }
 

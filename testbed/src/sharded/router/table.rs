@@ -140,6 +140,13 @@ impl Table {
     }
 }
 
+/// What a filter demands a field to be equal to, if it does.
+pub(super) fn demands(filter: &Document, field: &str) -> Option<Bson> {
+    let mut demanded = Document::new();
+    equalities(filter, &mut demanded);
+    demanded.remove(field)
+}
+
 /// Collects what a filter demands to be equal to something.
 fn equalities(filter: &Document, out: &mut Document) {
     for (key, condition) in filter {

@@ -5,7 +5,7 @@ use bson::{Bson, Document, RawDocument};
 
 use super::failure::Failure;
 use super::raw;
-use super::table::{Sharding, Table};
+use super::table::{Sharding, Table, demands};
 
 /// What a write command does, with the name of its list of statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,18 +59,14 @@ pub(super) fn targets(
         Kind::Update => raw::truth(statement, "multi"),
         _ => raw::whole(statement, "limit") != Some(1),
     };
-    if several || statement.get("collation")?.is_some() {
+    if several || compares_otherwise(statement.get("collation")?) {
         return Ok(None);
     }
     let query = raw::document(statement, "q")?;
     if let Some(key) = sharding.key_of_filter(&query) {
         return Ok(owner(sharding, &key).map(|shard| vec![shard]));
     }
-    let exact_id = query.get("_id").is_some_and(|id| match id {
-        Bson::Document(id) => !id.keys().next().is_some_and(|key| key.starts_with('$')),
-        Bson::RegularExpression(_) => false,
-        _ => true,
-    });
+    let exact_id = demands(&query, "_id").is_some();
     let everywhere = exact_id && !raw::truth(statement, "upsert") && !is_replacement(statement);
     Ok(everywhere.then(|| table.shards()))
 }
@@ -81,6 +77,12 @@ pub(super) fn owner(sharding: &Sharding, key: &Document) -> Option<String> {
         return None;
     }
     sharding.chunk_of(key).ok().map(|chunk| chunk.shard.clone())
+}
+
+/// Whether values are compared by other rules than those by which chunks are cut.
+pub(super) fn compares_otherwise(collation: Option<RawBsonRef<'_>>) -> bool {
+    let simple = |collation: &RawDocument| collation.get_str("locale").is_ok_and(|it| it == "simple");
+    !collation.is_none_or(|collation| collation.as_document().is_some_and(simple))
 }
 
 /// A replacement is sent to the shard of what it puts there, if the filter does not say more.
