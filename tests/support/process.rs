@@ -225,7 +225,16 @@ impl Server {
             let all_through = progress["bypass_writes_total"] == 0;
             but_for_a_verification(progress) && progress["lag_seconds"] == 0.0 && all_through
         };
-        self.until(name, "both streams to be level", level).await
+        self.until(name, "both streams to be level", level).await?;
+        // A late reply may be this machine's.
+        let (_, metrics) = self.text("GET", "/metrics", None).await?;
+        let broken = metrics.lines().find(|line| {
+            line.starts_with("reshard_invariant_violations_total{")
+                && !line.contains("mirror_does_not_delay")
+                && !line.ends_with(" 0")
+        });
+        ensure!(broken.is_none(), "{broken:?}\n{}", self.tail());
+        Ok(())
     }
 }
 
