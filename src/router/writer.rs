@@ -110,8 +110,9 @@ impl Writer {
         let own = Owning::begin(command, keys.as_deref(), &entered, &slots, &homes);
         let outcome = self.execute(command, &entered, &homes, left()).await;
         own.end(command, &outcome);
-        self.note_outcome(command, &outcome, &slots, entered.route.epoch);
-        if !entered.may_answer() {
+        let in_time = entered.may_answer();
+        self.note_outcome(command, &outcome, in_time, &slots, entered.route.epoch);
+        if !in_time {
             let ended = |_| {
                 ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
                     .labelled(vec![RETRYABLE_WRITE])
@@ -230,19 +231,21 @@ impl Writer {
         Err(perhaps_too_late())
     }
 
-    /// Remembers a write of which an attempt may be executed later, until it is known to be done.
+    /// Remembers a write of which an attempt may be executed later, until it is known to be done. `in_time`: its
+    /// lease held when the answer was there; else it tells that the write was executed, but not when.
     fn note_outcome(
         &self,
         command: &WriteCommand,
         outcome: &Result<Outcome, ErrorReply>,
+        in_time: bool,
         slots: &SlotSet,
         epoch: u64,
     ) {
         let Some((session, number)) = command.session().zip(command.txn_number) else { return };
         let unsettled = &self.gate.unsettled;
         match outcome {
-            Ok(outcome) if all_done(command, &outcome.reply) => unsettled.settle(&session, number),
-            Ok(outcome) if outcome.sent <= 1 => {}
+            Ok(outcome) if in_time && all_done(command, &outcome.reply) => unsettled.settle(&session, number),
+            Ok(outcome) if in_time && outcome.sent <= 1 => {}
             Err(error) if error.labels.contains(&NO_WRITES_PERFORMED) => {}
             Ok(_) | Err(_) => unsettled.note(session, number, slots, epoch, self.gate.clock.now()),
         }
