@@ -54,9 +54,16 @@ impl Ledger {
         }
     }
 
-    /// A client was told that its write, which it sent first at `sent`, is done.
-    pub(crate) fn acknowledge(&self, lsid: &RawDocument, number: i64, sent: Duration, durable: bool) {
-        let told = Acknowledged { sent, shown: self.executor.now(), durable };
+    /// A client was told that its write, which it sent first at `sent`, is done; and whether a majority has it,
+    /// and whether each of its statements found a document.
+    pub(crate) fn acknowledge(
+        &self,
+        lsid: &RawDocument,
+        number: i64,
+        sent: Duration,
+        (durable, found_all): (bool, bool),
+    ) {
+        let told = Acknowledged { sent, shown: self.executor.now(), durable, found_all };
         self.acknowledged.lock().insert((lsid.as_bytes().into(), number), told);
     }
 

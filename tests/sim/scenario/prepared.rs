@@ -57,7 +57,10 @@ impl Client {
         if !told(body)? {
             return Some(Told::Unknown);
         }
-        self.ledger.acknowledge(&write.session, write.number, write.sent, write.durable);
+        // What matched nothing, a server does not remember: a copy of it that comes late may match then.
+        let found_all =
+            body.get_i32("n").is_ok_and(|n| usize::try_from(n) == Ok(write.command.statements.len()));
+        self.ledger.acknowledge(&write.session, write.number, write.sent, (write.durable, found_all));
         Some(if write.durable { Told::Durable } else { Told::Accepted })
     }
 

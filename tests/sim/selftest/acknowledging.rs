@@ -36,7 +36,7 @@ fn moved() -> [(Duration, Happened); 2] {
 /// Whether it holds when writes 1 to 3 were sent at 0 ms, and the answer was shown at `shown`.
 fn holds(mut events: Vec<(Duration, Happened)>, shown: u64) -> bool {
     events.sort_by_key(|(at, _)| *at);
-    let told = Acknowledged { sent: at(0), shown: at(shown), durable: true };
+    let told = Acknowledged { sent: at(0), shown: at(shown), durable: true, found_all: true };
     let acknowledged: BTreeMap<_, _> = (1..=3).map(|number| (write(number), told)).collect();
     check_one_authority(&events, &acknowledged).is_ok()
 }
