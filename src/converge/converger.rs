@@ -54,7 +54,9 @@ impl Order {
     }
 }
 
-pub(super) fn majority() -> RawDocumentBuf {
+/// The write concern of what must last.
+#[must_use]
+pub fn majority() -> RawDocumentBuf {
     rawdoc! { "w": "majority" }
 }
 

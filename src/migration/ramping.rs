@@ -216,11 +216,8 @@ impl Engine {
             running.aborting.unless_asked(self.must_allow_parts(running, &context)).await??;
         }
         let still_allowed: Arc<dyn Fn() -> Result<(), String> + Send + Sync> = Arc::new(move || {
-            if in_parts && unique() != before {
-                Err("a unique index was made meanwhile".into())
-            } else {
-                Ok(())
-            }
+            let holds = !in_parts || unique() == before;
+            holds.then_some(()).ok_or_else(|| "a unique index was made meanwhile".to_owned())
         });
         if up.is_empty() {
             unblocked(self.blocked(running))?;
@@ -236,8 +233,8 @@ impl Engine {
             // Once authority is mixed, reads may meet mirrors, also of slots that do not move.
             running.aborting.unless_asked(context.make_mirrors_current()).await??;
         }
-        let max_pause = patience.max_pause_ms.map(Duration::from_millis);
-        let max_pause = max_pause.unwrap_or(self.environment.settings.max_pause);
+        let max_pause = self.environment.settings.max_pause;
+        let max_pause = patience.max_pause_ms.map_or(max_pause, Duration::from_millis);
         let open = self.environment.registry.transactions.get().cloned();
         let ending = patience.end_transactions_after.zip(open);
         let (from, slots) = if up.is_empty() { (Side::New, down) } else { (Side::Old, up) };

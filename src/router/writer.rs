@@ -20,6 +20,7 @@ use super::resolving::resolve;
 use super::sending::send;
 use crate::clock::timeout;
 use crate::cluster::command::{Request, ServerError, SharedCluster};
+use crate::converge::converger::majority;
 use crate::converge::lanes::{MOST_KEYS, Taken};
 use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
@@ -375,7 +376,9 @@ fn effect(
             statements: command.statements.clone(),
             shard_key: entered.route.shard_keys.get(authority.other()).get(&command.namespace).cloned(),
         }),
-        concern: command.concern.clone().unwrap_or_else(|| bson::rawdoc! { "w": 1 }),
+        // What an application leaves to its servers is a majority to those of 5.0 and later, and a read of what a
+        // majority has must not miss it on the mirror.
+        concern: command.concern.clone().unwrap_or_else(majority),
         aims: Arc::new(PerSide::from_fn(|side| places(command, &entered.route, side))),
         lanes,
     }
