@@ -29,6 +29,7 @@ use crate::policy::invariants::{self, Invariant};
 use crate::state::checkpoint;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
+use crate::state::own_writes::{By, OwnWrites, Verdict};
 use crate::state::parking::{MOST, Parking};
 use crate::state::recent::Recent;
 use crate::state::records::Records;
@@ -292,7 +293,9 @@ impl Tailer {
                 false
             }
             Side::New if !self.converger.safeguards.mirror_stream => true,
-            Side::New => insert && self.recent.take_copied(fingerprint, time),
+            Side::New => {
+                insert && is_the_copys(&self.recent, &self.examiner.own, (namespace, key, time), fingerprint)
+            }
         }
     }
 
@@ -319,5 +322,53 @@ impl Tailer {
             return Err(StreamError::Lost(format!("more than {MOST} keys cannot be made equal")));
         }
         parked.map_err(StreamError::Broken)
+    }
+}
+
+/// Whether an insert on new is taken for the copy's. Where a mirror write can have made it, the copy's may be yet to
+/// come: a document may have been inserted, and deleted again, while the copy was about to insert what it had read.
+/// That one is nobody else's either.
+fn is_the_copys(
+    recent: &Recent,
+    own: &Arc<OwnWrites>,
+    event: (&Namespace, &Key, Timestamp),
+    fingerprint: u128,
+) -> bool {
+    let (namespace, key, time) = event;
+    let is_taken = recent.take_copied(fingerprint, time);
+    // Behind a router the copy's inserts are registered like all others.
+    if is_taken && !own.is_router(Side::New) && own.judge(Side::New, [event]) == [Verdict::Own] {
+        drop(own.begin(Side::New, namespace, [key], By::ConnectionsApart));
+    }
+    is_taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::policy::canonical::key_of;
+    use bson::raw::RawBsonRef;
+
+    fn at(increment: u32) -> Timestamp {
+        Timestamp { time: 1, increment }
+    }
+
+    #[test]
+    fn the_copys_insert_is_no_strangers_after_a_mirror_writes_was_taken_for_it() {
+        let (recent, own) = (Recent::new(10), OwnWrites::new(Arc::new(SystemClock)));
+        own.set_router(Side::New, false);
+        own.judge_from(Side::New, Some(at(1)));
+        let (c, key) = (Namespace::new("shop", "c"), key_of(RawBsonRef::Int32(1)).unwrap());
+        let fingerprint = key.fingerprint_in(&c);
+        own.begin(Side::New, &c, [&key], By::MirrorSession).ended(Some(at(5)));
+        let load = recent.note_copying(std::iter::once(fingerprint));
+        recent.note_copied(load, at(9));
+        let insert = |time| is_the_copys(&recent, &own, (&c, &key, at(time)), fingerprint);
+        let judge = |time| own.judge(Side::New, [(&c, &key, at(time))])[0];
+        assert_eq!((judge(5), judge(8)), (Verdict::Own, Verdict::Foreign));
+        assert!(insert(5), "the mirror write's");
+        assert!(!insert(8), "the copy's is made equal");
+        assert_eq!(judge(8), Verdict::Own);
     }
 }
