@@ -9,9 +9,8 @@ use bson::{Document, doc};
 use mongodb::{Client, ClientSession, Collection};
 use reshard::app::Proxy;
 use reshard::migration::control::{Complete, Control as _, Patience, Phase};
-use reshard_loadtest::compare;
 use reshard_testbed::{ReplicaSet, wait_for};
-use support::{LONG, Operator, me, proxy, two_sets, uri};
+use support::{LONG, Operator, me, proxy, two_sets, until_equal, uri};
 
 const DOCUMENTS: i32 = 50;
 /// What waits for a write that does not end takes a minute.
@@ -67,10 +66,7 @@ impl Stage {
 
     async fn is_mirrored(&self, id: &str) -> Result<()> {
         self.c.insert_one(doc! { "_id": id }).await?;
-        wait_for("both sides to be equal", LONG, || async {
-            Ok(compare(&self.old.uri(), &self.new.uri(), "shop.c").await?.is_equal())
-        })
-        .await
+        until_equal(&self.old.uri(), &self.new.uri(), "shop.c").await
     }
 
     /// A write through the proxy that lasts until the transaction past it, which is returned, has ended.

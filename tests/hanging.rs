@@ -9,9 +9,8 @@ use bson::{Document, doc};
 use futures::future::try_join_all;
 use mongodb::{Client, Collection};
 use reshard::migration::engine::Settings;
-use reshard_loadtest::compare;
 use reshard_testbed::wait_for;
-use support::{LONG, Operator, proxy_with, two_sets, uri, wants_verification};
+use support::{LONG, Operator, proxy_with, two_sets, until_equal, uri, wants_verification};
 
 /// Long, so that a write which waits for the mirror cannot be taken for one that is merely slow.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(8);
@@ -82,10 +81,7 @@ async fn new_hangs(reads: u8, name: &str) -> Result<()> {
 
     new.resume_all().await?;
     operator.until_level().await?;
-    wait_for("both sides to be equal", LONG, || async {
-        Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
-    })
-    .await?;
+    until_equal(&old.uri(), &new.uri(), "shop.c").await?;
     counts(&c, times + 1).await?;
     operator.reads(100).await?;
     counts(&c, times + 1).await?;

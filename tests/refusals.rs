@@ -10,10 +10,9 @@ use mongodb::Client;
 use reshard::migration::control::{Complete, Control as _, Patience, Phase, Refusal};
 use reshard::migration::engine::Settings;
 use reshard::model::side::Side;
-use reshard_loadtest::compare;
 use reshard_testbed::wait_for;
 use support::process::Server;
-use support::{LONG, Operator, me, proxy, proxy_with, two_sets, uri};
+use support::{LONG, Operator, me, proxy, proxy_with, two_sets, until_equal, uri};
 
 async fn some_documents(through: &str) -> Result<Client> {
     let client = Client::with_uri_str(through).await?;
@@ -154,10 +153,7 @@ async fn an_abort_is_quick_and_leaves_old_as_it_was() -> Result<()> {
     again.start().await?;
     again.until_synced().await?;
     again.until_level().await?;
-    wait_for("both sides to be equal", LONG, || async {
-        Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
-    })
-    .await?;
+    until_equal(&old.uri(), &new.uri(), "shop.c").await?;
     proxy.shutdown().await;
     Ok(())
 }
@@ -241,10 +237,7 @@ async fn new_away_with_authority_fails_its_writes_in_bounded_time_and_nothing_el
     operator.until_synced().await?;
     orders.update_many(doc! {}, doc! { "$inc": { "n": 100 } }).await?;
     operator.until_level().await?;
-    wait_for("both sides to be equal", LONG, || async {
-        Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
-    })
-    .await?;
+    until_equal(&old.uri(), &new.uri(), "shop.c").await?;
     proxy.shutdown().await;
     Ok(())
 }

@@ -16,8 +16,8 @@ use reshard::migration::control::Control as _;
 use reshard::shutdown::Tasks;
 use reshard::state::records::lsid;
 use reshard_loadtest::compare;
-use reshard_testbed::{ReplicaSet, Version, wait_for, wait_for_value};
-use support::{LONG, Operator, proxy, roll_over, settings, two_sets, uri};
+use reshard_testbed::{ReplicaSet, Version, wait_for_value};
+use support::{LONG, Operator, proxy, roll_over, settings, two_sets, until_equal, uri};
 use uuid::Uuid;
 
 /// A write with its session and number, to be sent as often as wanted.
@@ -241,10 +241,7 @@ async fn when_its_lease_has_ended() -> Result<()> {
     }
     check_effects(&client).await?;
     operator.until_level().await?;
-    wait_for("both sides to be equal", LONG, || async {
-        Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
-    })
-    .await?;
+    until_equal(&old.uri(), &new.uri(), "shop.c").await?;
     proxy.shutdown().await;
     Ok(())
 }

@@ -15,9 +15,8 @@ use reshard::migration::control::NamespaceSpec;
 use reshard::policy::shard_key::ShardKey;
 use reshard::wire::header::Header;
 use reshard::wire::op_msg::{OpMsg, build};
-use reshard_loadtest::compare;
-use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
-use support::{LONG, Operator, proxy, two_sets};
+use reshard_testbed::{ReplicaSet, ShardedCluster};
+use support::{Operator, proxy, two_sets, until_equal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -189,10 +188,7 @@ async fn replies_are_equal(direct: &str, old: &str, new: &str, shard: bool) -> R
         found.extend(differences(&corpus, state, &mut to_server, &mut through, shard).await?);
         if state != ALONE {
             operator.until_level().await?;
-            wait_for("both sides to be equal", LONG, || async {
-                Ok(compare(old, new, &namespace).await?.is_equal())
-            })
-            .await?;
+            until_equal(old, new, &namespace).await?;
         }
     }
     proxy.shutdown().await;

@@ -22,6 +22,7 @@ use reshard::migration::control::{
 use reshard::migration::engine::{Engine, Settings as MigrationSettings};
 use reshard::model::side::Side;
 use reshard::policy::invariants::Invariant;
+use reshard_loadtest::compare;
 use reshard_testbed::{ReplicaSet, wait_for};
 
 pub(crate) const LONG: Duration = Duration::from_secs(120);
@@ -56,6 +57,12 @@ pub(crate) async fn proxy_with(old: &str, new: Option<&str>, settings: Migration
         builder = builder.with_new(ClusterSettings::parse(new).await?);
     }
     Ok(builder.start().await?)
+}
+
+/// Waits until both clusters hold the same bytes of a collection.
+pub(crate) async fn until_equal(old: &str, new: &str, namespace: &str) -> Result<()> {
+    wait_for("both sides to be equal", LONG, || async { Ok(compare(old, new, namespace).await?.is_equal()) })
+        .await
 }
 
 /// The connection string of applications.

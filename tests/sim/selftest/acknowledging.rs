@@ -34,9 +34,13 @@ fn moved() -> [(Duration, Happened); 2] {
 }
 
 /// Whether it holds when writes 1 to 3 were sent at 0 ms, and the answer was shown at `shown`.
-fn holds(mut events: Vec<(Duration, Happened)>, shown: u64) -> bool {
+fn holds(events: Vec<(Duration, Happened)>, shown: u64) -> bool {
+    holds_where(events, shown, true)
+}
+
+fn holds_where(mut events: Vec<(Duration, Happened)>, shown: u64, found_all: bool) -> bool {
     events.sort_by_key(|(at, _)| *at);
-    let told = Acknowledged { sent: at(0), shown: at(shown), durable: true, found_all: true };
+    let told = Acknowledged { sent: at(0), shown: at(shown), durable: true, found_all };
     let acknowledged: BTreeMap<_, _> = (1..=3).map(|number| (write(number), told)).collect();
     check_one_authority(&events, &acknowledged).is_ok()
 }
@@ -73,4 +77,14 @@ fn an_answer_before_the_write_is_found() {
 fn slots_with_two_owners_are_found() {
     let both = [owns(10, Side::New, SlotSet::percent(1)), owns(11, Side::Old, SlotSet::EMPTY)];
     assert!(!holds(both.into_iter().collect(), 30));
+}
+
+#[test]
+fn a_late_copy_of_a_write_that_found_nothing_is_nobodys_fault() {
+    let late = || vec![executed(40, Side::Old, 1)];
+    assert!(holds_where(late(), 30, false));
+    assert!(!holds_where(late(), 30, true));
+    // It still runs under one authority.
+    let twice = with_move([executed(5, Side::Old, 1), executed(40, Side::New, 1)]);
+    assert!(!holds_where(twice, 30, false));
 }
