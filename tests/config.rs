@@ -38,7 +38,7 @@ fn the_smallest_configuration_has_safe_defaults() {
     assert_eq!(migration.mirror_timeout, Duration::from_secs(1));
     assert_eq!(migration.lease, Duration::from_secs(6));
     assert_eq!(migration.hold, Duration::from_secs(7 * 86_400));
-    assert_eq!((migration.backfill_parallel, migration.state), (2, StateHome::Old));
+    assert_eq!((migration.backfill_parallel, migration.state), (0, StateHome::Old));
 }
 
 #[test]

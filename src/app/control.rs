@@ -44,7 +44,7 @@ pub(super) const fn defaults() -> Settings {
         mirror_timeout: Duration::from_secs(1),
         lease: Duration::from_secs(6),
         hold: Duration::from_secs(7 * 24 * 60 * 60),
-        backfill_parallel: 2,
+        backfill_parallel: None,
         state: Side::Old,
     }
 }

@@ -55,7 +55,7 @@ pub async fn builder(config: &Config) -> Result<Builder, StartError> {
         mirror_timeout: config.migration.mirror_timeout,
         lease: config.migration.lease,
         hold: config.migration.hold,
-        backfill_parallel: usize::try_from(config.migration.backfill_parallel).unwrap_or(1).max(1),
+        backfill_parallel: usize::try_from(config.migration.backfill_parallel).ok().filter(|&set| set > 0),
         state: match config.migration.state {
             StateHome::Old => Side::Old,
             StateHome::New => Side::New,

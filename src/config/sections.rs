@@ -46,7 +46,7 @@ pub struct Migration {
     pub lease: Duration,
     /// How long old is kept in step after the last move before `complete` needs `force`.
     pub hold: Duration,
-    /// Ranges copied at the same time.
+    /// Ranges copied at the same time; 0 leaves it to the kind of new.
     pub backfill_parallel: u32,
     /// Where checkpoints, differences and the audit are kept.
     pub state: StateHome,
@@ -139,7 +139,7 @@ fn migration(mut section: Section<'_, '_>) -> Migration {
         mirror_timeout: millis(&mut section, "mirror_timeout_ms", 1_000, 10, 60_000),
         lease: millis(&mut section, "lease_ms", 6_000, 1_000, 60_000),
         hold: DAY * section.integer("hold_days", 7, 0..=365),
-        backfill_parallel: section.integer("backfill_parallel", 2, 1..=64),
+        backfill_parallel: section.integer("backfill_parallel", 0, 0..=64),
         state: section.choice("state", StateHome::Old, &[("old", StateHome::Old), ("new", StateHome::New)]),
     };
     section.finish();

@@ -15,13 +15,15 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use tokio::sync::watch;
 
+use super::engine::Settings;
 use super::parked::park;
 use super::ranges::{self, Range};
 use super::throttle::Limiter;
 use crate::clock::SharedClock;
-use crate::cluster::command::{Reply, Request, SharedCluster, Target, number};
+use crate::cluster::command::{Commands, Reply, Request, SharedCluster, Target, number};
 use crate::converge::converger::{BATCH, Converger, Order};
 use crate::converge::read::{ask, cursor_id, id_of, time_now};
+use crate::converge::shards;
 use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
 use crate::policy::converge::{Failure, failure, insert_would_change};
@@ -34,6 +36,23 @@ const RETRY_FULL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(300);
 const STORE_EVERY: Duration = Duration::from_secs(2);
 const BATCH_DOCUMENTS: i32 = 10_000;
+
+/// Unless set. Between replica sets the servers' processors are the limit; a router has each of many small parts of
+/// a batch written on its own, and applications' writes wait among them.
+const PARALLEL: usize = 4;
+const PARALLEL_TO_ROUTER: usize = 2;
+
+/// How many ranges are copied at once.
+///
+/// # Errors
+/// In words, why `new` does not tell what it is.
+pub async fn parallel(settings: &Settings, new: &dyn Commands) -> Result<usize, String> {
+    match settings.backfill_parallel {
+        Some(set) => Ok(set),
+        None if shards::is_sharded(new).await? => Ok(PARALLEL_TO_ROUTER),
+        None => Ok(PARALLEL),
+    }
+}
 
 /// How much has been copied.
 #[derive(Debug, Default)]

@@ -46,8 +46,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long old is kept following after all writes are on new.
     pub hold: Duration,
-    /// Ranges copied at once.
-    pub backfill_parallel: usize,
+    /// Ranges copied at once; `None` leaves it to the kind of new.
+    pub backfill_parallel: Option<usize>,
     /// Where checkpoints and the like are stored.
     pub state: Side,
 }

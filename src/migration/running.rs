@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::aborting::Aborting;
-use super::backfill::{Backfill, Copied};
+use super::backfill::{self, Backfill, Copied};
 use super::bypass::{Examiner, Log};
 use super::context::Context;
 use super::control::{Phase, Verification};
@@ -253,7 +253,7 @@ impl Running {
             limiter: Arc::clone(&self.limiter),
             copied: Arc::clone(&self.copied),
             paused: self.paused.subscribe(),
-            parallel: environment.settings.backfill_parallel,
+            parallel: backfill::parallel(&environment.settings, &*context.clusters.new).await?,
             start,
         };
         let _until_copied = self.says_copying();

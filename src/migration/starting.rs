@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backfill;
 use super::context::Context;
 use super::control::{ControlError, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity};
 use super::engine::{Engine, no_new, unavailable};
@@ -324,7 +325,8 @@ impl Engine {
             if ranges::is_cut(&known, namespace) {
                 continue;
             }
-            let parallel = self.environment.settings.backfill_parallel;
+            let parallel = backfill::parallel(&self.environment.settings, &*context.clusters.new);
+            let parallel = parallel.await.map_err(unavailable)?;
             let cut = ranges::split(&*context.clusters.old, namespace, size, parallel)
                 .await
                 .map_err(unavailable)?;

@@ -34,7 +34,7 @@ pub(crate) fn settings() -> MigrationSettings {
         mirror_timeout: Duration::from_secs(1),
         lease: Duration::from_secs(3),
         hold: Duration::from_secs(7 * 24 * 60 * 60),
-        backfill_parallel: 2,
+        backfill_parallel: Some(2),
         state: Side::Old,
     }
 }

@@ -106,7 +106,7 @@ const SETTINGS: Settings = Settings {
     mirror_timeout: MIRROR_TIMEOUT,
     lease: LEASE,
     hold: Duration::from_secs(3600),
-    backfill_parallel: 2,
+    backfill_parallel: Some(2),
     state: Side::Old,
 };
 const RECORD_LIMIT: Duration = Duration::from_secs(10);
