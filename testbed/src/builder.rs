@@ -81,6 +81,7 @@ pub struct ReplicaSetBuilder {
     tls: bool,
     oplog_mb: u32,
     checkpoint_seconds: Option<u32>,
+    journal_ms: Option<u32>,
     election_timeout_ms: i32,
     role: Role,
     server: ServerOptions,
@@ -99,6 +100,7 @@ impl ReplicaSetBuilder {
             tls: false,
             oplog_mb: 200,
             checkpoint_seconds: None,
+            journal_ms: None,
             election_timeout_ms: 2000,
             role: Role::Alone,
             server,
@@ -144,6 +146,12 @@ impl ReplicaSetBuilder {
     #[must_use]
     pub fn checkpoint_seconds(mut self, seconds: u32) -> Self {
         self.checkpoint_seconds = Some(seconds);
+        self
+    }
+
+    /// How often the journal is written where nobody asks for it; mongod's 100 ms if not set.
+    pub(crate) fn journal_ms(mut self, milliseconds: u32) -> Self {
+        self.journal_ms = Some(milliseconds);
         self
     }
 
@@ -216,6 +224,9 @@ impl ReplicaSetBuilder {
         args.extend([String::from("--oplogSize"), self.oplog_mb.to_string()]);
         if let Some(seconds) = self.checkpoint_seconds {
             args.extend([String::from("--syncdelay"), seconds.to_string()]);
+        }
+        if let Some(milliseconds) = self.journal_ms {
+            args.extend([String::from("--journalCommitInterval"), milliseconds.to_string()]);
         }
         match self.role {
             Role::Alone => {}

@@ -10,6 +10,8 @@ use crate::binary::{Mongod, Version};
 use crate::builder::{ReplicaSetBuilder, Role};
 use crate::replica_set::ReplicaSet;
 
+const ENGINE_JOURNAL_MS: u32 = 2;
+
 /// Builds a [`ShardedCluster`]; see [`ShardedCluster::builder`].
 #[derive(Clone, Debug)]
 pub struct ShardedClusterBuilder {
@@ -120,7 +122,10 @@ impl ShardedClusterBuilder {
         let engine = async {
             match mongos {
                 Some(_) => Ok(None),
-                None => self.set("engine", Role::Shard, 1).start().await.map(Some),
+                // A mongos has no journal that a read after a time of the cluster could wait for.
+                None => {
+                    self.set("engine", Role::Shard, 1).journal_ms(ENGINE_JOURNAL_MS).start().await.map(Some)
+                }
             }
         };
         let mut config = self.set("cfg", Role::Config, 1);
