@@ -1,11 +1,13 @@
 //! What tests do to servers, and access control and TLS.
 
+use std::future::IntoFuture as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bson::{Document, doc};
 use mongodb::{Client, Collection};
 use reshard_testbed::{ReplicaSet, wait_for};
+use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -49,7 +51,11 @@ async fn another_node_takes_over_from_a_killed_primary() {
     let new = set.primary().await.unwrap();
     eprintln!("failover in {:?}", begin.elapsed());
     assert_ne!(new, old);
-    orders(&set).await.unwrap().insert_one(doc! {"_id": 1}).await.unwrap();
+    let orders = orders(&set).await.unwrap();
+    let written = timeout(2 * PATIENCE, orders.insert_one(doc! {"_id": 1}).into_future()).await;
+    written
+        .unwrap_or_else(|_| panic!("two of three members acknowledge nothing: {}", set.log_tails()))
+        .unwrap();
     set.node(old).start().await.unwrap();
     set.all_members_ready().await.unwrap();
 }

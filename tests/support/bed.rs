@@ -28,12 +28,23 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) async fn start(name: &str) -> Result<Self> {
-        // No process follows another here, and documents of 16 MB keep a test build busy for long.
-        Self::start_with(name, Settings { lease: Duration::from_secs(30), ..super::settings() }).await
+        Self::start_with(name, unhurried()).await
+    }
+
+    /// On servers with room for several versions of documents of 16 MB: with the least cache there is, every
+    /// thread of a mongod may end up evicting, and nothing is answered any more.
+    pub(crate) async fn start_large(name: &str) -> Result<Self> {
+        let set = |side| ReplicaSet::builder(&format!("{name}-{side}")).cache_gb(1.0).start();
+        let (old, new) = tokio::try_join!(set("old"), set("new"))?;
+        Self::between(old, new, unhurried()).await
     }
 
     pub(crate) async fn start_with(name: &str, settings: Settings) -> Result<Self> {
         let (old, new) = two_sets(name).await?;
+        Self::between(old, new, settings).await
+    }
+
+    async fn between(old: ReplicaSet, new: ReplicaSet, settings: Settings) -> Result<Self> {
         let proxy = proxy_with(&old.uri(), Some(&new.uri()), settings).await?;
         let operator = Operator::of(&proxy, "m");
         let client = Client::with_uri_str(format!("{}?retryWrites=false", uri(&proxy))).await?;
@@ -153,4 +164,9 @@ pub(crate) async fn answer(stream: &mut TcpStream) -> Result<(i32, Document)> {
     let to = tokio::time::timeout(LONG, read).await??;
     let body = RawDocument::from_bytes(&bytes[OpMsg::parse(&bytes)?.body])?;
     Ok((to, Document::try_from(body)?))
+}
+
+/// No process follows another here, and documents of 16 MB keep a test build busy for long.
+fn unhurried() -> Settings {
+    Settings { lease: Duration::from_secs(30), ..super::settings() }
 }

@@ -35,7 +35,7 @@ async fn touch(bed: &Bed, ids: &[&str]) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_as_large_as_can_be() -> Result<()> {
-    let bed = Bed::start("trap-large").await?;
+    let bed = Bed::start_large("trap-large").await?;
     one_by_one(&bed, &[("12", 12 << 20), ("16", MOST)]).await?;
     bed.move_begins().await?;
     touch(&bed, &["12", "16"]).await?;
@@ -59,7 +59,7 @@ async fn documents_as_large_as_can_be() -> Result<()> {
 /// What stands three times in one batch of the stream does not fit one message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_documents_that_are_missed_together() -> Result<()> {
-    let bed = Bed::start("trap-together").await?;
+    let bed = Bed::start_large("trap-together").await?;
     bed.move_begins().await?;
     bed.operator.engine.pause(&me(), "m").await?;
     let past = Bed::on(&bed.old).await?.collection::<RawDocumentBuf>("c");
@@ -77,7 +77,7 @@ async fn large_documents_that_are_missed_together() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_as_large_as_can_be() -> Result<()> {
-    let bed = Bed::start("trap-batches").await?;
+    let bed = Bed::start_large("trap-batches").await?;
     bed.move_begins().await?;
     let fat = |round: &str, count: i32| {
         let mut statements = Vec::new();
