@@ -1,6 +1,8 @@
 //! Migrations to sharded clusters: real shards, a real engine for routing.
 
+#[path = "../support/mod.rs"]
 mod support;
+mod table;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bson::{Document, doc};
