@@ -16,7 +16,7 @@ use crate::support::{LONG, uri};
 use crate::{Pair, set, shards};
 
 /// What comes of a write command.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     /// So many documents matched, or were inserted.
     Count(i32),
@@ -27,14 +27,28 @@ enum Outcome {
 }
 use Outcome::{Code, Count, Found};
 
+#[derive(Clone, Copy)]
 struct Row {
     what: &'static str,
-    command: Document,
+    /// On the document `{_id: n, order_id: n, tag: "t<n>"}`.
+    command: fn(i32) -> Document,
     /// While the replica set decides.
     on_set: Outcome,
     /// While the sharded cluster decides; any of these.
     on_shards: &'static [Outcome],
 }
+
+const fn row(
+    what: &'static str,
+    command: fn(i32) -> Document,
+    on_set: Outcome,
+    on_shards: &'static [Outcome],
+) -> Row {
+    Row { what, command, on_set, on_shards }
+}
+
+/// How often each row is tried, since it matters on which shard a key lies.
+const TIMES: i32 = 6;
 
 fn update(statement: Document) -> Document {
     doc! { "update": "orders", "updates": [statement] }
@@ -51,90 +65,125 @@ fn retryable(mut command: Document) -> Document {
     command
 }
 
-/// Of documents `{_id: n, order_id: n, tag: "t<n>"}`; each row has ten of its own, from `from`.
-fn rows(mut from: i32) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let mut row = |what, command: fn(i32) -> Document, on_set, on_shards: &'static [Outcome]| {
-        rows.push(Row { what, command: command(from), on_set, on_shards });
-        from += 10;
-    };
-    let tag = "update one that names neither shard key nor _id";
+/// What names no shard key, or only in what a document becomes.
+const UNAIMED: [Row; 10] = [
     row(
-        tag,
+        "update one that names neither shard key nor _id",
         |n| update(doc! { "q": { "tag": format!("t{n}") }, "u": { "$set": { "a": 1 } } }),
         Count(1),
         &[Code(72)],
-    );
-    let tag = "delete one that names neither shard key nor _id";
-    row(tag, |n| delete(doc! { "tag": format!("t{n}") }), Count(1), &[Code(61)]);
-    let by_id = |n| update(doc! { "q": { "_id": n }, "u": { "$set": { "a": 1 } } });
-    row("update one by _id", by_id, Count(1), &[Count(1)]);
-    row("delete one by _id", |n| delete(doc! { "_id": n }), Count(1), &[Count(1)]);
-    let upsert = |n| {
-        let q = doc! { "_id": format!("new-{n}") };
-        update(doc! { "q": q, "u": { "$set": { "order_id": n } }, "upsert": true })
-    };
-    row("upsert by _id", upsert, Count(1), &[Code(61)]);
-    let upsert = |n| {
-        let q = doc! { "_id": format!("whole-{n}") };
-        update(doc! { "q": q, "u": { "order_id": n, "a": 1 }, "upsert": true })
-    };
-    row("replacing upsert by _id, with the shard key in the replacement", upsert, Count(1), &[Code(61)]);
-    let modify =
-        |n| doc! { "findAndModify": "orders", "query": { "_id": n }, "update": { "$set": { "a": 1 } } };
-    row("findAndModify by _id", modify, Found, &[Code(61)]);
+    ),
+    row(
+        "delete one that names neither shard key nor _id",
+        |n| delete(doc! { "tag": format!("t{n}") }),
+        Count(1),
+        &[Code(61)],
+    ),
+    row(
+        "update one by _id",
+        |n| update(doc! { "q": { "_id": n }, "u": { "$set": { "a": 1 } } }),
+        Count(1),
+        &[Count(1)],
+    ),
+    row("delete one by _id", |n| delete(doc! { "_id": n }), Count(1), &[Count(1)]),
+    row(
+        "upsert by _id",
+        |n| {
+            let q = doc! { "_id": format!("new-{n}") };
+            update(doc! { "q": q, "u": { "$set": { "order_id": n } }, "upsert": true })
+        },
+        Count(1),
+        &[Code(61)],
+    ),
+    row(
+        "replacing upsert by _id, with the shard key in the replacement",
+        |n| {
+            let q = doc! { "_id": format!("whole-{n}") };
+            update(doc! { "q": q, "u": { "order_id": n, "a": 1 }, "upsert": true })
+        },
+        Count(1),
+        &[Code(61)],
+    ),
+    row(
+        "findAndModify by _id",
+        |n| doc! { "findAndModify": "orders", "query": { "_id": n }, "update": { "$set": { "a": 1 } } },
+        Found,
+        &[Code(61)],
+    ),
     // Where it is on the shard of the replacement's key, the shard refuses; elsewhere nothing matches there.
-    let replace = |n| update(doc! { "q": { "_id": n }, "u": { "order_id": n + 1_000_000 } });
-    for _ in 0..6 {
-        row("replace by _id, with another shard key", replace, Count(1), &[Code(31025), Count(0)]);
-    }
-    let bare = |n| update(doc! { "q": { "_id": n }, "u": { "a": "no key" } });
-    for _ in 0..6 {
-        row("replace by _id, without a shard key", bare, Count(1), &[Code(31025), Count(0)]);
-    }
-    let change = |n: i32| {
-        let q = doc! { "_id": n, "order_id": n };
-        update(doc! { "q": q, "u": { "$set": { "order_id": n + 1_000_000 } } })
-    };
-    for _ in 0..4 {
-        row(
-            "shard key changed, all of it in the filter, retryable",
-            |n| {
-                let q = doc! { "_id": n, "order_id": n };
-                retryable(update(doc! { "q": q, "u": { "$set": { "order_id": n + 1_000_000 } } }))
-            },
-            Count(1),
-            &[Count(1)],
-        );
-    }
-    row("the same, not retryable", change, Count(1), &[Code(20)]);
-    let change = |n: i32| update(doc! { "q": { "_id": n }, "u": { "$set": { "order_id": n + 1_000_000 } } });
-    row("shard key changed, by _id", change, Count(1), &[Code(31025)]);
-    let change = |n: i32| {
-        let q = doc! { "_id": n, "order_id": n };
-        update(doc! { "q": q, "u": { "$set": { "order_id": n + 1_000_000 } }, "multi": true })
-    };
-    row("shard key changed, for many, all of it in the filter", change, Count(1), &[Code(72)]);
-    let insert = |n| doc! { "insert": "orders", "documents": [{ "_id": format!("bare-{n}"), "a": 1 }] };
-    row("insert without a shard key", insert, Count(1), &[Count(1)]);
-    for _ in 0..4 {
-        row(
-            "shard key taken away, all of it in the filter, retryable",
-            |n| {
-                let q = doc! { "_id": n, "order_id": n };
-                retryable(update(doc! { "q": q, "u": { "$unset": { "order_id": 1 } } }))
-            },
-            Count(1),
-            &[Count(1)],
-        );
-    }
-    let many = |n| {
-        let twice = doc! { "_id": n, "order_id": n };
-        let documents = vec![twice.clone(), doc! { "_id": format!("many-{n}"), "order_id": n }, twice];
-        doc! { "insert": "orders", "documents": documents, "ordered": false }
-    };
-    row("unordered insert of many, two of which are there", many, Code(11000), &[Code(11000)]);
-    rows
+    row(
+        "replace by _id, with another shard key",
+        |n| update(doc! { "q": { "_id": n }, "u": { "order_id": n + ELSEWHERE } }),
+        Count(1),
+        &[Code(31025), Count(0)],
+    ),
+    row(
+        "replace by _id, without a shard key",
+        |n| update(doc! { "q": { "_id": n }, "u": { "a": "no key" } }),
+        Count(1),
+        &[Code(31025), Count(0)],
+    ),
+    row(
+        "insert without a shard key",
+        |n| doc! { "insert": "orders", "documents": [{ "_id": format!("bare-{n}"), "a": 1 }] },
+        Count(1),
+        &[Count(1)],
+    ),
+];
+
+/// Changes of the shard key, and batches.
+const OF_THE_KEY: [Row; 6] = [
+    row(
+        "shard key changed, all of it in the filter, retryable",
+        |n| retryable(update(doc! { "q": whole(n), "u": { "$set": { "order_id": n + ELSEWHERE } } })),
+        Count(1),
+        &[Count(1)],
+    ),
+    row(
+        "the same, not retryable",
+        |n| update(doc! { "q": whole(n), "u": { "$set": { "order_id": n + ELSEWHERE } } }),
+        Count(1),
+        &[Code(20)],
+    ),
+    row(
+        "shard key changed, by _id",
+        |n| update(doc! { "q": { "_id": n }, "u": { "$set": { "order_id": n + ELSEWHERE } } }),
+        Count(1),
+        &[Code(31025)],
+    ),
+    row(
+        "shard key changed, for many, all of it in the filter",
+        |n| update(doc! { "q": whole(n), "u": { "$set": { "order_id": n + ELSEWHERE } }, "multi": true }),
+        Count(1),
+        &[Code(72)],
+    ),
+    row(
+        "shard key taken away, all of it in the filter, retryable",
+        |n| retryable(update(doc! { "q": whole(n), "u": { "$unset": { "order_id": 1 } } })),
+        Count(1),
+        &[Count(1)],
+    ),
+    row(
+        "unordered insert of many, two of which are there",
+        |n| {
+            let other = doc! { "_id": format!("many-{n}"), "order_id": n };
+            doc! { "insert": "orders", "documents": [whole(n), other, whole(n)], "ordered": false }
+        },
+        Code(11000),
+        &[Code(11000)],
+    ),
+];
+
+const ELSEWHERE: i32 = 1_000_000;
+
+fn whole(n: i32) -> Document {
+    doc! { "_id": n, "order_id": n }
+}
+
+/// Each row several times, with the number of a document of its own.
+fn rows(from: i32) -> impl Iterator<Item = (i32, Row)> {
+    let rows = UNAIMED.into_iter().chain(OF_THE_KEY);
+    (from..).zip(rows.flat_map(|row| (0..TIMES).map(move |_| row)))
 }
 
 async fn ask(pair: &Pair, mut command: Document) -> Result<Document> {
@@ -172,16 +221,16 @@ async fn every_row_of_what_only_shards_do() -> Result<()> {
     pair.begin(doc! { "order_id": "hashed" }).await?;
     pair.operator.reads(100).await?;
 
-    for Row { what, command, on_set, .. } in rows(0) {
-        let reply = ask(&pair, command).await?;
+    for (n, Row { what, command, on_set, .. }) in rows(0) {
+        let reply = ask(&pair, command(n)).await?;
         ensure!(outcome(&reply)? == on_set, "{what}, as the mirror: {reply}");
     }
     pair.equal().await?;
     pair.operator.until_synced().await?;
     pair.operator.writes(100).await?;
-    for Row { what, command, on_shards, .. } in rows(1000) {
+    for (n, Row { what, command, on_shards, .. }) in rows(1000) {
         let before = everything(&pair, &pair.new.uri()).await?;
-        let reply = ask(&pair, command).await?;
+        let reply = ask(&pair, command(n)).await?;
         let came = outcome(&reply)?;
         ensure!(on_shards.contains(&came), "{what}, as the authority: {reply}");
         let changed = everything(&pair, &pair.new.uri()).await? != before;
