@@ -10,11 +10,11 @@ mod tools;
 
 use anyhow::{Error, Result, bail};
 use application::Application;
-use stage::{Phase, Stage};
+use stage::{Face, Phase, Stage};
 
 /// Takes an application through all phases, with one run inside each and one across each change.
-async fn through_all_phases(name: &str, application: &Application) -> Result<()> {
-    let mut stage = Stage::start(name).await?;
+async fn through_all_phases(name: &str, application: &Application, face: Face) -> Result<()> {
+    let mut stage = Stage::start(name, face).await?;
     // What fails in one phase does not hide what fails in the next.
     let mut failures = Vec::new();
     let end = Box::pin(go(&mut stage, application, &mut failures)).await;
@@ -41,20 +41,45 @@ async fn go(stage: &mut Stage, application: &Application, failures: &mut Vec<Err
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pymongo() -> Result<()> {
-    through_all_phases("pymongo", &tools::python().await?).await
+    through_all_phases("pymongo", &tools::python().await?, Face::Mongos).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo_of_a_replica_set() -> Result<()> {
+    through_all_phases("pymongo-rs", &tools::python().await?, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo_behind_a_balancer() -> Result<()> {
+    through_all_phases("pymongo-lb", &tools::python().await?, Face::LoadBalanced).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_and_mongoose() -> Result<()> {
-    through_all_phases("node", &tools::node().await?).await
+    through_all_phases("node", &tools::node().await?, Face::Mongos).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_and_mongoose_of_a_replica_set() -> Result<()> {
+    through_all_phases("node-rs", &tools::node().await?, Face::ReplicaSet).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongosh() -> Result<()> {
-    through_all_phases("mongosh", &tools::mongosh().await?).await
+    through_all_phases("mongosh", &tools::mongosh().await?, Face::Mongos).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rust() -> Result<()> {
-    through_all_phases("rust", &Application::Rust).await
+    through_all_phases("rust", &Application::Rust, Face::Mongos).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rust_of_a_replica_set() -> Result<()> {
+    through_all_phases("rust-rs", &Application::Rust, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rust_behind_a_balancer() -> Result<()> {
+    through_all_phases("rust-lb", &Application::Rust, Face::LoadBalanced).await
 }

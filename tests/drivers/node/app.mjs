@@ -365,7 +365,7 @@ const checks = {
 
   async mongooseModels() {
     const connection = await mongoose
-      .createConnection(`${RESHARD_URI}app`, { serverSelectionTimeoutMS: 10_000 })
+      .createConnection(RESHARD_URI.replace(/\/(\?|$)/, "/app$1"), { serverSelectionTimeoutMS: 10_000 })
       .asPromise();
     try {
       await models(connection);
