@@ -1,5 +1,7 @@
 //! The faces of listeners on the raw wire: what drivers are told, and that it holds.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +15,8 @@ use reshard::listener::face::{Face, ReplicaSet as ShownSet, Secondary};
 use reshard::listener::{Entrance, Settings};
 use reshard::wire::header::Header;
 use reshard::wire::op_msg::{OpMsg, build};
-use reshard_testbed::{ReplicaSet, wait_for};
+use reshard_testbed::{ReplicaSet, Version, wait_for};
+use support::Operator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -253,5 +256,155 @@ async fn behind_a_balancer_what_a_connection_has_opened_ends_with_it() -> Result
     let count =
         other.ok(&rawdoc! { "count": "c", "query": { "_id": { "$gte": 100 } }, "$db": "shop" }).await?;
     ensure!(count.get_i32("n")? == 1, "{count}");
+    Ok(())
+}
+
+/// What is the same at any time.
+fn lasting(mut hello: Document) -> Document {
+    for changing in ["localTime", "connectionId", "lastWrite"] {
+        hello.remove(changing);
+    }
+    hello
+}
+
+async fn shown_at(addresses: &[SocketAddr]) -> Result<Vec<Document>> {
+    let mut all = Vec::new();
+    for address in addresses {
+        let mut raw = Raw::connect(*address).await?;
+        // Right after a start the clusters may not be known yet; drivers ask again, too.
+        let answer = wait_for_hello(&mut raw).await?;
+        all.push(lasting(answer));
+    }
+    Ok(all)
+}
+
+async fn wait_for_hello(raw: &mut Raw) -> Result<Document> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        let answer = raw.ask(&hello()).await?;
+        if answer.get_f64("ok")? == 1.0 || begun.elapsed() > LIMIT {
+            return Ok(answer);
+        }
+    }
+}
+
+/// A proxy between two clusters with a router and a replica set at these addresses.
+async fn between(old: &ReplicaSet, new: &ReplicaSet, addresses: &[SocketAddr; 3]) -> Result<Proxy> {
+    let secondary = Secondary { address: addresses[2], host: None, tags: Vec::new() };
+    let set = ShownSet { name: "rs-app".into(), host: None, tags: Vec::new(), secondaries: vec![secondary] };
+    let mut settings = Settings::new(addresses[0]);
+    settings.entrances.push(Entrance {
+        name: "set".into(),
+        address: addresses[1],
+        face: Face::ReplicaSet(set),
+    });
+    let builder = Builder::new(cluster::Settings::parse(&old.uri()).await?, settings)
+        .with_new(cluster::Settings::parse(&new.uri()).await?)
+        .with_migrations(support::settings());
+    Ok(builder.start().await?)
+}
+
+/// While a migration runs, drivers are told the same, whoever runs it and whichever cluster is away at the start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hello_stays_as_it_is_over_a_migration_and_over_restarts() -> Result<()> {
+    let older = ReplicaSet::builder("shown-new").version(Version::V4_4).start();
+    let (old, new) =
+        tokio::try_join!(ReplicaSet::builder("shown-old").version(Version::V6_0).start(), older)?;
+    let ports =
+        [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()));
+    let [Ok(first), Ok(second), Ok(third)] = ports else { anyhow::bail!("no free ports") };
+    let addresses = [first, second, third];
+    let proxy = between(&old, &new, &addresses).await?;
+    let before = shown_at(&addresses).await?;
+    ensure!(before[0].get_i32("maxWireVersion")? == 9, "what both have in common: {}", before[0]);
+
+    let options = format!("mongodb://{second},{third}/?replicaSet=rs-app&readPreference=secondaryPreferred");
+    let client = mongodb::Client::with_uri_str(options).await?;
+    let items = client.database("shop").collection::<Document>("items");
+    items.insert_one(doc! { "_id": 1 }).await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.items"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    ensure!(shown_at(&addresses).await? == before, "both clusters are written");
+    operator.reads(100).await?;
+    ensure!(shown_at(&addresses).await? == before, "reads are on new");
+    proxy.shutdown().await;
+
+    // What is left could do more than what was promised.
+    new.stop_all().await?;
+    let proxy = between(&old, &new, &addresses).await?;
+    ensure!(shown_at(&addresses).await? == before, "after a restart without new");
+    proxy.shutdown().await;
+    new.start_all().await?;
+    let proxy = between(&old, &new, &addresses).await?;
+    ensure!(shown_at(&addresses).await? == before, "after a restart with both");
+    // The client was there all the time.
+    items.insert_one(doc! { "_id": 2 }).await.context("after two restarts")?;
+    ensure!(items.count_documents(doc! {}).await.context("a read after two restarts")? == 2);
+
+    let operator = Operator::of(&proxy, "m");
+    operator.ready().await?;
+    operator.until_synced().await?;
+    operator.writes(100).await?;
+    ensure!(shown_at(&addresses).await? == before, "writes are on new");
+    items.insert_one(doc! { "_id": 3 }).await?;
+    proxy.shutdown().await;
+    old.stop_all().await?;
+    let proxy = between(&old, &new, &addresses).await?;
+    ensure!(shown_at(&addresses).await? == before, "after a restart without old");
+    // A driver repeats a read once, and both addresses have lost their connections.
+    wait_for("the client to be back", LIMIT, || async {
+        Ok(items.count_documents(doc! {}).await.is_ok_and(|count| count == 3))
+    })
+    .await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+/// Servers add their `topologyVersion` to replies that tell of a change of their state. To a driver it would be that
+/// of the proxy, and a newer one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_of_servers_reach_no_client() -> Result<()> {
+    let (old, new) = support::two_sets("versions").await?;
+    let proxy = support::proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&proxy, "m");
+    let server: SocketAddr = old.node(0).address().parse()?;
+    let mut id = 0;
+    for migrates in [false, true] {
+        if migrates {
+            old.client().await?.database("shop").create_collection("items").await?;
+            operator.create(&["shop.items"]).await?;
+            operator.start().await?;
+        }
+        let failures = [doc! { "errorCode": 10107 }, doc! { "errorCode": 189 }];
+        for failure in failures {
+            for address in [server, proxy.address()] {
+                let mut data =
+                    doc! { "failCommands": ["insert", "findAndModify"], "namespace": "shop.items" };
+                data.extend(failure.clone());
+                let times = doc! { "times": 1 };
+                let mut raw = Raw::connect(address).await?;
+                for command in ["insert", "findAndModify"] {
+                    id += 1;
+                    let body = match command {
+                        "insert" => {
+                            rawdoc! { "insert": "items", "documents": [{ "_id": id }], "$db": "shop" }
+                        }
+                        _ => rawdoc! {
+                            "findAndModify": "items", "query": { "_id": id }, "update": { "$set": { "n": 1 } },
+                            "upsert": true, "$db": "shop",
+                        },
+                    };
+                    let point = doc! { "configureFailPoint": "failCommand", "mode": &times, "data": &data };
+                    old.fail_point(point).await?;
+                    let answer = raw.ask(&body).await?;
+                    ensure!(answer.contains_key("code"), "{failure}: {answer}");
+                    let told = answer.contains_key("topologyVersion");
+                    ensure!(told == (address == server), "{failure}, migrating: {migrates}: {answer}");
+                }
+            }
+        }
+    }
     Ok(())
 }

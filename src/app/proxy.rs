@@ -12,11 +12,12 @@ use crate::admin;
 use crate::clock::SystemClock;
 use crate::cluster::uri::UriError;
 use crate::cluster::{Cluster, ClusterError, Settings as ClusterSettings};
-use crate::listener::hello::{SharedTraits, Traits};
+use crate::listener::hello::SharedCapabilities;
 use crate::listener::worker::BuildRouter;
 use crate::listener::{self, Listener, Settings as ListenerSettings, Workers};
 use crate::migration::engine::{Engine, Settings as MigrationSettings};
 use crate::migration::holder::app_name;
+use crate::model::capabilities::Capabilities;
 use crate::model::side::{PerSide, Side};
 use crate::router::{AlwaysOld, Route, Router, Shared};
 use crate::shutdown::{Spawn, Tasks};
@@ -27,7 +28,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// How often the clusters are looked at until both are known.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the new cluster may take to say what it can.
-const TRAITS_PATIENCE: Duration = Duration::from_secs(3);
+const NEW_PATIENCE: Duration = Duration::from_secs(3);
 /// How long background tasks may take to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -134,8 +135,7 @@ impl Builder {
             new.gossip().expect_foreign_times();
         }
 
-        let traits = Arc::new(SharedTraits::new());
-        tasks.spawn("traits", Box::pin(find_traits(clusters.clone(), traits.clone())));
+        let capabilities = Arc::new(SharedCapabilities::new());
         let shared = Shared::new(Arc::new(SystemClock));
         tasks.spawn("sweep", Box::pin(sweep(shared.clone())));
         let control =
@@ -159,7 +159,7 @@ impl Builder {
                 }
             })
         };
-        let workers = Arc::new(Workers::start(&self.listener, &traits, &build)?);
+        let workers = Arc::new(Workers::start(&self.listener, &capabilities, &build)?);
         let addresses: Vec<(String, SocketAddr)> =
             entrances.iter().map(|(name, listener)| (name.clone(), listener.address())).collect();
         let address = addresses[0].1;
@@ -169,6 +169,9 @@ impl Builder {
         };
         let acceptors = entrances.into_iter().map(accept).collect();
         let engine = control.map_or_else(|| plain_engine(&self.holder, &tasks), |control| control.engine);
+        engine.will_show(Arc::clone(&capabilities));
+        let finding = find_capabilities(Arc::clone(&engine), clusters.clone(), capabilities);
+        tasks.spawn("capabilities", Box::pin(finding));
         let begin = Arc::clone(&engine);
         tasks.spawn("engine", Box::pin(async move { begin.begin().await }));
         let admin = match self.admin.zip(metrics) {
@@ -284,31 +287,41 @@ async fn serve_admin(
     Ok(bound)
 }
 
-/// Fixes what clients are told, as soon as all clusters are known. A new cluster that is away does not keep
-/// clients waiting: old alone speaks then.
-async fn find_traits(clusters: [Option<Arc<Cluster>>; 2], traits: Arc<SharedTraits>) {
+/// Fixes what clients are told: what they were told when the migrations under way began, else what all clusters
+/// have in common, as soon as they are known. A new cluster that is away does not keep clients waiting: old alone
+/// speaks then.
+async fn find_capabilities(
+    engine: Arc<Engine>,
+    clusters: [Option<Arc<Cluster>>; 2],
+    capabilities: Arc<SharedCapabilities>,
+) {
+    if let Some(promised) = engine.promised().await {
+        _ = capabilities.set(promised);
+        return;
+    }
     let begun = tokio::time::Instant::now();
     loop {
-        let all: Option<Vec<Traits>> = clusters.iter().flatten().map(|cluster| traits_of(cluster)).collect();
-        let late = begun.elapsed() > TRAITS_PATIENCE;
-        let old = || clusters[0].as_ref().and_then(|old| traits_of(old)).map(|traits| vec![traits]);
+        let known = |cluster: &Arc<Cluster>| capabilities_of(cluster);
+        let all: Option<Vec<Capabilities>> = clusters.iter().flatten().map(known).collect();
+        let late = begun.elapsed() > NEW_PATIENCE;
+        let old = || clusters[0].as_ref().and_then(known).map(|alone| vec![alone]);
         let all = all.or_else(|| late.then(old).flatten());
-        if let Some(common) = all.and_then(|all| all.into_iter().reduce(Traits::and)) {
+        if let Some(common) = all.and_then(|all| all.into_iter().reduce(Capabilities::and)) {
             if common.min_wire_version > common.max_wire_version {
                 tracing::error!("the clusters have no wire version in common");
             }
-            _ = traits.set(common);
+            _ = capabilities.set(common);
             return;
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-fn traits_of(cluster: &Cluster) -> Option<Traits> {
+fn capabilities_of(cluster: &Cluster) -> Option<Capabilities> {
     let topology = cluster.topology();
     let (min_wire_version, max_wire_version) = topology.wire_versions()?;
     let limits = topology.limits()?;
-    Some(Traits {
+    Some(Capabilities {
         min_wire_version,
         max_wire_version,
         max_bson_object_size: limits.max_bson_object_size,

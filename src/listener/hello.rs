@@ -12,6 +12,7 @@ use bson::{DateTime, RawDocument, RawDocumentBuf};
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
 
+use crate::model::capabilities::Capabilities;
 use crate::wire::compressed::{Compressor, Compressors};
 use crate::wire::error::{
     AUTHENTICATION_FAILED, BAD_VALUE, CLIENT_METADATA_CANNOT_BE_MUTATED, ErrorReply, HOST_UNREACHABLE,
@@ -23,43 +24,8 @@ use super::belongings::Belongings;
 use super::face::Appearance;
 use super::introduction;
 
-/// What clients are told about the clusters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Traits {
-    /// Lowest wire version that all clusters speak.
-    pub min_wire_version: i32,
-    /// Highest wire version that all clusters speak.
-    pub max_wire_version: i32,
-    /// Largest document, bytes.
-    pub max_bson_object_size: i32,
-    /// Largest message, bytes.
-    pub max_message_size: i32,
-    /// Most writes in one command.
-    pub max_write_batch_size: i32,
-    /// How long sessions live, minutes.
-    pub session_timeout_minutes: Option<i32>,
-}
-
-impl Traits {
-    /// What two clusters have in common.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            min_wire_version: self.min_wire_version.max(other.min_wire_version),
-            max_wire_version: self.max_wire_version.min(other.max_wire_version),
-            max_bson_object_size: self.max_bson_object_size.min(other.max_bson_object_size),
-            max_message_size: self.max_message_size.min(other.max_message_size),
-            max_write_batch_size: self.max_write_batch_size.min(other.max_write_batch_size),
-            session_timeout_minutes: self
-                .session_timeout_minutes
-                .zip(other.session_timeout_minutes)
-                .map(|(ours, theirs)| ours.min(theirs)),
-        }
-    }
-}
-
-/// The traits, once the clusters are known.
-pub type SharedTraits = SetOnce<Traits>;
+/// What clients are told about the clusters, once they are known.
+pub type SharedCapabilities = SetOnce<Capabilities>;
 
 /// How long a client waits for the clusters to be known; less than drivers wait for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,12 +60,12 @@ impl Greeting {
 
 /// The answer to `hello`, `isMaster` or `ismaster`. Right after the start it waits for the clusters.
 pub(super) async fn answer(
-    traits: &SharedTraits,
+    capabilities: &SharedCapabilities,
     greeting: &mut Greeting,
     command: &Command<'_>,
     body: &[u8],
 ) -> Result<RawDocumentBuf, ErrorReply> {
-    let Ok(traits) = timeout(PATIENCE, traits.wait()).await else {
+    let Ok(capabilities) = timeout(PATIENCE, capabilities.wait()).await else {
         return Err(ErrorReply::new(HOST_UNREACHABLE, "no server of the clusters has answered yet"));
     };
     let asked = RawDocument::from_bytes(body)
@@ -125,7 +91,7 @@ pub(super) async fn answer(
     let common = in_common(asked, greeting.offered);
     greeting.agreed = common.iter().fold(greeting.agreed, |agreed, one| agreed.with(*one));
     let hello_ok = field("helloOk").and_then(|value| value.as_bool()) == Some(true);
-    let mut document = document(traits, greeting, command.name, hello_ok, balanced);
+    let mut document = document(capabilities, greeting, command.name, hello_ok, balanced);
     if !common.is_empty() {
         let names: RawArrayBuf = common.iter().map(|one| one.name()).collect();
         document.append(bson::cstr!("compression"), names);
@@ -166,7 +132,7 @@ fn in_common(asked: &RawDocument, offered: Compressors) -> Vec<Compressor> {
 }
 
 fn document(
-    traits: &Traits,
+    capabilities: &Capabilities,
     greeting: &Greeting,
     name: &str,
     hello_ok: bool,
@@ -179,16 +145,16 @@ fn document(
         document.append(bson::cstr!("helloOk"), true);
     }
     greeting.appearance.show(&mut document, writable, balanced, now);
-    document.append(bson::cstr!("maxBsonObjectSize"), traits.max_bson_object_size);
-    document.append(bson::cstr!("maxMessageSizeBytes"), traits.max_message_size);
-    document.append(bson::cstr!("maxWriteBatchSize"), traits.max_write_batch_size);
+    document.append(bson::cstr!("maxBsonObjectSize"), capabilities.max_bson_object_size);
+    document.append(bson::cstr!("maxMessageSizeBytes"), capabilities.max_message_size);
+    document.append(bson::cstr!("maxWriteBatchSize"), capabilities.max_write_batch_size);
     document.append(bson::cstr!("localTime"), now);
-    if let Some(minutes) = traits.session_timeout_minutes {
+    if let Some(minutes) = capabilities.session_timeout_minutes {
         document.append(bson::cstr!("logicalSessionTimeoutMinutes"), minutes);
     }
     document.append(bson::cstr!("connectionId"), greeting.connection_id);
-    document.append(bson::cstr!("minWireVersion"), traits.min_wire_version);
-    document.append(bson::cstr!("maxWireVersion"), traits.max_wire_version);
+    document.append(bson::cstr!("minWireVersion"), capabilities.min_wire_version);
+    document.append(bson::cstr!("maxWireVersion"), capabilities.max_wire_version);
     document.append(bson::cstr!("readOnly"), false);
     document.append(bson::cstr!("ok"), 1.0);
     document
@@ -206,7 +172,7 @@ mod tests {
     use super::*;
     use bson::rawdoc;
 
-    const TRAITS: Traits = Traits {
+    const CAPABILITIES: Capabilities = Capabilities {
         min_wire_version: 0,
         max_wire_version: 17,
         max_bson_object_size: 16_777_216,
@@ -222,7 +188,7 @@ mod tests {
     async fn ask(greeting: &mut Greeting, body: &RawDocumentBuf) -> Result<RawDocumentBuf, ErrorReply> {
         let bytes = body.as_bytes();
         let command = Command::scan(bytes, 0..bytes.len()).unwrap();
-        answer(&SharedTraits::new_with(Some(TRAITS)), greeting, &command, bytes).await
+        answer(&SharedCapabilities::new_with(Some(CAPABILITIES)), greeting, &command, bytes).await
     }
 
     #[tokio::test]
@@ -303,14 +269,5 @@ mod tests {
             let answer = ask(&mut stranger(Compressors::NONE), &body).await;
             assert_eq!(answer.err().map(|error| error.code), code, "{body:?}");
         }
-    }
-
-    #[test]
-    fn two_clusters_show_what_they_have_in_common() {
-        let newer =
-            Traits { min_wire_version: 6, max_wire_version: 21, session_timeout_minutes: None, ..TRAITS };
-        let both = TRAITS.and(newer);
-        assert_eq!((both.min_wire_version, both.max_wire_version), (6, 17));
-        assert_eq!(both.session_timeout_minutes, None);
     }
 }

@@ -31,7 +31,7 @@ use crate::wire::query::{self, Query};
 use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
 use super::face::Appearance;
-use super::hello::{self, Greeting, SharedTraits};
+use super::hello::{self, Greeting, SharedCapabilities};
 
 /// How long ending what a client has left open may take.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ const RELEASE: Duration = Duration::from_secs(10);
 /// What the sessions of one worker share.
 pub(super) struct Context {
     pub(super) router: Router,
-    pub(super) traits: Arc<SharedTraits>,
+    pub(super) capabilities: Arc<SharedCapabilities>,
     /// How the messages of clients may be compressed.
     pub(super) compressors: Compressors,
 }
@@ -179,7 +179,7 @@ async fn command(
     let local = match (operation.class, not_here(&greeting.appearance, &operation)) {
         (Class::Hello, _) => {
             let body = &message[operation.parts.body.clone()];
-            hello::answer(&context.traits, greeting, &operation.command, body).await
+            hello::answer(&context.capabilities, greeting, &operation.command, body).await
         }
         (Class::Authentication, _) => Err(hello::no_login()),
         (_, Some(error)) => Err(error),
@@ -290,7 +290,7 @@ async fn legacy(
 ) -> Result<Handled, SessionEnd> {
     let query = Query::parse(message)?;
     let answer = if classify(query.command.name) == Class::Hello {
-        hello::answer(&context.traits, greeting, &query.command, query.body).await
+        hello::answer(&context.capabilities, greeting, &query.command, query.body).await
     } else {
         let text = format!("{} must be sent as OP_MSG", query.command.name);
         Err(ErrorReply::new(UNSUPPORTED_OP_QUERY, text))

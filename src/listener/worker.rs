@@ -15,7 +15,7 @@ use crate::router::Router;
 use crate::telemetry::metrics as names;
 
 use super::face::Appearance;
-use super::hello::SharedTraits;
+use super::hello::SharedCapabilities;
 use super::session::{Context, SessionEnd, serve};
 use super::settings::Settings;
 
@@ -86,7 +86,7 @@ impl Workers {
     /// When the system gives no thread or no reactor.
     pub fn start(
         settings: &Settings,
-        traits: &Arc<SharedTraits>,
+        capabilities: &Arc<SharedCapabilities>,
         build: &BuildRouter,
     ) -> std::io::Result<Self> {
         let clients = Arc::new(Clients {
@@ -99,8 +99,8 @@ impl Workers {
         let (grace, compressors) = (settings.drain, settings.compressors);
         let start = |number| {
             let stop = Stop { drain: drain.clone(), grace };
-            let (traits, build) = (traits.clone(), build.clone());
-            let context = move || Context { router: build(), traits, compressors };
+            let (capabilities, build) = (capabilities.clone(), build.clone());
+            let context = move || Context { router: build(), capabilities, compressors };
             start_worker(number, stop, clients.clone(), context)
         };
         let workers = (0..settings.workers.get()).map(start).collect::<Result<_, _>>()?;

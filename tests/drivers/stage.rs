@@ -82,11 +82,11 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// With a proxy that knows the old cluster only.
-    pub(crate) async fn start(name: &str, face: Face) -> Result<Self> {
+    /// With a proxy that knows the old cluster only, which has so many members.
+    pub(crate) async fn start(name: &str, face: Face, members: usize) -> Result<Self> {
         let (old, new) = (format!("{name}-old"), format!("{name}-new"));
-        let (old, new) =
-            tokio::try_join!(ReplicaSet::builder(&old).start(), ReplicaSet::builder(&new).start())?;
+        let old = ReplicaSet::builder(&old).nodes(members).start();
+        let (old, new) = tokio::try_join!(old, ReplicaSet::builder(&new).start())?;
         let folder = tempfile::tempdir()?;
         let program = Program::start(folder.path().join("plain"), &old.uri(), None).await?;
         Ok(Self { old, new, face, folder, program })
