@@ -288,6 +288,13 @@ async fn wait_for_hello(raw: &mut Raw) -> Result<Document> {
     }
 }
 
+/// Addresses that stay the same over restarts.
+fn free_addresses() -> Result<[SocketAddr; 3]> {
+    let listeners = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0"));
+    let [first, second, third] = listeners;
+    Ok([first?.local_addr()?, second?.local_addr()?, third?.local_addr()?])
+}
+
 /// A proxy between two clusters with a router and a replica set at these addresses.
 async fn between(old: &ReplicaSet, new: &ReplicaSet, addresses: &[SocketAddr; 3]) -> Result<Proxy> {
     let secondary = Secondary { address: addresses[2], host: None, tags: Vec::new() };
@@ -318,6 +325,7 @@ async fn hello_stays_as_it_is_over_a_migration_and_over_restarts() -> Result<()>
     let before = shown_at(&addresses).await?;
     ensure!(before[0].get_i32("maxWireVersion")? == 9, "what both have in common: {}", before[0]);
 
+    let [_, second, third] = addresses;
     let options = format!("mongodb://{second},{third}/?replicaSet=rs-app&readPreference=secondaryPreferred");
     let client = mongodb::Client::with_uri_str(options).await?;
     let items = client.database("shop").collection::<Document>("items");
@@ -359,6 +367,127 @@ async fn hello_stays_as_it_is_over_a_migration_and_over_restarts() -> Result<()>
     })
     .await?;
     proxy.shutdown().await;
+    Ok(())
+}
+
+/// A new cluster that is away when a process starts may turn out to be the older one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_migration_starts_when_clients_were_told_too_much() -> Result<()> {
+    let older = ReplicaSet::builder("told-new").version(Version::V4_4).start();
+    let (old, new) = tokio::try_join!(ReplicaSet::builder("told-old").version(Version::V6_0).start(), older)?;
+    old.client().await?.database("shop").create_collection("items").await?;
+    new.stop_all().await?;
+    let proxy = support::proxy(&old.uri(), Some(&new.uri())).await?;
+    let told = shown_at(&[proxy.address()]).await?;
+    ensure!(told[0].get_i32("maxWireVersion")? == 17, "old alone: {}", told[0]);
+    new.start_all().await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.items"]).await?;
+    let refused = operator.start().await.err().context("it started")?.to_string();
+    ensure!(
+        refused.contains("new has maxWireVersion 9, and clients of this process were told 17"),
+        "{refused}"
+    );
+    proxy.shutdown().await;
+    let proxy = support::proxy(&old.uri(), Some(&new.uri())).await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.ready().await?;
+    // What is stored of it is read a moment later.
+    wait_for("the migration to start", LIMIT, || async { Ok(operator.start().await.is_ok()) }).await?;
+    ensure!(shown_at(&[proxy.address()]).await?[0].get_i32("maxWireVersion")? == 9);
+    proxy.shutdown().await;
+    Ok(())
+}
+
+/// A transaction that a client behind a balancer has left open would hold up a move until the server ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_has_gone_holds_up_no_move() -> Result<()> {
+    let (old, new) = support::two_sets("gone").await?;
+    let mut settings = Settings::new(free());
+    settings.entrances[0].face = Face::LoadBalanced;
+    let proxy = Builder::new(cluster::Settings::parse(&old.uri()).await?, settings)
+        .with_new(cluster::Settings::parse(&new.uri()).await?)
+        .with_migrations(support::settings())
+        .start()
+        .await?;
+    old.client().await?.database("shop").create_collection("items").await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.items"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    operator.until_synced().await?;
+    let mut client = Raw::connect(proxy.address()).await?;
+    client.ok(&with(hello(), &doc! { "loadBalanced": true })?).await?;
+    let lsid = doc! { "id": bson::Binary::from(bson::Uuid::new()) };
+    let transaction =
+        doc! { "lsid": lsid, "txnNumber": 1_i64, "startTransaction": true, "autocommit": false };
+    let insert = rawdoc! { "insert": "items", "documents": [{ "_id": 1 }], "$db": "shop" };
+    client.ok(&with(insert, &transaction)?).await?;
+    drop(client);
+    operator.writes(100).await?;
+    let left = new.client().await?.database("shop").collection::<Document>("items");
+    ensure!(left.count_documents(doc! {}).await? == 0, "the transaction was not committed");
+    Ok(())
+}
+
+/// Finds that members which are no primary have answered.
+async fn reads_of_secondaries(sets: [&ReplicaSet; 2]) -> Result<[i64; 2]> {
+    let mut counts = [0; 2];
+    for (count, set) in counts.iter_mut().zip(sets) {
+        let primary = set.primary().await?;
+        for (_, node) in set.nodes().iter().enumerate().filter(|(number, _)| *number != primary) {
+            let status = node.admin(doc! { "serverStatus": 1 }).await?;
+            *count += status.get_document("opcounters")?.get_i64("query")?;
+        }
+    }
+    Ok(counts)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secondaries_answer_in_every_phase() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("phases-old").nodes(2).start(),
+        ReplicaSet::builder("phases-new").nodes(2).start()
+    )?;
+    let addresses = free_addresses()?;
+    let proxy = between(&old, &new, &addresses).await?;
+    let uri = format!(
+        "mongodb://{}/?replicaSet=rs-app&readPreference=secondary&w=2&maxStalenessSeconds=90",
+        addresses[1]
+    );
+    let client = mongodb::Client::with_uri_str(uri).await?;
+    let items = client.database("shop").collection::<Document>("items");
+    items.insert_many((0..20).map(|id| doc! { "_id": id })).await?;
+    let operator = Operator::of(&proxy, "m");
+    let read = async |phase: &str| -> Result<[i64; 2]> {
+        let before = reads_of_secondaries([&old, &new]).await?;
+        for id in 0..20 {
+            let found = items.find_one(doc! { "_id": id }).await.with_context(|| phase.to_owned())?;
+            ensure!(found.is_some(), "{phase}: {id} is missing");
+        }
+        let after = reads_of_secondaries([&old, &new]).await?;
+        let counts = [after[0] - before[0], after[1] - before[1]];
+        ensure!(counts[0] + counts[1] >= 20, "{phase}: secondaries answered {counts:?}");
+        Ok(counts)
+    };
+    read("no migration").await?;
+    operator.create(&["shop.items"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    read("both clusters are written").await?;
+    operator.reads(50).await?;
+    read("half of the reads").await?;
+    operator.reads(100).await?;
+    let counts = read("all reads").await?;
+    ensure!(counts[1] >= 20, "new's secondary answered {counts:?}");
+    operator.until_synced().await?;
+    operator.writes(50).await?;
+    read("half of the writes").await?;
+    operator.until_synced().await?;
+    operator.writes(100).await?;
+    let counts = read("all writes").await?;
+    ensure!(counts[1] >= 20, "new's secondary answered {counts:?}");
     Ok(())
 }
 

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::{doc, rawdoc};
+use bson::{Document, doc, rawdoc};
 use tokio::sync::SetOnce;
 
-use super::control::ControlError;
+use super::control::{ControlError, Refusal};
 use super::engine::{Engine, RETRY, unavailable};
+use super::preflight::hello;
 use crate::clock::timeout;
 use crate::model::capabilities::Capabilities;
 use crate::model::side::Side;
@@ -54,6 +55,7 @@ impl Engine {
         let Ok(shown) = timeout(&*self.environment.clock, PATIENCE, shown.wait()).await else {
             return Err(unavailable("no server of the clusters has answered yet; try again".into()));
         };
+        self.can_all(shown).await?;
         let document = bson::serialize_to_document(shown).map_err(|error| unavailable(error.to_string()))?;
         for side in Side::BOTH {
             let Some(records) = self.environment.records.get(side) else { continue };
@@ -63,6 +65,38 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+impl Engine {
+    /// Refuses to promise what a cluster cannot keep.
+    async fn can_all(&self, shown: &Capabilities) -> Result<(), ControlError> {
+        let Some(clusters) = &self.environment.clusters else { return Ok(()) };
+        for side in Side::BOTH {
+            let (said, _) = hello(&**clusters.get(side))
+                .await
+                .map_err(|error| unavailable(format!("{side}: {error}")))?;
+            let Some((field, can, told)) = beyond(shown, &said) else { continue };
+            let detail = format!(
+                "{side} has {field} {can}, and clients of this process were told {told}, because {side} did not answer \
+                 when it started: restart it, so that they are told what both clusters can do, and start again"
+            );
+            return Err(ControlError::new(Refusal::Conflict, "told-too-much", detail));
+        }
+        Ok(())
+    }
+}
+
+/// What clients were told and a server cannot do: the field of its `hello`, what it can, what was told.
+fn beyond(shown: &Capabilities, hello: &Document) -> Option<(&'static str, i32, i32)> {
+    let told = [
+        ("maxWireVersion", shown.max_wire_version),
+        ("maxBsonObjectSize", shown.max_bson_object_size),
+        ("maxMessageSizeBytes", shown.max_message_size),
+        ("maxWriteBatchSize", shown.max_write_batch_size),
+    ];
+    let mut can =
+        told.into_iter().filter_map(|(field, told)| Some((field, hello.get_i32(field).ok()?, told)));
+    can.find(|(_, can, told)| can < told)
 }
 
 async fn promise(records: &Records) -> Result<Option<Capabilities>, RecordError> {
@@ -78,4 +112,31 @@ async fn promise(records: &Records) -> Result<Option<Capabilities>, RecordError>
     }
     let kept = records.find(DATABASE, SHOWN, rawdoc! { "_id": "hello" }, 1).await?;
     kept.first().map(|raw| bson::deserialize_from_slice(raw.as_bytes()).map_err(malformed)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_promised_than_a_server_can_do() {
+        let shown = Capabilities {
+            min_wire_version: 0,
+            max_wire_version: 17,
+            max_bson_object_size: 16_777_216,
+            max_message_size: 48_000_000,
+            max_write_batch_size: 100_000,
+            session_timeout_minutes: Some(30),
+        };
+        let hello = |wire: i32, batch: i32| {
+            doc! {
+                "maxWireVersion": wire, "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000,
+                "maxWriteBatchSize": batch,
+            }
+        };
+        assert_eq!(beyond(&shown, &hello(17, 100_000)), None);
+        assert_eq!(beyond(&shown, &hello(21, 100_000)), None);
+        assert_eq!(beyond(&shown, &hello(9, 100_000)), Some(("maxWireVersion", 9, 17)));
+        assert_eq!(beyond(&shown, &hello(17, 1_000)), Some(("maxWriteBatchSize", 1_000, 100_000)));
+    }
 }
