@@ -43,6 +43,11 @@ impl Engine {
         loop {
             match promise(records).await {
                 Ok(found) => return found,
+                // No retry makes it readable; what clients are told is worked out anew.
+                Err(RecordError::Malformed(why)) => {
+                    tracing::error!(%side, why, "what clients were told does not read");
+                    return None;
+                }
                 Err(error) => tracing::debug!(%side, %error, "what clients were told cannot be read yet"),
             }
             self.environment.clock.sleep(RETRY).await;

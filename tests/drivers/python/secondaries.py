@@ -38,6 +38,9 @@ try:
 finally:
     behind.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 assert items.with_options(read_preference=Nearest(max_staleness=90)).find_one() is not None
+# Drivers send a pipeline that writes to a secondary too, which has the primary do it.
+items.with_options(read_preference=Secondary()).aggregate([{"$match": {"_id": {"$lt": 5}}}, {"$out": "copied"}])
+assert client["shop"]["copied"].count_documents({}) == 5
 assert len(client.secondaries) == 1 and client.primary not in client.secondaries, client.topology_description
 
 # Straight to the address of the secondary, as tools connect.
