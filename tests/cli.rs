@@ -267,10 +267,24 @@ config/example.toml: good
   admin   http://127.0.0.1:8080
 ";
     assert_eq!((code, out.as_str()), (0, expected));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("r.toml");
+    let listeners = "[listeners.legacy]\naddress = \"127.0.0.1:1\"\nface = \"replica-set\"\nset_name = \"rs0\"\n\
+                     host = \"db1:1\"\nsecondaries = [{ address = \"127.0.0.1:2\" }]\n\
+                     [listeners.pods]\naddress = \"127.0.0.1:3\"\nface = \"load-balanced\"\n";
+    let example = std::fs::read_to_string("config/example.toml").unwrap();
+    std::fs::write(&file, format!("{example}{listeners}")).unwrap();
+    let (code, out, error) = check(file.to_str().unwrap()).await;
+    let expected = "  listen  127.0.0.1:27017
+  legacy  127.0.0.1:1 (replica-set rs0, db1:1)
+          127.0.0.1:2 (secondary, by its address)
+  pods    127.0.0.1:3 (load-balanced)
+  old ";
+    assert!(code == 0 && out.contains(expected), "{out}{error}");
     let (code, out, error) = check("Cargo.toml").await;
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(
-        error.starts_with("Cargo.toml:1: workspace: unknown section; known here: listen, old"),
+        error.starts_with("Cargo.toml:1: workspace: unknown section; known here: listen, listeners"),
         "{error}"
     );
     let (code, _, error) = reshard("", &["serve", "--config", "Cargo.toml"]).await;

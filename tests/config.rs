@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reshard::config::{Config, StateHome};
+use reshard::listener::face::Face;
 
 const SMALLEST: &str = r#"
 [listen]
@@ -138,6 +139,103 @@ fn ports_that_others_can_reach_are_refused() {
     );
     let meant = SMALLEST.replace("127.0.0.1:27017\"", "0.0.0.0:27017\"\nallow_insecure = true");
     assert!(parse(&meant).is_ok());
+}
+
+/// The smallest configuration with more below `[listen]`, and more sections.
+fn with_listen(lines: &str, sections: &str) -> Result<Config, String> {
+    parse(&SMALLEST.replace("[old]", &format!("{lines}\n{sections}[old]")))
+}
+
+#[test]
+fn each_listener_has_a_face() {
+    let set = "face = \"replica-set\"\nset_name = \"rs0\"\nhost = \"DB1.internal:27117\"\ntags = { dc = \"east\" }\n\
+               secondaries = [\n  { address = \"127.0.0.1:27118\" },\n\
+               { address = \"0.0.0.0:27119\", host = \"db3:1\", tags = { dc = \"west\", rack = \"1\" } },\n]\n";
+    let sections = format!(
+        "[listeners.legacy]\naddress = \"0.0.0.0:27117\"\nallow_insecure = true\n{set}\
+         [listeners.kubernetes]\naddress = \"127.0.0.1:27200\"\nface = \"load-balanced\"\n"
+    );
+    let config = with_listen("face = \"mongos\"", &sections).unwrap();
+    assert_eq!(config.listen.face, Face::Mongos);
+    let find = |name: &str| config.listeners.iter().find(|extra| extra.name == name).unwrap();
+    assert_eq!(find("kubernetes").face, Face::LoadBalanced);
+    let Face::ReplicaSet(set) = &find("legacy").face else { panic!("{config:?}") };
+    assert_eq!((set.name.as_str(), set.host.as_deref()), ("rs0", Some("db1.internal:27117")));
+    assert_eq!(set.tags, [("dc".to_owned(), "east".to_owned())]);
+    let hosts: Vec<_> =
+        set.secondaries.iter().map(|other| (other.host.as_deref(), other.tags.len())).collect();
+    assert_eq!(hosts, [(None, 0), (Some("db3:1"), 2)]);
+}
+
+#[test]
+fn each_way_to_get_a_face_wrong() {
+    let listen = |lines: &str| with_listen(lines, "").unwrap_err();
+    assert_eq!(
+        listen("face = \"router\""),
+        "r.toml:4: listen.face: must be \"mongos\" or \"replica-set\" or \"load-balanced\", not \"router\""
+    );
+    assert_eq!(
+        listen("set_name = \"rs0\""),
+        "r.toml:4: listen.set_name: belongs to a replica set; add face = \"replica-set\", or remove it"
+    );
+    assert_eq!(
+        listen("face = \"replica-set\""),
+        "r.toml:2: listen.set_name: missing; add set_name = \"rs0\" below [listen]"
+    );
+    let set = |lines: &str| listen(&format!("face = \"replica-set\"\nset_name = \"rs0\"\n{lines}"));
+    assert_eq!(
+        set("host = \"db1\""),
+        "r.toml:6: listen.host: \"db1\" is not a name with a port; write it like \"db.internal:27017\""
+    );
+    assert_eq!(
+        set("secondaries = [{ adress = \"127.0.0.1:1\" }, 3]"),
+        "r.toml:6: listen.secondaries[0].address: missing; add address = \"127.0.0.1:27118\" in its braces\n\
+         r.toml:6: listen.secondaries[0].adress: unknown key; did you mean \"address\"?\n\
+         r.toml:6: listen.secondaries[1]: must be like { address = \"...\" }, not a whole number"
+    );
+    assert_eq!(
+        set("secondaries = [\n{ address = \"127.0.0.1:1\", host = \"a:1\" },\n\
+             { address = \"127.0.0.1:1\", host = \"A:1\" }]"),
+        "r.toml:8: listen.secondaries[1].address: port 1 is already that of listen.secondaries[0].address; \
+         choose another\n\
+         r.toml:8: listen.secondaries[1].host: a:1 is the host of another member already; each needs its own"
+    );
+    let tags = set("tags = { dc = 1 }");
+    assert_eq!(tags, "r.toml:6: listen.tags: dc must be a text in quotes, not a whole number");
+    let open = set("secondaries = [{ address = \"0.0.0.0:1\", host = \"a:1\" }]");
+    assert!(open.starts_with("r.toml:6: listen.secondaries[0].address: 0.0.0.0:1 can be reached"), "{open}");
+    assert!(open.ends_with("below [listen] if the network is trusted"), "{open}");
+
+    let extra =
+        |name: &str, lines: &str| with_listen("", &format!("[listeners.{name}]\n{lines}\n")).unwrap_err();
+    assert_eq!(
+        extra("two", "workers = 1"),
+        "r.toml:5: listeners.two.address: missing; add address = \"127.0.0.1:27117\" below [listeners.two]\n\
+         r.toml:6: listeners.two.workers: unknown key; known here: address, allow_insecure, face, set_name, host, \
+         tags, secondaries"
+    );
+    assert_eq!(
+        extra("two", "address = \"127.0.0.1:27017\""),
+        "r.toml:6: listeners.two.address: port 27017 is already that of listen.address; choose another"
+    );
+    let unnamed = extra(
+        "two",
+        "address = \"0.0.0.0:1\"\nallow_insecure = true\nface = \"replica-set\"\nset_name = \"rs0\"",
+    );
+    assert!(
+        unnamed.starts_with("r.toml:5: listeners.two.host: missing; drivers connect to what"),
+        "{unnamed}"
+    );
+    let name = extra("\"a b\"", "address = \"127.0.0.1:1\"");
+    assert!(name.starts_with("r.toml:5: listeners.a b: a listener's name is of letters"), "{name}");
+    assert_eq!(
+        parse(&format!("listeners = {{ two = 3 }}\n{SMALLEST}")).unwrap_err(),
+        "r.toml:1: listeners.two: must be a section, not a whole number; write [listeners.two]"
+    );
+    assert_eq!(
+        with_listen("", "[listeners.two]\naddress = \"127.0.0.1:27019\"\n").unwrap_err(),
+        "r.toml:10: new.uri: 127.0.0.1:27019 is listeners.two.address: reshard would connect to itself"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::Settings as ClusterSettings;
 use crate::config::{ClusterSection, Config, StateHome};
-use crate::listener::Settings as ListenerSettings;
+use crate::listener::{Entrance, Settings as ListenerSettings};
 use crate::migration::engine::Settings as MigrationSettings;
 use crate::model::side::Side;
 
@@ -40,6 +40,12 @@ pub async fn run(config: Config) -> Result<(), StartError> {
 /// [`StartError::Uri`].
 pub async fn builder(config: &Config) -> Result<Builder, StartError> {
     let mut listener = ListenerSettings::new(config.listen.address);
+    listener.entrances[0].face = config.listen.face.clone();
+    listener.entrances.extend(config.listeners.iter().map(|extra| Entrance {
+        name: extra.name.clone(),
+        address: extra.address,
+        face: extra.face.clone(),
+    }));
     listener.max_clients = usize::try_from(config.listen.max_connections).unwrap_or(usize::MAX);
     listener.compressors = config.listen.compressors;
     if let Some(workers) = usize::try_from(config.listen.workers).ok().and_then(NonZeroUsize::new) {

@@ -12,11 +12,12 @@ use crate::admin;
 use crate::clock::SystemClock;
 use crate::cluster::uri::UriError;
 use crate::cluster::{Cluster, ClusterError, Settings as ClusterSettings};
-use crate::listener::hello::{Face, SharedFace};
+use crate::listener::hello::SharedCapabilities;
 use crate::listener::worker::BuildRouter;
-use crate::listener::{Listener, Settings as ListenerSettings, Workers};
+use crate::listener::{self, Listener, Settings as ListenerSettings, Workers};
 use crate::migration::engine::{Engine, Settings as MigrationSettings};
 use crate::migration::holder::app_name;
+use crate::model::capabilities::Capabilities;
 use crate::model::side::{PerSide, Side};
 use crate::router::{AlwaysOld, Route, Router, Shared};
 use crate::shutdown::{Spawn, Tasks};
@@ -27,7 +28,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// How often the clusters are looked at until both are known.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the new cluster may take to say what it can.
-const FACE_PATIENCE: Duration = Duration::from_secs(3);
+const NEW_PATIENCE: Duration = Duration::from_secs(3);
 /// How long background tasks may take to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -114,7 +115,7 @@ impl Builder {
         // First of all: a handle of a metric that is made before there is a recorder counts nothing, ever.
         let metrics = self.admin.map(|_| recorder::install()).transpose().map_err(StartError::Metrics)?;
         let tasks = Tasks::default();
-        let listener = Listener::bind(self.listener.listen)?;
+        let entrances = bind_all(&self.listener)?;
         let workers = self.listener.workers.get();
         let share = |settings: &ClusterSettings| {
             usize::try_from(settings.max_pool_size).unwrap_or(usize::MAX).div_ceil(workers).max(1)
@@ -134,8 +135,7 @@ impl Builder {
             new.gossip().expect_foreign_times();
         }
 
-        let face = Arc::new(SharedFace::new());
-        tasks.spawn("face", Box::pin(find_face(clusters.clone(), face.clone())));
+        let capabilities = Arc::new(SharedCapabilities::new());
         let shared = Shared::new(Arc::new(SystemClock));
         tasks.spawn("sweep", Box::pin(sweep(shared.clone())));
         let control =
@@ -159,12 +159,19 @@ impl Builder {
                 }
             })
         };
-        let workers = Arc::new(Workers::start(&self.listener, &face, &build)?);
-        let address = listener.address();
+        let workers = Arc::new(Workers::start(&self.listener, &capabilities, &build)?);
+        let addresses: Vec<(String, SocketAddr)> =
+            entrances.iter().map(|(name, listener)| (name.clone(), listener.address())).collect();
+        let address = addresses[0].1;
         let accepting = CancellationToken::new();
-        let acceptor =
-            tokio::spawn(listener.accept(workers.clone(), self.listener.max_clients, accepting.clone()));
+        let accept = |(_, listener): (String, Listener)| {
+            tokio::spawn(listener.accept(workers.clone(), self.listener.max_clients, accepting.clone()))
+        };
+        let acceptors = entrances.into_iter().map(accept).collect();
         let engine = control.map_or_else(|| plain_engine(&self.holder, &tasks), |control| control.engine);
+        engine.will_show(Arc::clone(&capabilities));
+        let finding = find_capabilities(Arc::clone(&engine), clusters.clone(), capabilities);
+        tasks.spawn("capabilities", Box::pin(finding));
         let begin = Arc::clone(&engine);
         tasks.spawn("engine", Box::pin(async move { begin.begin().await }));
         let admin = match self.admin.zip(metrics) {
@@ -174,28 +181,34 @@ impl Builder {
             None => None,
         };
         tracing::info!(%address, ?admin, "serving clients");
-        Ok(Proxy { address, admin, engine, tasks, workers, accepting, acceptor, clusters, shared })
+        Ok(Proxy { addresses, admin, engine, tasks, workers, accepting, acceptors, clusters, shared })
     }
 }
 
 /// The running proxy.
 pub struct Proxy {
-    address: SocketAddr,
+    addresses: Vec<(String, SocketAddr)>,
     admin: Option<SocketAddr>,
     engine: Arc<Engine>,
     tasks: Tasks,
     workers: Arc<Workers>,
     accepting: CancellationToken,
-    acceptor: tokio::task::JoinHandle<()>,
+    acceptors: Vec<tokio::task::JoinHandle<()>>,
     clusters: [Option<Arc<Cluster>>; 2],
     shared: Arc<Shared>,
 }
 
 impl Proxy {
-    /// Where clients connect.
+    /// Where clients connect: the address of the first listener.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0].1
+    }
+
+    /// Where the clients of the listener `name` connect: its own address, then those of its secondaries.
+    #[must_use]
+    pub fn addresses_of(&self, name: &str) -> Vec<SocketAddr> {
+        self.addresses.iter().filter(|(of, _)| of == name).map(|(_, address)| *address).collect()
     }
 
     /// Where the admin API listens.
@@ -226,7 +239,7 @@ impl Proxy {
     /// Returns whether it all ended within the grace.
     pub async fn shutdown(self) -> bool {
         self.accepting.cancel();
-        _ = self.acceptor.await;
+        futures::future::join_all(self.acceptors).await;
         let drained = self.workers.stop().await;
         self.engine.leave().await;
         let ended = self.tasks.stop(STOP).await;
@@ -235,6 +248,23 @@ impl Proxy {
         }
         ended && drained
     }
+}
+
+/// Binds all listeners; each socket comes with the name of its listener.
+fn bind_all(settings: &ListenerSettings) -> std::io::Result<Vec<(String, Listener)>> {
+    let service = bson::oid::ObjectId::new();
+    let mut all = Vec::new();
+    for entrance in &settings.entrances {
+        for socket in listener::bind(entrance, service)? {
+            let (address, face) = (socket.address(), entrance.face.name());
+            tracing::info!(listener = entrance.name, %address, face, "listening");
+            all.push((entrance.name.clone(), socket));
+        }
+    }
+    if all.is_empty() {
+        return Err(std::io::Error::other("there is no address to listen on"));
+    }
+    Ok(all)
 }
 
 /// Serves the admin API in the background; returns where.
@@ -257,31 +287,41 @@ async fn serve_admin(
     Ok(bound)
 }
 
-/// Fixes what clients are told, as soon as all clusters are known. A new cluster that is away does not keep
-/// clients waiting: old alone speaks then.
-async fn find_face(clusters: [Option<Arc<Cluster>>; 2], face: Arc<SharedFace>) {
+/// Fixes what clients are told: what they were told when the migrations under way began, else what all clusters
+/// have in common, as soon as they are known. A new cluster that is away does not keep clients waiting: old alone
+/// speaks then.
+async fn find_capabilities(
+    engine: Arc<Engine>,
+    clusters: [Option<Arc<Cluster>>; 2],
+    capabilities: Arc<SharedCapabilities>,
+) {
+    if let Some(promised) = engine.promised().await {
+        _ = capabilities.set(promised);
+        return;
+    }
     let begun = tokio::time::Instant::now();
     loop {
-        let faces: Option<Vec<Face>> = clusters.iter().flatten().map(|cluster| face_of(cluster)).collect();
-        let late = begun.elapsed() > FACE_PATIENCE;
-        let old = || clusters[0].as_ref().and_then(|old| face_of(old)).map(|face| vec![face]);
-        let faces = faces.or_else(|| late.then(old).flatten());
-        if let Some(common) = faces.and_then(|faces| faces.into_iter().reduce(Face::and)) {
+        let known = |cluster: &Arc<Cluster>| capabilities_of(cluster);
+        let all: Option<Vec<Capabilities>> = clusters.iter().flatten().map(known).collect();
+        let late = begun.elapsed() > NEW_PATIENCE;
+        let old = || clusters[0].as_ref().and_then(known).map(|alone| vec![alone]);
+        let all = all.or_else(|| late.then(old).flatten());
+        if let Some(common) = all.and_then(|all| all.into_iter().reduce(Capabilities::and)) {
             if common.min_wire_version > common.max_wire_version {
                 tracing::error!("the clusters have no wire version in common");
             }
-            _ = face.set(common);
+            _ = capabilities.set(common);
             return;
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-fn face_of(cluster: &Cluster) -> Option<Face> {
+fn capabilities_of(cluster: &Cluster) -> Option<Capabilities> {
     let topology = cluster.topology();
     let (min_wire_version, max_wire_version) = topology.wire_versions()?;
     let limits = topology.limits()?;
-    Some(Face {
+    Some(Capabilities {
         min_wire_version,
         max_wire_version,
         max_bson_object_size: limits.max_bson_object_size,

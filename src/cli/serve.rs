@@ -1,11 +1,13 @@
 //! `serve` and `check-config`.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::failure::Failure;
 use super::output;
 use crate::config::Config;
+use crate::listener::face::{Face, Secondary};
 use crate::telemetry::logging;
 
 /// Runs `app` with the configuration in `file`, on as many threads as it says.
@@ -35,14 +37,34 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
         Some(new) => new.uri.to_string(),
         None => "none (plain proxy)".to_owned(),
     };
+    let listeners: String =
+        config.listeners.iter().map(|extra| also(&extra.name, extra.address, &extra.face)).collect();
+    let listen = also("listen", config.listen.address, &config.listen.face);
     output::text(&format!(
-        "{}: good\n  listen  {}\n  old     {}\n  new     {new}\n  admin   http://{}",
+        "{}: good\n{listen}{listeners}  old     {}\n  new     {new}\n  admin   http://{}",
         file.display(),
-        config.listen.address,
         config.old.uri,
         config.admin.address
     ));
     Ok(())
+}
+
+/// A line for a listener, and one for each secondary that it shows.
+fn also(name: &str, address: SocketAddr, face: &Face) -> String {
+    let shown = match face {
+        // What most configurations have is not worth a word.
+        Face::Mongos => String::new(),
+        Face::LoadBalanced => format!(" ({})", face.name()),
+        Face::ReplicaSet(set) => {
+            format!(" ({} {}, {})", face.name(), set.name, set.host.as_deref().unwrap_or("by its address"))
+        }
+    };
+    let secondary = |other: &Secondary| {
+        let host = other.host.as_deref().unwrap_or("by its address");
+        format!("          {} (secondary, {host})\n", other.address)
+    };
+    let secondaries: String = face.secondaries().map(secondary).collect();
+    format!("  {name:7} {address}{shown}\n{secondaries}")
 }
 
 fn load(file: &Path) -> Result<Config, Failure> {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::StateHome;
 use super::reader::Reader;
 use super::sections::Draft;
+use crate::listener::face::{Face, Secondary};
 
 /// Notes every contradiction.
 pub(super) fn together(draft: &Draft, reader: &mut Reader<'_>) {
@@ -13,8 +14,24 @@ pub(super) fn together(draft: &Draft, reader: &mut Reader<'_>) {
     times(draft, reader);
 }
 
+/// Every address that applications connect to: its section, itself, and whether it may be reached.
+fn entrances(draft: &Draft) -> Vec<(String, SocketAddr, bool)> {
+    let first = draft.listen.iter().map(|it| ("listen".to_owned(), it.address, it.allow_insecure, &it.face));
+    let more = draft.listeners.iter();
+    let more = more.map(|it| (format!("listeners.{}", it.name), it.address, it.allow_insecure, &it.face));
+    let mut all = Vec::new();
+    for (section, address, allow_insecure, face) in first.chain(more) {
+        let inner = |(number, other): (usize, &Secondary)| {
+            (format!("{section}.secondaries[{number}]"), other.address, allow_insecure)
+        };
+        let secondaries: Vec<_> = face.secondaries().enumerate().map(inner).collect();
+        all.push((section, address, allow_insecure));
+        all.extend(secondaries);
+    }
+    all
+}
+
 fn addresses(draft: &Draft, reader: &mut Reader<'_>) {
-    let listen = draft.listen.as_ref().map(|listen| (listen.address, listen.allow_insecure));
     let admin = draft.admin.as_ref().map(|admin| admin.address);
     if let Some(admin) = admin.filter(|admin| !admin.ip().is_loopback()) {
         let message = format!(
@@ -24,22 +41,49 @@ fn addresses(draft: &Draft, reader: &mut Reader<'_>) {
         );
         reader.problem_at("admin", "address", message);
     }
-    if let Some((listen, false)) = listen
-        && !listen.ip().is_loopback()
-        && reader.is_sure("listen.allow_insecure")
-    {
-        let message = format!(
-            "{listen} can be reached from other machines without encryption; write \"127.0.0.1:{}\", or add \
-             allow_insecure = true below [listen] if the network is trusted",
-            listen.port()
-        );
-        reader.problem_at("listen", "address", message);
+    let mut taken: Vec<(String, SocketAddr)> = Vec::new();
+    for (section, address, allow_insecure) in entrances(draft) {
+        let listener = section.split(".secondaries").next().unwrap_or(&section).to_owned();
+        let is_sure = reader.is_sure(&format!("{listener}.allow_insecure"));
+        if !address.ip().is_loopback() && !allow_insecure && is_sure {
+            let message = format!(
+                "{address} can be reached from other machines without encryption; write \"127.0.0.1:{}\", or \
+                 add allow_insecure = true below [{listener}] if the network is trusted",
+                address.port()
+            );
+            reader.problem_at(&section, "address", message);
+        }
+        must_be_free(reader, &taken, &section, address);
+        taken.push((section, address));
     }
-    if let (Some((listen, _)), Some(admin)) = (listen, admin)
-        && clash(listen, admin)
-    {
-        let message = format!("port {} is already that of listen.address; choose another", admin.port());
-        reader.problem_at("admin", "address", message);
+    if let Some(admin) = admin {
+        must_be_free(reader, &taken, "admin", admin);
+    }
+    hosts(draft, reader);
+}
+
+fn must_be_free(reader: &mut Reader<'_>, taken: &[(String, SocketAddr)], section: &str, address: SocketAddr) {
+    if let Some((other, _)) = taken.iter().find(|(_, taken)| clash(*taken, address)) {
+        let message = format!("port {} is already that of {other}.address; choose another", address.port());
+        reader.problem_at(section, "address", message);
+    }
+}
+
+/// Members of a replica set are told apart by their names.
+fn hosts(draft: &Draft, reader: &mut Reader<'_>) {
+    let first = draft.listen.iter().map(|it| ("listen".to_owned(), &it.face));
+    let more = draft.listeners.iter().map(|it| (format!("listeners.{}", it.name), &it.face));
+    for (section, face) in first.chain(more) {
+        let Face::ReplicaSet(set) = face else { continue };
+        let mut known: Vec<&String> = set.host.iter().collect();
+        for (number, host) in set.secondaries.iter().enumerate() {
+            let Some(host) = &host.host else { continue };
+            if known.contains(&host) {
+                let message = format!("{host} is the host of another member already; each needs its own");
+                reader.problem_at(&format!("{section}.secondaries[{number}]"), "host", message);
+            }
+            known.push(host);
+        }
     }
 }
 
@@ -50,13 +94,14 @@ fn clash(listen: SocketAddr, admin: SocketAddr) -> bool {
 }
 
 fn clusters(draft: &Draft, reader: &mut Reader<'_>) {
-    let itself = draft.listen.as_ref().map(|listen| listen.address.to_string());
-    for (name, side) in [("old", &draft.old), ("new", &draft.new)] {
-        if let (Some(side), Some(itself)) = (side, &itself)
-            && side.uri.hosts().iter().any(|host| host.replace("localhost", "127.0.0.1") == *itself)
-        {
-            let message = format!("{itself} is listen.address: reshard would connect to itself");
-            reader.problem_at(name, "uri", message);
+    for (section, address, _) in entrances(draft) {
+        let itself = address.to_string();
+        for (name, side) in [("old", &draft.old), ("new", &draft.new)] {
+            let Some(side) = side else { continue };
+            if side.uri.hosts().iter().any(|host| host.replace("localhost", "127.0.0.1") == itself) {
+                let message = format!("{itself} is {section}.address: reshard would connect to itself");
+                reader.problem_at(name, "uri", message);
+            }
         }
     }
     if let (Some(old), Some(new)) = (&draft.old, &draft.new)

@@ -5,16 +5,19 @@
 //! are never printed (see [`MongoUri`]).
 
 mod check;
+mod listen;
 mod problem;
 mod reader;
+mod section;
 mod sections;
 mod suggest;
 mod uri;
 
 use std::path::Path;
 
+pub use listen::{ExtraListener, Listen};
 pub use problem::{ConfigError, Problem};
-pub use sections::{Admin, ClusterSection, Listen, Migration, StateHome};
+pub use sections::{Admin, ClusterSection, Migration, StateHome};
 pub use uri::MongoUri;
 
 use crate::telemetry::logging::Log;
@@ -25,6 +28,8 @@ use reader::Reader;
 pub struct Config {
     /// Where applications connect.
     pub listen: Listen,
+    /// More addresses, with faces of their own.
+    pub listeners: Vec<ExtraListener>,
     /// The cluster that serves today.
     pub old: ClusterSection,
     /// The cluster to move to; without it the process is a plain proxy to old.

@@ -4,25 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Config;
-use super::reader::{Reader, Section};
+use super::listen::{self, ExtraListener, Listen};
+use super::reader::Reader;
+use super::section::Section;
 use super::uri::{self, Context, MongoUri};
 use crate::telemetry::logging::{Format, Level, Log};
-use crate::wire::compressed::{Compressor, Compressors};
-
-/// `[listen]`: where applications connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// The address to listen on.
-    pub address: SocketAddr,
-    /// Listening beyond loopback without encryption is meant.
-    pub allow_insecure: bool,
-    /// Client connections at the same time; more are refused.
-    pub max_connections: u32,
-    /// Worker threads; 0 is one for each core.
-    pub workers: u32,
-    /// How messages are compressed for clients that ask for it.
-    pub compressors: Compressors,
-}
 
 /// `[old]` and `[new]`: a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +59,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What could be read. A section is `None` when something of it that has no default is missing or wrong.
 pub(super) struct Draft {
     pub(super) listen: Option<Listen>,
+    /// Those that can be read.
+    pub(super) listeners: Vec<ExtraListener>,
     pub(super) old: Option<ClusterSection>,
     /// `[new]` is written, right or wrong.
     pub(super) new_is_there: bool,
@@ -88,6 +76,7 @@ impl Draft {
         let new = if self.new_is_there { Some(self.new?) } else { None };
         Some(Config {
             listen: self.listen?,
+            listeners: self.listeners,
             old: self.old?,
             new,
             migration: self.migration,
@@ -99,7 +88,8 @@ impl Draft {
 
 /// Reads all sections.
 pub(super) fn read(reader: &mut Reader<'_>, context: &Context<'_>) -> Draft {
-    let listen = listen(reader.section("listen"));
+    let listen = listen::listen(reader.section("listen"));
+    let listeners = listen::extra(reader);
     let old = cluster(reader.section("old"), context, "27018");
     let new_section = reader.section("new");
     let new_is_there = new_section.present();
@@ -108,21 +98,7 @@ pub(super) fn read(reader: &mut Reader<'_>, context: &Context<'_>) -> Draft {
     let admin = admin(reader.section("admin"));
     let log = log(reader.section("log"));
     reader.finish();
-    Draft { listen, old, new_is_there, new, migration, admin, log }
-}
-
-fn listen(mut section: Section<'_, '_>) -> Option<Listen> {
-    let address = address(&mut section, "127.0.0.1:27017");
-    let allow_insecure = section.boolean("allow_insecure", false);
-    let max_connections = section.integer("max_connections", 10_000, 1..=1_000_000);
-    let workers = section.integer("workers", 0, 0..=1_024);
-    let words = Compressor::ALL.map(|one| (one.name(), one));
-    let compressors = match section.choices("compressors", &words) {
-        Some(chosen) => chosen.into_iter().fold(Compressors::NONE, Compressors::with),
-        None => Compressors::ALL,
-    };
-    section.finish();
-    Some(Listen { address: address?, allow_insecure, max_connections, workers, compressors })
+    Draft { listen, listeners, old, new_is_there, new, migration, admin, log }
 }
 
 fn cluster(mut section: Section<'_, '_>, context: &Context<'_>, port: &str) -> Option<ClusterSection> {
@@ -169,7 +145,8 @@ fn millis(section: &mut Section<'_, '_>, key: &'static str, default: u32, least:
     Duration::from_millis(section.integer(key, default, least..=most).into())
 }
 
-fn address(section: &mut Section<'_, '_>, example: &str) -> Option<SocketAddr> {
+/// An address that must be there.
+pub(super) fn address(section: &mut Section<'_, '_>, example: &str) -> Option<SocketAddr> {
     let written = section.required("address", &format!("\"{example}\""))?;
     match written.value.parse() {
         Ok(address) => Some(address),

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use mongodb::options::ConnectionString;
 
-use super::reader::{Located, Section};
+use super::reader::Located;
+use super::section::Section;
 
 /// A MongoDB connection string. It may hold a password, so `Debug` and `Display` show only the hosts.
 #[derive(Clone, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::oid::ObjectId;
 use metrics::counter;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -11,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics as names;
 
+use super::face::Appearance;
+use super::settings::Entrance;
 use super::worker::Workers;
 
 /// Connections that the system keeps ready while none is taken.
@@ -23,14 +26,33 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    appearance: Arc<Appearance>,
+}
+
+/// Binds the sockets of `entrance`, its own first, then those of its secondaries. `service` is the name of this
+/// process for drivers that expect a balancer. Must be called on a runtime.
+///
+/// # Errors
+/// When an address cannot be bound.
+pub fn bind(entrance: &Entrance, service: ObjectId) -> std::io::Result<Vec<Listener>> {
+    let secondaries = entrance.face.secondaries().map(|secondary| secondary.address);
+    let bind = |address| {
+        let named = |error: std::io::Error| {
+            std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        };
+        Listener::bind(address).map_err(named)
+    };
+    let mut listeners =
+        [entrance.address].into_iter().chain(secondaries).map(bind).collect::<std::io::Result<Vec<_>>>()?;
+    let bound: Vec<_> = listeners.iter().map(Listener::address).collect();
+    for (listener, shown) in listeners.iter_mut().zip(Appearance::of(&entrance.face, service, &bound)) {
+        listener.appearance = Arc::new(shown);
+    }
+    Ok(listeners)
 }
 
 impl Listener {
-    /// Binds `address`. Must be called on a runtime.
-    ///
-    /// # Errors
-    /// When the address cannot be bound.
-    pub fn bind(address: SocketAddr) -> std::io::Result<Self> {
+    fn bind(address: SocketAddr) -> std::io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -38,7 +60,7 @@ impl Listener {
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address })
+        Ok(Self { socket, address, appearance: Arc::new(Appearance::Router) })
     }
 
     /// Where it listens, with the port that was taken.
@@ -64,7 +86,7 @@ impl Listener {
             match handed {
                 Ok(_) if workers.clients.open() >= max_clients => refused.increment(1),
                 Ok(stream) => {
-                    workers.hand_over(turn, stream);
+                    workers.hand_over(turn, stream, Arc::clone(&self.appearance));
                     turn = turn.wrapping_add(1);
                 }
                 Err(error) => {

@@ -1,103 +1,122 @@
-//! The answer to `hello`: the face of a router (mongos), whatever stands behind.
+//! The answer to `hello`: the face of the listener, whatever stands behind.
 //!
 //! It is the same for the life of the process, because drivers do not expect a topology to change its kind,
 //! its limits or its versions. No `topologyVersion`: drivers then ask at intervals instead of waiting for a
 //! reply. No `$clusterTime`: one foreign time would poison a driver's whole client.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bson::raw::RawArrayBuf;
+use bson::raw::{RawArrayBuf, RawBsonRef};
 use bson::{DateTime, RawDocument, RawDocumentBuf};
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
 
+use crate::model::capabilities::Capabilities;
 use crate::wire::compressed::{Compressor, Compressors};
 use crate::wire::error::{
-    AUTHENTICATION_FAILED, CLIENT_METADATA_CANNOT_BE_MUTATED, ErrorReply, HOST_UNREACHABLE,
+    AUTHENTICATION_FAILED, BAD_VALUE, CLIENT_METADATA_CANNOT_BE_MUTATED, ErrorReply, HOST_UNREACHABLE,
+    INCOMPLETE_WAIT, LOAD_BALANCER_SUPPORT_MISMATCH, NEGATIVE_WAIT, TYPE_MISMATCH,
 };
 use crate::wire::scan::Command;
 
-/// What clients are told about the clusters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Face {
-    /// Lowest wire version that all clusters speak.
-    pub min_wire_version: i32,
-    /// Highest wire version that all clusters speak.
-    pub max_wire_version: i32,
-    /// Largest document, bytes.
-    pub max_bson_object_size: i32,
-    /// Largest message, bytes.
-    pub max_message_size: i32,
-    /// Most writes in one command.
-    pub max_write_batch_size: i32,
-    /// How long sessions live, minutes.
-    pub session_timeout_minutes: Option<i32>,
-}
+use super::belongings::Belongings;
+use super::face::Appearance;
+use super::introduction;
 
-impl Face {
-    /// What two clusters have in common.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            min_wire_version: self.min_wire_version.max(other.min_wire_version),
-            max_wire_version: self.max_wire_version.min(other.max_wire_version),
-            max_bson_object_size: self.max_bson_object_size.min(other.max_bson_object_size),
-            max_message_size: self.max_message_size.min(other.max_message_size),
-            max_write_batch_size: self.max_write_batch_size.min(other.max_write_batch_size),
-            session_timeout_minutes: self
-                .session_timeout_minutes
-                .zip(other.session_timeout_minutes)
-                .map(|(ours, theirs)| ours.min(theirs)),
-        }
-    }
-}
-
-/// The face, once the clusters are known.
-pub type SharedFace = SetOnce<Face>;
+/// What clients are told about the clusters, once they are known.
+pub type SharedCapabilities = SetOnce<Capabilities>;
 
 /// How long a client waits for the clusters to be known; less than drivers wait for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `hello` needs to know about its client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Greeting {
     /// Unique in the process.
     pub(super) connection_id: i32,
+    /// What the client is shown.
+    pub(super) appearance: Arc<Appearance>,
     /// The client has said who it is.
-    pub(super) introduced: bool,
+    introduced: bool,
+    /// It has said that it expects a balancer.
+    balanced: bool,
     /// How the proxy may compress.
-    pub(super) offered: Compressors,
+    offered: Compressors,
     /// How both may.
     pub(super) agreed: Compressors,
+    /// What it has open, where that belongs to its connection.
+    pub(super) belongings: Option<Box<Belongings>>,
+}
+
+impl Greeting {
+    /// Before the first `hello`.
+    pub(super) fn new(connection_id: i32, appearance: Arc<Appearance>, offered: Compressors) -> Self {
+        let belongings = matches!(*appearance, Appearance::Service(_)).then(Box::default);
+        let (introduced, balanced, agreed) = (false, false, Compressors::NONE);
+        Self { connection_id, appearance, introduced, balanced, offered, agreed, belongings }
+    }
 }
 
 /// The answer to `hello`, `isMaster` or `ismaster`. Right after the start it waits for the clusters.
 pub(super) async fn answer(
-    face: &SharedFace,
+    capabilities: &SharedCapabilities,
     greeting: &mut Greeting,
     command: &Command<'_>,
     body: &[u8],
 ) -> Result<RawDocumentBuf, ErrorReply> {
-    let Ok(face) = timeout(PATIENCE, face.wait()).await else {
+    let Ok(capabilities) = timeout(PATIENCE, capabilities.wait()).await else {
         return Err(ErrorReply::new(HOST_UNREACHABLE, "no server of the clusters has answered yet"));
     };
-    let asked = bson::RawDocument::from_bytes(body).ok();
-    let has = |key: &str| asked.is_some_and(|asked| matches!(asked.get(key), Ok(Some(_))));
-    if has("client") {
+    let asked = RawDocument::from_bytes(body)
+        .map_err(|error| ErrorReply::new(BAD_VALUE, format!("hello cannot be read: {error}")))?;
+    let field = |name: &str| asked.get(name).ok().flatten();
+    if let Some(client) = field("client") {
         if greeting.introduced {
             let text = "the client metadata document may only be sent in the first hello";
             return Err(ErrorReply::new(CLIENT_METADATA_CANNOT_BE_MUTATED, text));
         }
         greeting.introduced = true;
+        introduction::check(client, greeting.appearance.longest_introduction())?;
     }
-    let common = asked.map(|asked| in_common(asked, greeting.offered)).unwrap_or_default();
+    let balanced = field("loadBalanced").and_then(|value| value.as_bool()) == Some(true);
+    // Once is enough: what applications ask later is asked by a driver that knows.
+    greeting.balanced |= balanced;
+    if matches!(*greeting.appearance, Appearance::Service(_)) && !greeting.balanced {
+        let text = "this address is for drivers behind a load balancer: add loadBalanced=true to the connection \
+                    string, or connect to a listener with another face";
+        return Err(ErrorReply::new(LOAD_BALANCER_SUPPORT_MISMATCH, text));
+    }
+    may_wait(field("topologyVersion"), field("maxAwaitTimeMS"))?;
+    let common = in_common(asked, greeting.offered);
     greeting.agreed = common.iter().fold(greeting.agreed, |agreed, one| agreed.with(*one));
-    let mut document = document(face, greeting, command.name, has("helloOk"));
+    let hello_ok = field("helloOk").and_then(|value| value.as_bool()) == Some(true);
+    let mut document = document(capabilities, greeting, command.name, hello_ok, balanced);
     if !common.is_empty() {
         let names: RawArrayBuf = common.iter().map(|one| one.name()).collect();
         document.append(bson::cstr!("compression"), names);
     }
     Ok(document)
+}
+
+/// Clients that wait for a change are answered at once: they have their version from another server. What
+/// servers refuse is refused.
+fn may_wait(version: Option<RawBsonRef<'_>>, limit: Option<RawBsonRef<'_>>) -> Result<(), ErrorReply> {
+    let incomplete = |text: &str| Err(ErrorReply::new(INCOMPLETE_WAIT, text));
+    let mismatch = |text: &str| Err(ErrorReply::new(TYPE_MISMATCH, text));
+    let negative = || Err(ErrorReply::new(NEGATIVE_WAIT, "BSON field 'maxAwaitTimeMS' value must be >= 0"));
+    match (version, limit) {
+        (None, None) => Ok(()),
+        (Some(_), None) => incomplete("A request with a 'topologyVersion' must include 'maxAwaitTimeMS'"),
+        (None, Some(_)) => incomplete("A request with 'maxAwaitTimeMS' must include a 'topologyVersion'"),
+        (Some(RawBsonRef::Document(_)), Some(limit)) => match limit {
+            RawBsonRef::Int32(..0) | RawBsonRef::Int64(..0) => negative(),
+            RawBsonRef::Double(limit) if limit < 0.0 => negative(),
+            RawBsonRef::Int32(_) | RawBsonRef::Int64(_) | RawBsonRef::Double(_) => Ok(()),
+            _ => mismatch("Expected field \"maxAwaitTimeMS\" to have numeric type"),
+        },
+        (Some(_), Some(_)) => mismatch("topologyVersion must be a document"),
+    }
 }
 
 /// What the client asks for and may have, in its order.
@@ -112,24 +131,30 @@ fn in_common(asked: &RawDocument, offered: Compressors) -> Vec<Compressor> {
     common
 }
 
-fn document(face: &Face, greeting: &Greeting, name: &str, hello_ok: bool) -> RawDocumentBuf {
-    let primary = if name == "hello" { bson::cstr!("isWritablePrimary") } else { bson::cstr!("ismaster") };
+fn document(
+    capabilities: &Capabilities,
+    greeting: &Greeting,
+    name: &str,
+    hello_ok: bool,
+    balanced: bool,
+) -> RawDocumentBuf {
+    let writable = if name == "hello" { bson::cstr!("isWritablePrimary") } else { bson::cstr!("ismaster") };
+    let now = DateTime::now();
     let mut document = RawDocumentBuf::new();
     if hello_ok {
         document.append(bson::cstr!("helloOk"), true);
     }
-    document.append(primary, true);
-    document.append(bson::cstr!("msg"), "isdbgrid");
-    document.append(bson::cstr!("maxBsonObjectSize"), face.max_bson_object_size);
-    document.append(bson::cstr!("maxMessageSizeBytes"), face.max_message_size);
-    document.append(bson::cstr!("maxWriteBatchSize"), face.max_write_batch_size);
-    document.append(bson::cstr!("localTime"), DateTime::now());
-    if let Some(minutes) = face.session_timeout_minutes {
+    greeting.appearance.show(&mut document, writable, balanced, now);
+    document.append(bson::cstr!("maxBsonObjectSize"), capabilities.max_bson_object_size);
+    document.append(bson::cstr!("maxMessageSizeBytes"), capabilities.max_message_size);
+    document.append(bson::cstr!("maxWriteBatchSize"), capabilities.max_write_batch_size);
+    document.append(bson::cstr!("localTime"), now);
+    if let Some(minutes) = capabilities.session_timeout_minutes {
         document.append(bson::cstr!("logicalSessionTimeoutMinutes"), minutes);
     }
     document.append(bson::cstr!("connectionId"), greeting.connection_id);
-    document.append(bson::cstr!("maxWireVersion"), face.max_wire_version);
-    document.append(bson::cstr!("minWireVersion"), face.min_wire_version);
+    document.append(bson::cstr!("minWireVersion"), capabilities.min_wire_version);
+    document.append(bson::cstr!("maxWireVersion"), capabilities.max_wire_version);
     document.append(bson::cstr!("readOnly"), false);
     document.append(bson::cstr!("ok"), 1.0);
     document
@@ -147,7 +172,7 @@ mod tests {
     use super::*;
     use bson::rawdoc;
 
-    const FACE: Face = Face {
+    const CAPABILITIES: Capabilities = Capabilities {
         min_wire_version: 0,
         max_wire_version: 17,
         max_bson_object_size: 16_777_216,
@@ -156,15 +181,19 @@ mod tests {
         session_timeout_minutes: Some(30),
     };
 
+    fn stranger(offered: Compressors) -> Greeting {
+        Greeting::new(1, Arc::new(Appearance::Router), offered)
+    }
+
     async fn ask(greeting: &mut Greeting, body: &RawDocumentBuf) -> Result<RawDocumentBuf, ErrorReply> {
         let bytes = body.as_bytes();
         let command = Command::scan(bytes, 0..bytes.len()).unwrap();
-        answer(&SharedFace::new_with(Some(FACE)), greeting, &command, bytes).await
+        answer(&SharedCapabilities::new_with(Some(CAPABILITIES)), greeting, &command, bytes).await
     }
 
     #[tokio::test]
     async fn both_forms_show_a_router_in_their_own_words() {
-        let mut greeting = Greeting::default();
+        let mut greeting = stranger(Compressors::NONE);
         let modern = ask(&mut greeting, &rawdoc! { "hello": 1 }).await.unwrap();
         assert!(modern.get_bool("isWritablePrimary").unwrap());
         assert!(modern.get("ismaster").unwrap().is_none() && modern.get("helloOk").unwrap().is_none());
@@ -183,8 +212,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_introduces_itself_once() {
-        let mut greeting = Greeting::default();
-        let body = rawdoc! { "hello": 1, "client": { "driver": { "name": "x" } } };
+        let mut greeting = stranger(Compressors::NONE);
+        let body = rawdoc! {
+            "hello": 1, "client": { "driver": { "name": "x", "version": "1" }, "os": { "type": "x" } },
+        };
         assert!(ask(&mut greeting, &body).await.is_ok());
         assert_eq!(ask(&mut greeting, &body).await.unwrap_err().code, CLIENT_METADATA_CANNOT_BE_MUTATED);
         assert!(ask(&mut greeting, &rawdoc! { "hello": 1 }).await.is_ok());
@@ -193,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn clients_and_proxy_agree_on_compressors() {
         let offered = Compressors::NONE.with(Compressor::Zlib).with(Compressor::Zstd);
-        let mut greeting = Greeting { offered, ..Greeting::default() };
+        let mut greeting = stranger(offered);
         assert!(
             ask(&mut greeting, &rawdoc! { "hello": 1 }).await.unwrap().get("compression").unwrap().is_none()
         );
@@ -204,11 +235,39 @@ mod tests {
         assert_eq!(greeting.agreed, offered);
     }
 
-    #[test]
-    fn two_clusters_show_what_they_have_in_common() {
-        let newer = Face { min_wire_version: 6, max_wire_version: 21, session_timeout_minutes: None, ..FACE };
-        let both = FACE.and(newer);
-        assert_eq!((both.min_wire_version, both.max_wire_version), (6, 17));
-        assert_eq!(both.session_timeout_minutes, None);
+    #[tokio::test]
+    async fn behind_a_balancer_a_driver_must_know_of_it() {
+        let service = Arc::new(Appearance::Service(bson::oid::ObjectId::new()));
+        let mut greeting = Greeting::new(1, service, Compressors::NONE);
+        let error = ask(&mut greeting, &rawdoc! { "hello": 1 }).await.unwrap_err();
+        assert_eq!(error.code, LOAD_BALANCER_SUPPORT_MISMATCH);
+        let hello = ask(&mut greeting, &rawdoc! { "hello": 1, "loadBalanced": true }).await.unwrap();
+        assert!(hello.get_object_id("serviceId").is_ok());
+        assert!(ask(&mut greeting, &rawdoc! { "hello": 1 }).await.is_ok());
+        let mut greeting = stranger(Compressors::NONE);
+        let hello = ask(&mut greeting, &rawdoc! { "hello": 1, "loadBalanced": true }).await.unwrap();
+        assert!(hello.get_object_id("serviceId").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_waits_says_for_what_and_how_long() {
+        let version = || rawdoc! { "processId": bson::oid::ObjectId::new(), "counter": 6_i64 };
+        let cases = [
+            (rawdoc! { "hello": 1, "topologyVersion": version(), "maxAwaitTimeMS": 10_000 }, None),
+            (rawdoc! { "hello": 1, "topologyVersion": version() }, Some(INCOMPLETE_WAIT)),
+            (rawdoc! { "hello": 1, "maxAwaitTimeMS": 10 }, Some(INCOMPLETE_WAIT)),
+            (
+                rawdoc! { "hello": 1, "topologyVersion": version(), "maxAwaitTimeMS": -1_i64 },
+                Some(NEGATIVE_WAIT),
+            ),
+            (
+                rawdoc! { "hello": 1, "topologyVersion": version(), "maxAwaitTimeMS": "x" },
+                Some(TYPE_MISMATCH),
+            ),
+        ];
+        for (body, code) in cases {
+            let answer = ask(&mut stranger(Compressors::NONE), &body).await;
+            assert_eq!(answer.err().map(|error| error.code), code, "{body:?}");
+        }
     }
 }

@@ -1,12 +1,15 @@
-//! The edge towards applications: sockets, workers, sessions, and the face of a router that drivers see.
+//! The edge towards applications: sockets, workers, sessions, and the faces that drivers see.
 mod acceptor;
+mod belongings;
 mod buffers;
+mod introduction;
 mod session;
 
+pub mod face;
 pub mod hello;
 pub mod settings;
 pub mod worker;
 
-pub use acceptor::Listener;
-pub use settings::Settings;
+pub use acceptor::{Listener, bind};
+pub use settings::{Entrance, Settings};
 pub use worker::{Worker, Workers};

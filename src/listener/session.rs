@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
@@ -15,21 +16,30 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::Selection;
 use crate::policy::classify::{Class, classify};
-use crate::router::{Handled, Operation, Router};
+use crate::policy::secondary::{Misplaced, misplaced};
+use crate::router::{Handled, Operation, Router, preference};
 use crate::wire::compressed::{Compressors, compress, decompress};
-use crate::wire::error::{ErrorReply, UNSUPPORTED_OP_QUERY};
+use crate::wire::error::{
+    ErrorReply, NOT_PRIMARY_NO_SECONDARY_OK, NOT_WRITABLE_PRIMARY, UNSUPPORTED_OP_QUERY,
+};
 use crate::wire::header::{FrameError, Header, OP_COMPRESSED, OP_MSG, OP_QUERY};
 use crate::wire::op_msg::build;
 use crate::wire::query::{self, Query};
 
+use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
-use super::hello::{self, Greeting, SharedFace};
+use super::face::Appearance;
+use super::hello::{self, Greeting, SharedCapabilities};
+
+/// How long ending what a client has left open may take.
+const RELEASE: Duration = Duration::from_secs(10);
 
 /// What the sessions of one worker share.
 pub(super) struct Context {
     pub(super) router: Router,
-    pub(super) face: Arc<SharedFace>,
+    pub(super) capabilities: Arc<SharedCapabilities>,
     /// How the messages of clients may be compressed.
     pub(super) compressors: Compressors,
 }
@@ -56,9 +66,23 @@ pub(super) async fn serve(
     context: &Context,
     stream: &mut TcpStream,
     connection_id: i32,
+    appearance: Arc<Appearance>,
     drain: CancellationToken,
 ) -> Result<(), SessionEnd> {
-    let mut greeting = Greeting { connection_id, offered: context.compressors, ..Greeting::default() };
+    let mut greeting = Greeting::new(connection_id, appearance, context.compressors);
+    let end = until_end(context, stream, &mut greeting, &drain).await;
+    if let Some(belongings) = greeting.belongings {
+        Box::pin(release(context, connection_id, *belongings)).await;
+    }
+    end
+}
+
+async fn until_end(
+    context: &Context,
+    stream: &mut TcpStream,
+    greeting: &mut Greeting,
+    drain: &CancellationToken,
+) -> Result<(), SessionEnd> {
     let mut drained = pin!(drain.cancelled());
     loop {
         tokio::select! {
@@ -67,7 +91,22 @@ pub(super) async fn serve(
             ready = stream.readable() => ready?,
         }
         // Boxed, so that an idle session does not keep room for it.
-        Box::pin(requests(context, stream, &mut greeting, &drain)).await?;
+        Box::pin(requests(context, stream, greeting, drain)).await?;
+    }
+}
+
+/// Ends on the servers what a client has left open.
+async fn release(context: &Context, client: i32, belongings: Belongings) {
+    let ending = async {
+        let mut reply = Buffer::take();
+        for message in belongings.farewells() {
+            if let Ok(operation) = Operation::parse(&message, u64::from(client.unsigned_abs())) {
+                context.router.handle(&operation, &mut reply.0).await;
+            }
+        }
+    };
+    if tokio::time::timeout(RELEASE, ending).await.is_err() {
+        tracing::debug!(client, "left open what a client had left open: the servers do not answer");
     }
 }
 
@@ -137,18 +176,38 @@ async fn command(
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
     let operation = Operation::parse(message, u64::from(greeting.connection_id.unsigned_abs()))?;
-    let local = match operation.class {
-        Class::Hello => {
-            hello::answer(&context.face, greeting, &operation.command, &message[operation.parts.body.clone()])
-                .await
+    let local = match (operation.class, not_here(&greeting.appearance, &operation)) {
+        (Class::Hello, _) => {
+            let body = &message[operation.parts.body.clone()];
+            hello::answer(&context.capabilities, greeting, &operation.command, body).await
         }
-        Class::Authentication => Err(hello::no_login()),
-        _ => return forward(context, stream, &operation, reply).await,
+        (Class::Authentication, _) => Err(hello::no_login()),
+        (_, Some(error)) => Err(error),
+        (_, None) => return remembered(context, stream, greeting, &operation, reply).await,
     };
     let document = local.unwrap_or_else(|error| error.document());
     reply.clear();
     reply.extend_from_slice(&build(0, operation.request_id(), 0, document.as_bytes(), None));
     Ok(if operation.silent() { Handled::Silent } else { Handled::Reply })
+}
+
+/// Where a secondary is shown: the error for a command that does not belong on one.
+fn not_here(appearance: &Appearance, operation: &Operation<'_>) -> Option<ErrorReply> {
+    if appearance.is_writable() {
+        return None;
+    }
+    let command = &operation.command;
+    let for_secondaries = preference::selection(command.read_preference) != Selection::Primary;
+    let error = match misplaced(operation.class, for_secondaries, command.in_transaction())? {
+        Misplaced::Write => {
+            ErrorReply::new(NOT_WRITABLE_PRIMARY, "not primary: this address shows a secondary")
+        }
+        Misplaced::Read => {
+            let text = "not primary and no read preference for secondaries: this address shows a secondary";
+            ErrorReply::new(NOT_PRIMARY_NO_SECONDARY_OK, text)
+        }
+    };
+    Some(error)
 }
 
 /// A command within another message; its reply is compressed the same way.
@@ -166,6 +225,24 @@ async fn compressed(
         && compress(reply, compressor, &mut plain.0)
     {
         std::mem::swap(reply, &mut plain.0);
+    }
+    Ok(handled)
+}
+
+/// Runs an operation, and remembers what it opens where that belongs to the connection.
+async fn remembered(
+    context: &Context,
+    stream: &TcpStream,
+    greeting: &mut Greeting,
+    operation: &Operation<'_>,
+    reply: &mut BytesMut,
+) -> Result<Handled, SessionEnd> {
+    if let Some(belongings) = &mut greeting.belongings {
+        belongings.before(operation);
+    }
+    let handled = forward(context, stream, operation, reply).await?;
+    if let Some(belongings) = &mut greeting.belongings {
+        belongings.after(operation, reply);
     }
     Ok(handled)
 }
@@ -213,7 +290,7 @@ async fn legacy(
 ) -> Result<Handled, SessionEnd> {
     let query = Query::parse(message)?;
     let answer = if classify(query.command.name) == Class::Hello {
-        hello::answer(&context.face, greeting, &query.command, query.body).await
+        hello::answer(&context.capabilities, greeting, &query.command, query.body).await
     } else {
         let text = format!("{} must be sent as OP_MSG", query.command.name);
         Err(ErrorReply::new(UNSUPPORTED_OP_QUERY, text))

@@ -6,14 +6,27 @@ use std::time::Duration;
 
 use crate::wire::compressed::Compressors;
 
+use super::face::Face;
+
+/// An address that clients connect to, and what they see there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entrance {
+    /// Its name, for logs.
+    pub name: String,
+    /// Where to listen; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// How it looks.
+    pub face: Face,
+}
+
 /// How clients are served.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where to listen; port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// Where to listen; at least one.
+    pub entrances: Vec<Entrance>,
     /// How many threads serve clients.
     pub workers: NonZeroUsize,
-    /// Most clients at a time; more are turned away.
+    /// Most clients at a time, over all entrances; more are turned away.
     pub max_clients: usize,
     /// How long a shutdown waits for operations that run.
     pub drain: Duration,
@@ -22,11 +35,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults: one worker per core, 50,000 clients, 30 s to drain, all compressors.
+    /// The defaults: one entrance with the face of a router, one worker per core, 50,000 clients, 30 s to
+    /// drain, all compressors.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
-            listen,
+            entrances: vec![Entrance { name: "listen".to_owned(), address: listen, face: Face::default() }],
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             max_clients: 50_000,
             drain: Duration::from_secs(30),

@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use crate::router::Router;
 use crate::telemetry::metrics as names;
 
-use super::hello::SharedFace;
+use super::face::Appearance;
+use super::hello::SharedCapabilities;
 use super::session::{Context, SessionEnd, serve};
 use super::settings::Settings;
 
@@ -57,6 +58,8 @@ impl Drop for Present {
 pub(super) struct Arrival {
     pub(super) stream: StdStream,
     pub(super) present: Present,
+    /// What it is shown.
+    pub(super) appearance: Arc<Appearance>,
 }
 
 /// One thread.
@@ -81,7 +84,11 @@ impl Workers {
     ///
     /// # Errors
     /// When the system gives no thread or no reactor.
-    pub fn start(settings: &Settings, face: &Arc<SharedFace>, build: &BuildRouter) -> std::io::Result<Self> {
+    pub fn start(
+        settings: &Settings,
+        capabilities: &Arc<SharedCapabilities>,
+        build: &BuildRouter,
+    ) -> std::io::Result<Self> {
         let clients = Arc::new(Clients {
             open: AtomicUsize::new(0),
             next_id: AtomicI32::new(1),
@@ -92,8 +99,8 @@ impl Workers {
         let (grace, compressors) = (settings.drain, settings.compressors);
         let start = |number| {
             let stop = Stop { drain: drain.clone(), grace };
-            let (face, build) = (face.clone(), build.clone());
-            let context = move || Context { router: build(), face, compressors };
+            let (capabilities, build) = (capabilities.clone(), build.clone());
+            let context = move || Context { router: build(), capabilities, compressors };
             start_worker(number, stop, clients.clone(), context)
         };
         let workers = (0..settings.workers.get()).map(start).collect::<Result<_, _>>()?;
@@ -101,8 +108,8 @@ impl Workers {
     }
 
     /// Hands a client to the worker whose turn it is.
-    pub(super) fn hand_over(&self, turn: usize, stream: StdStream) {
-        let arrival = Arrival { stream, present: Present::new(&self.clients) };
+    pub(super) fn hand_over(&self, turn: usize, stream: StdStream, appearance: Arc<Appearance>) {
+        let arrival = Arrival { stream, present: Present::new(&self.clients), appearance };
         // Fails only while the process ends; the client is then closed.
         _ = self.workers[turn % self.workers.len()].arrivals.send(arrival);
     }
@@ -182,11 +189,11 @@ async fn work(
 }
 
 async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival, drain: CancellationToken) {
-    let Arrival { stream, present } = arrival;
+    let Arrival { stream, present, appearance } = arrival;
     let _present = present;
     let Ok(mut stream) = TcpStream::from_std(stream) else { return };
     let id = clients.next_id.fetch_add(1, Ordering::Relaxed);
-    match serve(&context, &mut stream, id, drain).await {
+    match serve(&context, &mut stream, id, appearance, drain).await {
         Ok(()) | Err(SessionEnd::Left | SessionEnd::Io(_)) => {}
         Err(error) => {
             clients.malformed.increment(1);

@@ -1,12 +1,12 @@
 //! The control plane of this process: all its migrations.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, watch};
 
 use super::context::Context;
 use super::control::{ControlError, Phase, Refusal};
@@ -22,6 +22,7 @@ use crate::converge::converger::Converger;
 use crate::converge::lanes::Lanes;
 use crate::converge::looks::Looks;
 use crate::converge::sessions::{SESSIONS, Sessions};
+use crate::model::capabilities::Capabilities;
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
 use crate::shutdown::SharedSpawn;
@@ -117,6 +118,8 @@ pub struct Engine {
     pub(super) migrations: tokio::sync::Mutex<BTreeMap<String, Arc<Running>>>,
     pub(super) ready: watch::Sender<Vec<String>>,
     pub(super) fatal: watch::Sender<Option<String>>,
+    /// What clients are told, once it is known; empty where there are none.
+    pub(super) shown: OnceLock<Arc<SetOnce<Capabilities>>>,
 }
 
 pub(super) const RETRY: Duration = Duration::from_millis(300);
@@ -132,6 +135,7 @@ impl Engine {
             migrations: tokio::sync::Mutex::default(),
             ready: watch::Sender::new(vec!["what is stored has not been read yet".into()]),
             fatal: watch::Sender::new(None),
+            shown: OnceLock::new(),
         })
     }
 

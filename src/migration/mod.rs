@@ -30,6 +30,7 @@ pub mod running;
 mod sampling;
 pub mod scope;
 pub mod sharding;
+mod shown;
 mod starting;
 pub mod stored;
 pub mod stream;

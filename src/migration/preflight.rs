@@ -9,6 +9,8 @@ mod findings;
 mod privileges;
 mod sharding;
 
+pub(super) use clusters::hello;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -210,6 +210,7 @@ impl Engine {
             let detail = format!("it is {phase}; only a migration that is created can start");
             return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
         }
+        running.aborting.unless_asked(self.promise()).await??;
         let identities = self.identities().await?;
         if phase == Phase::Created {
             let wanted = running.aborting.unless_asked(self.pass_preflight(running)).await??;

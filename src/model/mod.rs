@@ -1,4 +1,5 @@
 //! The words that everything else shares: plain data without behaviour beyond parsing and ordering.
+pub mod capabilities;
 pub mod key;
 pub mod moves;
 pub mod namespace;

@@ -18,6 +18,7 @@ pub mod privileges;
 pub mod reads;
 pub mod retry;
 pub mod safeguards;
+pub mod secondary;
 pub mod shard_key;
 pub mod split;
 pub mod statement;

@@ -18,10 +18,28 @@ pub const BAD_VALUE: Code = Code(2, "BadValue");
 pub const AUTHENTICATION_FAILED: Code = Code(18, "AuthenticationFailed");
 /// There is no such cursor.
 pub const CURSOR_NOT_FOUND: Code = Code(43, "CursorNotFound");
+/// A value has another type than it must have.
+pub const TYPE_MISMATCH: Code = Code(14, "TypeMismatch");
+/// `client` in `hello` lacks something.
+pub const CLIENT_METADATA_MISSING_FIELD: Code = Code(183, "ClientMetadataMissingField");
+/// The application's name is too long.
+pub const CLIENT_METADATA_APP_NAME_TOO_LARGE: Code = Code(184, "ClientMetadataAppNameTooLarge");
+/// `client` in `hello` is too long.
+pub const CLIENT_METADATA_TOO_LARGE: Code = Code(185, "ClientMetadataDocumentTooLarge");
 /// `hello` with `client` came a second time.
 pub const CLIENT_METADATA_CANNOT_BE_MUTATED: Code = Code(186, "ClientMetadataCannotBeMutated");
 /// Only `hello` may come in this old form.
 pub const UNSUPPORTED_OP_QUERY: Code = Code(352, "UnsupportedOpQueryCommand");
+/// The client expects no balancer, and comes through one.
+pub const LOAD_BALANCER_SUPPORT_MISMATCH: Code = Code(354, "LoadBalancerSupportMismatch");
+/// `hello` may wait for a change, and what to wait for is not said, or not how long.
+pub const INCOMPLETE_WAIT: Code = Code(31_368, "Location31368");
+/// `hello` may wait for less than no time.
+pub const NEGATIVE_WAIT: Code = Code(51_024, "Location51024");
+/// The server is a secondary.
+pub const NOT_WRITABLE_PRIMARY: Code = Code(10_107, "NotWritablePrimary");
+/// The server is a secondary, and the read is for the primary.
+pub const NOT_PRIMARY_NO_SECONDARY_OK: Code = Code(13_435, "NotPrimaryNoSecondaryOk");
 /// A migration does not allow this now. Not 20 (`IllegalOperation`): of a retryable write drivers take that for
 /// a server without retryable writes, and say so in place of the message.
 pub const NOT_NOW: Code = Code(115, "CommandNotSupported");

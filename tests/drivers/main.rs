@@ -1,6 +1,6 @@
 //! Applications in several drivers, unmodified, through the real program and a migration.
 //!
-//! Each driver has one test with clusters and a proxy of its own. Needs `python3` (with `venv`) and
+//! Each driver has a test for each face of the proxy, with clusters and a proxy of its own. Needs `python3` (with `venv`) and
 //! `node` with `npm`, and for the first run a network to install the drivers.
 
 mod application;
@@ -10,11 +10,11 @@ mod tools;
 
 use anyhow::{Error, Result, bail};
 use application::Application;
-use stage::{Phase, Stage};
+use stage::{Face, Phase, Stage};
 
 /// Takes an application through all phases, with one run inside each and one across each change.
-async fn through_all_phases(name: &str, application: &Application) -> Result<()> {
-    let mut stage = Stage::start(name).await?;
+async fn through_all_phases(name: &str, application: &Application, face: Face) -> Result<()> {
+    let mut stage = Stage::start(name, face, 1).await?;
     // What fails in one phase does not hide what fails in the next.
     let mut failures = Vec::new();
     let end = Box::pin(go(&mut stage, application, &mut failures)).await;
@@ -39,22 +39,69 @@ async fn go(stage: &mut Stage, application: &Application, failures: &mut Vec<Err
     stage.both_sides_are_equal().await
 }
 
+/// Reads for secondaries are answered by secondaries of the cluster: its primary refuses them.
+async fn reads_of_secondaries(name: &str, application: &Application) -> Result<()> {
+    let stage = Stage::start(name, Face::ReplicaSet, 3).await?;
+    application.run(&stage, Phase::Plain).await.map_err(|error| error.context(stage.log_tail()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo_reads_of_secondaries() -> Result<()> {
+    reads_of_secondaries("pymongo-reads", &tools::python_script("python/secondaries.py").await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_reads_of_secondaries() -> Result<()> {
+    reads_of_secondaries("node-reads", &tools::node_script("secondaries.mjs", "node/secondaries.mjs").await?)
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pymongo() -> Result<()> {
-    through_all_phases("pymongo", &tools::python().await?).await
+    through_all_phases("pymongo", &tools::python().await?, Face::Mongos).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo_of_a_replica_set() -> Result<()> {
+    through_all_phases("pymongo-rs", &tools::python().await?, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo_behind_a_balancer() -> Result<()> {
+    through_all_phases("pymongo-lb", &tools::python().await?, Face::LoadBalanced).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_and_mongoose() -> Result<()> {
-    through_all_phases("node", &tools::node().await?).await
+    through_all_phases("node", &tools::node().await?, Face::Mongos).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_and_mongoose_of_a_replica_set() -> Result<()> {
+    through_all_phases("node-rs", &tools::node().await?, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_and_mongoose_behind_a_balancer() -> Result<()> {
+    through_all_phases("node-lb", &tools::node().await?, Face::LoadBalanced).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongosh() -> Result<()> {
-    through_all_phases("mongosh", &tools::mongosh().await?).await
+    through_all_phases("mongosh", &tools::mongosh().await?, Face::Mongos).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rust() -> Result<()> {
-    through_all_phases("rust", &Application::Rust).await
+    through_all_phases("rust", &Application::Rust, Face::Mongos).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rust_of_a_replica_set() -> Result<()> {
+    through_all_phases("rust-rs", &Application::Rust, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rust_behind_a_balancer() -> Result<()> {
+    through_all_phases("rust-lb", &Application::Rust, Face::LoadBalanced).await
 }

@@ -46,11 +46,29 @@ impl Phase {
     }
 }
 
+/// Which of the proxy's faces applications connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Face {
+    /// A router.
+    Mongos,
+    /// A replica set with one secondary.
+    ReplicaSet,
+    /// A service behind a balancer.
+    LoadBalanced,
+}
+
+/// The listeners beside `[listen]`, on free ports.
+const LISTENERS: &str = "[listeners.set]\naddress = \"127.0.0.1:0\"\nface = \"replica-set\"\nset_name = \"app\"\n\
+                         secondaries = [{ address = \"127.0.0.1:0\" }]\n\
+                         [listeners.service]\naddress = \"127.0.0.1:0\"\nface = \"load-balanced\"\n";
+
 /// The program, running.
 struct Program {
     child: Child,
     log: PathBuf,
     address: String,
+    /// By the name of the listener.
+    addresses: Vec<(String, String)>,
     admin: Client,
 }
 
@@ -58,24 +76,33 @@ struct Program {
 pub(crate) struct Stage {
     pub(crate) old: ReplicaSet,
     pub(crate) new: ReplicaSet,
+    face: Face,
     folder: tempfile::TempDir,
     program: Program,
 }
 
 impl Stage {
-    /// With a proxy that knows the old cluster only.
-    pub(crate) async fn start(name: &str) -> Result<Self> {
+    /// With a proxy that knows the old cluster only, which has so many members.
+    pub(crate) async fn start(name: &str, face: Face, members: usize) -> Result<Self> {
         let (old, new) = (format!("{name}-old"), format!("{name}-new"));
-        let (old, new) =
-            tokio::try_join!(ReplicaSet::builder(&old).start(), ReplicaSet::builder(&new).start())?;
+        let old = ReplicaSet::builder(&old).nodes(members).start();
+        let (old, new) = tokio::try_join!(old, ReplicaSet::builder(&new).start())?;
         let folder = tempfile::tempdir()?;
         let program = Program::start(folder.path().join("plain"), &old.uri(), None).await?;
-        Ok(Self { old, new, folder, program })
+        Ok(Self { old, new, face, folder, program })
     }
 
     /// The connection string of applications.
     pub(crate) fn uri(&self) -> String {
-        format!("mongodb://{}/", self.program.address)
+        let of = |listener: &str| -> Vec<_> {
+            let all = self.program.addresses.iter().filter(|(name, _)| name == listener);
+            all.map(|(_, address)| address.as_str()).collect()
+        };
+        match self.face {
+            Face::Mongos => format!("mongodb://{}/", self.program.address),
+            Face::ReplicaSet => format!("mongodb://{}/?replicaSet=app", of("set").join(",")),
+            Face::LoadBalanced => format!("mongodb://{}/?loadBalanced=true", of("service").join(",")),
+        }
     }
 
     /// The end of the proxy's log.
@@ -177,7 +204,7 @@ impl Program {
         let new = new.map(|uri| format!("[new]\nuri = {uri:?}\n")).unwrap_or_default();
         // A debug build between two servers on a busy machine needs more time than the default.
         let text = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\n[old]\nuri = {old:?}\n{new}[admin]\naddress = \
+            "[listen]\naddress = \"127.0.0.1:0\"\n[old]\nuri = {old:?}\n{new}{LISTENERS}[admin]\naddress = \
              \"127.0.0.1:0\"\n[migration]\nmax_pause_ms = 3000\nlease_ms = 6000\n[log]\nlevel = \
              \"info,reshard::router=debug\"\nformat = \"json\"\n"
         );
@@ -206,7 +233,8 @@ impl Program {
             ask(&admin, Method::GET, "/readyz", None).await.map(|_| true)
         })
         .await?;
-        Ok(Self { child, log, address, admin })
+        let addresses = listening(&log)?;
+        Ok(Self { child, log, address, addresses, admin })
     }
 
     async fn stop(&mut self) -> Result<()> {
@@ -218,6 +246,17 @@ impl Program {
         ensure!(status.success(), "the proxy ended with {status}");
         Ok(())
     }
+}
+
+/// The listeners and where they listen, as the log says.
+fn listening(log: &PathBuf) -> Result<Vec<(String, String)>> {
+    let text = fs::read_to_string(log)?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let fields = lines.map(|line| line.get("fields").cloned().unwrap_or(line));
+    let found = fields.filter_map(|fields| {
+        Some((fields["listener"].as_str()?.to_owned(), fields["address"].as_str()?.to_owned()))
+    });
+    Ok(found.collect())
 }
 
 /// The line of the log that says where it serves.

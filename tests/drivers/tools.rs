@@ -14,6 +14,11 @@ const NODE: &str = "install Node.js 20 or later with npm";
 
 /// pymongo.
 pub(crate) async fn python() -> Result<Application> {
+    python_script("python/app.py").await
+}
+
+/// Another script with pymongo.
+pub(crate) async fn python_script(script: &str) -> Result<Application> {
     let python = tokio::task::spawn_blocking(|| {
         let wanted = source("python/requirements.txt");
         installed("python", &wanted, |folder| {
@@ -24,13 +29,18 @@ pub(crate) async fn python() -> Result<Application> {
         })
     });
     let python = python.await??.join("bin/python");
-    Ok(Application::Script(vec![python.into(), "-B".into(), source("python/app.py").into()]))
+    Ok(Application::Script(vec![python.into(), "-B".into(), source(script).into()]))
 }
 
 /// The driver for Node, with mongoose.
 pub(crate) async fn node() -> Result<Application> {
+    node_script("app.mjs", "node/app.mjs").await
+}
+
+/// Another script with the driver for Node.
+pub(crate) async fn node_script(name: &str, script: &str) -> Result<Application> {
     // Modules are looked for from the script's own folder upwards, so it stands beside them.
-    let script = beside_modules("app.mjs", "node/app.mjs").await?;
+    let script = beside_modules(name, script).await?;
     Ok(Application::Script(vec!["node".into(), script]))
 }
 

@@ -77,7 +77,8 @@ pub(super) async fn look_at_cluster(
     (Some(Seen { hello, server, config, compatibility, sharded }), findings)
 }
 
-async fn hello(cluster: &dyn Commands) -> Result<(Document, ServerId), Unanswered> {
+/// What a cluster says of itself, and which server it was.
+pub(in crate::migration) async fn hello(cluster: &dyn Commands) -> Result<(Document, ServerId), Unanswered> {
     let ask = |body| question(cluster, Request::new("admin", body).within(LIMIT));
     let reply = match ask(rawdoc! { "hello": 1 }).await {
         // 4.2 and early 4.4 only know the old name.
