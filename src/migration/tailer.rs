@@ -38,6 +38,8 @@ use crate::state::records::Records;
 const PARALLEL: usize = 4;
 /// How long a quiet stream waits for an event; also how often its position is refreshed.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// A router waits for its quiet shards to give up waiting, even if all the others have something to tell.
+const PATIENCE_WITH_SHARDS: Duration = Duration::from_millis(50);
 /// The same while somebody waits for the position.
 const IMPATIENCE: Duration = Duration::from_millis(5);
 /// Changes that come within this time are looked at together: it costs hardly more than to look at one.
@@ -178,7 +180,11 @@ impl Tailer {
                 self.push().await;
                 *pushed = self.clock.now();
             }
-            let patience = if awaited { IMPATIENCE } else { PATIENCE };
+            let patience = match pushed {
+                _ if awaited => IMPATIENCE,
+                Some(_) => PATIENCE_WITH_SHARDS,
+                None => PATIENCE,
+            };
             batch = stream.next(patience).await?;
         }
     }
