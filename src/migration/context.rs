@@ -62,12 +62,13 @@ pub struct Context {
     pub safeguards: Safeguards,
 }
 
-/// Replies wait for mirrors as long as this lives.
-pub struct KeptCurrent<'a>(&'a AtomicBool);
+/// Replies wait for mirrors as long as this lives, and afterwards only where a read can meet one.
+pub struct KeptCurrent<'a>(&'a Context);
 
 impl Drop for KeptCurrent<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.keeps_mirrors_current.store(false, Ordering::Relaxed);
+        self.0.publish(|_| ());
     }
 }
 
@@ -84,7 +85,7 @@ impl Context {
     /// Lets replies wait for mirrors until the answer is dropped, also where a route is published meanwhile.
     pub fn keep_mirrors_current(&self) -> KeptCurrent<'_> {
         self.keeps_mirrors_current.store(true, Ordering::Relaxed);
-        KeptCurrent(&self.keeps_mirrors_current)
+        KeptCurrent(self)
     }
 
     /// Publishes what the records last seen say, adjusted; returns the version, `None` while none was seen.

@@ -33,6 +33,12 @@ pub struct Safeguards {
     pub backfill_second_look: bool,
     /// A reply waits for the mirror no longer than `mirror_timeout`.
     pub mirror_bound: bool,
+    /// Before a read can meet a mirror, writes that nobody waits for end, and the streams pass them.
+    pub mirrors_current: bool,
+    /// A mirror write waits for a majority where the application left that to its servers.
+    pub mirror_majority: bool,
+    /// While history is copied only the streams write to the mirror.
+    pub streams_alone: bool,
     /// Writes move to new only after both sides were compared in full.
     pub verified: bool,
 }
@@ -55,6 +61,9 @@ impl Safeguards {
         checkpoint_after_done: true,
         backfill_second_look: true,
         mirror_bound: true,
+        mirrors_current: true,
+        mirror_majority: true,
+        streams_alone: true,
         verified: true,
     };
 }

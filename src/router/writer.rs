@@ -378,9 +378,19 @@ fn effect(
         }),
         // What an application leaves to its servers is a majority to those of 5.0 and later, and a read of what a
         // majority has must not miss it on the mirror.
-        concern: command.concern.clone().unwrap_or_else(majority),
+        concern: command.concern.clone().unwrap_or_else(|| unnamed_concern(entered)),
         aims: Arc::new(PerSide::from_fn(|side| places(command, &entered.route, side))),
         lanes,
+    }
+}
+
+/// The mirror write's concern where the application names none.
+fn unnamed_concern(entered: &Entered) -> RawDocumentBuf {
+    let weak = entered.active.as_ref().is_some_and(|active| !active.converger.safeguards.mirror_majority);
+    if weak {
+        bson::rawdoc! { "w": 1 }
+    } else {
+        majority()
     }
 }
 

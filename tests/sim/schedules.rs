@@ -32,9 +32,16 @@ pub(crate) fn seeds(default: u64) -> std::ops::Range<u64> {
     first..first + count
 }
 
+/// The same, and first those that have failed once. They lose their meaning when a schedule takes another turn: what
+/// they showed has a test of its own, too.
+fn seeds_and(kept: &[u64], default: u64) -> Vec<u64> {
+    let kept = if variable("SIM_SEED").is_some() { &[] } else { kept };
+    kept.iter().copied().chain(seeds(default)).collect()
+}
+
 /// Runs `schedule` for every seed; errors and panics are failures of their seed.
 pub(crate) fn tally(
-    seeds: std::ops::Range<u64>,
+    seeds: impl IntoIterator<Item = u64>,
     weather: &Weather,
     schedule: impl Fn(&World) -> Result<(), String>,
 ) -> Tally {
@@ -69,7 +76,18 @@ pub(crate) fn all(
     weather: &Weather,
     schedule: impl Fn(&World) -> Result<(), String>,
 ) -> Tally {
-    let tally = tally(seeds(default), weather, schedule);
+    all_and(&[], name, default, weather, schedule)
+}
+
+/// The same, beginning with `kept` seeds, see [`seeds_and`].
+pub(crate) fn all_and(
+    kept: &[u64],
+    name: &str,
+    default: u64,
+    weather: &Weather,
+    schedule: impl Fn(&World) -> Result<(), String>,
+) -> Tally {
+    let tally = tally(seeds_and(kept, default), weather, schedule);
     println!(
         "{name}: {} schedules, {} commands, {} steps in {:?}",
         tally.schedules, tally.commands, tally.steps, tally.took

@@ -25,8 +25,13 @@ pub(crate) struct Message {
     pub(super) gate: Arc<Notify>,
 }
 
+/// Which hold is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HoldId(u64);
+
 /// Holds the next messages that fit.
 struct Hold {
+    id: HoldId,
     process: ProcessId,
     cluster: usize,
     command: &'static str,
@@ -43,6 +48,7 @@ struct State {
     cut: BTreeSet<(ProcessId, usize)>,
     down: BTreeSet<usize>,
     holds: Vec<Hold>,
+    last_hold: u64,
     under_way: BTreeMap<u64, Message>,
     last: u64,
     sent: u64,
@@ -66,6 +72,7 @@ impl Network {
             cut: BTreeSet::new(),
             down: BTreeSet::new(),
             holds: Vec::new(),
+            last_hold: 0,
             under_way: BTreeMap::new(),
             last: 0,
             sent: 0,
@@ -110,20 +117,38 @@ impl Network {
     }
 
     /// Holds the next `count` commands called `command` from a process to a cluster, until they are released.
-    pub(crate) fn hold(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
-        self.state.lock().holds.push(Hold { process, cluster, command, count, skip: 0, told: None });
+    pub(crate) fn hold(
+        &self,
+        process: ProcessId,
+        cluster: usize,
+        command: &'static str,
+        count: u32,
+    ) -> HoldId {
+        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told: None })
     }
 
     /// As [`Self::hold`] for one command; the next one that fits passes before.
     pub(crate) fn hold_second(&self, process: ProcessId, cluster: usize, command: &'static str) {
-        let hold = Hold { process, cluster, command, count: 1, skip: 1, told: None };
-        self.state.lock().holds.push(hold);
+        self.add_hold(|id| Hold { id, process, cluster, command, count: 1, skip: 1, told: None });
     }
 
     /// As [`Self::hold`]; their sender is soon told that their outcome is not known.
     pub(crate) fn lose_track(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
         let told = Some(Duration::from_millis(5));
-        self.state.lock().holds.push(Hold { process, cluster, command, count, skip: 0, told });
+        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told });
+    }
+
+    fn add_hold(&self, make: impl FnOnce(HoldId) -> Hold) -> HoldId {
+        let mut state = self.state.lock();
+        state.last_hold += 1;
+        let id = HoldId(state.last_hold);
+        state.holds.push(make(id));
+        id
+    }
+
+    /// Holds nothing more by this one; what it holds stays held.
+    pub(crate) fn forget_hold(&self, id: HoldId) {
+        self.state.lock().holds.retain(|hold| hold.id != id);
     }
 
     /// Delivers what is held on its way to a cluster.

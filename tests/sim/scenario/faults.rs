@@ -206,8 +206,10 @@ impl Faults {
         let index = self.site.clusters.get(side).index();
         let network = self.site.world.network().clone();
         let command = *self.rng.pick(&COMMANDS);
-        network.hold(id, index, command, 1 + self.rng.below(3) as u32);
+        let hold = network.hold(id, index, command, 1 + self.rng.below(3) as u32);
         self.wait(Duration::from_millis(50), Duration::from_secs(8)).await;
+        // What it did not meet by now would be held for good, and the connection of a dead process stay open.
+        network.forget_hold(hold);
         for (number, _) in network.under_way().into_iter().filter(|(_, message)| message.held) {
             network.release(number);
         }

@@ -91,6 +91,22 @@ pub(crate) struct Proxy {
     pub(crate) stood_still: AtomicBool,
 }
 
+/// How a client reads one document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    /// Routing sees which document it asks for; else it goes where all such reads of its connection go.
+    pub(crate) names_key: bool,
+    /// The number of its connection.
+    pub(crate) connection: u64,
+    /// Only what a majority has.
+    pub(crate) majority: bool,
+}
+
+impl Reading {
+    /// By `_id`.
+    pub(crate) const KEYED: Self = Self { names_key: true, connection: 0, majority: false };
+}
+
 /// What a client hears.
 pub(crate) enum Answer {
     /// A reply, perhaps with errors of single statements.
@@ -197,15 +213,23 @@ impl Proxy {
 
     /// A client's read of one document, from the cluster that the production way of reads chooses; `None`
     /// when there is no answer.
-    pub(crate) async fn read(self: Arc<Self>, id: i32) -> Option<Option<RawDocumentBuf>> {
+    pub(crate) async fn read(self: Arc<Self>, id: i32, how: Reading) -> Option<Option<RawDocumentBuf>> {
         let proxy = Arc::clone(&self);
         let found = self.within(async move {
             let namespace = Namespace::parse(NS)?;
-            let find = rawdoc! { "find": namespace.collection(), "filter": { "_id": id } };
+            let filter = if how.names_key {
+                rawdoc! { "_id": id }
+            } else {
+                rawdoc! { "_id": { "$in": [id] } }
+            };
+            let mut find = rawdoc! { "find": namespace.collection(), "filter": filter };
+            if how.majority {
+                find.append(cstr!("readConcern"), rawdoc! { "level": "majority" });
+            }
             let mut body = find.clone();
             body.append(cstr!("$db"), namespace.database());
             let message = build(1, 0, 0, body.as_bytes(), None);
-            let operation = Operation::parse(&message, 0).ok()?;
+            let operation = Operation::parse(&message, how.connection).ok()?;
             let side = match proxy.route() {
                 Some(route) => side_of_read(&proxy.writer.gate, &operation, &route).await.ok()?.side,
                 None => Side::Old,

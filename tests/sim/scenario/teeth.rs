@@ -6,30 +6,14 @@ use reshard::policy::safeguards::Safeguards;
 
 use super::faults::Mix;
 use super::options::UNVERIFIED;
-use super::stories::{leases, moves, streams};
+use super::stories::{leases, moves, readers, streams};
 use super::{Options, schedule};
 use crate::network::Weather;
 use crate::schedules::{self, tally};
 use crate::world::World;
 
-const ALL: Safeguards = Safeguards {
-    mirror_stream: true,
-    barrier: true,
-    mirror_read_first: true,
-    guard: true,
-    send_check: true,
-    reply_check: true,
-    markers: true,
-    epoch_guard: true,
-    workers_fenced: true,
-    probe: true,
-    unsettled: true,
-    majority_reads: true,
-    checkpoint_after_done: true,
-    backfill_second_look: true,
-    mirror_bound: true,
-    verified: UNVERIFIED.verified,
-};
+/// What stands when nothing is switched off.
+const ALL: Safeguards = UNVERIFIED;
 
 /// A name, what is switched off, and the schedules that show it.
 type Mutation = (&'static str, Safeguards, Options);
@@ -80,6 +64,11 @@ fn slow_copy() -> Options {
     Options { slow_copy: true, mix: Mix::NONE, weather: Weather::calm(), ..busy() }
 }
 
+/// The same among faults, and with readers.
+fn copy_among_faults() -> Options {
+    Options { slow_copy: true, reads: true, mix: Mix { failover: 0, pause: 0, ..Mix::ALL }, ..busy() }
+}
+
 /// The proxy dies again and again.
 fn crashes() -> Options {
     Options {
@@ -108,6 +97,8 @@ fn mutations() -> Vec<Mutation> {
         ("backfill_second_look", Safeguards { backfill_second_look: false, ..ALL }, slow_copy()),
         ("checkpoint_after_done", Safeguards { checkpoint_after_done: false, ..ALL }, crashes()),
         ("reply_check", Safeguards { reply_check: false, ..ALL }, busy()),
+        ("streams_alone", Safeguards { streams_alone: false, ..ALL }, slow_copy()),
+        ("streams_alone among faults", Safeguards { streams_alone: false, ..ALL }, copy_among_faults()),
     ]
 }
 
@@ -182,7 +173,7 @@ fn without_its_second_look_the_copy_brings_back_the_deleted() {
 /// Every story goes well with all safeguards on, whatever the small times are.
 #[test]
 fn stories_go_well() {
-    let stories: [Story; 11] = [
+    let stories: [Story; 14] = [
         leases::cut_off,
         moves::unsettled,
         moves::unsettled_early,
@@ -194,6 +185,9 @@ fn stories_go_well() {
         streams::late_converge,
         streams::late_look,
         streams::late_insertion,
+        readers::partial_way_back,
+        readers::after_the_copy,
+        readers::unconcerned,
     ];
     schedules::all("stories_go_well", 5, &Weather::calm(), |world| {
         // One after the other, each in a world of its own.
@@ -267,6 +261,18 @@ fn without_the_guard_a_reader_sees_the_mirror_go_back() {
 #[test]
 fn without_the_order_of_reads_a_reader_sees_the_mirror_go_back() {
     is_told("mirror_read_first", Safeguards { mirror_read_first: false, ..ALL }, streams::late_look);
+}
+
+#[test]
+fn a_reader_meets_no_mirror_whose_writes_nobody_waited_for() {
+    let off = Safeguards { mirrors_current: false, ..ALL };
+    is_told("mirrors_current", off, readers::partial_way_back);
+    is_told("mirrors_current", off, readers::after_the_copy);
+}
+
+#[test]
+fn a_mirror_has_by_majority_what_its_authority_has_so() {
+    is_told("mirror_majority", Safeguards { mirror_majority: false, ..ALL }, readers::unconcerned);
 }
 
 /// How often each is missed; for people, who run it with `--ignored --nocapture`.
