@@ -62,16 +62,6 @@ pub struct Context {
     pub safeguards: Safeguards,
 }
 
-/// Replies wait for mirrors as long as this lives, and afterwards only where a read can meet one.
-pub struct KeptCurrent<'a>(&'a Context);
-
-impl Drop for KeptCurrent<'_> {
-    fn drop(&mut self) {
-        self.0.keeps_mirrors_current.store(false, Ordering::Relaxed);
-        self.0.publish(|_| ());
-    }
-}
-
 impl Context {
     /// What the records last seen say about routing; `None` while none has been seen.
     #[must_use]
@@ -80,12 +70,6 @@ impl Context {
         let mut route = route(known.old.as_ref(), known.new.as_ref())?;
         route.ack_both |= self.keeps_mirrors_current.load(Ordering::Relaxed);
         Some(route)
-    }
-
-    /// Lets replies wait for mirrors until the answer is dropped, also where a route is published meanwhile.
-    pub fn keep_mirrors_current(&self) -> KeptCurrent<'_> {
-        self.keeps_mirrors_current.store(true, Ordering::Relaxed);
-        KeptCurrent(self)
     }
 
     /// Publishes what the records last seen say, adjusted; returns the version, `None` while none was seen.

@@ -7,6 +7,7 @@ mod calls;
 mod comparing;
 pub mod context;
 pub mod control;
+mod current;
 mod ending;
 pub mod engine;
 mod expiry;
