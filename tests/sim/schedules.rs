@@ -1,6 +1,10 @@
 //! Runs many schedules, names the seed of each that fails, and counts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::network::Weather;
 use crate::world::World;
@@ -17,7 +21,7 @@ pub(crate) struct Tally {
     /// Seeds that failed, with the reason.
     pub(crate) failures: Vec<(u64, String)>,
     /// How long it took.
-    pub(crate) took: std::time::Duration,
+    pub(crate) took: Duration,
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -62,6 +66,67 @@ pub(crate) fn tally(
     }
     tally.took = started.elapsed();
     tally
+}
+
+/// What came of one seed.
+pub(crate) struct Found {
+    /// Commands sent.
+    pub(crate) commands: u64,
+    /// Why it failed.
+    pub(crate) failure: Option<String>,
+}
+
+/// Runs `schedule` for many seeds, on all cores: for those of the environment; or for `SIM_SECONDS`, from a seed that
+/// nobody knows before; else for the first `default`.
+pub(crate) fn many(name: &str, default: u64, schedule: impl Fn(u64) -> Found + Sync) -> Tally {
+    let started = std::time::Instant::now();
+    let limit = variable("SIM_SECONDS").map(Duration::from_secs);
+    let seeds = match (limit, variable("SIM_SEED")) {
+        (Some(_), None) => fresh()..u64::MAX,
+        (Some(_), Some(first)) => first..u64::MAX,
+        (None, _) => seeds(default),
+    };
+    println!("{name}: from seed {}", seeds.start);
+    let next = AtomicU64::new(seeds.start);
+    let tally = Mutex::new(Tally::default());
+    let work = || {
+        while limit.is_none_or(|limit| started.elapsed() < limit) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let found = schedule(seed);
+            let mut tally = tally.lock();
+            tally.schedules += 1;
+            tally.commands += found.commands;
+            tally.failures.extend(found.failure.map(|why| (seed, why)));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let mut tally = tally.into_inner();
+    tally.failures.sort();
+    tally.took = started.elapsed();
+    println!("{name}: {} schedules, {} commands in {:?}", tally.schedules, tally.commands, tally.took);
+    tally
+}
+
+/// A seed that no run had before.
+pub(crate) fn fresh() -> u64 {
+    // `RandomState` is what the standard library has of randomness.
+    let random = std::collections::hash_map::RandomState::new();
+    std::hash::BuildHasher::hash_one(&random, 0) >> 24
+}
+
+/// Runs it; a panic is its message.
+///
+/// # Errors
+/// The message.
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| message(&*panic))
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {

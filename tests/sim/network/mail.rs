@@ -40,6 +40,8 @@ struct Hold {
     skip: u32,
     /// When its sender is told that its outcome is not known.
     told: Option<Duration>,
+    /// They are not held: their answers are lost.
+    deaf: bool,
 }
 
 struct State {
@@ -50,6 +52,8 @@ struct State {
     holds: Vec<Hold>,
     last_hold: u64,
     under_way: BTreeMap<u64, Message>,
+    /// Those of them that went down with their connections.
+    severed: BTreeSet<u64>,
     last: u64,
     sent: u64,
 }
@@ -74,6 +78,7 @@ impl Network {
             holds: Vec::new(),
             last_hold: 0,
             under_way: BTreeMap::new(),
+            severed: BTreeSet::new(),
             last: 0,
             sent: 0,
         };
@@ -88,6 +93,17 @@ impl Network {
     /// Nothing passes between a process and a cluster.
     pub(crate) fn cut(&self, process: ProcessId, cluster: usize) {
         self.state.lock().cut.insert((process, cluster));
+    }
+
+    /// The same, and what is under way between them is lost: the server has found the connections dead.
+    pub(crate) fn sever(&self, process: ProcessId, cluster: usize) {
+        let mut state = self.state.lock();
+        let State { cut, under_way, severed, .. } = &mut *state;
+        cut.insert((process, cluster));
+        for (id, message) in under_way.iter().filter(|(_, it)| it.process == process && it.cluster == cluster) {
+            severed.insert(*id);
+            message.gate.notify_one();
+        }
     }
 
     /// They hear each other again.
@@ -124,18 +140,32 @@ impl Network {
         command: &'static str,
         count: u32,
     ) -> HoldId {
-        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told: None })
+        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told: None, deaf: false })
     }
 
     /// As [`Self::hold`] for one command; the next one that fits passes before.
     pub(crate) fn hold_second(&self, process: ProcessId, cluster: usize, command: &'static str) {
-        self.add_hold(|id| Hold { id, process, cluster, command, count: 1, skip: 1, told: None });
+        self.add_hold(|id| Hold {
+            id,
+            process,
+            cluster,
+            command,
+            count: 1,
+            skip: 1,
+            told: None,
+            deaf: false,
+        });
     }
 
     /// As [`Self::hold`]; their sender is soon told that their outcome is not known.
     pub(crate) fn lose_track(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
         let told = Some(Duration::from_millis(5));
-        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told });
+        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told, deaf: false });
+    }
+
+    /// The next `count` commands called `command` from a process to a cluster are executed, and not answered.
+    pub(crate) fn deafen(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
+        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told: None, deaf: true });
     }
 
     fn add_hold(&self, make: impl FnOnce(HoldId) -> Hold) -> HoldId {
@@ -211,7 +241,8 @@ impl Network {
             }
             hold.count -= 1;
             fate.given_up = hold.told.or(fate.given_up);
-            true
+            fate.reply_lost |= hold.deaf;
+            !hold.deaf
         });
         let gate = Arc::new(Notify::new());
         let message = Message { process, cluster, command: command.to_owned(), held, gate };
@@ -222,7 +253,10 @@ impl Network {
         (id, fate, message)
     }
 
-    pub(super) fn arrived(&self, id: u64) {
-        self.state.lock().under_way.remove(&id);
+    /// A command is not under way any more; whether it was lost with its connection.
+    pub(super) fn arrived(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        state.under_way.remove(&id);
+        state.severed.remove(&id)
     }
 }

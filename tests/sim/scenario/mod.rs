@@ -3,6 +3,7 @@
 mod client;
 mod directed;
 mod faults;
+mod generated;
 mod ledger;
 mod operator;
 mod options;
@@ -32,7 +33,7 @@ use tokio::sync::{Notify, mpsc};
 use self::client::{COUNTED, COUNTERS, Client, NS, REGISTERS};
 use self::faults::Faults;
 use self::ledger::Ledger;
-use self::operator::{Calls, MIGRATION, operate, way};
+use self::operator::{Calls, MIGRATION, PAUSE, operate, way};
 pub(crate) use self::options::{Done, Options};
 use self::proxy::{Front, Proxy, Site};
 use crate::checks::checker::{Initial, check_equal, check_history};
@@ -144,7 +145,7 @@ impl Scenario {
             let mut rng = world.rng();
             let steps = way(&mut rng, options.moves);
             world.sleep(rng.between(Duration::ZERO, Duration::from_millis(500))).await;
-            let calls = operate(world.clone(), self.front.clone(), rng, steps, &started).await;
+            let calls = operate(world.clone(), self.front.clone(), rng, steps, &started, PAUSE).await;
             stop_faults.store(true, Ordering::Relaxed);
             calls
         };

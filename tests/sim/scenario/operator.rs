@@ -53,13 +53,17 @@ pub(crate) fn way(rng: &mut Rng, least: u64) -> Vec<Step> {
     steps
 }
 
-/// Makes the calls one after the other.
+/// The longest pause between two calls of an operator who has time.
+pub(crate) const PAUSE: Duration = Duration::from_secs(2);
+
+/// Makes the calls one after the other, with pauses of at most `most_pause`.
 pub(crate) async fn operate(
     world: World,
     front: Front,
     mut rng: Rng,
     steps: Vec<Step>,
     started: &Notify,
+    most_pause: Duration,
 ) -> Calls {
     let mut calls = Calls::default();
     for step in steps {
@@ -87,7 +91,7 @@ pub(crate) async fn operate(
             started.notify_waiters();
         }
         calls.moves += u32::from(matches!(step, Step::Writes(_)));
-        world.sleep(rng.between(Duration::ZERO, Duration::from_secs(2))).await;
+        world.sleep(rng.between(Duration::ZERO, most_pause)).await;
     }
     calls
 }

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bson::raw::{RawDocumentBuf, cstr};
-use bson::{RawBson, rawdoc};
+use bson::{RawBson, RawBsonRef, rawdoc};
 use futures::FutureExt;
 use futures::future::{Either, select};
 use parking_lot::Mutex;
 use reshard::cluster::command::{Request, SendError, SharedCluster};
-use reshard::converge::active::Registry;
+use reshard::converge::active::{Active, Registry};
 use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
 use reshard::migration::holder::{app_name, backfill_app_name};
 use reshard::model::namespace::Namespace;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::SlotSet;
+use reshard::policy::canonical;
 use reshard::policy::invariants::Invariant;
 use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::WriteCommand;
@@ -69,7 +70,7 @@ impl Site {
         let (id, holder) = (proxy.process.id, &proxy.engine.environment.holder);
         for side in Side::BOTH {
             let cluster = self.clusters.get(side);
-            self.world.network().cut(id, cluster.index());
+            self.world.network().sever(id, cluster.index());
             for name in [app_name(holder), backfill_app_name(holder, MIGRATION)] {
                 cluster.state().connections.close(&name, id);
             }
@@ -87,6 +88,8 @@ pub(crate) struct Proxy {
     pub(crate) registry: Arc<Registry>,
     /// Its way of writes.
     pub(crate) writer: Writer,
+    /// Reads that a cluster answered that is not the authority of their document.
+    mirror_reads: AtomicU64,
     /// It did not get its turn for a while: what it measures of its own waiting says nothing.
     pub(crate) stood_still: AtomicBool,
 }
@@ -174,7 +177,8 @@ impl Proxy {
             records,
         });
         let writer = Writer { clusters, gate, mirroring };
-        Arc::new(Self { process, engine, registry, writer, stood_still: AtomicBool::new(false) })
+        let (stood_still, mirror_reads) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Self { process, engine, registry, writer, mirror_reads, stood_still })
     }
 
     /// Runs `work` as a part of the process; `None` when that dies first.
@@ -231,7 +235,13 @@ impl Proxy {
             let message = build(1, 0, 0, body.as_bytes(), None);
             let operation = Operation::parse(&message, how.connection).ok()?;
             let side = match proxy.route() {
-                Some(route) => side_of_read(&proxy.writer.gate, &operation, &route).await.ok()?.side,
+                Some(route) => {
+                    let side = side_of_read(&proxy.writer.gate, &operation, &route).await.ok()?.side;
+                    let slot = canonical::key_of(RawBsonRef::Int32(id))?.slot();
+                    let on_mirror = route.authority(slot).is_some_and(|authority| authority != side);
+                    proxy.mirror_reads.fetch_add(u64::from(on_mirror), Ordering::Relaxed);
+                    side
+                }
                 None => Side::Old,
             };
             let request = Request::new(namespace.database(), find);
@@ -327,6 +337,16 @@ impl Front {
             }
         }
         found
+    }
+
+    /// The migration as each proxy knew it.
+    pub(crate) fn actives(&self) -> Vec<Arc<Active>> {
+        self.started.lock().iter().filter_map(|proxy| proxy.registry.get(MIGRATION)).collect()
+    }
+
+    /// How often a mirror answered a read.
+    pub(crate) fn mirror_reads(&self) -> u64 {
+        self.started.lock().iter().map(|proxy| proxy.mirror_reads.load(Ordering::Relaxed)).sum()
     }
 
     /// Nobody serves for now.

@@ -105,7 +105,7 @@ fn a_migration_in_any_storm() {
 fn a_migration_with_readers() {
     let mix = Mix { failover: 0, pause: 0, ..Mix::ALL };
     let options = Options { reads: true, mix, ..Options::default() };
-    schedules::all("a_migration_with_readers", 5, &options.weather, |world| {
+    schedules::all_and(&[1103], "a_migration_with_readers", 5, &options.weather, |world| {
         schedule(world, &options).map(|_| ())
     });
 }

@@ -95,6 +95,28 @@ fn a_cut_is_told_and_heals() {
 }
 
 #[test]
+fn what_is_under_way_goes_down_with_its_connection() {
+    Rig::new(1).run(|rig| async move {
+        let sender = rig.world.process("sender");
+        let connection = rig.world.connect(&sender, &rig.cluster);
+        let network = rig.world.network();
+        network.hold(sender.id, rig.cluster.index(), "insert", 1);
+        sender.spawn("write", async move {
+            let _ = try_ask(&connection, insert(1)).await;
+        });
+        rig.world.sleep(Duration::from_secs(1)).await;
+        network.sever(sender.id, rig.cluster.index());
+        rig.cluster.state().connections.close("sender", sender.id);
+        rig.world.sleep(Duration::from_secs(1)).await;
+        assert!(network.under_way().is_empty() && rig.cluster.documents("app.c").is_empty());
+        assert!(!apps(&rig.client).await.contains(&"sender".to_owned()));
+        network.heal_all();
+        rig.world.sleep(Duration::from_secs(1)).await;
+        assert!(rig.cluster.documents("app.c").is_empty());
+    });
+}
+
+#[test]
 fn a_running_operation_can_be_killed() {
     Rig::new(1).run(|rig| async move {
         rig.cluster.hold_commits(true);

@@ -143,6 +143,37 @@ pub(in crate::scenario) fn unconcerned(world: &World, safeguards: Safeguards) ->
     tell(world, safeguards, a_write_without_a_concern)
 }
 
+/// New does not get a write before its proxy dies. The next one knows new's record before old's, and reads are to go
+/// to new.
+async fn a_restart_that_hears_of_old_late(stage: Arc<Stage>) -> Ending {
+    let first = stage.proxy(1).await;
+    stage.synced().await?;
+    let network = stage.world.network().clone();
+    let (old, new) = (stage.index(Side::Old), stage.index(Side::New));
+    network.cut(first.process.id, new);
+    let mut client = stage.client(1);
+    let write = client.prepare_put(THERE, false);
+    client.succeed(&first, &write).await?;
+    stage.world.crash(&first.process);
+    let second = stage.scenario.front.start(&stage.scenario.site, 2);
+    network.hold(second.process.id, old, "findAndModify", 1);
+    network.hold(second.process.id, old, "aggregate", 1000);
+    watch(&stage, &stage.client(2), &second, (THERE, Reading::KEYED), 400).await;
+    network.flush();
+    Ok(second)
+}
+
+pub(in crate::scenario) fn restart(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, a_restart_that_hears_of_old_late)
+}
+
+#[test]
+fn a_restart_reads_no_mirror_before_it_knows_the_authority() {
+    schedules::all("a_restart_reads_no_mirror_before_it_knows_the_authority", 4, &Weather::calm(), |world| {
+        restart(world, UNVERIFIED)
+    });
+}
+
 /// Everything is on new, and old does not answer: no read meets it, and no reply waits for it.
 async fn a_mirror_that_nobody_reads(stage: Arc<Stage>) -> Ending {
     let proxy = stage.proxy(1).await;
