@@ -114,6 +114,38 @@ pub(crate) fn many(name: &str, default: u64, schedule: impl Fn(u64) -> Found + S
     tally
 }
 
+/// The first seed of `budget` from `base` on that anybody finds to fail, on all cores.
+pub(crate) fn first_failure(
+    base: u64,
+    budget: u64,
+    fails: impl Fn(u64) -> Option<String> + Sync,
+) -> Option<(u64, String)> {
+    let next = AtomicU64::new(base);
+    let found = Mutex::new(None);
+    let work = || {
+        while found.lock().is_none() {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= base + budget {
+                return;
+            }
+            if let Some(why) = fails(seed) {
+                *found.lock() = Some((seed, why));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    found.into_inner()
+}
+
+/// Where to begin: `SIM_SEED`, else a seed that no run had before.
+pub(crate) fn base() -> u64 {
+    variable("SIM_SEED").unwrap_or_else(fresh)
+}
+
 /// A seed that no run had before.
 pub(crate) fn fresh() -> u64 {
     // `RandomState` is what the standard library has of randomness.

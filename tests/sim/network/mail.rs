@@ -100,7 +100,8 @@ impl Network {
         let mut state = self.state.lock();
         let State { cut, under_way, severed, .. } = &mut *state;
         cut.insert((process, cluster));
-        for (id, message) in under_way.iter().filter(|(_, it)| it.process == process && it.cluster == cluster) {
+        for (id, message) in under_way.iter().filter(|(_, it)| it.process == process && it.cluster == cluster)
+        {
             severed.insert(*id);
             message.gate.notify_one();
         }

@@ -20,6 +20,8 @@ use crate::world::World;
 
 /// The namespace that moves.
 pub(crate) const NS: &str = "app.c";
+/// One that comes into being while it does, where a pattern names both.
+pub(crate) const LATE: &str = "app.late";
 /// Documents that are written as a whole.
 pub(crate) const REGISTERS: i32 = 12;
 /// The first of the documents that are counted in.
@@ -48,6 +50,10 @@ pub(crate) enum Deed {
     Many,
     /// Reads a register.
     Look,
+    /// Replaces a document of a collection that may not be there yet, or makes it.
+    PutLate,
+    /// Deletes one there.
+    DeleteLate,
 }
 
 impl Deed {
@@ -112,9 +118,11 @@ impl Client {
     pub(super) async fn perform(&mut self, deed: Deed, which: i32) {
         let (register, counter) = (which, COUNTERS + which);
         match deed {
-            Deed::Put => self.put(register).await,
+            Deed::Put => self.put(NS, register).await,
+            Deed::PutLate => self.put(LATE, register).await,
+            Deed::DeleteLate => self.delete(LATE, register).await,
             Deed::Insert => self.insert(register).await,
-            Deed::Delete => self.delete(register).await,
+            Deed::Delete => self.delete(NS, register).await,
             Deed::Step => self.step(counter).await,
             Deed::FindAndStep => self.find_and_step(counter).await,
             Deed::Steps => self.steps(counter).await,
@@ -175,11 +183,10 @@ impl Client {
         rawdoc! { "_id": id, "by": i32::from(self.number), "number": self.writes }
     }
 
-    async fn put(&mut self, id: i32) {
+    async fn put(&mut self, ns: &'static str, id: i32) {
         let document = self.document(id);
-        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Put(document.clone()));
-        let body =
-            rawdoc! { "update": "c", "updates": [{ "q": { "_id": id }, "u": document, "upsert": true }] };
+        let operation = self.history.invoke(ns, RawBsonRef::Int32(id), Action::Put(document.clone()));
+        let body = rawdoc! { "update": collection(ns), "updates": [{ "q": { "_id": id }, "u": document, "upsert": true }] };
         let told = self.write(Verb::Update, body).await;
         self.history.answer(operation, told);
     }
@@ -191,9 +198,9 @@ impl Client {
         self.history.answer(operation, told);
     }
 
-    async fn delete(&mut self, id: i32) {
-        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Delete);
-        let body = rawdoc! { "delete": "c", "deletes": [{ "q": { "_id": id }, "limit": 1 }] };
+    async fn delete(&mut self, ns: &'static str, id: i32) {
+        let operation = self.history.invoke(ns, RawBsonRef::Int32(id), Action::Delete);
+        let body = rawdoc! { "delete": collection(ns), "deletes": [{ "q": { "_id": id }, "limit": 1 }] };
         let told = self.write(Verb::Delete, body).await;
         self.history.answer(operation, told);
     }
@@ -276,6 +283,11 @@ impl Client {
             self.history.answer(*operation, told.clone());
         }
     }
+}
+
+/// The part of a namespace's name that commands give.
+fn collection(ns: &'static str) -> &'static str {
+    ns.split_once('.').map_or(ns, |(_, collection)| collection)
 }
 
 pub(super) fn change(id: i32, token: i64) -> RawDocumentBuf {

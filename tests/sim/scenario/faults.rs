@@ -86,6 +86,8 @@ pub(crate) struct Faults {
     pub(crate) proxy: Arc<Proxy>,
     /// Its number.
     pub(crate) number: u32,
+    /// All waits are this many times shorter.
+    pub(crate) haste: u32,
 }
 
 const COMMANDS: [&str; 6] = ["insert", "update", "delete", "findAndModify", "find", "aggregate"];
@@ -136,7 +138,7 @@ impl Faults {
     }
 
     async fn wait(&mut self, low: Duration, high: Duration) {
-        let pause = self.rng.between(low, high);
+        let pause = self.rng.between(low, high) / self.haste;
         self.site.world.sleep(pause).await;
     }
 

@@ -10,7 +10,7 @@ use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::{Slot, SlotSet};
 use reshard::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
 
-use super::client::{NS, SESSION_MARK};
+use super::client::{LATE, NS, SESSION_MARK};
 use crate::checks::checker::Violation;
 use crate::checks::one_authority::{Acknowledged, Happened, WriteId, check_one_authority};
 use crate::executor::Executor;
@@ -48,7 +48,7 @@ impl Ledger {
 
     fn note(&self, side: Side, app: &str, entry: &Entry) {
         let (Op::Put { ns, .. } | Op::Delete { ns, .. }) = &entry.op else { return };
-        if &**ns == NS || is_authority(ns) {
+        if moves(ns) || is_authority(ns) {
             let seen = Seen { at: self.executor.now(), side, app: app.to_owned(), entry: entry.clone() };
             self.seen.lock().push(seen);
         }
@@ -72,7 +72,7 @@ impl Ledger {
         self.seen
             .lock()
             .iter()
-            .filter(|seen| document(&seen.entry.op).is_some_and(|(ns, _)| ns == NS))
+            .filter(|seen| document(&seen.entry.op).is_some_and(|(ns, _)| moves(ns)))
             .count()
     }
 
@@ -118,7 +118,9 @@ impl Ledger {
                 }
                 return None;
             }
-            let wrong = !by_client(&seen.entry) && !unnumbered_by_client(seen) && owned.get(seen.side).contains(slot(key));
+            let wrong = !by_client(&seen.entry)
+                && !unnumbered_by_client(seen)
+                && owned.get(seen.side).contains(slot(key));
             let text =
                 || format!("{} changed a document on its authority {} at {:?}", seen.app, seen.side, seen.at);
             wrong.then(|| (text(), key.clone()))
@@ -154,7 +156,7 @@ impl Ledger {
         });
         let mut counts: BTreeMap<(&'static str, bool), u64> = BTreeMap::new();
         for seen in self.seen.lock().iter() {
-            if document(&seen.entry.op).is_none_or(|(ns, _)| ns != NS) {
+            if document(&seen.entry.op).is_none_or(|(ns, _)| !moves(ns)) {
                 continue;
             }
             let writer = match (&seen.entry.statement, is_the_copys(seen)) {
@@ -207,6 +209,11 @@ impl Ledger {
         }
         text
     }
+}
+
+/// Whether the documents of a namespace move. Those of one `_id` are of one slot, whichever it is.
+fn moves(ns: &str) -> bool {
+    ns == NS || ns == LATE
 }
 
 fn is_authority(ns: &str) -> bool {

@@ -21,6 +21,8 @@ pub(crate) const MIGRATION: &str = "m";
 pub(crate) enum Step {
     /// Create.
     Create,
+    /// Create, by a pattern that names all of the database.
+    CreateAll,
     /// Start.
     Start,
     /// Move reads.
@@ -99,8 +101,9 @@ pub(crate) async fn operate(
 async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
     let who = Actor("operator".into());
     match step {
-        Step::Create => {
-            let namespaces = vec![NamespaceSpec::plain(NS)];
+        Step::Create | Step::CreateAll => {
+            let name = if step == Step::Create { NS } else { "app.*" };
+            let namespaces = vec![NamespaceSpec::plain(name)];
             engine.create(&who, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
         }
         Step::Start => engine.start(&who, MIGRATION).await.map(|_| ()),

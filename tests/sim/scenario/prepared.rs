@@ -45,7 +45,8 @@ impl Client {
         let session = self.session();
         body.append(cstr!("lsid"), session.clone());
         body.append(cstr!("txnNumber"), self.txn);
-        let ns = Namespace::parse(NS).unwrap();
+        let collection = body.iter().next().and_then(Result::ok).and_then(|(_, value)| value.as_str());
+        let ns = Namespace::new("app", collection.unwrap());
         let command = Arc::new(WriteCommand::parse(ns, verb, &body, None, ObjectId::new).unwrap());
         Write {
             command,

@@ -15,6 +15,7 @@ use reshard::converge::active::{Active, Registry};
 use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
 use reshard::migration::holder::{app_name, backfill_app_name};
 use reshard::model::namespace::Namespace;
+use reshard::model::phase::Phase;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::SlotSet;
 use reshard::policy::canonical;
@@ -24,8 +25,9 @@ use reshard::policy::writes::WriteCommand;
 use reshard::router::Operation;
 use reshard::router::entry::{Gate, MOST_HELD, Passing};
 use reshard::router::mirroring::{MOST_JOBS, Mirroring};
+use reshard::router::newcomers::admit;
 use reshard::router::reading::side_of_read;
-use reshard::router::writer::Writer;
+use reshard::router::writer::{HOLD, Writer};
 use reshard::state::inflight::{Inflight, Oldest, Work};
 use reshard::state::records::{Records, first_batch};
 use reshard::state::table::{MigrationRoute, Routing};
@@ -59,10 +61,9 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// The migration is known to whoever starts now.
+    /// Its start is over, and whoever starts now knows of it.
     pub(crate) fn has_started(&self) -> bool {
-        let id = RawBson::from(MIGRATION);
-        self.clusters.old.document("reshard.authority", id.as_raw_bson_ref()).is_some()
+        phase(&self.clusters).is_some_and(|phase| phase > Phase::Preparing)
     }
 
     /// A proxy does not reach the clusters any more, and they find its connections dead.
@@ -76,6 +77,13 @@ impl Site {
             }
         }
     }
+}
+
+/// What is stored of where the migration is.
+pub(crate) fn phase(clusters: &PerSide<Cluster>) -> Option<Phase> {
+    let stored = clusters.old.document("reshard.migrations", RawBson::from(MIGRATION).as_raw_bson_ref())?;
+    let phase = stored.get_str("phase").ok()?;
+    Phase::ALL.into_iter().find(|known| known.as_str() == phase)
 }
 
 /// One running proxy.
@@ -254,6 +262,7 @@ impl Proxy {
     async fn serve(&self, command: &WriteCommand) -> Result<RawDocumentBuf, ErrorReply> {
         // As the router does it.
         let _passing = Passing::by(&self.writer.gate.routing);
+        admit(&self.writer, &command.namespace, HOLD).await?;
         match self.writer.write(command).await? {
             Some(written) => Ok(written.body),
             None => plain(&self.writer.clusters.old, command).await.inspect_err(|error| {

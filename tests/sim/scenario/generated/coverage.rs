@@ -16,7 +16,7 @@ use crate::checks::history::{History, Told};
 use crate::mongo::cluster::Cluster;
 use crate::scenario::ledger::Ledger;
 use crate::scenario::operator::{Calls, MIGRATION};
-use crate::scenario::proxy::Front;
+use crate::scenario::proxy::{Front, phase};
 
 /// Counts by name; clones share them.
 #[derive(Clone, Default)]
@@ -67,6 +67,10 @@ impl Coverage {
             let holders = |record: &AuthorityRecord| record.holders.len();
             if known.as_ref().map_or(0, holders) > holders(&record) {
                 self.add("branch: a dead holder forgotten");
+            }
+            let parts = |record: &AuthorityRecord| record.namespaces.len();
+            if known.as_ref().is_some_and(|before| parts(before) < parts(&record)) {
+                self.add("branch: a collection that came into being is part of it");
             }
             *known = Some(record);
         }
@@ -132,8 +136,7 @@ pub(super) fn moment(clusters: &PerSide<Cluster>) -> &'static str {
         return "in the middle of a move";
     }
     if new.owned.is_empty() && old.reads_on_new.is_empty() {
-        let stored = clusters.old.document("reshard.migrations", id.as_raw_bson_ref());
-        let is_synced = stored.is_some_and(|stored| stored.get_str("phase").is_ok_and(|phase| phase == Phase::Synced.as_str()));
+        let is_synced = phase(clusters) == Some(Phase::Synced);
         return if is_synced { "synced" } else { "while history is copied" };
     }
     match (new.owned.is_empty(), old.owned.is_empty()) {

@@ -42,6 +42,8 @@ pub(super) struct Plan {
     /// Clients begin before the migration does, and the weather is calm until it has started: what is late by then
     /// nobody knows of (a limit that the docs tell of).
     pub(super) early: bool,
+    /// A collection comes into being while it runs, and a pattern names it.
+    pub(super) late: bool,
     /// Everything, by time.
     pub(super) acts: Vec<Act>,
 }
@@ -61,6 +63,7 @@ impl Plan {
         let reads = rng.chance(400);
         let span = millis(&mut rng, &[800, 1500, 3000]);
         let early = rng.chance(300);
+        let late = rng.chance(350);
         let weather = Weather {
             latency: millis(&mut rng, &[1, 2, 5, 12]),
             late: *rng.pick(&[0, 4, 10]),
@@ -71,11 +74,11 @@ impl Plan {
             lose_orphan: *rng.pick(&[0, 300]),
             execution: millis(&mut rng, &[0, 1, 5]),
         };
-        let mut acts = clients(&mut rng, span, reads);
+        let mut acts = clients(&mut rng, span, reads, late);
         acts.extend(faults(&mut rng, span, reads));
         acts.extend(moves(&mut rng));
         acts.sort_by_key(|act| act.at);
-        Self { seed, weather, early, acts }
+        Self { seed, weather, early, late, acts }
     }
 
     /// The same with only those of its acts.
@@ -110,7 +113,8 @@ impl Plan {
             What::Move(percent) => Some(Step::Writes(percent)),
             _ => None,
         });
-        [Step::Create, Step::Start, Step::Reads(100)].into_iter().chain(moves).collect()
+        let create = if self.late { Step::CreateAll } else { Step::Create };
+        [create, Step::Start, Step::Reads(100)].into_iter().chain(moves).collect()
     }
 
     /// Whether somebody reads.
@@ -119,7 +123,7 @@ impl Plan {
     }
 }
 
-fn clients(rng: &mut Rng, span: Duration, reads: bool) -> Vec<Act> {
+fn clients(rng: &mut Rng, span: Duration, reads: bool, late: bool) -> Vec<Act> {
     let kinds = if reads { 16 } else { 12 };
     // Few documents are written often: what goes wrong with one shows.
     let (registers, counters) = (2 + rng.below(5), 2 + rng.below(3));
@@ -134,6 +138,11 @@ fn clients(rng: &mut Rng, span: Duration, reads: bool) -> Vec<Act> {
             9..=10 => Deed::Steps,
             11 => Deed::Many,
             _ => Deed::Look,
+        };
+        let deed = match (deed, late && rng.chance(400)) {
+            (Deed::Put, true) => Deed::PutLate,
+            (Deed::Delete, true) => Deed::DeleteLate,
+            (deed, _) => deed,
         };
         let which = match deed {
             Deed::Put | Deed::Insert | Deed::Delete | Deed::Look => {

@@ -129,6 +129,7 @@ async fn strike(
         stop: Arc::default(),
         proxy,
         number: 1,
+        haste: 2,
     };
     let zero = beginning(&site.world, wait).await;
     for (act, fault) in plan.faults() {
