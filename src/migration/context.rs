@@ -118,16 +118,24 @@ impl Context {
     /// # Errors
     /// In words, why it is not there.
     pub async fn mark(&self, side: Side, limit: Duration) -> Result<Timestamp, String> {
-        let body = rawdoc! {
-            "update": MARKERS,
-            "updates": [{ "q": { "_id": &*self.name }, "u": { "$inc": { "n": 1_i64 } }, "upsert": true }],
-            "writeConcern": { "w": "majority" },
-        };
-        let request = Request::new(DATABASE, body).within(limit);
-        let reply = ask(&**self.clusters.get(side), request).await?;
-        if let Some(problem) = write_concern_problem(&reply.body) {
-            return Err(problem);
-        }
-        reply.operation_time.ok_or_else(|| "a server without operationTime".to_owned())
+        mark(self.clusters.get(side), &self.name, limit).await
     }
+}
+
+/// Writes a marker to a cluster's stream, see [`Context::mark`].
+///
+/// # Errors
+/// In words, why it is not there.
+pub(super) async fn mark(cluster: &SharedCluster, name: &str, limit: Duration) -> Result<Timestamp, String> {
+    let body = rawdoc! {
+        "update": MARKERS,
+        "updates": [{ "q": { "_id": name }, "u": { "$inc": { "n": 1_i64 } }, "upsert": true }],
+        "writeConcern": { "w": "majority" },
+    };
+    let request = Request::new(DATABASE, body).within(limit);
+    let reply = ask(&**cluster, request).await?;
+    if let Some(problem) = write_concern_problem(&reply.body) {
+        return Err(problem);
+    }
+    reply.operation_time.ok_or_else(|| "a server without operationTime".to_owned())
 }

@@ -31,6 +31,8 @@ pub struct Safeguards {
     pub checkpoint_after_done: bool,
     /// The backfill converges keys that changed while it copied them.
     pub backfill_second_look: bool,
+    /// Where a range is taken up again, what the mirror has beyond that is compared.
+    pub backfill_looks_ahead: bool,
     /// A reply waits for the mirror no longer than `mirror_timeout`.
     pub mirror_bound: bool,
     /// Before a read can meet a mirror, writes that nobody waits for end, and the streams pass them.
@@ -60,6 +62,7 @@ impl Safeguards {
         majority_reads: true,
         checkpoint_after_done: true,
         backfill_second_look: true,
+        backfill_looks_ahead: true,
         mirror_bound: true,
         mirrors_current: true,
         mirror_majority: true,

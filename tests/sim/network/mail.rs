@@ -40,8 +40,17 @@ struct Hold {
     skip: u32,
     /// When its sender is told that its outcome is not known.
     told: Option<Duration>,
-    /// They are not held: their answers are lost.
+    /// Their answers are lost.
     deaf: bool,
+    /// They are not held.
+    pass: bool,
+}
+
+impl Hold {
+    const fn of(process: ProcessId, cluster: usize, command: &'static str, count: u32) -> Self {
+        let (id, skip, told) = (HoldId(0), 0, None);
+        Self { id, process, cluster, command, count, skip, told, deaf: false, pass: false }
+    }
 }
 
 struct State {
@@ -141,39 +150,35 @@ impl Network {
         command: &'static str,
         count: u32,
     ) -> HoldId {
-        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told: None, deaf: false })
+        self.add_hold(Hold::of(process, cluster, command, count))
     }
 
     /// As [`Self::hold`] for one command; the next one that fits passes before.
     pub(crate) fn hold_second(&self, process: ProcessId, cluster: usize, command: &'static str) {
-        self.add_hold(|id| Hold {
-            id,
-            process,
-            cluster,
-            command,
-            count: 1,
-            skip: 1,
-            told: None,
-            deaf: false,
-        });
+        self.add_hold(Hold { skip: 1, ..Hold::of(process, cluster, command, 1) });
     }
 
     /// As [`Self::hold`]; their sender is soon told that their outcome is not known.
     pub(crate) fn lose_track(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
         let told = Some(Duration::from_millis(5));
-        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told, deaf: false });
+        self.add_hold(Hold { told, ..Hold::of(process, cluster, command, count) });
     }
 
     /// The next `count` commands called `command` from a process to a cluster are executed, and not answered.
     pub(crate) fn deafen(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
-        self.add_hold(|id| Hold { id, process, cluster, command, count, skip: 0, told: None, deaf: true });
+        self.add_hold(Hold { deaf: true, pass: true, ..Hold::of(process, cluster, command, count) });
     }
 
-    fn add_hold(&self, make: impl FnOnce(HoldId) -> Hold) -> HoldId {
+    /// As [`Self::hold`], and their answers are lost.
+    pub(crate) fn swallow(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
+        self.add_hold(Hold { deaf: true, ..Hold::of(process, cluster, command, count) });
+    }
+
+    fn add_hold(&self, hold: Hold) -> HoldId {
         let mut state = self.state.lock();
         state.last_hold += 1;
         let id = HoldId(state.last_hold);
-        state.holds.push(make(id));
+        state.holds.push(Hold { id, ..hold });
         id
     }
 
@@ -243,7 +248,7 @@ impl Network {
             hold.count -= 1;
             fate.given_up = hold.told.or(fate.given_up);
             fate.reply_lost |= hold.deaf;
-            !hold.deaf
+            !hold.pass
         });
         let gate = Arc::new(Notify::new());
         let message = Message { process, cluster, command: command.to_owned(), held, gate };

@@ -177,7 +177,7 @@ fn without_its_second_look_the_copy_brings_back_the_deleted() {
 /// Every story goes well with all safeguards on, whatever the small times are.
 #[test]
 fn stories_go_well() {
-    let stories: [Story; 14] = [
+    let stories: [Story; 16] = [
         leases::cut_off,
         moves::unsettled,
         moves::unsettled_early,
@@ -189,6 +189,8 @@ fn stories_go_well() {
         streams::late_converge,
         streams::late_look,
         streams::late_insertion,
+        streams::deaf_copy,
+        streams::dead_copy,
         readers::partial_way_back,
         readers::after_the_copy,
         readers::unconcerned,
@@ -277,6 +279,13 @@ fn a_reader_meets_no_mirror_whose_writes_nobody_waited_for() {
 #[test]
 fn a_mirror_has_by_majority_what_its_authority_has_so() {
     is_told("mirror_majority", Safeguards { mirror_majority: false, ..ALL }, readers::unconcerned);
+}
+
+#[test]
+fn without_a_look_ahead_the_copy_leaves_what_was_deleted() {
+    let off = Safeguards { backfill_looks_ahead: false, ..ALL };
+    is_told("backfill_looks_ahead", off, streams::deaf_copy);
+    is_told("backfill_looks_ahead", off, streams::dead_copy);
 }
 
 /// How often each is missed; for people, who run it with `--ignored --nocapture`.

@@ -115,6 +115,14 @@ fn generated_schedules() {
     }
 }
 
+/// Schedules that have failed once, while their seeds mean what they meant.
+#[test]
+fn generated_schedules_that_have_failed() {
+    for seed in [89, 441] {
+        assert_eq!(failure(seed, UNVERIFIED), None, "seed {seed}");
+    }
+}
+
 #[test]
 fn a_generated_schedule_replays_exactly() {
     let run = || {
