@@ -153,9 +153,9 @@ impl Network {
         self.add_hold(Hold::of(process, cluster, command, count))
     }
 
-    /// As [`Self::hold`] for one command; the next one that fits passes before.
-    pub(crate) fn hold_second(&self, process: ProcessId, cluster: usize, command: &'static str) {
-        self.add_hold(Hold { skip: 1, ..Hold::of(process, cluster, command, 1) });
+    /// As [`Self::hold`] for one command; the next `skip` that fit pass before.
+    pub(crate) fn hold_after(&self, process: ProcessId, cluster: usize, command: &'static str, skip: u32) {
+        self.add_hold(Hold { skip, ..Hold::of(process, cluster, command, 1) });
     }
 
     /// As [`Self::hold`]; their sender is soon told that their outcome is not known.

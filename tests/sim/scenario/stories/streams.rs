@@ -69,7 +69,7 @@ async fn a_worker_that_goes_back(stage: Arc<Stage>, command: &'static str) -> En
     let mut client = stage.client(1);
     if command == "update" {
         // The first is the proxy's own, behind its answer from old; the second the worker's.
-        network.hold_second(id, new, command);
+        network.hold_after(id, new, command, 1);
     } else {
         network.hold(id, new, command, 1);
     }
