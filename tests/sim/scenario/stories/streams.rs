@@ -123,6 +123,25 @@ pub(in crate::scenario) fn late_insertion(world: &World, safeguards: Safeguards)
     tell(world, safeguards, a_late_insertion_and_a_reader)
 }
 
+/// The copy's insert comes late. Meanwhile a document of it has been deleted, and the stream found nothing to delete.
+async fn a_slow_copy(stage: Arc<Stage>) -> Ending {
+    let proxy = stage.proxy(1).await;
+    let network = stage.world.network().clone();
+    network.hold(proxy.process.id, stage.index(Side::New), "insert", 1);
+    stage.steps(&[Step::Create, Step::Start]).await?;
+    let mut client = stage.client(1);
+    let delete = client.prepare_delete(THERE);
+    client.succeed(&proxy, &delete).await?;
+    stage.a_while(2000).await;
+    network.flush();
+    stage.a_while(1000).await;
+    Ok(proxy)
+}
+
+pub(in crate::scenario) fn slow_copy(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, a_slow_copy)
+}
+
 /// The copy's insert comes late, and its answer never. Meanwhile a document of it has been deleted: the copy does not
 /// find it any more when it tries again. `dies`: nor does its process learn that there was no answer.
 async fn a_copy_that_hears_nothing(stage: Arc<Stage>, dies: bool) -> Ending {
