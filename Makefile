@@ -9,18 +9,23 @@ SHELL := /bin/bash
 # Tests start real servers: this many at once, one test program after the other.
 TEST_THREADS ?= 4
 CARGO ?= cargo
+# How long generated schedules of the simulator are tried, in seconds; 0: not at all.
+SIM_SECONDS ?= 120
+# Optimised: a schedule takes a third of the time, and compiling that once pays after some thousands.
+SIM = $(CARGO) test --locked --config 'profile.dev.package.reshard.opt-level=1' --test sim
 # What the demo is told: `make demo DEMO='--topology replica-sets'`.
 DEMO ?=
 # What bench-migration is told: `make bench-migration BENCH='--only-sharded'`.
 BENCH ?=
 RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
 
-.PHONY: help build demo test check bench bench-migration
+.PHONY: help build demo test check soak bench bench-migration
 
 help:
 	@echo 'make demo             two sharded clusters, a load, and a move to another shard key (DEMO=--help)'
 	@echo 'make test             formatting, lints, dependencies, all tests, drivers among them (TEST_THREADS=4)'
 	@echo 'make check            the part of it that starts no server'
+	@echo 'make soak             schedules of the simulator that nobody wrote (SIM_SECONDS=120)'
 	@echo 'make build            target/release/reshard'
 	@echo 'make bench            what the proxy costs: operations beside direct ones'
 	@echo 'make bench-migration  copies and moves, beside a plain copy and reshardCollection (BENCH=--help)'
@@ -37,6 +42,9 @@ bench: build
 bench-migration: build
 	$(RELEASE) --bin bench_migration -- $(BENCH)
 
+soak:
+	if [ "$(SIM_SECONDS)" -gt 0 ]; then SIM_SECONDS=$(SIM_SECONDS) $(SIM) -- generated_schedules --nocapture; fi
+
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
@@ -46,3 +54,4 @@ check:
 test: check
 	time $(CARGO) test --workspace --locked --no-run
 	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS)
+	$(MAKE) --no-print-directory soak

@@ -99,7 +99,7 @@ impl Active {
     /// would only take time from the copy and the application. The streams do the same, many at once.
     #[must_use]
     pub fn leaves_to_streams(&self, route: &MigrationRoute) -> bool {
-        self.copying.load(Ordering::Relaxed) && !route.ack_both
+        self.converger.safeguards.streams_alone && self.copying.load(Ordering::Relaxed) && !route.ack_both
     }
 }
 

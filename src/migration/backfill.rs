@@ -110,13 +110,13 @@ pub struct Backfill {
     pub start: Timestamp,
 }
 
-/// One batch as read from the authority.
+/// One batch as read.
 #[derive(Default)]
-struct Cargo {
-    keys: Vec<Key>,
+pub(super) struct Cargo {
+    pub(super) keys: Vec<Key>,
     documents: Bytes,
     /// Keys of documents that an insert would change.
-    special: Vec<Key>,
+    pub(super) special: Vec<Key>,
     /// Bytes of all documents.
     bytes: u64,
     /// The first key, with the bytes of its document.
@@ -149,6 +149,7 @@ impl Backfill {
 
     /// Copies from where the range stands until it is done or paused.
     async fn copy_from_next(&self, range: &mut Range) -> Result<(), String> {
+        self.look_ahead(range).await?;
         let source = &self.clusters.old;
         // First remember, then ask for the time, then read after it: no change falls in between.
         let mut reading = self.recent.reading();
@@ -239,8 +240,12 @@ impl Backfill {
                     .cloned(),
             );
         }
+        self.make_equal(range, &converge).await
+    }
+
+    pub(super) async fn make_equal(&self, range: &Range, keys: &[Key]) -> Result<(), String> {
         let order = Order::durable(PerSide::default());
-        for keys in converge.chunks(BATCH) {
+        for keys in keys.chunks(BATCH) {
             let report = self.converger.converge(&range.namespace, keys.to_vec(), &order).await;
             let stuck = report.map_err(|error| error.to_string())?.stuck;
             park(&self.parking, &self.records, &range.namespace, stuck, &*self.clock).await?;
@@ -275,6 +280,7 @@ impl Backfill {
             Err(problem) => {
                 // Unknown outcome: their events, whenever they come, are converged like anybody's, but nobody
                 // else is taken to have caused them. (While they are being copied their inserts are known as such.)
+                // Those that have come already are settled by the next attempt, which looks ahead.
                 drop(self.converger.own.begin(
                     Side::New,
                     &range.namespace,
@@ -315,7 +321,7 @@ impl Backfill {
 }
 
 /// The scan of a range, from where it stands.
-fn find(range: &Range, after: Timestamp) -> Request {
+pub(super) fn find(range: &Range, after: Timestamp) -> Request {
     let mut body = rawdoc! {
         "find": range.namespace.collection(), "hint": { "_id": 1 }, "sort": { "_id": 1 },
         "batchSize": BATCH_DOCUMENTS,
@@ -343,7 +349,7 @@ fn is_max_key(id: &RawBson) -> bool {
 }
 
 /// Reads the document whose `_id` is `MaxKey`.
-fn max_key(range: &Range, after: Timestamp) -> Request {
+pub(super) fn max_key(range: &Range, after: Timestamp) -> Request {
     let mut equal = RawDocumentBuf::new();
     equal.append(cstr!("$eq"), RawBsonRef::MaxKey);
     let body = rawdoc! {
@@ -354,7 +360,7 @@ fn max_key(range: &Range, after: Timestamp) -> Request {
 }
 
 /// Lays the documents of a reply back to back, without parsing more than their `_id`s.
-fn unload(body: &RawDocument, field: &str) -> Result<Cargo, String> {
+pub(super) fn unload(body: &RawDocument, field: &str) -> Result<Cargo, String> {
     let cursor = body.get_document("cursor").map_err(|error| error.to_string())?;
     let batch = cursor.get_array(field).map_err(|error| error.to_string())?;
     let mut documents = Vec::with_capacity(batch.as_bytes().len());

@@ -123,8 +123,9 @@ impl Engine {
         let environment = &self.environment;
         let Some(records) = environment.records.get(side) else { return Ok(()) };
         let (identity, found) = loop {
-            let identity = known_identity(records).await;
+            // In this order: a migration that starts meanwhile makes its record last.
             let found = records.find(DATABASE, AUTHORITY, rawdoc! {}, 1000).await;
+            let identity = known_identity(records).await;
             match (identity, found) {
                 (Ok(identity), Ok(found)) => break (identity, found),
                 (Err(error), _) | (_, Err(error)) => {

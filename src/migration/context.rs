@@ -62,15 +62,6 @@ pub struct Context {
     pub safeguards: Safeguards,
 }
 
-/// Replies wait for mirrors as long as this lives.
-pub struct KeptCurrent<'a>(&'a AtomicBool);
-
-impl Drop for KeptCurrent<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
 impl Context {
     /// What the records last seen say about routing; `None` while none has been seen.
     #[must_use]
@@ -79,12 +70,6 @@ impl Context {
         let mut route = route(known.old.as_ref(), known.new.as_ref())?;
         route.ack_both |= self.keeps_mirrors_current.load(Ordering::Relaxed);
         Some(route)
-    }
-
-    /// Lets replies wait for mirrors until the answer is dropped, also where a route is published meanwhile.
-    pub fn keep_mirrors_current(&self) -> KeptCurrent<'_> {
-        self.keeps_mirrors_current.store(true, Ordering::Relaxed);
-        KeptCurrent(&self.keeps_mirrors_current)
     }
 
     /// Publishes what the records last seen say, adjusted; returns the version, `None` while none was seen.
@@ -133,16 +118,24 @@ impl Context {
     /// # Errors
     /// In words, why it is not there.
     pub async fn mark(&self, side: Side, limit: Duration) -> Result<Timestamp, String> {
-        let body = rawdoc! {
-            "update": MARKERS,
-            "updates": [{ "q": { "_id": &*self.name }, "u": { "$inc": { "n": 1_i64 } }, "upsert": true }],
-            "writeConcern": { "w": "majority" },
-        };
-        let request = Request::new(DATABASE, body).within(limit);
-        let reply = ask(&**self.clusters.get(side), request).await?;
-        if let Some(problem) = write_concern_problem(&reply.body) {
-            return Err(problem);
-        }
-        reply.operation_time.ok_or_else(|| "a server without operationTime".to_owned())
+        mark(self.clusters.get(side), &self.name, limit).await
     }
+}
+
+/// Writes a marker to a cluster's stream, see [`Context::mark`].
+///
+/// # Errors
+/// In words, why it is not there.
+pub(super) async fn mark(cluster: &SharedCluster, name: &str, limit: Duration) -> Result<Timestamp, String> {
+    let body = rawdoc! {
+        "update": MARKERS,
+        "updates": [{ "q": { "_id": name }, "u": { "$inc": { "n": 1_i64 } }, "upsert": true }],
+        "writeConcern": { "w": "majority" },
+    };
+    let request = Request::new(DATABASE, body).within(limit);
+    let reply = ask(&**cluster, request).await?;
+    if let Some(problem) = write_concern_problem(&reply.body) {
+        return Err(problem);
+    }
+    reply.operation_time.ok_or_else(|| "a server without operationTime".to_owned())
 }

@@ -1,5 +1,6 @@
 //! The control plane: everything that moves a migration forward or back.
 pub mod aborting;
+mod ahead;
 pub mod backfill;
 mod beginning;
 pub mod bypass;
@@ -7,6 +8,7 @@ mod calls;
 mod comparing;
 pub mod context;
 pub mod control;
+mod current;
 mod ending;
 pub mod engine;
 mod expiry;

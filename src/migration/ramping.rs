@@ -20,10 +20,8 @@ use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::gate::{Measured, blocked_by};
 use crate::policy::invariants::{Invariant, every_gate, only_adds};
-use crate::state::inflight::Work;
 use crate::state::table::MigrationRoute;
 
-const STREAM_LIMIT: Duration = Duration::from_secs(20);
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
@@ -93,24 +91,6 @@ impl Context {
         };
         let leveled = self.authorities.get(behind).catch_up(newer.epoch, fields).await;
         leveled.map(|_| ()).map_err(|error| unavailable(format!("{behind}: {error}")))
-    }
-
-    /// Brings `ack = both` into force, with every mirror write before it done or passed by the streams.
-    async fn make_mirrors_current(&self) -> Result<(), ControlError> {
-        let version =
-            self.publish(|route| route.ack_both = true).ok_or_else(|| unavailable("no route".into()))?;
-        let drained = self.inflight.drained(&self.name, &SlotSet::ALL, version, &[Work::Write]);
-        crate::clock::timeout(&*self.clock, STREAM_LIMIT, drained)
-            .await
-            .map_err(|_| unavailable("writes that began before do not end".into()))?;
-        for side in Side::BOTH {
-            let time =
-                self.mark(side, STREAM_LIMIT).await.map_err(|why| unavailable(format!("{side}: {why}")))?;
-            if !self.frontiers.get(side).wait_past(time, &*self.clock, STREAM_LIMIT).await {
-                return Err(unavailable(format!("the stream of {side} does not catch up")));
-            }
-        }
-        Ok(())
     }
 }
 

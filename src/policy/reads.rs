@@ -31,6 +31,8 @@ pub struct Ownership {
     pub old: SlotSet,
     /// Slots of new.
     pub new: SlotSet,
+    /// The cluster of which it is not known yet what it owns.
+    pub unread: Option<Side>,
     /// Slots whose reads new serves.
     pub reads_on_new: SlotSet,
 }
@@ -82,9 +84,11 @@ pub fn plan(ask: &Ask, owned: &Ownership) -> Plan {
 
 fn keyed(ask: &Ask, slot: Slot, owned: &Ownership) -> Plan {
     let wanted = if owned.reads_on_new.contains(slot) { Side::New } else { Side::Old };
-    let authority = match (owned.old.contains(slot), owned.new.contains(slot)) {
-        (true, false) => Side::Old,
-        (false, true) => Side::New,
+    let authority = match (owned.old.contains(slot), owned.new.contains(slot), owned.unread) {
+        (true, false, _) => Side::Old,
+        (false, true, _) => Side::New,
+        // What the other has not got is owned by the one of which nothing is known yet, or is in the middle of a move.
+        (false, false, Some(unread)) => unread,
         // In the middle of a move both sides are equal; reads are never paused.
         _ => return Plan::Authority(wanted),
     };
@@ -145,7 +149,8 @@ mod tests {
 
     fn owned(writes: u8, reads: u8) -> Ownership {
         let new = SlotSet::percent(writes);
-        Ownership { old: SlotSet::ALL.minus(&new), new, reads_on_new: SlotSet::percent(reads) }
+        let reads_on_new = SlotSet::percent(reads);
+        Ownership { old: SlotSet::ALL.minus(&new), new, unread: None, reads_on_new }
     }
 
     fn ask(key: Option<u16>, session: u16) -> Ask {
@@ -201,6 +206,21 @@ mod tests {
         unknown.new = SlotSet::EMPTY;
         let strict = Ask { authority_only: true, ..ask(None, 900) };
         assert_eq!(plan(&strict, &unknown), Plan::Refuse);
+    }
+
+    #[test]
+    fn what_nobody_is_known_to_own_belongs_to_the_cluster_that_is_not_known() {
+        let mut unread = owned(0, 50);
+        (unread.old, unread.unread) = (SlotSet::EMPTY, Some(Side::Old));
+        assert!(matches!(
+            plan(&ask(Some(5), 1000), &unread),
+            Plan::Mirror { side: Side::New, otherwise: Some(Side::Old), .. }
+        ));
+        assert_eq!(plan(&ask(Some(900), 0), &unread), Plan::Authority(Side::Old));
+        let mut unread = owned(10, 10);
+        (unread.new, unread.unread) = (SlotSet::EMPTY, Some(Side::New));
+        assert_eq!(plan(&ask(Some(5), 1000), &unread), Plan::Authority(Side::New));
+        assert_eq!(plan(&ask(Some(900), 0), &unread), Plan::Authority(Side::Old));
     }
 
     #[test]

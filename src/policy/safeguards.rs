@@ -31,8 +31,16 @@ pub struct Safeguards {
     pub checkpoint_after_done: bool,
     /// The backfill converges keys that changed while it copied them.
     pub backfill_second_look: bool,
+    /// Where a range is taken up again, what the mirror has beyond that is compared.
+    pub backfill_looks_ahead: bool,
     /// A reply waits for the mirror no longer than `mirror_timeout`.
     pub mirror_bound: bool,
+    /// Before a read can meet a mirror, writes that nobody waits for end, and the streams pass them.
+    pub mirrors_current: bool,
+    /// A mirror write waits for a majority where the application left that to its servers.
+    pub mirror_majority: bool,
+    /// While history is copied only the streams write to the mirror.
+    pub streams_alone: bool,
     /// Writes move to new only after both sides were compared in full.
     pub verified: bool,
 }
@@ -54,7 +62,11 @@ impl Safeguards {
         majority_reads: true,
         checkpoint_after_done: true,
         backfill_second_look: true,
+        backfill_looks_ahead: true,
         mirror_bound: true,
+        mirrors_current: true,
+        mirror_majority: true,
+        streams_alone: true,
         verified: true,
     };
 }

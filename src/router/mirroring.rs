@@ -17,7 +17,7 @@ use super::entry::Entered;
 use crate::clock::{SharedClock, timeout};
 use crate::cluster::command::{Request, SharedCluster, number};
 use crate::converge::active::{Active, Attempt};
-use crate::converge::converger::Order;
+use crate::converge::converger::{Order, majority};
 use crate::converge::lanes::Taken;
 use crate::converge::looks::Aims;
 use crate::converge::read::ask;
@@ -275,6 +275,16 @@ impl Job {
         }
         deletes
     }
+}
+
+/// The write concern of a mirror write. What an application leaves to its servers is a majority to those of 5.0 and
+/// later, and a read of what a majority has must not miss it on the mirror.
+pub(super) fn concern(named: Option<&RawDocumentBuf>, active: &Option<Arc<Active>>) -> RawDocumentBuf {
+    let unnamed = || match active {
+        Some(active) if !active.converger.safeguards.mirror_majority => rawdoc! { "w": 1 },
+        _ => majority(),
+    };
+    named.cloned().unwrap_or_else(unnamed)
 }
 
 fn mark(active: &Active, effect: &Effect) {

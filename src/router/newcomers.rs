@@ -102,7 +102,11 @@ impl Router {
     }
 }
 
-async fn admit(writer: &Writer, namespace: &Namespace, hold: Duration) -> Result<(), ErrorReply> {
+/// Waits until a collection that is about to be written is part of the migration whose pattern names it, if one does.
+///
+/// # Errors
+/// The error to answer with; nothing was sent.
+pub async fn admit(writer: &Writer, namespace: &Namespace, hold: Duration) -> Result<(), ErrorReply> {
     let gate = &writer.gate;
     let deadline = gate.clock.now() + hold;
     loop {

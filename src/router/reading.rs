@@ -37,8 +37,12 @@ pub async fn side_of_read(
     route: &MigrationRoute,
 ) -> Result<Chosen, ErrorReply> {
     let ask = ask(operation);
-    let owned =
-        Ownership { old: route.owned_by_old, new: route.owned_by_new, reads_on_new: route.reads_on_new };
+    let owned = Ownership {
+        old: route.owned_by_old,
+        new: route.owned_by_new,
+        unread: route.unread,
+        reads_on_new: route.reads_on_new,
+    };
     match plan(&ask, &owned) {
         Plan::Authority(side) => Ok(Chosen { side, otherwise: None }),
         Plan::Refuse => Err(ErrorReply::new(

@@ -136,6 +136,7 @@ mod tests {
             phase: Phase::Synced,
             owned_by_old: SlotSet::ALL.minus(&new),
             owned_by_new: new,
+            unread: None,
             reads_on_new: new,
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,

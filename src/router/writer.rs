@@ -12,7 +12,7 @@ use bson::Timestamp;
 use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
 
 use super::entry::{Entered, Gate};
-use super::mirroring::{Direct, Effect, Mirroring};
+use super::mirroring::{Direct, Effect, Mirroring, concern};
 use super::outcome::{Outcome, all_done, changed_something, keys_in_reply, nothing_found};
 use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
 use super::owning::Owning;
@@ -20,7 +20,6 @@ use super::resolving::resolve;
 use super::sending::send;
 use crate::clock::timeout;
 use crate::cluster::command::{Request, ServerError, SharedCluster};
-use crate::converge::converger::majority;
 use crate::converge::lanes::{MOST_KEYS, Taken};
 use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
@@ -376,9 +375,7 @@ fn effect(
             statements: command.statements.clone(),
             shard_key: entered.route.shard_keys.get(authority.other()).get(&command.namespace).cloned(),
         }),
-        // What an application leaves to its servers is a majority to those of 5.0 and later, and a read of what a
-        // majority has must not miss it on the mirror.
-        concern: command.concern.clone().unwrap_or_else(majority),
+        concern: concern(command.concern.as_ref(), &entered.active),
         aims: Arc::new(PerSide::from_fn(|side| places(command, &entered.route, side))),
         lanes,
     }

@@ -218,6 +218,11 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => return None,
     };
+    let unread = match (old, new) {
+        (Some(_), Some(_)) => None,
+        (None, _) => Some(Side::Old),
+        (_, None) => Some(Side::New),
+    };
     let owned = |record: Option<&AuthorityRecord>| record.map_or(SlotSet::EMPTY, |record| record.owned);
     let mut held = SlotSet::EMPTY;
     let mut moves: Vec<Move> = Vec::new();
@@ -240,6 +245,7 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         ack_both: reads_may_meet_mirrors(&owned_by_new, &newest.reads_on_new),
         owned_by_old,
         owned_by_new,
+        unread,
         reads_on_new: newest.reads_on_new,
         held,
         sealed: SlotSet::EMPTY,

@@ -28,6 +28,8 @@ pub struct MigrationRoute {
     pub owned_by_old: SlotSet,
     /// Slots that new owns, by its own record.
     pub owned_by_new: SlotSet,
+    /// The cluster whose record this process has not read yet: what it owns is not known.
+    pub unread: Option<Side>,
     /// Slots whose reads new serves.
     pub reads_on_new: SlotSet,
     /// A fence is open on these: writes to them wait.
@@ -58,6 +60,7 @@ impl MigrationRoute {
             phase: Phase::Synced,
             owned_by_old: SlotSet::EMPTY,
             owned_by_new: SlotSet::EMPTY,
+            unread: None,
             reads_on_new: SlotSet::EMPTY,
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
@@ -111,7 +114,7 @@ impl MigrationRoute {
         let stored = |route: &Self| {
             (
                 (route.epoch, route.phase, route.held),
-                (route.owned_by_old, route.owned_by_new, route.reads_on_new),
+                (route.owned_by_old, route.owned_by_new, route.reads_on_new, route.unread),
             )
         };
         stored(self) == stored(other) && self.moves == other.moves
@@ -264,6 +267,7 @@ mod tests {
             phase,
             owned_by_old: SlotSet::EMPTY,
             owned_by_new: SlotSet::ALL,
+            unread: None,
             reads_on_new: SlotSet::ALL,
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,

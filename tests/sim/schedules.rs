@@ -1,6 +1,10 @@
 //! Runs many schedules, names the seed of each that fails, and counts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::network::Weather;
 use crate::world::World;
@@ -17,7 +21,7 @@ pub(crate) struct Tally {
     /// Seeds that failed, with the reason.
     pub(crate) failures: Vec<(u64, String)>,
     /// How long it took.
-    pub(crate) took: std::time::Duration,
+    pub(crate) took: Duration,
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -32,9 +36,16 @@ pub(crate) fn seeds(default: u64) -> std::ops::Range<u64> {
     first..first + count
 }
 
+/// The same, and first those that have failed once. They lose their meaning when a schedule takes another turn: what
+/// they showed has a test of its own, too.
+fn seeds_and(kept: &[u64], default: u64) -> Vec<u64> {
+    let kept = if variable("SIM_SEED").is_some() { &[] } else { kept };
+    kept.iter().copied().chain(seeds(default)).collect()
+}
+
 /// Runs `schedule` for every seed; errors and panics are failures of their seed.
 pub(crate) fn tally(
-    seeds: std::ops::Range<u64>,
+    seeds: impl IntoIterator<Item = u64>,
     weather: &Weather,
     schedule: impl Fn(&World) -> Result<(), String>,
 ) -> Tally {
@@ -57,6 +68,99 @@ pub(crate) fn tally(
     tally
 }
 
+/// What came of one seed.
+pub(crate) struct Found {
+    /// Commands sent.
+    pub(crate) commands: u64,
+    /// Why it failed.
+    pub(crate) failure: Option<String>,
+}
+
+/// Runs `schedule` for many seeds, on all cores: for those of the environment; or for `SIM_SECONDS`, from a seed that
+/// nobody knows before; else for the first `default`.
+pub(crate) fn many(name: &str, default: u64, schedule: impl Fn(u64) -> Found + Sync) -> Tally {
+    let started = std::time::Instant::now();
+    let limit = variable("SIM_SECONDS").map(Duration::from_secs);
+    let seeds = match (limit, variable("SIM_SEED")) {
+        (Some(_), None) => fresh()..u64::MAX,
+        (Some(_), Some(first)) => first..u64::MAX,
+        (None, _) => seeds(default),
+    };
+    println!("{name}: from seed {}", seeds.start);
+    let next = AtomicU64::new(seeds.start);
+    let tally = Mutex::new(Tally::default());
+    let work = || {
+        while limit.is_none_or(|limit| started.elapsed() < limit) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let found = schedule(seed);
+            let mut tally = tally.lock();
+            tally.schedules += 1;
+            tally.commands += found.commands;
+            tally.failures.extend(found.failure.map(|why| (seed, why)));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let mut tally = tally.into_inner();
+    tally.failures.sort();
+    tally.took = started.elapsed();
+    println!("{name}: {} schedules, {} commands in {:?}", tally.schedules, tally.commands, tally.took);
+    tally
+}
+
+/// The first seed of `budget` from `base` on that anybody finds to fail, on all cores.
+pub(crate) fn first_failure(
+    base: u64,
+    budget: u64,
+    fails: impl Fn(u64) -> Option<String> + Sync,
+) -> Option<(u64, String)> {
+    let next = AtomicU64::new(base);
+    let found = Mutex::new(None);
+    let work = || {
+        while found.lock().is_none() {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= base + budget {
+                return;
+            }
+            if let Some(why) = fails(seed) {
+                *found.lock() = Some((seed, why));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    found.into_inner()
+}
+
+/// Where to begin: `SIM_SEED`, else a seed that no run had before.
+pub(crate) fn base() -> u64 {
+    variable("SIM_SEED").unwrap_or_else(fresh)
+}
+
+/// A seed that no run had before.
+pub(crate) fn fresh() -> u64 {
+    // `RandomState` is what the standard library has of randomness.
+    let random = std::collections::hash_map::RandomState::new();
+    std::hash::BuildHasher::hash_one(&random, 0) >> 24
+}
+
+/// Runs it; a panic is its message.
+///
+/// # Errors
+/// The message.
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| message(&*panic))
+}
+
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()
@@ -69,7 +173,18 @@ pub(crate) fn all(
     weather: &Weather,
     schedule: impl Fn(&World) -> Result<(), String>,
 ) -> Tally {
-    let tally = tally(seeds(default), weather, schedule);
+    all_and(&[], name, default, weather, schedule)
+}
+
+/// The same, beginning with `kept` seeds, see [`seeds_and`].
+pub(crate) fn all_and(
+    kept: &[u64],
+    name: &str,
+    default: u64,
+    weather: &Weather,
+    schedule: impl Fn(&World) -> Result<(), String>,
+) -> Tally {
+    let tally = tally(seeds_and(kept, default), weather, schedule);
     println!(
         "{name}: {} schedules, {} commands, {} steps in {:?}",
         tally.schedules, tally.commands, tally.steps, tally.took

@@ -97,8 +97,53 @@ fn operator(path: &str, name: &str, argument: RawBsonRef<'_>, document: &RawDocu
             holds(path, document, &|value| value.is_some()) == wanted
         }
         "$not" => !field(path, argument, document)?,
+        "$options" => true,
+        "$regex" => {
+            let names = Names::parse(argument.as_str().unwrap_or_default())?;
+            holds(path, document, &|value| {
+                value.and_then(RawBsonRef::as_str).is_some_and(|it| names.take(it))
+            })
+        }
         _ => return Err(unsupported("operator", name)),
     })
+}
+
+/// The only regular expressions that are asked for: of names that do not begin like those of servers, and that some
+/// parts make up with anything between them, `^(?!a|b)part.*part$`.
+struct Names {
+    not: Vec<String>,
+    parts: Vec<String>,
+}
+
+impl Names {
+    fn parse(expression: &str) -> Outcome<Self> {
+        let unknown = || Failure::new(BAD_VALUE, format!("the simulator does not know {expression:?}"));
+        let inner = expression.strip_prefix("^(?!").and_then(|rest| rest.strip_suffix('$'));
+        let (not, parts) = inner.and_then(|inner| inner.split_once(')')).ok_or_else(unknown)?;
+        let plain = |text: &str| text.replace('\\', "");
+        Ok(Self { not: not.split('|').map(plain).collect(), parts: parts.split(".*").map(plain).collect() })
+    }
+
+    fn take(&self, name: &str) -> bool {
+        if self.not.iter().any(|beginning| name.starts_with(beginning)) {
+            return false;
+        }
+        let [first, between @ .., last] = self.parts.as_slice() else {
+            return self.parts.first().is_some_and(|all| all == name);
+        };
+        let Some(mut rest) =
+            name.strip_prefix(first.as_str()).and_then(|rest| rest.strip_suffix(last.as_str()))
+        else {
+            return false;
+        };
+        between.iter().all(|part| match rest.split_once(part.as_str()) {
+            Some((_, after)) => {
+                rest = after;
+                true
+            }
+            None => false,
+        })
+    }
 }
 
 fn is(value: Option<RawBsonRef<'_>>, wanted: RawBsonRef<'_>) -> bool {

@@ -86,8 +86,8 @@ impl Delivery {
     async fn run(self, sender: oneshot::Sender<Reply>) {
         let released = self.travel().await;
         let orphan = self.network.executor.crashed(self.caller.process);
-        let lost = !released && (self.fate.request_lost || (orphan && self.fate.orphan_lost));
-        self.network.arrived(self.id);
+        let severed = self.network.arrived(self.id);
+        let lost = severed || !released && (self.fate.request_lost || (orphan && self.fate.orphan_lost));
         let reply = if lost {
             None
         } else {

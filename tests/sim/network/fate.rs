@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::rng::Rng;
 
 /// How the network behaves. Chances are per 1,000 messages.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Weather {
     /// The longest usual time of one way.
     pub(crate) latency: Duration,

@@ -25,8 +25,13 @@ pub(crate) struct Message {
     pub(super) gate: Arc<Notify>,
 }
 
+/// Which hold is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HoldId(u64);
+
 /// Holds the next messages that fit.
 struct Hold {
+    id: HoldId,
     process: ProcessId,
     cluster: usize,
     command: &'static str,
@@ -35,6 +40,17 @@ struct Hold {
     skip: u32,
     /// When its sender is told that its outcome is not known.
     told: Option<Duration>,
+    /// Their answers are lost.
+    deaf: bool,
+    /// They are not held.
+    pass: bool,
+}
+
+impl Hold {
+    const fn of(process: ProcessId, cluster: usize, command: &'static str, count: u32) -> Self {
+        let (id, skip, told) = (HoldId(0), 0, None);
+        Self { id, process, cluster, command, count, skip, told, deaf: false, pass: false }
+    }
 }
 
 struct State {
@@ -43,7 +59,10 @@ struct State {
     cut: BTreeSet<(ProcessId, usize)>,
     down: BTreeSet<usize>,
     holds: Vec<Hold>,
+    last_hold: u64,
     under_way: BTreeMap<u64, Message>,
+    /// Those of them that went down with their connections.
+    severed: BTreeSet<u64>,
     last: u64,
     sent: u64,
 }
@@ -66,7 +85,9 @@ impl Network {
             cut: BTreeSet::new(),
             down: BTreeSet::new(),
             holds: Vec::new(),
+            last_hold: 0,
             under_way: BTreeMap::new(),
+            severed: BTreeSet::new(),
             last: 0,
             sent: 0,
         };
@@ -81,6 +102,18 @@ impl Network {
     /// Nothing passes between a process and a cluster.
     pub(crate) fn cut(&self, process: ProcessId, cluster: usize) {
         self.state.lock().cut.insert((process, cluster));
+    }
+
+    /// The same, and what is under way between them is lost: the server has found the connections dead.
+    pub(crate) fn sever(&self, process: ProcessId, cluster: usize) {
+        let mut state = self.state.lock();
+        let State { cut, under_way, severed, .. } = &mut *state;
+        cut.insert((process, cluster));
+        for (id, message) in under_way.iter().filter(|(_, it)| it.process == process && it.cluster == cluster)
+        {
+            severed.insert(*id);
+            message.gate.notify_one();
+        }
     }
 
     /// They hear each other again.
@@ -110,20 +143,48 @@ impl Network {
     }
 
     /// Holds the next `count` commands called `command` from a process to a cluster, until they are released.
-    pub(crate) fn hold(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
-        self.state.lock().holds.push(Hold { process, cluster, command, count, skip: 0, told: None });
+    pub(crate) fn hold(
+        &self,
+        process: ProcessId,
+        cluster: usize,
+        command: &'static str,
+        count: u32,
+    ) -> HoldId {
+        self.add_hold(Hold::of(process, cluster, command, count))
     }
 
-    /// As [`Self::hold`] for one command; the next one that fits passes before.
-    pub(crate) fn hold_second(&self, process: ProcessId, cluster: usize, command: &'static str) {
-        let hold = Hold { process, cluster, command, count: 1, skip: 1, told: None };
-        self.state.lock().holds.push(hold);
+    /// As [`Self::hold`] for one command; the next `skip` that fit pass before.
+    pub(crate) fn hold_after(&self, process: ProcessId, cluster: usize, command: &'static str, skip: u32) {
+        self.add_hold(Hold { skip, ..Hold::of(process, cluster, command, 1) });
     }
 
     /// As [`Self::hold`]; their sender is soon told that their outcome is not known.
     pub(crate) fn lose_track(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
         let told = Some(Duration::from_millis(5));
-        self.state.lock().holds.push(Hold { process, cluster, command, count, skip: 0, told });
+        self.add_hold(Hold { told, ..Hold::of(process, cluster, command, count) });
+    }
+
+    /// The next `count` commands called `command` from a process to a cluster are executed, and not answered.
+    pub(crate) fn deafen(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
+        self.add_hold(Hold { deaf: true, pass: true, ..Hold::of(process, cluster, command, count) });
+    }
+
+    /// As [`Self::hold`], and their answers are lost.
+    pub(crate) fn swallow(&self, process: ProcessId, cluster: usize, command: &'static str, count: u32) {
+        self.add_hold(Hold { deaf: true, ..Hold::of(process, cluster, command, count) });
+    }
+
+    fn add_hold(&self, hold: Hold) -> HoldId {
+        let mut state = self.state.lock();
+        state.last_hold += 1;
+        let id = HoldId(state.last_hold);
+        state.holds.push(Hold { id, ..hold });
+        id
+    }
+
+    /// Holds nothing more by this one; what it holds stays held.
+    pub(crate) fn forget_hold(&self, id: HoldId) {
+        self.state.lock().holds.retain(|hold| hold.id != id);
     }
 
     /// Delivers what is held on its way to a cluster.
@@ -186,7 +247,8 @@ impl Network {
             }
             hold.count -= 1;
             fate.given_up = hold.told.or(fate.given_up);
-            true
+            fate.reply_lost |= hold.deaf;
+            !hold.pass
         });
         let gate = Arc::new(Notify::new());
         let message = Message { process, cluster, command: command.to_owned(), held, gate };
@@ -197,7 +259,10 @@ impl Network {
         (id, fate, message)
     }
 
-    pub(super) fn arrived(&self, id: u64) {
-        self.state.lock().under_way.remove(&id);
+    /// A command is not under way any more; whether it was lost with its connection.
+    pub(super) fn arrived(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        state.under_way.remove(&id);
+        state.severed.remove(&id)
     }
 }

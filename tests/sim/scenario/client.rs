@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bson::oid::ObjectId;
 use bson::raw::RawDocumentBuf;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, rawdoc};
 use reshard::cluster::command::ServerError;
-use reshard::policy::writes::Verb;
+use reshard::model::namespace::Namespace;
+use reshard::policy::writes::{Verb, WriteCommand};
 use reshard::wire::error::{NO_WRITES_PERFORMED, RETRYABLE_WRITE};
 
 use super::ledger::Ledger;
@@ -18,6 +20,8 @@ use crate::world::World;
 
 /// The namespace that moves.
 pub(crate) const NS: &str = "app.c";
+/// One that comes into being while it does, where a pattern names both.
+pub(crate) const LATE: &str = "app.late";
 /// Documents that are written as a whole.
 pub(crate) const REGISTERS: i32 = 12;
 /// The first of the documents that are counted in.
@@ -26,6 +30,38 @@ pub(crate) const COUNTERS: i32 = 100;
 pub(crate) const COUNTED: i32 = 6;
 /// The first byte of every client's session.
 pub(crate) const SESSION_MARK: u8 = 0xc1;
+
+/// What a client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Deed {
+    /// Replaces a register, or makes it.
+    Put,
+    /// Inserts a register.
+    Insert,
+    /// Deletes a register.
+    Delete,
+    /// A step of a counter.
+    Step,
+    /// The same by `findAndModify`.
+    FindAndStep,
+    /// A step of two counters in one command.
+    Steps,
+    /// A step of all counters by a filter; it is never tried again.
+    Many,
+    /// Reads a register.
+    Look,
+    /// Replaces a document of a collection that may not be there yet, or makes it.
+    PutLate,
+    /// Deletes one there.
+    DeleteLate,
+}
+
+impl Deed {
+    /// Whether it is done to counters.
+    const fn counts(self) -> bool {
+        matches!(self, Self::Step | Self::FindAndStep | Self::Steps | Self::Many)
+    }
+}
 
 /// One client.
 pub(crate) struct Client {
@@ -61,17 +97,40 @@ impl Client {
     /// Writes until it is told to stop.
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
-            match self.rng.below(if self.reads { 14 } else { 10 }) {
-                0..=1 => self.put().await,
-                2 => self.insert().await,
-                3 => self.delete().await,
-                4..=6 => self.step().await,
-                7 => self.find_and_step().await,
-                8..=9 => self.steps().await,
-                _ => self.look().await,
-            }
+            let deed = match self.rng.below(if self.reads { 14 } else { 10 }) {
+                0..=1 => Deed::Put,
+                2 => Deed::Insert,
+                3 => Deed::Delete,
+                4..=6 => Deed::Step,
+                7 => Deed::FindAndStep,
+                8..=9 => Deed::Steps,
+                _ => Deed::Look,
+            };
+            let count = if deed.counts() { COUNTED } else { REGISTERS };
+            let which = self.rng.below(count as u64) as i32;
+            self.perform(deed, which).await;
             let pause = self.rng.between(Duration::ZERO, self.pause);
             self.world.sleep(pause).await;
+        }
+    }
+
+    /// Does it to the document that is this one among those of its kind.
+    pub(super) async fn perform(&mut self, deed: Deed, which: i32) {
+        let (register, counter) = (which, COUNTERS + which);
+        match deed {
+            Deed::Put => self.put(NS, register).await,
+            Deed::PutLate => self.put(LATE, register).await,
+            Deed::DeleteLate => self.delete(LATE, register).await,
+            Deed::Insert => self.insert(register).await,
+            Deed::Delete => self.delete(NS, register).await,
+            Deed::Step => self.step(counter).await,
+            Deed::FindAndStep => self.find_and_step(counter).await,
+            Deed::Steps => self.steps(counter).await,
+            Deed::Many => self.many().await,
+            Deed::Look => {
+                let proxy = self.front.proxy().await;
+                self.read(&proxy, register).await;
+            }
         }
     }
 
@@ -118,48 +177,30 @@ impl Client {
         if may_have_run { Told::Unknown } else { Told::Refused }
     }
 
-    fn register(&mut self) -> i32 {
-        self.rng.below(REGISTERS as u64) as i32
-    }
-
-    fn counter(&mut self) -> i32 {
-        COUNTERS + self.rng.below(COUNTED as u64) as i32
-    }
-
     /// No two are equal.
     pub(super) fn document(&mut self, id: i32) -> RawDocumentBuf {
         self.writes += 1;
         rawdoc! { "_id": id, "by": i32::from(self.number), "number": self.writes }
     }
 
-    async fn look(&mut self) {
-        let id = self.register();
-        let proxy = self.front.proxy().await;
-        self.read(&proxy, id).await;
-    }
-
-    async fn put(&mut self) {
-        let id = self.register();
+    async fn put(&mut self, ns: &'static str, id: i32) {
         let document = self.document(id);
-        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Put(document.clone()));
-        let body =
-            rawdoc! { "update": "c", "updates": [{ "q": { "_id": id }, "u": document, "upsert": true }] };
+        let operation = self.history.invoke(ns, RawBsonRef::Int32(id), Action::Put(document.clone()));
+        let body = rawdoc! { "update": collection(ns), "updates": [{ "q": { "_id": id }, "u": document, "upsert": true }] };
         let told = self.write(Verb::Update, body).await;
         self.history.answer(operation, told);
     }
 
-    async fn insert(&mut self) {
-        let id = self.register();
+    async fn insert(&mut self, id: i32) {
         let document = self.document(id);
         let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Put(document.clone()));
         let told = self.write(Verb::Insert, rawdoc! { "insert": "c", "documents": [document] }).await;
         self.history.answer(operation, told);
     }
 
-    async fn delete(&mut self) {
-        let id = self.register();
-        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Delete);
-        let body = rawdoc! { "delete": "c", "deletes": [{ "q": { "_id": id }, "limit": 1 }] };
+    async fn delete(&mut self, ns: &'static str, id: i32) {
+        let operation = self.history.invoke(ns, RawBsonRef::Int32(id), Action::Delete);
+        let body = rawdoc! { "delete": collection(ns), "deletes": [{ "q": { "_id": id }, "limit": 1 }] };
         let told = self.write(Verb::Delete, body).await;
         self.history.answer(operation, told);
     }
@@ -169,16 +210,16 @@ impl Client {
         self.writes * 100 + i64::from(self.number)
     }
 
-    async fn step(&mut self) {
-        let (id, token) = (self.counter(), self.token());
+    async fn step(&mut self, id: i32) {
+        let token = self.token();
         let operations = self.invoke_step(id, token);
         let body = rawdoc! { "update": "c", "updates": [change(id, token)] };
         let told = self.write(Verb::Update, body).await;
         self.answer_all(&operations, &told);
     }
 
-    async fn find_and_step(&mut self) {
-        let (id, token) = (self.counter(), self.token());
+    async fn find_and_step(&mut self, id: i32) {
+        let token = self.token();
         let operations = self.invoke_step(id, token);
         let body = rawdoc! {
             "findAndModify": "c", "query": { "_id": id },
@@ -189,8 +230,7 @@ impl Client {
     }
 
     /// Two statements, which may belong to two authorities.
-    async fn steps(&mut self) {
-        let first = self.counter();
+    async fn steps(&mut self, first: i32) {
         let second = COUNTERS + (first - COUNTERS + 1) % COUNTED;
         let mut statements = RawArrayBuf::new();
         let mut operations = Vec::new();
@@ -202,6 +242,31 @@ impl Client {
         let ordered = self.rng.chance(500);
         let body = rawdoc! { "update": "c", "updates": statements, "ordered": ordered };
         let told = self.write(Verb::Update, body).await;
+        self.answer_all(&operations, &told);
+    }
+
+    /// All counters, whichever they are. Servers do not remember such a write: sent again it would count twice.
+    async fn many(&mut self) {
+        let token = self.token();
+        let mut operations = Vec::new();
+        for id in COUNTERS..COUNTERS + COUNTED {
+            operations.extend(self.invoke_step(id, token));
+        }
+        let all = rawdoc! { "_id": { "$gte": COUNTERS, "$lt": COUNTERS + COUNTED } };
+        let statement =
+            rawdoc! { "q": all, "u": { "$inc": { "n": 1 }, "$push": { "list": token } }, "multi": true };
+        let body = rawdoc! {
+            "update": "c", "updates": [statement], "lsid": self.session(),
+            "writeConcern": { "w": "majority" },
+        };
+        let command =
+            WriteCommand::parse(Namespace::parse(NS).unwrap(), Verb::Update, &body, None, ObjectId::new);
+        let proxy = self.front.proxy().await;
+        let told = match proxy.write(&self.world, Arc::new(command.unwrap())).await {
+            Answer::Reply(body) if told(&body) == Some(true) => Told::Durable,
+            Answer::Error(error) if error.labels.contains(&NO_WRITES_PERFORMED) => Told::Refused,
+            _ => Told::Unknown,
+        };
         self.answer_all(&operations, &told);
     }
 
@@ -218,6 +283,11 @@ impl Client {
             self.history.answer(*operation, told.clone());
         }
     }
+}
+
+/// The part of a namespace's name that commands give.
+fn collection(ns: &'static str) -> &'static str {
+    ns.split_once('.').map_or(ns, |(_, collection)| collection)
 }
 
 pub(super) fn change(id: i32, token: i64) -> RawDocumentBuf {

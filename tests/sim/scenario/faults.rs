@@ -56,6 +56,25 @@ impl Mix {
     };
 }
 
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// See [`Mix::crash`].
+    Crash,
+    /// See [`Mix::pause`].
+    Pause,
+    /// See [`Mix::failover`].
+    Failover,
+    /// See [`Mix::cut`].
+    Cut,
+    /// See [`Mix::hold`].
+    Hold,
+    /// See [`Mix::lost`].
+    Lose,
+    /// Some commands are executed, and their sender does not hear of it.
+    Deafen,
+}
+
 /// Makes things go wrong until it is told to stop.
 pub(crate) struct Faults {
     pub(crate) site: Site,
@@ -67,6 +86,8 @@ pub(crate) struct Faults {
     pub(crate) proxy: Arc<Proxy>,
     /// Its number.
     pub(crate) number: u32,
+    /// All waits are this many times shorter.
+    pub(crate) haste: u32,
 }
 
 const COMMANDS: [&str; 6] = ["insert", "update", "delete", "findAndModify", "find", "aggregate"];
@@ -78,32 +99,46 @@ impl Faults {
         while !self.stop.load(Ordering::Relaxed) {
             self.wait(Duration::ZERO, self.mix.every).await;
             let Mix { crash, pause, failover, cut, hold, lost, .. } = self.mix;
-            let weights = [crash, pause, failover, cut, hold, lost];
-            let all: u64 = weights.iter().sum();
+            let weights = [
+                (Fault::Crash, crash),
+                (Fault::Pause, pause),
+                (Fault::Failover, failover),
+                (Fault::Cut, cut),
+                (Fault::Hold, hold),
+                (Fault::Lose, lost),
+            ];
+            let all: u64 = weights.iter().map(|(_, weight)| weight).sum();
             if left == 0 || all == 0 {
                 continue;
             }
             left -= 1;
             let mut dice = self.rng.below(all);
-            let mut kind = 0;
-            while dice >= weights[kind] {
-                dice -= weights[kind];
-                kind += 1;
-            }
-            match kind {
-                0 => self.crash().await,
-                1 => self.pause().await,
-                2 => self.failover().await,
-                3 => self.cut().await,
-                4 => self.hold().await,
-                _ => self.lose().await,
+            for (fault, weight) in weights {
+                if dice < weight {
+                    self.strike(fault).await;
+                    break;
+                }
+                dice -= weight;
             }
         }
         self.proxy
     }
 
+    /// Makes it happen, and waits until it is over.
+    pub(crate) async fn strike(&mut self, fault: Fault) {
+        match fault {
+            Fault::Crash => self.crash().await,
+            Fault::Pause => self.pause().await,
+            Fault::Failover => self.failover().await,
+            Fault::Cut => self.cut().await,
+            Fault::Hold => self.hold().await,
+            Fault::Lose => self.lose().await,
+            Fault::Deafen => self.deafen(),
+        }
+    }
+
     async fn wait(&mut self, low: Duration, high: Duration) {
-        let pause = self.rng.between(low, high);
+        let pause = self.rng.between(low, high) / self.haste;
         self.site.world.sleep(pause).await;
     }
 
@@ -206,10 +241,19 @@ impl Faults {
         let index = self.site.clusters.get(side).index();
         let network = self.site.world.network().clone();
         let command = *self.rng.pick(&COMMANDS);
-        network.hold(id, index, command, 1 + self.rng.below(3) as u32);
+        let hold = network.hold(id, index, command, 1 + self.rng.below(3) as u32);
         self.wait(Duration::from_millis(50), Duration::from_secs(8)).await;
+        // What it did not meet by now would be held for good, and the connection of a dead process stay open.
+        network.forget_hold(hold);
         for (number, _) in network.under_way().into_iter().filter(|(_, message)| message.held) {
             network.release(number);
         }
+    }
+
+    fn deafen(&mut self) {
+        let (side, id) = (self.side(), self.id());
+        let command = *self.rng.pick(&COMMANDS);
+        let count = 1 + self.rng.below(2) as u32;
+        self.site.world.network().deafen(id, self.site.clusters.get(side).index(), command, count);
     }
 }

@@ -10,7 +10,7 @@ use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::{Slot, SlotSet};
 use reshard::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
 
-use super::client::{NS, SESSION_MARK};
+use super::client::{LATE, NS, SESSION_MARK};
 use crate::checks::checker::Violation;
 use crate::checks::one_authority::{Acknowledged, Happened, WriteId, check_one_authority};
 use crate::executor::Executor;
@@ -48,7 +48,7 @@ impl Ledger {
 
     fn note(&self, side: Side, app: &str, entry: &Entry) {
         let (Op::Put { ns, .. } | Op::Delete { ns, .. }) = &entry.op else { return };
-        if &**ns == NS || is_authority(ns) {
+        if moves(ns) || is_authority(ns) {
             let seen = Seen { at: self.executor.now(), side, app: app.to_owned(), entry: entry.clone() };
             self.seen.lock().push(seen);
         }
@@ -72,7 +72,7 @@ impl Ledger {
         self.seen
             .lock()
             .iter()
-            .filter(|seen| document(&seen.entry.op).is_some_and(|(ns, _)| ns == NS))
+            .filter(|seen| document(&seen.entry.op).is_some_and(|(ns, _)| moves(ns)))
             .count()
     }
 
@@ -118,7 +118,9 @@ impl Ledger {
                 }
                 return None;
             }
-            let wrong = !by_client(&seen.entry) && owned.get(seen.side).contains(slot(key));
+            let wrong = !by_client(&seen.entry)
+                && !unnumbered_by_client(seen)
+                && owned.get(seen.side).contains(slot(key));
             let text =
                 || format!("{} changed a document on its authority {} at {:?}", seen.app, seen.side, seen.at);
             wrong.then(|| (text(), key.clone()))
@@ -138,6 +140,35 @@ impl Ledger {
         let seen = self.seen.lock();
         let lasting = seen.iter().filter(|seen| !undone.get(seen.side).contains(&seen.entry.position()));
         lasting.filter_map(pick).collect()
+    }
+
+    /// What the clusters' records said one after the other.
+    pub(crate) fn records(&self) -> Vec<(Side, AuthorityRecord)> {
+        let seen = self.seen.lock();
+        seen.iter().filter_map(|seen| Some((seen.side, whole_record(&seen.entry.op)?))).collect()
+    }
+
+    /// Who changed documents that move, whether a failover undid it, and how often.
+    pub(crate) fn writers(&self, clusters: &PerSide<Cluster>) -> Vec<(&'static str, bool, u64)> {
+        let undone = PerSide::from_fn(|side| {
+            let entries = clusters.get(side).rolled_back().into_iter();
+            entries.map(|entry| entry.position()).collect::<BTreeSet<_>>()
+        });
+        let mut counts: BTreeMap<(&'static str, bool), u64> = BTreeMap::new();
+        for seen in self.seen.lock().iter() {
+            if document(&seen.entry.op).is_none_or(|(ns, _)| !moves(ns)) {
+                continue;
+            }
+            let writer = match (&seen.entry.statement, is_the_copys(seen)) {
+                (_, true) => "the copy",
+                (Some(_), _) if by_client(&seen.entry) => "a client",
+                (Some(_), _) => "a mirror write",
+                (None, _) => "a client without a number",
+            };
+            let lost = undone.get(seen.side).contains(&seen.entry.position());
+            *counts.entry((writer, lost)).or_default() += 1;
+        }
+        counts.into_iter().map(|((writer, lost), count)| (writer, lost, count)).collect()
     }
 
     /// Everything about one key, for a report.
@@ -180,6 +211,11 @@ impl Ledger {
     }
 }
 
+/// Whether the documents of a namespace move. Those of one `_id` are of one slot, whichever it is.
+fn moves(ns: &str) -> bool {
+    ns == NS || ns == LATE
+}
+
 fn is_authority(ns: &str) -> bool {
     ns.strip_prefix(DATABASE).and_then(|rest| rest.strip_prefix('.')) == Some(AUTHORITY)
 }
@@ -193,8 +229,22 @@ fn document(op: &Op) -> Option<(&str, &Key)> {
 
 /// The slots that a record says its cluster owns.
 fn record(op: &Op) -> Option<SlotSet> {
-    let Op::Put { document, .. } = op else { return None };
-    bson::deserialize_from_slice::<AuthorityRecord>(document.as_bytes()).ok().map(|record| record.owned)
+    whole_record(op).map(|record| record.owned)
+}
+
+fn whole_record(op: &Op) -> Option<AuthorityRecord> {
+    let Op::Put { ns, document, .. } = op else { return None };
+    is_authority(ns).then(|| bson::deserialize_from_slice(document.as_bytes()).ok()).flatten()
+}
+
+/// Whether it is a client's write that servers do not remember: of what the product writes only the copy's inserts have
+/// no number, and they have connections of their own.
+fn unnumbered_by_client(seen: &Seen) -> bool {
+    seen.entry.statement.is_none() && !is_the_copys(seen)
+}
+
+fn is_the_copys(seen: &Seen) -> bool {
+    seen.app.contains("backfill")
 }
 
 /// Whether a client's command made the change.

@@ -3,6 +3,7 @@
 mod client;
 mod directed;
 mod faults;
+mod generated;
 mod ledger;
 mod operator;
 mod options;
@@ -29,10 +30,10 @@ use reshard::policy::safeguards::Safeguards;
 use reshard::state::record::AuthorityRecord;
 use tokio::sync::{Notify, mpsc};
 
-use self::client::{COUNTED, COUNTERS, Client, NS, REGISTERS};
+use self::client::{COUNTED, COUNTERS, Client, LATE, NS, REGISTERS};
 use self::faults::Faults;
 use self::ledger::Ledger;
-use self::operator::{Calls, MIGRATION, operate, way};
+use self::operator::{Calls, MIGRATION, PAUSE, operate, way};
 pub(crate) use self::options::{Done, Options};
 use self::proxy::{Front, Proxy, Site};
 use crate::checks::checker::{Initial, check_equal, check_history};
@@ -117,6 +118,7 @@ impl Scenario {
             stop: Arc::clone(&stop_faults),
             proxy: first,
             number: 1,
+            haste: 1,
         };
         let faults = async {
             if calm_start && !options.early_writers {
@@ -144,7 +146,7 @@ impl Scenario {
             let mut rng = world.rng();
             let steps = way(&mut rng, options.moves);
             world.sleep(rng.between(Duration::ZERO, Duration::from_millis(500))).await;
-            let calls = operate(world.clone(), self.front.clone(), rng, steps, &started).await;
+            let calls = operate(world.clone(), self.front.clone(), rng, steps, &started, PAUSE).await;
             stop_faults.store(true, Ordering::Relaxed);
             calls
         };
@@ -290,12 +292,12 @@ impl Scenario {
         self.ledger
             .check_acknowledged(clusters, |key| slots[key])
             .map_err(|violation| violation.to_string())?;
-        for key in slots.keys() {
-            let document = |cluster: &Cluster| cluster.state().primary.store.document(NS, key).cloned();
+        for (ns, key) in [NS, LATE].into_iter().flat_map(|ns| slots.keys().map(move |key| (ns, key))) {
+            let document = |cluster: &Cluster| cluster.state().primary.store.document(ns, key).cloned();
             let differs = document(&clusters.old) != document(&clusters.new);
-            let checked = check_history(&self.history.only(NS, key), &self.initial, |_, key| authority(key));
+            let checked = check_history(&self.history.only(ns, key), &self.initial, |_, key| authority(key));
             let checked = match (checked, differs) {
-                (Ok(()), true) => check_equal(&clusters.old, &clusters.new, NS, &BTreeSet::new()),
+                (Ok(()), true) => check_equal(&clusters.old, &clusters.new, ns, &BTreeSet::new()),
                 (checked, _) => checked,
             };
             checked.map_err(|violation| format!("{violation}{}", self.ledger.story(clusters, key)))?;

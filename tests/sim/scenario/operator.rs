@@ -21,6 +21,8 @@ pub(crate) const MIGRATION: &str = "m";
 pub(crate) enum Step {
     /// Create.
     Create,
+    /// Create, by a pattern that names all of the database.
+    CreateAll,
     /// Start.
     Start,
     /// Move reads.
@@ -53,13 +55,17 @@ pub(crate) fn way(rng: &mut Rng, least: u64) -> Vec<Step> {
     steps
 }
 
-/// Makes the calls one after the other.
+/// The longest pause between two calls of an operator who has time.
+pub(crate) const PAUSE: Duration = Duration::from_secs(2);
+
+/// Makes the calls one after the other, with pauses of at most `most_pause`.
 pub(crate) async fn operate(
     world: World,
     front: Front,
     mut rng: Rng,
     steps: Vec<Step>,
     started: &Notify,
+    most_pause: Duration,
 ) -> Calls {
     let mut calls = Calls::default();
     for step in steps {
@@ -87,7 +93,7 @@ pub(crate) async fn operate(
             started.notify_waiters();
         }
         calls.moves += u32::from(matches!(step, Step::Writes(_)));
-        world.sleep(rng.between(Duration::ZERO, Duration::from_secs(2))).await;
+        world.sleep(rng.between(Duration::ZERO, most_pause)).await;
     }
     calls
 }
@@ -95,8 +101,9 @@ pub(crate) async fn operate(
 async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
     let who = Actor("operator".into());
     match step {
-        Step::Create => {
-            let namespaces = vec![NamespaceSpec::plain(NS)];
+        Step::Create | Step::CreateAll => {
+            let name = if step == Step::Create { NS } else { "app.*" };
+            let namespaces = vec![NamespaceSpec::plain(name)];
             engine.create(&who, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
         }
         Step::Start => engine.start(&who, MIGRATION).await.map(|_| ()),

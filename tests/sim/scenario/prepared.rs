@@ -10,7 +10,7 @@ use reshard::model::namespace::Namespace;
 use reshard::policy::writes::{Verb, WriteCommand};
 
 use super::client::{Client, NS, change, told};
-use super::proxy::{Answer, Proxy};
+use super::proxy::{Answer, Proxy, Reading};
 use crate::checks::history::{Action, Told};
 
 /// A write with its session and number.
@@ -30,17 +30,23 @@ pub(crate) struct Write {
 impl Client {
     /// The next write of its session.
     pub(crate) fn prepare(&mut self, verb: Verb, mut body: RawDocumentBuf, durable: bool) -> Write {
-        self.txn += 1;
-        let session = self.session();
-        body.append(cstr!("lsid"), session.clone());
-        body.append(cstr!("txnNumber"), self.txn);
         let w = if durable {
             rawdoc! { "w": "majority" }
         } else {
             rawdoc! { "w": 1 }
         };
         body.append(cstr!("writeConcern"), w);
-        let ns = Namespace::parse(NS).unwrap();
+        self.prepare_as_it_is(verb, body, durable)
+    }
+
+    /// The same without a write concern; `durable`: its servers wait for a majority then.
+    fn prepare_as_it_is(&mut self, verb: Verb, mut body: RawDocumentBuf, durable: bool) -> Write {
+        self.txn += 1;
+        let session = self.session();
+        body.append(cstr!("lsid"), session.clone());
+        body.append(cstr!("txnNumber"), self.txn);
+        let collection = body.iter().next().and_then(Result::ok).and_then(|(_, value)| value.as_str());
+        let ns = Namespace::new("app", collection.unwrap());
         let command = Arc::new(WriteCommand::parse(ns, verb, &body, None, ObjectId::new).unwrap());
         Write {
             command,
@@ -85,6 +91,14 @@ impl Client {
         Write { operations: vec![operation], ..self.prepare(verb, body, true) }
     }
 
+    /// A replacement of document `id` without a write concern.
+    pub(crate) fn prepare_put_unconcerned(&mut self, id: i32) -> Write {
+        let document = self.document(id);
+        let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Put(document.clone()));
+        let body = rawdoc! { "update": "c", "updates": [{ "q": { "_id": id }, "u": document }] };
+        Write { operations: vec![operation], ..self.prepare_as_it_is(Verb::Update, body, true) }
+    }
+
     /// A deletion of document `id`.
     pub(crate) fn prepare_delete(&mut self, id: i32) -> Write {
         let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Delete);
@@ -116,8 +130,13 @@ impl Client {
 
     /// A read of document `id` through `proxy`.
     pub(crate) async fn read(&self, proxy: &Arc<Proxy>, id: i32) {
+        self.read_as(proxy, id, Reading::KEYED).await;
+    }
+
+    /// The same in another way.
+    pub(crate) async fn read_as(&self, proxy: &Arc<Proxy>, id: i32, how: Reading) {
         let operation = self.history.invoke(NS, RawBsonRef::Int32(id), Action::Read);
-        if let Some(found) = Arc::clone(proxy).read(id).await {
+        if let Some(found) = Arc::clone(proxy).read(id, how).await {
             self.history.answer(operation, Told::Saw(found));
         }
     }

@@ -2,29 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bson::raw::{RawDocumentBuf, cstr};
-use bson::{RawBson, rawdoc};
+use bson::{RawBson, RawBsonRef, rawdoc};
 use futures::FutureExt;
 use futures::future::{Either, select};
 use parking_lot::Mutex;
 use reshard::cluster::command::{Request, SendError, SharedCluster};
-use reshard::converge::active::Registry;
+use reshard::converge::active::{Active, Registry};
 use reshard::migration::engine::{Engine, Environment, Open, Opened, Settings};
 use reshard::migration::holder::{app_name, backfill_app_name};
 use reshard::model::namespace::Namespace;
+use reshard::model::phase::Phase;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::SlotSet;
+use reshard::policy::canonical;
 use reshard::policy::invariants::Invariant;
 use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::WriteCommand;
 use reshard::router::Operation;
 use reshard::router::entry::{Gate, MOST_HELD, Passing};
 use reshard::router::mirroring::{MOST_JOBS, Mirroring};
+use reshard::router::newcomers::admit;
 use reshard::router::reading::side_of_read;
-use reshard::router::writer::Writer;
+use reshard::router::writer::{HOLD, Writer};
 use reshard::state::inflight::{Inflight, Oldest, Work};
 use reshard::state::records::{Records, first_batch};
 use reshard::state::table::{MigrationRoute, Routing};
@@ -58,10 +61,9 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// The migration is known to whoever starts now.
+    /// Its start is over, and whoever starts now knows of it.
     pub(crate) fn has_started(&self) -> bool {
-        let id = RawBson::from(MIGRATION);
-        self.clusters.old.document("reshard.authority", id.as_raw_bson_ref()).is_some()
+        phase(&self.clusters).is_some_and(|phase| phase > Phase::Preparing)
     }
 
     /// A proxy does not reach the clusters any more, and they find its connections dead.
@@ -69,12 +71,19 @@ impl Site {
         let (id, holder) = (proxy.process.id, &proxy.engine.environment.holder);
         for side in Side::BOTH {
             let cluster = self.clusters.get(side);
-            self.world.network().cut(id, cluster.index());
+            self.world.network().sever(id, cluster.index());
             for name in [app_name(holder), backfill_app_name(holder, MIGRATION)] {
                 cluster.state().connections.close(&name, id);
             }
         }
     }
+}
+
+/// What is stored of where the migration is.
+pub(crate) fn phase(clusters: &PerSide<Cluster>) -> Option<Phase> {
+    let stored = clusters.old.document("reshard.migrations", RawBson::from(MIGRATION).as_raw_bson_ref())?;
+    let phase = stored.get_str("phase").ok()?;
+    Phase::ALL.into_iter().find(|known| known.as_str() == phase)
 }
 
 /// One running proxy.
@@ -87,8 +96,26 @@ pub(crate) struct Proxy {
     pub(crate) registry: Arc<Registry>,
     /// Its way of writes.
     pub(crate) writer: Writer,
+    /// Reads that a cluster answered that is not the authority of their document.
+    mirror_reads: AtomicU64,
     /// It did not get its turn for a while: what it measures of its own waiting says nothing.
     pub(crate) stood_still: AtomicBool,
+}
+
+/// How a client reads one document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    /// Routing sees which document it asks for; else it goes where all such reads of its connection go.
+    pub(crate) names_key: bool,
+    /// The number of its connection.
+    pub(crate) connection: u64,
+    /// Only what a majority has.
+    pub(crate) majority: bool,
+}
+
+impl Reading {
+    /// By `_id`.
+    pub(crate) const KEYED: Self = Self { names_key: true, connection: 0, majority: false };
 }
 
 /// What a client hears.
@@ -158,7 +185,8 @@ impl Proxy {
             records,
         });
         let writer = Writer { clusters, gate, mirroring };
-        Arc::new(Self { process, engine, registry, writer, stood_still: AtomicBool::new(false) })
+        let (stood_still, mirror_reads) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Self { process, engine, registry, writer, mirror_reads, stood_still })
     }
 
     /// Runs `work` as a part of the process; `None` when that dies first.
@@ -197,17 +225,31 @@ impl Proxy {
 
     /// A client's read of one document, from the cluster that the production way of reads chooses; `None`
     /// when there is no answer.
-    pub(crate) async fn read(self: Arc<Self>, id: i32) -> Option<Option<RawDocumentBuf>> {
+    pub(crate) async fn read(self: Arc<Self>, id: i32, how: Reading) -> Option<Option<RawDocumentBuf>> {
         let proxy = Arc::clone(&self);
         let found = self.within(async move {
             let namespace = Namespace::parse(NS)?;
-            let find = rawdoc! { "find": namespace.collection(), "filter": { "_id": id } };
+            let filter = if how.names_key {
+                rawdoc! { "_id": id }
+            } else {
+                rawdoc! { "_id": { "$in": [id] } }
+            };
+            let mut find = rawdoc! { "find": namespace.collection(), "filter": filter };
+            if how.majority {
+                find.append(cstr!("readConcern"), rawdoc! { "level": "majority" });
+            }
             let mut body = find.clone();
             body.append(cstr!("$db"), namespace.database());
             let message = build(1, 0, 0, body.as_bytes(), None);
-            let operation = Operation::parse(&message, 0).ok()?;
+            let operation = Operation::parse(&message, how.connection).ok()?;
             let side = match proxy.route() {
-                Some(route) => side_of_read(&proxy.writer.gate, &operation, &route).await.ok()?.side,
+                Some(route) => {
+                    let side = side_of_read(&proxy.writer.gate, &operation, &route).await.ok()?.side;
+                    let slot = canonical::key_of(RawBsonRef::Int32(id))?.slot();
+                    let on_mirror = route.authority(slot).is_some_and(|authority| authority != side);
+                    proxy.mirror_reads.fetch_add(u64::from(on_mirror), Ordering::Relaxed);
+                    side
+                }
                 None => Side::Old,
             };
             let request = Request::new(namespace.database(), find);
@@ -220,6 +262,7 @@ impl Proxy {
     async fn serve(&self, command: &WriteCommand) -> Result<RawDocumentBuf, ErrorReply> {
         // As the router does it.
         let _passing = Passing::by(&self.writer.gate.routing);
+        admit(&self.writer, &command.namespace, HOLD).await?;
         match self.writer.write(command).await? {
             Some(written) => Ok(written.body),
             None => plain(&self.writer.clusters.old, command).await.inspect_err(|error| {
@@ -303,6 +346,16 @@ impl Front {
             }
         }
         found
+    }
+
+    /// The migration as each proxy knew it.
+    pub(crate) fn actives(&self) -> Vec<Arc<Active>> {
+        self.started.lock().iter().filter_map(|proxy| proxy.registry.get(MIGRATION)).collect()
+    }
+
+    /// How often a mirror answered a read.
+    pub(crate) fn mirror_reads(&self) -> u64 {
+        self.started.lock().iter().map(|proxy| proxy.mirror_reads.load(Ordering::Relaxed)).sum()
     }
 
     /// Nobody serves for now.

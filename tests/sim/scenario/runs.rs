@@ -47,7 +47,8 @@ fn a_migration_whose_proxies_get_lost() {
 #[test]
 fn a_migration_that_is_verified_before_writes_move() {
     let options = Options { safeguards: Safeguards::ALL, ..Options::default() };
-    schedules::all("a_migration_that_is_verified_before_writes_move", 5, &options.weather, |world| {
+    let (kept, name) = ([5017, 5019], "a_migration_that_is_verified_before_writes_move");
+    schedules::all_and(&kept, name, 5, &options.weather, |world| {
         let done = schedule(world, &options)?;
         done.given_up.map_or(Ok(()), |why| Err(format!("the operator gave up: {why}")))
     });
@@ -104,7 +105,7 @@ fn a_migration_in_any_storm() {
 fn a_migration_with_readers() {
     let mix = Mix { failover: 0, pause: 0, ..Mix::ALL };
     let options = Options { reads: true, mix, ..Options::default() };
-    schedules::all("a_migration_with_readers", 5, &options.weather, |world| {
+    schedules::all_and(&[1103], "a_migration_with_readers", 5, &options.weather, |world| {
         schedule(world, &options).map(|_| ())
     });
 }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::client::Client;
 use super::faults::Mix;
-use super::operator::{Step, operate};
+use super::operator::{PAUSE, Step, operate};
 use super::proxy::Proxy;
 use super::{Options, Scenario};
 use crate::network::Weather;
@@ -89,7 +89,7 @@ impl Stage {
     /// Which step was given up, and why.
     pub(super) async fn steps(&self, steps: &[Step]) -> Result<(), String> {
         let (front, rng) = (self.scenario.front.clone(), self.world.rng());
-        let calls = operate(self.world.clone(), front, rng, steps.to_vec(), &Notify::new()).await;
+        let calls = operate(self.world.clone(), front, rng, steps.to_vec(), &Notify::new(), PAUSE).await;
         calls.given_up.map_or(Ok(()), Err)
     }
 

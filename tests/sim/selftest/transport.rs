@@ -63,6 +63,23 @@ fn a_late_command_lands_after_its_outcome_was_unknown() {
 }
 
 #[test]
+fn a_hold_that_is_forgotten_holds_nothing_more() {
+    Rig::new(1).run(|rig| async move {
+        let network = rig.world.network();
+        let (process, cluster) = (rig.process.id, rig.cluster.index());
+        let forgotten = network.hold(process, cluster, "insert", 2);
+        network.hold(process, cluster, "delete", 1);
+        let within = |body| Request::new("app", body).within(Duration::from_secs(1));
+        assert!(rig.client.run(within(insert(1))).await.is_err(), "it is held");
+        network.forget_hold(forgotten);
+        ask(&rig.client, insert(2)).await;
+        assert_eq!(network.under_way().len(), 1, "the first is still held");
+        let delete = rawdoc! { "delete": "c", "deletes": [{ "q": { "_id": 2 }, "limit": 1 }] };
+        assert!(rig.client.run(within(delete)).await.is_err(), "another hold holds");
+    });
+}
+
+#[test]
 fn a_cut_is_told_and_heals() {
     Rig::new(1).run(|rig| async move {
         let network = rig.world.network();
@@ -74,6 +91,28 @@ fn a_cut_is_told_and_heals() {
         assert!(matches!(try_ask(&rig.client, insert(2)).await, Err(SendError::NotSent(_))));
         network.bring_up(rig.cluster.index());
         ask(&rig.client, insert(2)).await;
+    });
+}
+
+#[test]
+fn what_is_under_way_goes_down_with_its_connection() {
+    Rig::new(1).run(|rig| async move {
+        let sender = rig.world.process("sender");
+        let connection = rig.world.connect(&sender, &rig.cluster);
+        let network = rig.world.network();
+        network.hold(sender.id, rig.cluster.index(), "insert", 1);
+        sender.spawn("write", async move {
+            let _ = try_ask(&connection, insert(1)).await;
+        });
+        rig.world.sleep(Duration::from_secs(1)).await;
+        network.sever(sender.id, rig.cluster.index());
+        rig.cluster.state().connections.close("sender", sender.id);
+        rig.world.sleep(Duration::from_secs(1)).await;
+        assert!(network.under_way().is_empty() && rig.cluster.documents("app.c").is_empty());
+        assert!(!apps(&rig.client).await.contains(&"sender".to_owned()));
+        network.heal_all();
+        rig.world.sleep(Duration::from_secs(1)).await;
+        assert!(rig.cluster.documents("app.c").is_empty());
     });
 }
 

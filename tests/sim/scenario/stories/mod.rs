@@ -2,6 +2,7 @@
 
 pub(super) mod leases;
 pub(super) mod moves;
+pub(super) mod readers;
 pub(super) mod streams;
 mod violations;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use reshard::model::side::Side;
 use reshard::policy::safeguards::Safeguards;
 
+use crate::scenario::operator::Step;
 use crate::scenario::stage::{Ending, Stage, tell};
 use crate::world::World;
 
@@ -68,7 +69,7 @@ async fn a_worker_that_goes_back(stage: Arc<Stage>, command: &'static str) -> En
     let mut client = stage.client(1);
     if command == "update" {
         // The first is the proxy's own, behind its answer from old; the second the worker's.
-        network.hold_second(id, new, command);
+        network.hold_after(id, new, command, 1);
     } else {
         network.hold(id, new, command, 1);
     }
@@ -120,4 +121,54 @@ async fn a_late_insertion_and_a_reader(stage: Arc<Stage>) -> Ending {
 
 pub(in crate::scenario) fn late_insertion(world: &World, safeguards: Safeguards) -> Result<(), String> {
     tell(world, safeguards, a_late_insertion_and_a_reader)
+}
+
+/// The copy's insert comes late. Meanwhile a document of it has been deleted, and the stream found nothing to delete.
+async fn a_slow_copy(stage: Arc<Stage>) -> Ending {
+    let proxy = stage.proxy(1).await;
+    let network = stage.world.network().clone();
+    network.hold(proxy.process.id, stage.index(Side::New), "insert", 1);
+    stage.steps(&[Step::Create, Step::Start]).await?;
+    let mut client = stage.client(1);
+    let delete = client.prepare_delete(THERE);
+    client.succeed(&proxy, &delete).await?;
+    stage.a_while(2000).await;
+    network.flush();
+    stage.a_while(1000).await;
+    Ok(proxy)
+}
+
+pub(in crate::scenario) fn slow_copy(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, a_slow_copy)
+}
+
+/// The copy's insert comes late, and its answer never. Meanwhile a document of it has been deleted: the copy does not
+/// find it any more when it tries again. `dies`: nor does its process learn that there was no answer.
+async fn a_copy_that_hears_nothing(stage: Arc<Stage>, dies: bool) -> Ending {
+    let first = stage.proxy(1).await;
+    let network = stage.world.network().clone();
+    network.swallow(first.process.id, stage.index(Side::New), "insert", 1);
+    stage.steps(&[Step::Create, Step::Start]).await?;
+    let mut client = stage.client(1);
+    let delete = client.prepare_delete(THERE);
+    client.succeed(&first, &delete).await?;
+    // The stream finds nothing to delete on new; then the insert arrives, and the streams store where they are.
+    stage.a_while(2000).await;
+    network.flush();
+    stage.world.sleep(Duration::from_secs(3)).await;
+    if !dies {
+        return Ok(first);
+    }
+    stage.world.crash(&first.process);
+    let second = stage.proxy(2).await;
+    stage.steps(&[Step::Reads(100)]).await?;
+    Ok(second)
+}
+
+pub(in crate::scenario) fn deaf_copy(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, |stage| a_copy_that_hears_nothing(stage, false))
+}
+
+pub(in crate::scenario) fn dead_copy(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, |stage| a_copy_that_hears_nothing(stage, true))
 }
