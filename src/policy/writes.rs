@@ -109,12 +109,16 @@ impl WriteCommand {
             concern: None,
         };
         let simple = !has_collation(body);
+        let mut has_statements = sequence.is_some();
         for element in body {
             let (name, value) = element.map_err(|_| NotUnderstood)?;
             let array = verb.array().is_some_and(|array| array == name.as_str());
             match (name.as_str(), value) {
                 ("$db" | "$clusterTime", _) => continue,
                 (_, RawBsonRef::Array(items)) if array => {
+                    if std::mem::replace(&mut has_statements, true) {
+                        return Err(NotUnderstood);
+                    }
                     command.add_array(items, simple, &mut new_id)?;
                     continue;
                 }
@@ -305,6 +309,20 @@ mod tests {
     fn unacknowledged_writes_are_acknowledged_to_the_proxy() {
         let command = parse(&rawdoc! { "insert": "c", "documents": [{}], "writeConcern": { "w": 0 } });
         assert_eq!(command.concern, Some(rawdoc! { "w": 1 }));
+    }
+
+    #[test]
+    fn statements_stand_in_one_place() {
+        let body = rawdoc! { "insert": "c", "documents": [{ "_id": 1 }] };
+        let one = rawdoc! { "_id": 2 };
+        let twice = WriteCommand::parse(
+            Namespace::new("d", "c"),
+            Verb::Insert,
+            &body,
+            Some(one.as_bytes()),
+            ObjectId::new,
+        );
+        assert!(twice.is_err());
     }
 
     #[test]

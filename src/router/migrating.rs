@@ -352,7 +352,13 @@ fn understand(operation: &Operation<'_>) -> Option<WriteCommand> {
     let verb = Verb::of(command.name)?;
     let namespace = Namespace::new(command.database?, command.collection()?);
     let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok()?;
-    let sequence =
-        operation.parts.sequences.first().map(|sequence| &operation.message[sequence.documents.clone()]);
+    let named = |identifier: &std::ops::Range<usize>| Some(&operation.message[identifier.clone()]);
+    let sequence = match operation.parts.sequences.as_slice() {
+        [] => None,
+        [one] if named(&one.identifier) == verb.array().map(str::as_bytes) => Some(one),
+        // Not its own: a server refuses it.
+        _ => return None,
+    };
+    let sequence = sequence.map(|sequence| &operation.message[sequence.documents.clone()]);
     WriteCommand::parse(namespace, verb, body, sequence, ObjectId::new).ok()
 }
