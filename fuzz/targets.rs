@@ -6,6 +6,7 @@ use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use bytes::BytesMut;
 use reshard::cluster::Gossip;
 use reshard::model::namespace::Namespace;
+use reshard::policy::bulk::BulkWrite;
 use reshard::policy::canonical::key_of;
 use reshard::policy::catalog::Collection;
 use reshard::policy::others::Others;
@@ -16,7 +17,7 @@ use reshard::router::Operation;
 use reshard::wire::compressed::{Compressor, Compressors, compress, decompress};
 use reshard::wire::element::Elements;
 use reshard::wire::header::{HEADER_LEN, Header, MAX_MESSAGE_LEN, OP_COMPRESSED, OP_MSG, OP_QUERY};
-use reshard::wire::op_msg::OpMsg;
+use reshard::wire::op_msg::{OpMsg, build};
 use reshard::wire::query::Query;
 use reshard::wire::reply::ReplyFields;
 use reshard::wire::scan::Command;
@@ -74,6 +75,12 @@ pub(crate) fn op_msg(bytes: &[u8]) {
         assert_ne!(operation.command.cluster_time.map(|client| client.value()), Some(time.value()));
     }
     command_body(&bytes[parts.body.clone()]);
+    let beside = |name: &[u8]| {
+        let mut all = parts.sequences.iter();
+        let one = all.find(|sequence| &bytes[sequence.identifier.clone()] == name)?;
+        Some(&bytes[one.documents.clone()])
+    };
+    bulk(&bytes[parts.body.clone()], beside(b"ops"), beside(b"nsInfo"));
     let sequence = parts.sequences.first().map(|sequence| &bytes[sequence.documents.clone()]);
     write(&bytes[parts.body], sequence);
 }
@@ -136,6 +143,24 @@ fn command_body(bytes: &[u8]) {
         _ = expiry::changes(name, body);
     }
     write(bytes, None);
+    bulk(bytes, None, None);
+}
+
+/// A `bulkWrite`: each operation is in one part, and each part is a command.
+fn bulk(body: &[u8], ops: Option<&[u8]>, spaces: Option<&[u8]>) {
+    let Ok(body) = RawDocument::from_bytes(body) else { return };
+    _ = BulkWrite::namespaces(body, spaces).count();
+    let Ok(bulk) = BulkWrite::parse(body, ops, spaces) else { return };
+    let mut all = Vec::new();
+    for part in bulk.parts() {
+        let statements = part.verb.array().map(|array| (array, &*part.documents));
+        let message = build(1, 0, 0, part.body.as_bytes(), statements);
+        let operation = Operation::parse(&message, 1).expect("a part is a command");
+        assert_eq!(operation.command.name, part.verb.name());
+        all.extend(part.indexes);
+    }
+    all.sort_unstable();
+    assert!(!all.is_empty() && all.iter().copied().eq(0..all.len()));
 }
 
 fn write(body: &[u8], sequence: Option<&[u8]>) {

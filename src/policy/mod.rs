@@ -1,4 +1,6 @@
 //! Decisions without IO, clock, randomness or logs: what makes the product right or wrong.
+pub mod bulk;
+pub mod bulk_reply;
 pub mod bypass;
 pub mod canonical;
 pub mod catalog;

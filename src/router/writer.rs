@@ -179,7 +179,11 @@ impl Writer {
         entered: &Entered,
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
-        let mut request = Request::new(command.namespace.database(), command.body.clone());
+        let mut body = command.body.clone();
+        if let Some(numbers) = &command.numbers {
+            body.append(cstr!("stmtIds"), numbers.iter().copied().collect::<RawArrayBuf>());
+        }
+        let mut request = Request::new(command.namespace.database(), body);
         if let Some((identifier, documents)) = command.sequence() {
             request = request.sequence(identifier, documents);
         }
@@ -245,7 +249,12 @@ impl Writer {
         let Some((session, number)) = command.session().zip(command.txn_number) else { return };
         let unsettled = &self.gate.unsettled;
         match outcome {
-            Ok(outcome) if in_time && all_done(command, &outcome.reply) => unsettled.settle(&session, number),
+            // Other commands may have more statements under the number, and one of them may be the late one.
+            Ok(outcome) if in_time && all_done(command, &outcome.reply) => {
+                if command.numbers.is_none() {
+                    unsettled.settle(&session, number);
+                }
+            }
             Ok(outcome) if in_time && outcome.sent <= 1 => {}
             Err(error) if error.labels.contains(&NO_WRITES_PERFORMED) => {}
             Ok(_) | Err(_) => unsettled.note(session, number, slots, epoch, self.gate.clock.now()),
@@ -296,9 +305,9 @@ fn part_of(command: &WriteCommand, part: &Part) -> Request {
     let mut ids = RawArrayBuf::new();
     for index in &part.indexes {
         documents.extend_from_slice(command.statements[*index].raw.as_bytes());
-        ids.push(i32::try_from(*index).unwrap_or(i32::MAX));
+        ids.push(command.number(*index));
     }
-    if command.txn_number.is_some() {
+    if command.txn_number.is_some() || command.numbers.is_some() {
         body.append(cstr!("stmtIds"), ids);
     }
     let request = Request::new(command.namespace.database(), body);
@@ -329,7 +338,8 @@ fn watch_retry(command: &WriteCommand, entered: &Entered, outcome: &Outcome, hom
         (None, Some(_)) => Side::New,
         _ => return,
     };
-    let is_one = command.statements.len() == 1 && homes.iter().all(Option::is_none);
+    let is_one =
+        command.statements.len() == 1 && command.numbers.is_none() && homes.iter().all(Option::is_none);
     if !is_one || !changed_something(command, &outcome.reply) {
         return;
     }

@@ -172,11 +172,11 @@ mod tests {
             let mut bytes = build(1, 0, 0, bson::rawdoc! { "bulkWrite": 1 }.as_bytes(), None);
             for name in names {
                 bytes.push(1);
-                bytes.extend_from_slice(&(5 + name.len() as u32).to_le_bytes());
+                bytes.extend_from_slice(&u32::try_from(5 + name.len()).unwrap().to_le_bytes());
                 bytes.extend_from_slice(name.as_bytes());
                 bytes.push(0);
             }
-            let length = bytes.len() as u32;
+            let length = u32::try_from(bytes.len()).unwrap();
             bytes[..4].copy_from_slice(&length.to_le_bytes());
             OpMsg::parse(&bytes).map(|message| message.sequences.len())
         };
