@@ -9,7 +9,7 @@ use crate::cluster::Selection;
 use crate::cluster::command::ServerId;
 use crate::model::side::Side;
 use crate::policy::failover::Kind;
-use crate::wire::element::Elements;
+use crate::wire::element::{Elements, INT64};
 use crate::wire::error::{CURSOR_NOT_FOUND, ErrorReply};
 use crate::wire::op_msg::build;
 use crate::wire::reply::overwrite;
@@ -32,7 +32,9 @@ impl Router {
         operation: &Operation<'_>,
         reply: &mut BytesMut,
     ) -> (Side, Result<bool, ErrorReply>) {
-        let Some(id) = operation.command.first.as_i64() else {
+        let command = &operation.command;
+        let id = command.first.as_i64().filter(|_| command.first.kind == INT64);
+        let (Some(id), Some(_)) = (id, command.collection_field) else {
             return self.left_to_a_server(operation, reply).await;
         };
         let Some(home) = self.shared.cursors.find(id, self.now()) else {

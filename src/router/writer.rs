@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Timestamp;
-use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
+use bson::raw::RawDocumentBuf;
 
 use super::entry::{Entered, Gate};
 use super::mirroring::{Direct, Effect, Mirroring};
@@ -17,9 +17,9 @@ use super::outcome::{Outcome, all_done, changed_something, keys_in_reply, nothin
 use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
 use super::owning::Owning;
 use super::resolving::resolve;
-use super::sending::send;
+use super::sending::{part_of, send, whole};
 use crate::clock::timeout;
-use crate::cluster::command::{Request, ServerError, SharedCluster};
+use crate::cluster::command::{ServerError, SharedCluster};
 use crate::converge::converger::majority;
 use crate::converge::lanes::{MOST_KEYS, Taken};
 use crate::model::key::Key;
@@ -179,14 +179,7 @@ impl Writer {
         entered: &Entered,
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
-        let mut body = command.body.clone();
-        if let Some(numbers) = &command.numbers {
-            body.append(cstr!("stmtIds"), numbers.iter().copied().collect::<RawArrayBuf>());
-        }
-        let mut request = Request::new(command.namespace.database(), body);
-        if let Some((identifier, documents)) = command.sequence() {
-            request = request.sequence(identifier, documents);
-        }
+        let request = whole(command);
         let request = request.only_if(entered.only_if_held());
         let answer = send(&**self.clusters.get(side), request, kind(command), hold, &self.gate.clock).await?;
         let mut times = PerSide::default();
@@ -296,22 +289,6 @@ fn hold(command: &WriteCommand) -> Duration {
 
 pub(super) fn kind(command: &WriteCommand) -> Kind {
     if command.txn_number.is_some() { Kind::RetryableWrite } else { Kind::Once }
-}
-
-/// Some statements of a command, numbered as in the client's, so that retries find them.
-fn part_of(command: &WriteCommand, part: &Part) -> Request {
-    let mut body = command.body.clone();
-    let mut documents = Vec::new();
-    let mut ids = RawArrayBuf::new();
-    for index in &part.indexes {
-        documents.extend_from_slice(command.statements[*index].raw.as_bytes());
-        ids.push(command.number(*index));
-    }
-    if command.txn_number.is_some() || command.numbers.is_some() {
-        body.append(cstr!("stmtIds"), ids);
-    }
-    let request = Request::new(command.namespace.database(), body);
-    request.sequence(command.verb.array().unwrap_or("documents"), documents)
 }
 
 /// Remembers what kinds of writes a namespace sees: some force a move in one step.

@@ -42,6 +42,8 @@ pub struct Command<'a> {
     pub pipeline: Option<Element<'a>>,
     /// `cursors` of a `killCursors`.
     pub cursors: Option<Element<'a>>,
+    /// `out` of a `mapReduce`.
+    pub out: Option<Element<'a>>,
 }
 
 impl<'a> Command<'a> {
@@ -83,6 +85,7 @@ impl<'a> Command<'a> {
             max_time_ms: None,
             pipeline: None,
             cursors: None,
+            out: None,
         }
     }
 
@@ -102,6 +105,7 @@ impl<'a> Command<'a> {
             b"maxTimeMS" => self.max_time_ms = element.as_i64(),
             b"pipeline" if element.kind == ARRAY => self.pipeline = Some(element),
             b"cursors" if element.kind == ARRAY => self.cursors = Some(element),
+            b"out" if element.kind == DOCUMENT => self.out = Some(element),
             _ => {}
         }
     }
@@ -153,6 +157,13 @@ impl<'a> Command<'a> {
             .flatten()
             .filter_map(|stage| stage.children())
             .any(|stage| stage.flatten().next().is_some_and(|name| matches!(name.key, b"$out" | b"$merge")))
+    }
+
+    /// Whether a `mapReduce` writes nothing: its result is in its reply.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        let mut fields = self.out.and_then(|out| out.children()).into_iter().flatten();
+        matches!(fields.next(), Some(Ok(first)) if first.key == b"inline")
     }
 
     /// Whether a `killCursors` has a list of cursor ids, and nothing else in it.
