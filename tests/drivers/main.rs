@@ -1,7 +1,7 @@
 //! Applications in several drivers, unmodified, through the real program and a migration.
 //!
-//! Each driver has one test with clusters and a proxy of its own. Needs `python3` (with `venv`) and
-//! `node` with `npm`, and for the first run a network to install the drivers.
+//! Each driver has one test with clusters and a proxy of its own. Needs `python3` (with `venv`), `node` with `npm`, a C
+//! compiler with libmongoc, Perl with its driver, and for the first run a network to install the others.
 
 mod application;
 mod rust_driver;
@@ -47,6 +47,16 @@ async fn pymongo() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_and_mongoose() -> Result<()> {
     through_all_phases("node", &tools::node().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn libmongoc() -> Result<()> {
+    through_all_phases("c", &tools::c().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn perl() -> Result<()> {
+    through_all_phases("perl", &tools::perl().await?).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,8 +14,12 @@ use tokio::process::{Child, Command};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Migrations with what they move: one whose writes can be divided, one that moves in one step, one that stays.
-const MIGRATIONS: [(&str, &[&str]); 3] =
-    [("items", &["app.items"]), ("accounts", &["app.accounts", "app.orders"]), ("stock", &["app.stock"])];
+/// `media` are files in GridFS, whose chunks have a unique index.
+const MIGRATIONS: [(&str, &[&str]); 3] = [
+    ("items", &["app.items"]),
+    ("accounts", &["app.accounts", "app.orders", "app.media.files", "app.media.chunks"]),
+    ("stock", &["app.stock"]),
+];
 
 /// What an application finds the migration at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
