@@ -89,8 +89,15 @@ impl Stage {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Starts the proxy again, with the new cluster.
+    /// Starts the proxy again, with the new cluster. What migrates is there by then, used or not.
     pub(crate) async fn configure_new(&mut self) -> Result<()> {
+        let app = self.old.client().await?.database("app");
+        let there = app.list_collection_names().await?;
+        for name in
+            ["media.files", "media.chunks"].into_iter().filter(|name| !there.contains(&(*name).to_owned()))
+        {
+            app.create_collection(name).await?;
+        }
         self.program.stop().await?;
         let folder = self.folder.path().join("migrating");
         self.program = Program::start(folder, &self.old.uri(), Some(&self.new.uri())).await?;
