@@ -1,4 +1,7 @@
-//! Damage to messages, by a seed.
+//! Damage to messages, by a seed: to their bytes, and to what they say.
+
+use bson::{Bson, Document, RawDocument, doc};
+use reshard::wire::op_msg::{OpMsg, build};
 
 /// A generator of numbers that a seed repeats (SplitMix64).
 pub(crate) struct Dice(pub(crate) u64);
@@ -80,5 +83,129 @@ fn one_length_off(dice: &mut Dice, bytes: &mut [u8]) {
             bytes[at..at + 4].copy_from_slice(&off.to_le_bytes());
             return;
         }
+    }
+}
+
+/// Fields that decide something.
+const FIELDS: [&str; 20] = [
+    "$db",
+    "lsid",
+    "txnNumber",
+    "autocommit",
+    "readConcern",
+    "writeConcern",
+    "$readPreference",
+    "$clusterTime",
+    "maxTimeMS",
+    "collation",
+    "hint",
+    "ordered",
+    "stmtIds",
+    "let",
+    "cursor",
+    "_id",
+    "$and",
+    "q",
+    "collection",
+    "recoveryToken",
+];
+
+/// A value of some type, mostly not the one that is wanted.
+fn strange(dice: &mut Dice) -> Bson {
+    let deep = (0..120).fold(Bson::Null, |inside, _| Bson::Document(doc! { "a": inside }));
+    let all = [
+        Bson::Null,
+        "".into(),
+        "x".into(),
+        "items".into(),
+        "$a".into(),
+        0.into(),
+        (-1).into(),
+        1.5.into(),
+        f64::NAN.into(),
+        i64::MAX.into(),
+        i64::MIN.into(),
+        true.into(),
+        Bson::Array(vec![]),
+        Bson::Array(vec![Bson::Null, 5.into()]),
+        doc! {}.into(),
+        doc! { "$eq": 1 }.into(),
+        doc! { "": 1 }.into(),
+        doc! { "level": "snapshot" }.into(),
+        doc! { "w": 0 }.into(),
+        doc! { "mode": "nearest" }.into(),
+        Bson::MinKey,
+        Bson::MaxKey,
+        Bson::Undefined,
+        bson::Timestamp { time: 0, increment: 0 }.into(),
+        bson::Timestamp { time: u32::MAX, increment: 7 }.into(),
+        Bson::Symbol("s".into()),
+        Bson::JavaScriptCode("f".into()),
+        bson::oid::ObjectId::from_bytes([7; 12]).into(),
+        Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![3; 16] }),
+        Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![] }),
+        deep,
+    ];
+    let which = dice.below(all.len());
+    all.into_iter().nth(which).unwrap_or(Bson::Null)
+}
+
+/// One of `seeds` with other fields and values: a message that is whole, of a command that may not be. What is no
+/// command is damaged instead.
+pub(crate) fn twist(dice: &mut Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let seed = &seeds[dice.below(seeds.len())];
+    let Some(mut body) = body(seed) else { return mutate(dice, seeds) };
+    for _ in 0..=dice.below(3) {
+        twist_document(dice, &mut body, 4);
+    }
+    bson::serialize_to_vec(&body).map_or_else(|_| Vec::new(), |bytes| build(5, 0, 0, &bytes, None))
+}
+
+/// The command, with what stands beside its body in it.
+fn body(message: &[u8]) -> Option<Document> {
+    let parts = OpMsg::parse(message).ok()?;
+    let mut body = Document::try_from(RawDocument::from_bytes(&message[parts.body]).ok()?).ok()?;
+    for sequence in parts.sequences {
+        let mut rest = &message[sequence.documents];
+        let mut documents = Vec::new();
+        while let Some(length) = rest.first_chunk().map(|four| i32::from_le_bytes(*four)) {
+            let (one, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+            documents.push(Bson::Document(Document::try_from(RawDocument::from_bytes(one).ok()?).ok()?));
+            rest = after;
+        }
+        body.insert(String::from_utf8(message[sequence.identifier].to_vec()).ok()?, documents);
+    }
+    Some(body)
+}
+
+/// Changes a field of `document`, or of a document so deep in it.
+pub(crate) fn twist_document(dice: &mut Dice, document: &mut Document, depth: u32) {
+    let keys: Vec<String> = document.keys().cloned().collect();
+    let key = keys.get(dice.below(keys.len())).cloned().unwrap_or_default();
+    match dice.below(10) {
+        0 => _ = document.remove(&key),
+        1 => _ = document.insert(FIELDS[dice.below(FIELDS.len())], strange(dice)),
+        // To the end, where it is no command's name any more.
+        2 => _ = document.remove(&key).map(|value| document.insert(key, value)),
+        _ => match document.get_mut(&key) {
+            Some(value) => twist_value(dice, value, depth),
+            None => _ = document.insert(key, strange(dice)),
+        },
+    }
+}
+
+fn twist_value(dice: &mut Dice, value: &mut Bson, depth: u32) {
+    let goes_on = depth > 0 && dice.below(3) > 0;
+    match value {
+        Bson::Document(inside) if goes_on => twist_document(dice, inside, depth - 1),
+        Bson::Array(inside) if goes_on && !inside.is_empty() => {
+            let at = dice.below(inside.len());
+            match dice.below(6) {
+                0 => _ = inside.remove(at),
+                1 => inside.push(strange(dice)),
+                _ => twist_value(dice, &mut inside[at], depth - 1),
+            }
+        }
+        value => *value = strange(dice),
     }
 }

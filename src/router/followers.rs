@@ -34,7 +34,7 @@ impl Router {
     ) -> (Side, Result<bool, ErrorReply>) {
         let command = &operation.command;
         let id = command.first.as_i64().filter(|_| command.first.kind == INT64);
-        let (Some(id), Some(_)) = (id, command.collection_field) else {
+        let (Some(id), Some(_), Some(_)) = (id, command.collection_field, command.database) else {
             return self.left_to_a_server(operation, reply).await;
         };
         let Some(home) = self.shared.cursors.find(id, self.now()) else {
@@ -88,7 +88,9 @@ impl Router {
         operation: &Operation<'_>,
         reply: &mut BytesMut,
     ) -> (Side, Result<bool, ErrorReply>) {
-        if !operation.command.names_cursors() {
+        let command = &operation.command;
+        let names = [command.database, command.first.as_str()].into_iter().flatten();
+        if !command.names_cursors() || names.filter(|name| !name.is_empty()).count() < 2 {
             return self.left_to_a_server(operation, reply).await;
         }
         let now = self.now();

@@ -1,6 +1,6 @@
 //! Every decoder, over a corpus of captured frames and damage to them. The same targets run under cargo-fuzz.
 
-use super::{Dice, corpus, mutate, seed, targets};
+use super::{Dice, corpus, mutate, seed, targets, twist};
 
 const ROUNDS: usize = 50_000;
 
@@ -28,6 +28,9 @@ fn no_bytes_are_too_strange_for_any_decoder() {
         let mut dice = Dice(seed);
         for _ in 0..ROUNDS {
             run(name, target, &mutate(&mut dice, &frames), seed);
+        }
+        for _ in 0..ROUNDS / 20 {
+            run(name, target, &twist(&mut dice, &frames), seed);
         }
     }
 }

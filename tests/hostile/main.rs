@@ -17,7 +17,7 @@ mod live;
 
 use std::path::Path;
 
-use mutate::{Dice, mutate};
+use mutate::{Dice, mutate, twist};
 
 /// Frames that drivers have sent, by name.
 fn corpus() -> Vec<(String, Vec<u8>)> {
