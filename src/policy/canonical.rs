@@ -6,32 +6,34 @@
 use bson::raw::{RawBson, RawBsonRef};
 use bson::{Decimal128, RawDocument};
 
+use super::nesting::DEEPEST;
 use crate::model::key::Key;
 
 /// The key of an `_id`; `None` for values that MongoDB does not take as one (arrays, regular
-/// expressions, undefined) and for documents that do not parse.
+/// expressions, undefined, what nests too deep) and for documents that do not parse.
 #[must_use]
 pub fn key_of(id: RawBsonRef<'_>) -> Option<Key> {
     if matches!(id, RawBsonRef::Array(_) | RawBsonRef::RegularExpression(_) | RawBsonRef::Undefined) {
         return None;
     }
     let mut canonical = Vec::with_capacity(16);
-    write_value(&mut canonical, id)?;
+    write_value(&mut canonical, id, DEEPEST)?;
     Some(Key::new(RawBson::from(id), canonical.into_boxed_slice()))
 }
 
-fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>) -> Option<()> {
+fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>, depth: u32) -> Option<()> {
     match value {
         RawBsonRef::Int32(number) => write_number(out, Number::Integer(i64::from(number))),
         RawBsonRef::Int64(number) => write_number(out, Number::Integer(number)),
         RawBsonRef::Double(number) => write_number(out, double(number)),
         RawBsonRef::Decimal128(number) => write_number(out, decimal(number)),
         RawBsonRef::String(text) | RawBsonRef::Symbol(text) => write_bytes(out, b'S', text.as_bytes()),
-        RawBsonRef::Document(document) => write_document(out, document)?,
+        RawBsonRef::Document(document) => write_document(out, document, depth)?,
         RawBsonRef::Array(array) => {
             out.push(b'A');
+            let depth = depth.checked_sub(1)?;
             for item in array {
-                write_value(out, item.ok()?)?;
+                write_value(out, item.ok()?, depth)?;
             }
             out.push(0);
         }
@@ -52,19 +54,20 @@ fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>) -> Option<()> {
         RawBsonRef::JavaScriptCode(code) => write_bytes(out, b'J', code.as_bytes()),
         RawBsonRef::JavaScriptCodeWithScope(code) => {
             write_bytes(out, b'j', code.code.as_bytes());
-            write_document(out, code.scope)?;
+            write_document(out, code.scope, depth)?;
         }
         RawBsonRef::RegularExpression(_) | RawBsonRef::DbPointer(_) | RawBsonRef::Undefined => return None,
     }
     Some(())
 }
 
-fn write_document(out: &mut Vec<u8>, document: &RawDocument) -> Option<()> {
+fn write_document(out: &mut Vec<u8>, document: &RawDocument, depth: u32) -> Option<()> {
+    let depth = depth.checked_sub(1)?;
     out.push(b'{');
     for element in document {
         let (name, value) = element.ok()?;
         write_bytes(out, b'f', name.as_str().as_bytes());
-        write_value(out, value)?;
+        write_value(out, value, depth)?;
     }
     out.push(b'}');
     Some(())
@@ -192,6 +195,7 @@ fn as_exact_double(coefficient: u128, exponent: i32) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::nesting::tests::nested;
     use bson::{Bson, doc, oid::ObjectId, rawdoc};
     use proptest::prelude::*;
 
@@ -240,6 +244,12 @@ mod tests {
         let document = rawdoc! { "a": [1], "r": bson::Regex { pattern: "x".try_into().unwrap(), options: "".try_into().unwrap() } };
         assert!(key_of(document.get("a").unwrap().unwrap()).is_none());
         assert!(key_of(document.get("r").unwrap().unwrap()).is_none());
+    }
+
+    #[test]
+    fn what_nests_deeper_than_servers_take_is_no_key() {
+        let is_key = |depth| key_of(RawBsonRef::Document(&nested(depth))).is_some();
+        assert!(is_key(199) && !is_key(202) && !is_key(100_000));
     }
 
     #[test]

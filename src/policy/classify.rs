@@ -97,7 +97,8 @@ impl Class {
 }
 
 /// The class of the command `name`. Names are case-sensitive, as servers take them.
-/// An `aggregate` is a [`Class::Read`] here; one that writes is a [`Class::PipelineWrite`] to its caller.
+/// An `aggregate` is a [`Class::Read`] here, and one that writes a [`Class::PipelineWrite`] to its caller; a
+/// `mapReduce` the other way round.
 #[must_use]
 pub fn classify(name: &str) -> Class {
     match name {
@@ -124,18 +125,30 @@ pub fn classify(name: &str) -> Class {
 
 /// Names that are too rare to be worth a place in the match above.
 fn classify_rare(name: &str) -> Class {
-    let tables = [(DIAGNOSTIC, Class::Diagnostic), (DDL, Class::Ddl), (ADMIN, Class::Admin)];
+    let tables =
+        [(DIAGNOSTIC, Class::Diagnostic), (DDL, Class::Ddl), (USERS, Class::Ddl), (ADMIN, Class::Admin)];
     let found = tables.into_iter().find(|(names, _)| names.contains(&name));
     found.map_or(Class::Unknown, |(_, class)| class)
 }
 
-/// Changes of collections, indexes, users and roles.
+/// Whether a command is about users and roles: what it names is no collection.
+#[must_use]
+pub fn is_about_users(name: &str) -> bool {
+    USERS.contains(&name) || matches!(name, "usersInfo" | "rolesInfo")
+}
+
+/// Changes of collections and indexes.
 #[rustfmt::skip]
 const DDL: &[&str] = &[
     "create", "collMod", "createIndexes", "dropIndexes", "deleteIndexes", "drop", "dropDatabase",
     "renameCollection", "convertToCapped", "cloneCollectionAsCapped", "reIndex", "compact",
-    "createSearchIndexes", "updateSearchIndex", "dropSearchIndex", "setIndexCommitQuorum", "createUser",
-    "updateUser", "dropUser", "dropAllUsersFromDatabase", "grantRolesToUser", "revokeRolesFromUser",
+    "createSearchIndexes", "updateSearchIndex", "dropSearchIndex", "setIndexCommitQuorum",
+];
+
+/// Changes of users and roles.
+#[rustfmt::skip]
+const USERS: &[&str] = &[
+    "createUser", "updateUser", "dropUser", "dropAllUsersFromDatabase", "grantRolesToUser", "revokeRolesFromUser",
     "createRole", "updateRole", "dropRole", "dropAllRolesFromDatabase", "grantPrivilegesToRole",
     "revokePrivilegesFromRole", "grantRolesToRole", "revokeRolesFromRole",
 ];

@@ -3,6 +3,7 @@
 use bson::{Bson, Document, RawDocument, doc};
 
 use super::catalog::{Collection, Index, comparable_options};
+use super::nesting::unpacked;
 use crate::model::namespace::Namespace;
 use crate::model::pattern::Pattern;
 
@@ -35,7 +36,7 @@ impl Touched {
 pub fn is_done(body: &RawDocument, there: &Collection) -> bool {
     let Ok(indexes) = body.get_array("indexes") else { return false };
     let mut wanted = indexes.into_iter().map(|index| {
-        let spec = index.ok().and_then(|index| Document::try_from(index.as_document()?).ok())?;
+        let spec = index.ok().and_then(|index| unpacked(index.as_document()?))?;
         Some(Index { spec, building: false })
     });
     wanted.all(|wanted| {

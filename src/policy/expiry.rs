@@ -5,6 +5,7 @@ use bson::raw::{RawArrayBuf, RawBsonRef, RawDocumentBuf, cstr};
 use bson::{Document, RawDocument};
 
 use super::catalog::{Index, MADE_WITH, SUSPENDED};
+use super::nesting::unpacked;
 
 const SECONDS: &str = "expireAfterSeconds";
 
@@ -66,7 +67,7 @@ pub fn changes(command: &str, body: &RawDocument) -> Result<Vec<Change>, String>
                 // Without a name a server refuses it.
                 let (Some(seconds), Ok(name)) = (seconds(index)?, index.get_str("name")) else { continue };
                 let which = Which::Name(name.to_owned());
-                let made = Document::try_from(index).ok().map(|spec| Index { spec, building: false });
+                let made = unpacked(index).map(|spec| Index { spec, building: false });
                 changes.push(Change { which, place: Place::Created(number), seconds, made });
             }
         }
@@ -79,7 +80,7 @@ pub fn changes(command: &str, body: &RawDocument) -> Result<Vec<Change>, String>
                 );
             }
             let Ok(index) = body.get_document("index") else { return Ok(changes) };
-            let key = || index.get_document("keyPattern").ok().and_then(|key| Document::try_from(key).ok());
+            let key = || index.get_document("keyPattern").ok().and_then(unpacked);
             let name = index.get_str("name").ok().map(|name| Which::Name(name.to_owned()));
             if let (Some(seconds), Some(which)) = (seconds(index)?, name.or_else(|| key().map(Which::Key))) {
                 changes.push(Change { which, place: Place::Modified, seconds, made: None });

@@ -1,4 +1,6 @@
 //! Decisions without IO, clock, randomness or logs: what makes the product right or wrong.
+pub mod bulk;
+pub mod bulk_reply;
 pub mod bypass;
 pub mod canonical;
 pub mod catalog;
@@ -11,6 +13,7 @@ pub mod expiry;
 pub mod failover;
 pub mod gate;
 pub mod invariants;
+pub mod nesting;
 pub mod newcomers;
 pub mod order;
 pub mod others;

@@ -74,6 +74,9 @@ pub struct WriteCommand {
     pub lsid: Option<RawDocumentBuf>,
     /// The `txnNumber`.
     pub txn_number: Option<i64>,
+    /// The numbers of the statements (`stmtIds`), where the client gives them: other commands may have others under
+    /// the same `txnNumber`.
+    pub numbers: Option<Vec<i32>>,
     /// `maxTimeMS`.
     pub max_time_ms: Option<i64>,
     /// The `writeConcern`.
@@ -105,16 +108,22 @@ impl WriteCommand {
             ordered: true,
             lsid: None,
             txn_number: None,
+            numbers: None,
             max_time_ms: None,
             concern: None,
         };
         let simple = !has_collation(body);
+        let mut has_statements = sequence.is_some();
+        let mut first = None;
         for element in body {
             let (name, value) = element.map_err(|_| NotUnderstood)?;
             let array = verb.array().is_some_and(|array| array == name.as_str());
             match (name.as_str(), value) {
                 ("$db" | "$clusterTime", _) => continue,
                 (_, RawBsonRef::Array(items)) if array => {
+                    if std::mem::replace(&mut has_statements, true) {
+                        return Err(NotUnderstood);
+                    }
                     command.add_array(items, simple, &mut new_id)?;
                     continue;
                 }
@@ -123,6 +132,15 @@ impl WriteCommand {
                     if !concern.is_empty() {
                         command.body.append(name, concern);
                     }
+                    continue;
+                }
+                ("stmtIds", RawBsonRef::Array(ids)) if verb.array().is_some() => {
+                    let ids = ids.into_iter().map(|id| id.ok()?.as_i32()).collect::<Option<Vec<_>>>();
+                    command.numbers = Some(ids.ok_or(NotUnderstood)?);
+                    continue;
+                }
+                ("stmtId", RawBsonRef::Int32(from)) if verb.array().is_some() => {
+                    first = Some(from);
                     continue;
                 }
                 ("ordered", RawBsonRef::Boolean(ordered)) => command.ordered = ordered,
@@ -151,7 +169,20 @@ impl WriteCommand {
             let statement = Statement::find_and_modify(body, simple);
             command.statements.push(statement);
         }
-        if command.statements.is_empty() { Err(NotUnderstood) } else { Ok(command) }
+        if let Some(first) = first {
+            // Servers take one of both.
+            let numbers = (first..).take(command.statements.len()).collect();
+            command.numbers.replace(numbers).is_none().then_some(()).ok_or(NotUnderstood)?;
+        }
+        let all_numbered = command.numbers.as_ref().is_none_or(|all| all.len() == command.statements.len());
+        if command.statements.is_empty() || !all_numbered { Err(NotUnderstood) } else { Ok(command) }
+    }
+
+    /// The number under which servers know the statement at `index`.
+    #[must_use]
+    pub fn number(&self, index: usize) -> i32 {
+        let given = self.numbers.as_ref().and_then(|numbers| numbers.get(index).copied());
+        given.unwrap_or_else(|| i32::try_from(index).unwrap_or(i32::MAX))
     }
 
     fn add_array(
@@ -305,6 +336,33 @@ mod tests {
     fn unacknowledged_writes_are_acknowledged_to_the_proxy() {
         let command = parse(&rawdoc! { "insert": "c", "documents": [{}], "writeConcern": { "w": 0 } });
         assert_eq!(command.concern, Some(rawdoc! { "w": 1 }));
+    }
+
+    #[test]
+    fn statements_keep_the_numbers_that_a_client_gives_them() {
+        let command = parse(&rawdoc! { "insert": "c", "documents": [{}, {}], "stmtIds": [4, 9] });
+        assert_eq!((command.number(0), command.number(1)), (4, 9));
+        assert!(command.body.get("stmtIds").unwrap().is_none());
+        assert_eq!(parse(&rawdoc! { "insert": "c", "documents": [{}, {}] }).number(1), 1);
+        assert_eq!(parse(&rawdoc! { "insert": "c", "documents": [{}, {}], "stmtId": 7 }).number(1), 8);
+        let wrong = rawdoc! { "insert": "c", "documents": [{}], "stmtIds": [1, 2] };
+        assert!(
+            WriteCommand::parse(Namespace::new("d", "c"), Verb::Insert, &wrong, None, ObjectId::new).is_err()
+        );
+    }
+
+    #[test]
+    fn statements_stand_in_one_place() {
+        let body = rawdoc! { "insert": "c", "documents": [{ "_id": 1 }] };
+        let one = rawdoc! { "_id": 2 };
+        let twice = WriteCommand::parse(
+            Namespace::new("d", "c"),
+            Verb::Insert,
+            &body,
+            Some(one.as_bytes()),
+            ObjectId::new,
+        );
+        assert!(twice.is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::cluster::Selection;
 use crate::cluster::command::ServerId;
 use crate::model::side::Side;
 use crate::policy::failover::Kind;
-use crate::wire::element::Elements;
+use crate::wire::element::{Elements, INT64};
 use crate::wire::error::{CURSOR_NOT_FOUND, ErrorReply};
 use crate::wire::op_msg::build;
 use crate::wire::reply::overwrite;
@@ -32,7 +32,11 @@ impl Router {
         operation: &Operation<'_>,
         reply: &mut BytesMut,
     ) -> (Side, Result<bool, ErrorReply>) {
-        let id = operation.command.first.as_i64().unwrap_or(0);
+        let command = &operation.command;
+        let id = command.first.as_i64().filter(|_| command.first.kind == INT64);
+        let (Some(id), Some(_), Some(_)) = (id, command.collection_field, command.database) else {
+            return self.left_to_a_server(operation, reply).await;
+        };
         let Some(home) = self.shared.cursors.find(id, self.now()) else {
             return (Side::Old, Err(ErrorReply::new(CURSOR_NOT_FOUND, format!("cursor id {id} not found"))));
         };
@@ -84,6 +88,11 @@ impl Router {
         operation: &Operation<'_>,
         reply: &mut BytesMut,
     ) -> (Side, Result<bool, ErrorReply>) {
+        let command = &operation.command;
+        let names = [command.database, command.first.as_str()].into_iter().flatten();
+        if !command.names_cursors() || names.filter(|name| !name.is_empty()).count() < 2 {
+            return self.left_to_a_server(operation, reply).await;
+        }
         let now = self.now();
         let mut lists: [Vec<i64>; 4] = Default::default();
         let mut homes: HashMap<(Side, ServerId), HashMap<i64, i64>> = HashMap::new();
@@ -104,6 +113,16 @@ impl Router {
         reply.clear();
         reply.extend_from_slice(&build(0, operation.request_id(), 0, merged(&lists).as_bytes(), None));
         (side, Ok(true))
+    }
+
+    /// What names its cursors in a way that no server takes, is for a server to refuse.
+    async fn left_to_a_server(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut BytesMut,
+    ) -> (Side, Result<bool, ErrorReply>) {
+        let side = self.side_outside_migrations(operation);
+        (side, self.plain(operation, side, reply).await)
     }
 
     /// Kills the cursors of one server; `ids` maps the server's ids to those of the client.

@@ -15,7 +15,7 @@ use crate::converge::active::Active;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
-use crate::policy::classify::Class;
+use crate::policy::classify::{Class, is_about_users};
 use crate::policy::ddl::Touched;
 use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::ddl::UnderWay;
@@ -239,8 +239,12 @@ impl Router {
     }
 }
 
-/// The collection that an operation is about; of an `explain`, that of the explained command.
+/// The collection that an operation is about; of an `explain`, that of the explained command. A user may have the
+/// name of one.
 fn collection<'a>(operation: &Operation<'a>) -> Option<&'a str> {
+    if is_about_users(operation.command.name) {
+        return None;
+    }
     if operation.class != Class::Explain {
         return operation.command.collection();
     }
@@ -285,7 +289,9 @@ fn makes_unique(operation: &Operation<'_>) -> bool {
 /// Whether it changes collections, or where they lie.
 fn pulls_away(operation: &Operation<'_>) -> bool {
     let name = operation.command.name;
-    operation.class == Class::Ddl || REFUSED_DDL.contains(&name) || BY_FULL_NAME.contains(&name)
+    operation.class == Class::Ddl && !is_about_users(name)
+        || REFUSED_DDL.contains(&name)
+        || BY_FULL_NAME.contains(&name)
 }
 
 /// Whether a change of collections concerns `namespace`, routed by `route`.
@@ -352,7 +358,38 @@ fn understand(operation: &Operation<'_>) -> Option<WriteCommand> {
     let verb = Verb::of(command.name)?;
     let namespace = Namespace::new(command.database?, command.collection()?);
     let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok()?;
-    let sequence =
-        operation.parts.sequences.first().map(|sequence| &operation.message[sequence.documents.clone()]);
+    let named = |identifier: &std::ops::Range<usize>| Some(&operation.message[identifier.clone()]);
+    let sequence = match operation.parts.sequences.as_slice() {
+        [] => None,
+        [one] if named(&one.identifier) == verb.array().map(str::as_bytes) => Some(one),
+        // Not its own: a server refuses it.
+        _ => return None,
+    };
+    let sequence = sequence.map(|sequence| &operation.message[sequence.documents.clone()]);
     WriteCommand::parse(namespace, verb, body, sequence, ObjectId::new).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+
+    #[test]
+    fn a_user_is_no_collection() {
+        let about = |name: &str| {
+            let mut body = bson::RawDocumentBuf::new();
+            body.append(bson::raw::CString::try_from(name).unwrap(), "orders");
+            let message = build(1, 0, 0, body.as_bytes(), None);
+            let operation = Operation::parse(&message, 1).unwrap();
+            (pulls_away(&operation), collection(&operation).is_some())
+        };
+        for name in ["createUser", "dropUser", "grantRolesToUser", "createRole", "usersInfo"] {
+            assert_eq!(about(name), (false, false), "{name}");
+        }
+        assert_eq!(about("drop"), (true, true));
+        assert_eq!(about("find"), (false, true));
+        let explained = rawdoc! { "explain": { "find": "orders" } };
+        let message = build(1, 0, 0, explained.as_bytes(), None);
+        assert_eq!(collection(&Operation::parse(&message, 1).unwrap()), Some("orders"));
+    }
 }

@@ -1,5 +1,6 @@
 //! The data plane: one operation in, one reply out.
 mod both_sides;
+mod bulk;
 mod dispatch;
 mod expiry;
 mod followers;

@@ -41,6 +41,7 @@ impl<'a> Operation<'a> {
             Command::scan(message, parts.body.clone()).map_err(|error| FrameError::Malformed(error.0))?;
         let class = match classify(command.name) {
             Class::Read if command.pipeline.is_some() && command.pipeline_writes() => Class::PipelineWrite,
+            Class::PipelineWrite if command.is_inline() => Class::Read,
             class => class,
         };
         Ok(Self { message, parts, command, class, client })
@@ -148,6 +149,9 @@ mod tests {
             (rawdoc! { "find": "c", "txnNumber": 1_i64, "autocommit": false }, Class::Read, Kind::Statement),
             (rawdoc! { "aggregate": "c", "pipeline": [{ "$out": "x" }] }, Class::PipelineWrite, Kind::Once),
             (rawdoc! { "aggregate": "c", "pipeline": [{ "$match": {} }] }, Class::Read, Kind::Read),
+            (rawdoc! { "mapReduce": "c", "out": { "inline": 1 } }, Class::Read, Kind::Read),
+            (rawdoc! { "mapReduce": "c", "out": { "replace": "x" } }, Class::PipelineWrite, Kind::Once),
+            (rawdoc! { "mapReduce": "c", "out": "x" }, Class::PipelineWrite, Kind::Once),
             (
                 rawdoc! { "commitTransaction": 1, "txnNumber": 1_i64, "autocommit": false },
                 Class::Commit,

@@ -165,7 +165,7 @@ impl Asking<'_> {
             filter.append(cstr!("$expr"), false);
             let delete = rawdoc! { "q": filter, "limit": 1 };
             deletes.extend_from_slice(delete.as_bytes());
-            ids.push(i32::try_from(*index).unwrap_or(i32::MAX));
+            ids.push(command.number(*index));
         }
         let mut body = rawdoc! { "delete": command.namespace.collection(), "ordered": false, "stmtIds": ids };
         if let (Some(lsid), Some(txn_number)) = (&command.lsid, command.txn_number) {

@@ -90,6 +90,7 @@ impl Router {
             Class::GetMore => self.get_more(operation, reply).await,
             Class::KillCursors => self.kill_cursors(operation, reply).await,
             Class::SessionAdmin => self.every_cluster(operation, reply).await,
+            Class::Write if self.is_divided(operation) => Box::pin(self.divided(operation, reply)).await,
             _ if operation.command.in_transaction() => self.transaction(operation, reply).await,
             _ => self.outside_transactions(operation, reply).await,
         };
@@ -119,7 +120,7 @@ impl Router {
         in_time.map_err(|_| super::entry::not_sent("the clusters' records cannot be read".into()))
     }
 
-    async fn outside_transactions(
+    pub(super) async fn outside_transactions(
         &self,
         operation: &Operation<'_>,
         reply: &mut BytesMut,
@@ -270,7 +271,7 @@ impl Router {
         ok
     }
 
-    async fn transaction(
+    pub(super) async fn transaction(
         &self,
         operation: &Operation<'_>,
         reply: &mut BytesMut,

@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
+use bson::raw::{RawArrayBuf, cstr};
+
 use crate::clock::SharedClock;
 use crate::cluster::command::{Commands, Reply, Request, SendError, ServerError};
 use crate::policy::failover::{Decision, Failure, Kind, Progress, decide, is_state_change};
+use crate::policy::split::Part;
+use crate::policy::writes::WriteCommand;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
 
 use super::dispatch::unreachable;
@@ -89,4 +93,33 @@ fn hide(mut reply: Reply) -> Reply {
     }
     reply.body = body;
     reply
+}
+
+/// The client's command as it is, but for the `_id`s that inserts were given.
+pub(super) fn whole(command: &WriteCommand) -> Request {
+    let mut body = command.body.clone();
+    if let Some(numbers) = &command.numbers {
+        body.append(cstr!("stmtIds"), numbers.iter().copied().collect::<RawArrayBuf>());
+    }
+    let request = Request::new(command.namespace.database(), body);
+    match command.sequence() {
+        Some((identifier, documents)) => request.sequence(identifier, documents),
+        None => request,
+    }
+}
+
+/// Some statements of a command, numbered as in the client's, so that retries find them.
+pub(super) fn part_of(command: &WriteCommand, part: &Part) -> Request {
+    let mut body = command.body.clone();
+    let mut documents = Vec::new();
+    let mut ids = RawArrayBuf::new();
+    for index in &part.indexes {
+        documents.extend_from_slice(command.statements[*index].raw.as_bytes());
+        ids.push(command.number(*index));
+    }
+    if command.txn_number.is_some() || command.numbers.is_some() {
+        body.append(cstr!("stmtIds"), ids);
+    }
+    let request = Request::new(command.namespace.database(), body);
+    request.sequence(command.verb.array().unwrap_or("documents"), documents)
 }

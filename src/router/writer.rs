@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::Timestamp;
-use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
+use bson::raw::RawDocumentBuf;
 
 use super::entry::{Entered, Gate};
 use super::mirroring::{Direct, Effect, Mirroring, concern};
@@ -17,9 +17,9 @@ use super::outcome::{Outcome, all_done, changed_something, keys_in_reply, nothin
 use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
 use super::owning::Owning;
 use super::resolving::resolve;
-use super::sending::send;
+use super::sending::{part_of, send, whole};
 use crate::clock::timeout;
-use crate::cluster::command::{Request, ServerError, SharedCluster};
+use crate::cluster::command::{ServerError, SharedCluster};
 use crate::converge::lanes::{MOST_KEYS, Taken};
 use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
@@ -178,10 +178,7 @@ impl Writer {
         entered: &Entered,
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
-        let mut request = Request::new(command.namespace.database(), command.body.clone());
-        if let Some((identifier, documents)) = command.sequence() {
-            request = request.sequence(identifier, documents);
-        }
+        let request = whole(command);
         let request = request.only_if(entered.only_if_held());
         let answer = send(&**self.clusters.get(side), request, kind(command), hold, &self.gate.clock).await?;
         let mut times = PerSide::default();
@@ -244,7 +241,12 @@ impl Writer {
         let Some((session, number)) = command.session().zip(command.txn_number) else { return };
         let unsettled = &self.gate.unsettled;
         match outcome {
-            Ok(outcome) if in_time && all_done(command, &outcome.reply) => unsettled.settle(&session, number),
+            // Other commands may have more statements under the number, and one of them may be the late one.
+            Ok(outcome) if in_time && all_done(command, &outcome.reply) => {
+                if command.numbers.is_none() {
+                    unsettled.settle(&session, number);
+                }
+            }
             Ok(outcome) if in_time && outcome.sent <= 1 => {}
             Err(error) if error.labels.contains(&NO_WRITES_PERFORMED) => {}
             Ok(_) | Err(_) => unsettled.note(session, number, slots, epoch, self.gate.clock.now()),
@@ -288,22 +290,6 @@ pub(super) fn kind(command: &WriteCommand) -> Kind {
     if command.txn_number.is_some() { Kind::RetryableWrite } else { Kind::Once }
 }
 
-/// Some statements of a command, numbered as in the client's, so that retries find them.
-fn part_of(command: &WriteCommand, part: &Part) -> Request {
-    let mut body = command.body.clone();
-    let mut documents = Vec::new();
-    let mut ids = RawArrayBuf::new();
-    for index in &part.indexes {
-        documents.extend_from_slice(command.statements[*index].raw.as_bytes());
-        ids.push(i32::try_from(*index).unwrap_or(i32::MAX));
-    }
-    if command.txn_number.is_some() {
-        body.append(cstr!("stmtIds"), ids);
-    }
-    let request = Request::new(command.namespace.database(), body);
-    request.sequence(command.verb.array().unwrap_or("documents"), documents)
-}
-
 /// Remembers what kinds of writes a namespace sees: some force a move in one step.
 fn note_shape(command: &WriteCommand, entered: &Entered) {
     use std::sync::atomic::Ordering::Relaxed;
@@ -328,7 +314,8 @@ fn watch_retry(command: &WriteCommand, entered: &Entered, outcome: &Outcome, hom
         (None, Some(_)) => Side::New,
         _ => return,
     };
-    let is_one = command.statements.len() == 1 && homes.iter().all(Option::is_none);
+    let is_one =
+        command.statements.len() == 1 && command.numbers.is_none() && homes.iter().all(Option::is_none);
     if !is_one || !changed_something(command, &outcome.reply) {
         return;
     }

@@ -12,6 +12,9 @@ pub const MORE_TO_COME: u32 = 1 << 1;
 /// The client can take replies with [`MORE_TO_COME`].
 pub const EXHAUST_ALLOWED: u32 = 1 << 16;
 
+/// Document sequences that a server takes in one message.
+const MOST_SEQUENCES: usize = 2;
+
 /// Where the parts of an OP_MSG lie in its bytes. Nothing is copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpMsg {
@@ -21,7 +24,7 @@ pub struct OpMsg {
     pub flags: u32,
     /// The body document.
     pub body: Range<usize>,
-    /// Document sequences; the server takes at most two.
+    /// Document sequences, at most two, each for another field.
     pub sequences: Vec<SequenceRange>,
 }
 
@@ -58,6 +61,10 @@ impl OpMsg {
             let length = section_length(bytes, at, end)?;
             match kind {
                 0 if body.is_none() => body = Some(at..at + length),
+                // Before it is kept: a message has room for millions of empty ones.
+                1 if sequences.len() == MOST_SEQUENCES => {
+                    return Err(FrameError::Malformed("more than two document sequences"));
+                }
                 1 => sequences.push(parse_sequence(bytes, at, length)?),
                 0 => return Err(FrameError::Malformed("two body sections")),
                 _ => return Err(FrameError::Malformed("unknown section kind")),
@@ -65,6 +72,11 @@ impl OpMsg {
             at += length;
         }
         let body = body.ok_or(FrameError::Malformed("no body section"))?;
+        if let [first, second] = sequences.as_slice()
+            && bytes[first.identifier.clone()] == bytes[second.identifier.clone()]
+        {
+            return Err(FrameError::Malformed("two document sequences for one field"));
+        }
         Ok(Self { header, flags, body, sequences })
     }
 }
@@ -152,6 +164,25 @@ mod tests {
         assert_eq!(&bytes[message.body.clone()], body.as_bytes());
         assert_eq!(&bytes[message.sequences[0].identifier.clone()], b"documents");
         assert_eq!(&bytes[message.sequences[0].documents.clone()], one.as_bytes());
+    }
+
+    #[test]
+    fn two_sequences_for_two_fields_are_all_that_there_may_be() {
+        let parsed = |names: &[&str]| {
+            let mut bytes = build(1, 0, 0, bson::rawdoc! { "bulkWrite": 1 }.as_bytes(), None);
+            for name in names {
+                bytes.push(1);
+                bytes.extend_from_slice(&u32::try_from(5 + name.len()).unwrap().to_le_bytes());
+                bytes.extend_from_slice(name.as_bytes());
+                bytes.push(0);
+            }
+            let length = u32::try_from(bytes.len()).unwrap();
+            bytes[..4].copy_from_slice(&length.to_le_bytes());
+            OpMsg::parse(&bytes).map(|message| message.sequences.len())
+        };
+        assert_eq!(parsed(&["ops", "nsInfo"]), Ok(2));
+        assert!(parsed(&["ops", "ops"]).is_err());
+        assert!(parsed(&["ops", "nsInfo", "x"]).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::element::{ARRAY, BINARY, DOCUMENT, Element, Elements, ScanError};
+use super::element::{ARRAY, BINARY, DOCUMENT, Element, Elements, INT64, ScanError, TIMESTAMP};
 
 /// The UUID of a logical session.
 pub type SessionId = [u8; 16];
@@ -42,6 +42,8 @@ pub struct Command<'a> {
     pub pipeline: Option<Element<'a>>,
     /// `cursors` of a `killCursors`.
     pub cursors: Option<Element<'a>>,
+    /// `out` of a `mapReduce`.
+    pub out: Option<Element<'a>>,
 }
 
 impl<'a> Command<'a> {
@@ -55,7 +57,12 @@ impl<'a> Command<'a> {
         let name = std::str::from_utf8(first.key).map_err(|_| ScanError("command name"))?;
         let mut command = Self::named(first, name);
         for element in elements {
-            command.take(element?);
+            let element = element?;
+            if element.key == b"$clusterTime" && command.cluster_time.is_some() {
+                // Servers refuse it, and one of them could be overlooked here and pass.
+                return Err(ScanError("$clusterTime twice"));
+            }
+            command.take(element);
         }
         Ok(command)
     }
@@ -78,6 +85,7 @@ impl<'a> Command<'a> {
             max_time_ms: None,
             pipeline: None,
             cursors: None,
+            out: None,
         }
     }
 
@@ -97,6 +105,7 @@ impl<'a> Command<'a> {
             b"maxTimeMS" => self.max_time_ms = element.as_i64(),
             b"pipeline" if element.kind == ARRAY => self.pipeline = Some(element),
             b"cursors" if element.kind == ARRAY => self.cursors = Some(element),
+            b"out" if element.kind == DOCUMENT => self.out = Some(element),
             _ => {}
         }
     }
@@ -133,10 +142,11 @@ impl<'a> Command<'a> {
         find(self.write_concern?, b"w").filter(|w| w.as_i64() == Some(0))
     }
 
-    /// Whether it must read what came before some time (`readConcern.afterClusterTime`).
+    /// Whether it must read what came before some time (`readConcern.afterClusterTime`). What is no timestamp is
+    /// for the server to refuse.
     #[must_use]
     pub fn after_cluster_time(&self) -> Option<Element<'a>> {
-        find(self.read_concern?, b"afterClusterTime")
+        find(self.read_concern?, b"afterClusterTime").filter(|time| time.kind == TIMESTAMP)
     }
 
     /// Whether the pipeline writes (`$out`, `$merge`). Walks the stages, so only asked of an aggregate.
@@ -147,6 +157,20 @@ impl<'a> Command<'a> {
             .flatten()
             .filter_map(|stage| stage.children())
             .any(|stage| stage.flatten().next().is_some_and(|name| matches!(name.key, b"$out" | b"$merge")))
+    }
+
+    /// Whether a `mapReduce` writes nothing: its result is in its reply.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        let mut fields = self.out.and_then(|out| out.children()).into_iter().flatten();
+        matches!(fields.next(), Some(Ok(first)) if first.key == b"inline")
+    }
+
+    /// Whether a `killCursors` has a list of cursor ids, and nothing else in it.
+    #[must_use]
+    pub fn names_cursors(&self) -> bool {
+        let ids = self.cursors.and_then(|cursors| cursors.children());
+        ids.is_some_and(|mut ids| ids.all(|id| id.is_ok_and(|id| id.kind == INT64)))
     }
 
     /// The cursor ids of a `killCursors`, with where each value lies.
@@ -207,6 +231,12 @@ mod tests {
         let kill = rawdoc! { "killCursors": "c", "cursors": [1_i64, 2_i64] };
         let ids: Vec<_> = scan(kill.as_bytes()).cursor_ids().map(|(id, _)| id).collect();
         assert_eq!(ids, [1, 2]);
+        assert!(scan(kill.as_bytes()).names_cursors());
+        for none in
+            [rawdoc! { "killCursors": "c", "cursors": 5 }, rawdoc! { "killCursors": "c", "cursors": ["x"] }]
+        {
+            assert!(!scan(none.as_bytes()).names_cursors());
+        }
     }
 
     #[test]
@@ -214,5 +244,19 @@ mod tests {
         let body = rawdoc! {};
         assert!(Command::scan(body.as_bytes(), 0..5).is_err());
         assert!(Command::scan(body.as_bytes(), 0..50).is_err());
+    }
+
+    #[test]
+    fn a_cluster_time_cannot_hide_behind_another() {
+        let time = rawdoc! { "clusterTime": 1 };
+        let mut body = rawdoc! { "ping": 1, "$clusterTime": time.clone() };
+        body.append(bson::cstr!("$clusterTime"), time);
+        assert!(Command::scan(body.as_bytes(), 0..body.as_bytes().len()).is_err());
+    }
+
+    #[test]
+    fn only_a_timestamp_is_a_time_to_read_after() {
+        let body = rawdoc! { "find": "c", "readConcern": { "afterClusterTime": 5 } };
+        assert!(scan(body.as_bytes()).after_cluster_time().is_none());
     }
 }

@@ -6,6 +6,10 @@ mod support;
 
 mod case;
 mod mask;
+#[path = "../../fuzz/mutate.rs"]
+#[allow(dead_code, reason = "damaged bytes are for another test")]
+mod mutate;
+mod twisted;
 
 use std::time::Duration;
 

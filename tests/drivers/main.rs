@@ -1,7 +1,7 @@
 //! Applications in several drivers, unmodified, through the real program and a migration.
 //!
-//! Each driver has a test for each face of the proxy, with clusters and a proxy of its own. Needs `python3` (with `venv`) and
-//! `node` with `npm`, and for the first run a network to install the drivers.
+//! Each has its own clusters and its own proxy; pymongo, Node and Rust try every face of it. Needs `python3` (with `venv`), `node` with
+//! `npm`, a C compiler with libmongoc, Perl with its driver, and for the first run a network to install the others.
 
 mod application;
 mod rust_driver;
@@ -84,6 +84,16 @@ async fn node_and_mongoose_of_a_replica_set() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_and_mongoose_behind_a_balancer() -> Result<()> {
     through_all_phases("node-lb", &tools::node().await?, Face::LoadBalanced).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn libmongoc() -> Result<()> {
+    through_all_phases("c", &tools::c().await?, Face::Mongos).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn perl() -> Result<()> {
+    through_all_phases("perl", &tools::perl().await?, Face::Mongos).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

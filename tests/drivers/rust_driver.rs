@@ -9,7 +9,7 @@ use bson::oid::ObjectId;
 use bson::{Binary, Bson, DateTime, Document, Timestamp, doc, spec::BinarySubtype};
 use futures::TryStreamExt as _;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, IndexOptions, ReturnDocument};
+use mongodb::options::{ClientOptions, GridFsBucketOptions, IndexOptions, ReturnDocument};
 use mongodb::{Client, ClientSession, Collection, IndexModel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -271,29 +271,36 @@ impl App {
 
     async fn broken_connections(&self, stage: &Stage) -> Result<()> {
         let by_id = doc! { "_id": self.id("retry") };
-        let broken = async |command: &str| -> Result<()> {
-            for set in [&stage.old, &stage.new] {
-                let data =
-                    doc! { "failCommands": [command], "closeConnection": true, "namespace": "app.items" };
-                let point =
-                    doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data };
-                set.fail_point(point).await?;
+        // What servers say that step down, shut down or recover, and one that goes away.
+        let code = |code: i32| doc! { "errorCode": code, "errorLabels": ["RetryableWriteError"] };
+        let ways =
+            [doc! { "closeConnection": true }].into_iter().chain([10107, 11600, 11602, 91, 189, 6].map(code));
+        for how in ways {
+            let broken = async |command: &str| -> Result<()> {
+                let mut data = doc! { "failCommands": [command], "namespace": "app.items" };
+                data.extend(how.clone());
+                for set in [&stage.old, &stage.new] {
+                    let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": data.clone() };
+                    set.fail_point(point).await?;
+                }
+                Ok(())
+            };
+            broken("insert").await?;
+            self.items.insert_one(self.document("retry", 0)).await?;
+            for _ in 0..2 {
+                broken("update").await?;
+                self.items.update_one(by_id.clone(), doc! { "$inc": { "n": 1 } }).await?;
             }
-            Ok(())
-        };
-        broken("insert").await?;
-        self.items.insert_one(self.document("retry", 0)).await?;
-        for _ in 0..3 {
-            broken("update").await?;
-            self.items.update_one(by_id.clone(), doc! { "$inc": { "n": 1 } }).await?;
+            broken("find").await?;
+            let found = self.items.find_one(by_id.clone()).await?.context("it is gone")?;
+            ensure!(found.get_i32("n")? == 2, "{how}: {found}");
+            broken("delete").await?;
+            ensure!(self.items.delete_one(by_id.clone()).await?.deleted_count == 1, "{how}");
         }
-        broken("find").await?;
-        let found = self.items.find_one(by_id.clone()).await?.context("it is gone")?;
-        ensure!(found.get_i32("n")? == 3, "{found}");
         for set in [&stage.old, &stage.new] {
             set.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await?;
         }
-        self.remove(&self.items, 1).await
+        Ok(())
     }
 
     async fn transactions(&self) -> Result<()> {
@@ -373,16 +380,25 @@ impl App {
         ensure!(found == Some(large), "the large document");
         self.remove(&self.items, 1).await?;
 
-        let bucket = self.client.database("app").gridfs_bucket(None);
-        let mut upload = bucket.open_upload_stream(self.id("file")).await?;
-        let content: Vec<u8> = (0..1_000_000_u32).flat_map(|n| n.to_le_bytes()).take(1_000_000).collect();
-        futures::io::AsyncWriteExt::write_all(&mut upload, &content).await?;
-        futures::io::AsyncWriteExt::close(&mut upload).await?;
-        let mut download = bucket.open_download_stream(upload.id().clone()).await?;
-        let mut back = Vec::new();
-        futures::io::AsyncReadExt::read_to_end(&mut download, &mut back).await?;
-        ensure!(back == content, "the file's content");
-        Ok(bucket.drop().await?)
+        let app = self.client.database("app");
+        let media = GridFsBucketOptions::builder().bucket_name("media".to_owned()).build();
+        for (bucket, migrates) in [(app.gridfs_bucket(None), false), (app.gridfs_bucket(media), true)] {
+            let mut upload = bucket.open_upload_stream(self.id("file")).await?;
+            let content: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).take(1_000_000).collect();
+            futures::io::AsyncWriteExt::write_all(&mut upload, &content).await?;
+            futures::io::AsyncWriteExt::close(&mut upload).await?;
+            let mut download = bucket.open_download_stream(upload.id().clone()).await?;
+            let mut back = Vec::new();
+            futures::io::AsyncReadExt::read_to_end(&mut download, &mut back).await?;
+            ensure!(back == content, "the file's content");
+            if migrates {
+                bucket.rename(upload.id().clone(), self.id("renamed")).await?;
+                bucket.delete(upload.id().clone()).await?;
+            } else {
+                bucket.drop().await?;
+            }
+        }
+        Ok(())
     }
 
     async fn ids_of_all_kinds(&self) -> Result<()> {

@@ -14,8 +14,12 @@ use tokio::process::{Child, Command};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Migrations with what they move: one whose writes can be divided, one that moves in one step, one that stays.
-const MIGRATIONS: [(&str, &[&str]); 3] =
-    [("items", &["app.items"]), ("accounts", &["app.accounts", "app.orders"]), ("stock", &["app.stock"])];
+/// `media` are files in GridFS, whose chunks have a unique index.
+const MIGRATIONS: [(&str, &[&str]); 3] = [
+    ("items", &["app.items"]),
+    ("accounts", &["app.accounts", "app.orders", "app.media.files", "app.media.chunks"]),
+    ("stock", &["app.stock"]),
+];
 
 /// What an application finds the migration at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,8 +116,15 @@ impl Stage {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Starts the proxy again, with the new cluster.
+    /// Starts the proxy again, with the new cluster. What migrates is there by then, used or not.
     pub(crate) async fn configure_new(&mut self) -> Result<()> {
+        let app = self.old.client().await?.database("app");
+        let there = app.list_collection_names().await?;
+        for name in
+            ["media.files", "media.chunks"].into_iter().filter(|name| !there.contains(&(*name).to_owned()))
+        {
+            app.create_collection(name).await?;
+        }
         self.program.stop().await?;
         let folder = self.folder.path().join("migrating");
         self.program = Program::start(folder, &self.old.uri(), Some(&self.new.uri())).await?;

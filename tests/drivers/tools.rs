@@ -10,6 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use super::application::Application;
 
 const PYTHON: &str = "install Python 3.9 or later with its venv module (Debian: python3 python3-venv)";
+const C: &str =
+    "install a C compiler, pkg-config and libmongoc with its headers (Debian: gcc pkg-config libmongoc-dev)";
+const PERL: &str = "install Perl with its driver (Debian: libmongodb-perl)";
 const NODE: &str = "install Node.js 20 or later with npm";
 
 /// pymongo.
@@ -25,7 +28,7 @@ pub(crate) async fn python_script(script: &str) -> Result<Application> {
             run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder), PYTHON)?;
             let mut pip = Command::new(folder.join("bin/python"));
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&wanted);
-            run(&mut pip, "pip must be able to install pymongo")
+            run(&mut pip, "pip must be able to install pymongo").map(|_| ())
         })
     });
     let python = python.await??.join("bin/python");
@@ -42,6 +45,29 @@ pub(crate) async fn node_script(name: &str, script: &str) -> Result<Application>
     // Modules are looked for from the script's own folder upwards, so it stands beside them.
     let script = beside_modules(name, script).await?;
     Ok(Application::Script(vec!["node".into(), script]))
+}
+
+/// libmongoc.
+pub(crate) async fn c() -> Result<Application> {
+    let program = tokio::task::spawn_blocking(|| {
+        let wanted = source("c/app.c");
+        installed("c", &wanted, |folder| {
+            let flags = run(Command::new("pkg-config").args(["--cflags", "--libs", "libmongoc-1.0"]), C)?;
+            let mut compiler = Command::new("cc");
+            compiler
+                .args(["-Wall", "-Wextra", "-Werror", "-O1", "-pthread", "-o"])
+                .arg(folder.join("app"))
+                .arg(&wanted);
+            run(compiler.args(flags.split_whitespace()), C).map(|_| ())
+        })
+    });
+    Ok(Application::Script(vec![program.await??.join("app").into()]))
+}
+
+/// The driver for Perl.
+pub(crate) async fn perl() -> Result<Application> {
+    tokio::task::spawn_blocking(|| run(Command::new("perl").args(["-MMongoDB", "-e", "1"]), PERL)).await??;
+    Ok(Application::Script(vec!["perl".into(), source("perl/app.pl").into()]))
 }
 
 /// mongosh.
@@ -69,7 +95,7 @@ async fn modules() -> Result<PathBuf> {
             let mut npm = Command::new("npm");
             npm.args(["install", "--no-audit", "--no-fund", "--package-lock=false", "--ignore-scripts"]);
             run(npm.current_dir(folder), NODE)?;
-            run(Command::new("node").arg("--version"), NODE)
+            run(Command::new("node").arg("--version"), NODE).map(|_| ())
         })
     })
     .await?
@@ -110,10 +136,11 @@ fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers").join(path)
 }
 
-fn run(command: &mut Command, remedy: &str) -> Result<()> {
+/// What it says.
+fn run(command: &mut Command, remedy: &str) -> Result<String> {
     let Output { status, stdout, stderr } =
         command.output().with_context(|| format!("{command:?} cannot run: {remedy}"))?;
     let said = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     ensure!(status.success(), "{command:?}: {status}: {remedy}\n{said}");
-    Ok(())
+    Ok(said)
 }

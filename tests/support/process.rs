@@ -84,9 +84,19 @@ impl Server {
         self.folder.path().join("reshard.log")
     }
 
+    /// All of its log.
+    pub(crate) fn log_text(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.child.lock().as_ref().map(Child::id).context("it does not run")
+    }
+
     /// The end of its log.
     pub(crate) fn tail(&self) -> String {
-        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let text = self.log_text();
         text.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 

@@ -207,21 +207,31 @@ const checks = {
     const backends = [RESHARD_OLD, RESHARD_NEW].map((uri) => new MongoClient(uri, { directConnection: true }));
     const point = (mode, data) =>
       Promise.all(backends.map((one) => one.db("admin").command({ configureFailPoint: "failCommand", mode, ...(data && { data }) })));
-    const broken = (command) =>
-      point({ times: 1 }, { failCommands: [command], closeConnection: true, namespace: "app.items" });
-    const _id = name("retry");
+    // What servers say that step down, shut down or recover, and one that goes away.
+    const labelled = (errorCode) => ({ errorCode, errorLabels: ["RetryableWriteError"] });
+    const ways = [{ closeConnection: true }, ...[10107, 13435, 11600, 11602, 91, 189, 6, 89].map(labelled)];
+    let cleared = 0;
+    const count = () => cleared++;
+    client.on("connectionPoolCleared", count);
     try {
-      await broken("insert");
-      await items.insertOne({ _id, run, n: 0 });
-      await broken("update");
-      await items.updateOne({ _id }, { $inc: { n: 1 } });
-      await broken("findAndModify");
-      assert.equal((await items.findOneAndUpdate({ _id }, { $inc: { n: 1 } })).n, 1);
-      await broken("find");
-      assert.equal((await items.findOne({ _id })).n, 2);
-      await broken("delete");
-      assert.equal((await items.deleteOne({ _id })).deletedCount, 1);
+      for (const [number, how] of ways.entries()) {
+        const broken = (command) => point({ times: 1 }, { failCommands: [command], namespace: "app.items", ...how });
+        const _id = name(`retry-${number}`);
+        await broken("insert");
+        await items.insertOne({ _id, run, n: 0 });
+        await broken("update");
+        await items.updateOne({ _id }, { $inc: { n: 1 } });
+        await broken("findAndModify");
+        assert.equal((await items.findOneAndUpdate({ _id }, { $inc: { n: 1 } })).n, 1);
+        await broken("find");
+        assert.equal((await items.findOne({ _id })).n, 2);
+        await broken("delete");
+        assert.equal((await items.deleteOne({ _id })).deletedCount, 1);
+        await point("off");
+      }
+      assert.equal(cleared, 0, "times that the driver gave up its connections");
     } finally {
+      client.off("connectionPoolCleared", count);
       await point("off");
       await Promise.all(backends.map((one) => one.close()));
     }
@@ -319,6 +329,23 @@ const checks = {
     assert.ok(Buffer.concat(chunks).equals(content), "the file's content");
     await bucket.delete(upload.id);
     await bucket.drop();
+  },
+
+  async filesThatMigrate() {
+    const bucket = new GridFSBucket(app, { bucketName: "media", chunkSizeBytes: 100_000 });
+    for (const size of [0, 100_000, 750_000]) {
+      const content = randomBytes(size);
+      const upload = bucket.openUploadStream(name(`file-${size}`), { metadata: { size } });
+      upload.end(content);
+      await once(upload, "finish");
+      const read = async (options) => Buffer.concat(await bucket.openDownloadStream(upload.id, options).toArray());
+      assert.ok((await read()).equals(content), "the file's content");
+      if (size > 500_000) assert.ok((await read({ start: 250_000, end: 251_000 })).equals(content.subarray(250_000, 251_000)));
+      await bucket.rename(upload.id, name(`renamed-${size}`));
+      assert.equal((await bucket.find({ filename: name(`renamed-${size}`) }).toArray())[0].metadata.size, size);
+      // The largest stays, for the comparison at the end.
+      if (size < 500_000) await bucket.delete(upload.id);
+    }
   },
 
   async largeDocuments() {

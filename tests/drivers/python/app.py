@@ -4,6 +4,7 @@ Environment: RESHARD_URI, RESHARD_PHASE (plain, dual, reads, half, moved), RESHA
 RESHARD_ACROSS: the phase that begins in the middle of this run; it says "ready" then and reads a line.
 """
 
+import asyncio
 import datetime
 import decimal
 import os
@@ -17,6 +18,7 @@ import gridfs
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from pymongo import (
     ASCENDING,
+    AsyncMongoClient,
     DeleteMany,
     DeleteOne,
     InsertOne,
@@ -26,6 +28,7 @@ from pymongo import (
     UpdateMany,
     UpdateOne,
     WriteConcern,
+    monitoring,
 )
 from pymongo.errors import BulkWriteError, CollectionInvalid, DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
@@ -40,7 +43,26 @@ MOVED = PHASE == "moved"
 REFUSED = 115
 RUN = ""  # Of the check that runs.
 
-client = MongoClient(os.environ["RESHARD_URI"], serverSelectionTimeoutMS=10_000, appname="driver-test")
+
+
+class Pools(monitoring.ConnectionPoolListener):
+    """Counts how often a driver gives up all its connections."""
+
+    cleared = 0
+
+    def pool_cleared(self, event):
+        Pools.cleared += 1
+
+    def _ignore(self, event):
+        pass
+
+    pool_created = pool_ready = pool_closed = connection_created = connection_ready = connection_closed = _ignore
+    connection_check_out_started = connection_check_out_failed = connection_checked_out = connection_checked_in = _ignore
+
+
+client = MongoClient(
+    os.environ["RESHARD_URI"], serverSelectionTimeoutMS=10_000, appname="driver-test", event_listeners=[Pools()]
+)
 app = client["app"]
 # `items` is always written by _id, so that its writes can be divided. `accounts` and `orders` move together and in
 # one step; `stock` is written to both clusters and never moves; the others are no part of a migration.
@@ -329,11 +351,11 @@ def causal_sessions():
     equal(majority.delete_many({"run": RUN}).deleted_count, 25)
 
 
-def broken(command, namespace):
-    """The next such command on each cluster loses its connection before it runs."""
+def broken(command, namespace, how=None):
+    """The next such command on each cluster fails: it loses its connection before it runs, unless `how` says otherwise."""
     for side in ("RESHARD_OLD", "RESHARD_NEW"):
         with MongoClient(os.environ[side], directConnection=True) as backend:
-            data = {"failCommands": [command], "closeConnection": True, "namespace": namespace}
+            data = {"failCommands": [command], "namespace": namespace, **(how or {"closeConnection": True})}
             backend.admin.command("configureFailPoint", "failCommand", mode={"times": 1}, data=data)
 
 
@@ -364,6 +386,37 @@ def broken_connections_are_not_seen():
         equal(items.delete_one({"_id": key}).deleted_count, 1)
     finally:
         repaired()
+
+
+@check
+def failures_of_servers_are_not_seen():
+    """Codes of servers that step down, shut down or recover, as drivers retry them; also after a write was made."""
+    labels = {"errorLabels": ["RetryableWriteError"]}
+    codes = [10107, 13435, 11600, 11602, 91, 189, 6, 7, 89, 262, 9001]
+    ways = [{"errorCode": code, **labels} for code in codes]
+    ways += [{"writeConcernError": {"code": code, "errmsg": "x"}, **labels} for code in (91, 11600)]
+    cleared = Pools.cleared
+    try:
+        for n, how in enumerate(ways):
+            by_id = {"_id": name(f"fail-{n}")}
+            broken("insert", "app.items", how)
+            items.insert_one({**by_id, "run": RUN, "n": 0})
+            broken("update", "app.items", how)
+            items.update_one(by_id, {"$inc": {"n": 1}})
+            broken("findAndModify", "app.items", how)
+            equal(items.find_one_and_update(by_id, {"$inc": {"n": 1}})["n"], 1, f"{how}")
+            if "errorCode" in how:
+                read = {"errorCode": how["errorCode"]}
+                broken("find", "app.items", read)
+                equal(items.find_one(by_id)["n"], 2, f"{how}")
+                broken("aggregate", "app.items", read)
+                equal(items.count_documents(by_id), 1)
+            broken("delete", "app.items", how)
+            equal(items.delete_one(by_id).deleted_count, 1, f"{how}")
+            repaired()
+    finally:
+        repaired()
+    equal(Pools.cleared, cleared, "times that the driver gave up its connections")
 
 
 @check
@@ -548,6 +601,80 @@ def grid_fs():
     assert not files.exists(stored)
     app["fs.files"].drop()
     app["fs.chunks"].drop()
+
+
+@check
+def files_that_migrate():
+    """Files whose collections move, with the unique index of their chunks."""
+    bucket = gridfs.GridFSBucket(app, "media", chunk_size_bytes=100_000)
+    contents = [os.urandom(size) for size in (0, 1, 100_000, 750_000)]
+    stored = [bucket.upload_from_stream(name(f"file-{n}"), content) for n, content in enumerate(contents)]
+    for file, content in zip(stored, contents):
+        assert bucket.open_download_stream(file).read() == content, "the file's content"
+    part = bucket.open_download_stream(stored[3])
+    part.seek(250_000)
+    equal(part.read(1000) == contents[3][250_000:251_000], True, "a part of the file")
+    bucket.rename(stored[1], name("renamed"))
+    equal([file.filename for file in bucket.find({"_id": stored[1]})], [name("renamed")])
+    with bucket.open_upload_stream(name("given-up")) as upload:
+        upload.write(contents[3])
+        upload.abort()
+    equal(app["media.chunks"].count_documents({"files_id": upload._id}), 0)
+    duplicate(lambda: app["media.chunks"].insert_one({"files_id": stored[3], "n": 0, "data": b""}))
+    for file in stored[:3]:
+        bucket.delete(file)
+    # The last one stays, for the comparison at the end and for the phases to come.
+    for past in PHASES[: PHASES.index(PHASE)]:
+        kept = f"py-{past}-{ACROSS or 'run'}-{files_that_migrate.__name__}-file-3"
+        equal(len(bucket.open_download_stream_by_name(kept).read()), 750_000, kept)
+
+
+@check
+def asynchronously():
+    asyncio.run(asynchronous())
+
+
+async def asynchronous():
+    own = AsyncMongoClient(os.environ["RESHARD_URI"], serverSelectionTimeoutMS=10_000, maxPoolSize=5)
+    theirs = own["app"]["items"]
+    try:
+        async def one(n):
+            by_id = {"_id": name(f"async-{n:03}")}
+            await theirs.insert_one({**by_id, "run": RUN, "n": n})
+            equal((await theirs.update_one(by_id, {"$inc": {"n": 1000}})).modified_count, 1)
+            equal((await theirs.find_one(by_id))["n"], n + 1000)
+
+        # More at once than there are connections.
+        await asyncio.gather(*(one(n) for n in range(40)))
+        found = theirs.find({"run": RUN}).sort("n", 1).batch_size(7)
+        equal([one["n"] async for one in found], [1000 + n for n in range(40)])
+        grouped = await theirs.aggregate([{"$match": {"run": RUN}}, {"$group": {"_id": None, "sum": {"$sum": "$n"}}}])
+        equal((await grouped.to_list())[0]["sum"], 40 * 1000 + 39 * 20)
+        result = await theirs.bulk_write([DeleteOne({"_id": name("async-000")}), InsertOne({"_id": name("x"), "run": RUN})])
+        equal((result.deleted_count, result.inserted_count), (1, 1))
+        # A read that is given up closes its connection, and no other one's.
+        slow = theirs.find({"_id": name("async-001"), "$where": "sleep(5000) || true"}).to_list()
+        try:
+            await asyncio.wait_for(slow, 0.2)
+            raise AssertionError("it was not slow")
+        except asyncio.TimeoutError:
+            pass
+        equal((await theirs.find_one({"_id": name("async-002")}))["n"], 1002)
+        async with own.start_session() as session:
+            async with await session.start_transaction():
+                await own["app"]["accounts"].insert_one({"_id": name("a"), "email": name("a")}, session=session)
+        equal((await own["app"]["accounts"].delete_one({"_id": name("a")})).deleted_count, 1)
+        async with await own["app"]["feed"].watch([{"$match": {"documentKey._id": name("w")}}]) as stream:
+            await own["app"]["feed"].insert_one({"_id": name("w")})
+            equal((await stream.next())["operationType"], "insert")
+        await own["app"]["feed"].delete_one({"_id": name("w")})
+        bucket = gridfs.AsyncGridFSBucket(own["app"], "media")
+        stored = await bucket.upload_from_stream(name("async-file"), b"x" * 300_000)
+        equal(len(await (await bucket.open_download_stream(stored)).read()), 300_000)
+        await bucket.delete(stored)
+        equal((await theirs.delete_many({"run": RUN})).deleted_count, 40)
+    finally:
+        await own.close()
 
 
 @check

@@ -1,0 +1,196 @@
+//! What is fuzzed: every decoder of bytes that clients send. Each target takes any bytes, must not panic, and
+//! checks what it made of them.
+
+use bson::oid::ObjectId;
+use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use bytes::BytesMut;
+use reshard::cluster::Gossip;
+use reshard::model::namespace::Namespace;
+use reshard::policy::bulk::BulkWrite;
+use reshard::policy::canonical::key_of;
+use reshard::policy::catalog::Collection;
+use reshard::policy::others::Others;
+use reshard::policy::shard_key::ShardKey;
+use reshard::policy::writes::{Verb, WriteCommand};
+use reshard::policy::{ddl, expiry, reads};
+use reshard::router::Operation;
+use reshard::wire::compressed::{Compressor, Compressors, compress, decompress};
+use reshard::wire::element::Elements;
+use reshard::wire::header::{HEADER_LEN, Header, MAX_MESSAGE_LEN, OP_COMPRESSED, OP_MSG, OP_QUERY};
+use reshard::wire::op_msg::{OpMsg, build};
+use reshard::wire::query::Query;
+use reshard::wire::reply::ReplyFields;
+use reshard::wire::scan::Command;
+
+/// A target.
+pub(crate) type Target = fn(&[u8]);
+
+/// All of them by name.
+pub(crate) const ALL: [(&str, Target); 6] = [
+    ("framer", framer),
+    ("op_msg", op_msg),
+    ("op_compressed", op_compressed),
+    ("op_query", op_query),
+    ("command", command),
+    ("key", key),
+];
+
+/// A stream of messages, cut where their headers say.
+pub(crate) fn framer(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok(Some(header)) = Header::parse(rest) {
+        assert!((HEADER_LEN..=MAX_MESSAGE_LEN).contains(&header.length));
+        assert_eq!(Header::parse(&header.encode()), Ok(Some(header)));
+        let Some((message, after)) = rest.split_at_checked(header.length) else { return };
+        match header.opcode {
+            OP_MSG => op_msg(message),
+            OP_QUERY => op_query(message),
+            OP_COMPRESSED => op_compressed(message),
+            _ => {}
+        }
+        rest = after;
+    }
+}
+
+/// An OP_MSG: its parts, what is changed in it on its way to a server, and the same bytes as a reply.
+pub(crate) fn op_msg(bytes: &[u8]) {
+    let Ok(parts) = OpMsg::parse(bytes) else { return };
+    assert!(parts.sequences.len() <= 2 && parts.body.end <= bytes.len());
+    for sequence in &parts.sequences {
+        assert!(sequence.identifier.end < sequence.documents.start && sequence.documents.end <= bytes.len());
+    }
+    as_reply(bytes);
+    let Ok(operation) = Operation::parse(bytes, 1) else { return };
+    _ = (operation.kind(), operation.hold(), operation.silent(), operation.may_be_dropped());
+    let gossip = Gossip::default();
+    gossip.observe(&rawdoc! { "clusterTime": Timestamp { time: 7, increment: 1 } });
+    gossip.expect_foreign_times();
+    let patched = operation.patched(&gossip).to_vec(bytes);
+    let again = OpMsg::parse(&patched).expect("a message that was changed is one");
+    assert_eq!(again.sequences.len(), parts.sequences.len());
+    let command = Command::scan(&patched, again.body).expect("its body is a command still");
+    assert_eq!(command.name, operation.command.name);
+    if let Some(time) = command.cluster_time {
+        assert!(operation.command.after_cluster_time().is_some());
+        assert_ne!(operation.command.cluster_time.map(|client| client.value()), Some(time.value()));
+    }
+    command_body(&bytes[parts.body.clone()]);
+    let beside = |name: &[u8]| {
+        let mut all = parts.sequences.iter();
+        let one = all.find(|sequence| &bytes[sequence.identifier.clone()] == name)?;
+        Some(&bytes[one.documents.clone()])
+    };
+    bulk(&bytes[parts.body.clone()], beside(b"ops"), beside(b"nsInfo"));
+    let sequence = parts.sequences.first().map(|sequence| &bytes[sequence.documents.clone()]);
+    write(&bytes[parts.body], sequence);
+}
+
+fn as_reply(bytes: &[u8]) {
+    let Ok(fields) = ReplyFields::scan(bytes) else { return };
+    let mut reply = BytesMut::from(bytes);
+    let twice = fields.clone();
+    fields.strip(&mut reply);
+    let stripped = ReplyFields::scan(&reply).expect("what is left of a reply is one");
+    assert_eq!((stripped.ok, stripped.code), (twice.ok, twice.code));
+}
+
+/// An OP_COMPRESSED; what comes out goes in again.
+pub(crate) fn op_compressed(bytes: &[u8]) {
+    let mut plain = BytesMut::new();
+    let whole = Header::parse(bytes).is_ok_and(|header| header.is_some_and(|it| it.length == bytes.len()));
+    if !whole || decompress(bytes, Compressors::ALL, &mut plain).is_err() {
+        return;
+    }
+    assert!(plain.len() <= MAX_MESSAGE_LEN);
+    for compressor in Compressor::ALL {
+        let (mut small, mut back) = (BytesMut::new(), BytesMut::new());
+        if compress(&plain, compressor, &mut small) {
+            assert_eq!(decompress(&small, Compressors::ALL, &mut back), Ok(Some(compressor)));
+            assert_eq!(back, plain);
+        }
+    }
+    op_msg(&plain);
+}
+
+/// An OP_QUERY.
+pub(crate) fn op_query(bytes: &[u8]) {
+    let Ok(query) = Query::parse(bytes) else { return };
+    assert!(RawDocument::from_bytes(query.body).is_ok());
+    command_body(query.body);
+}
+
+/// The head of a command, and everything that decisions read from its body.
+pub(crate) fn command(bytes: &[u8]) {
+    match OpMsg::parse(bytes) {
+        Ok(parts) => command_body(&bytes[parts.body]),
+        Err(_) => command_body(bytes),
+    }
+}
+
+fn command_body(bytes: &[u8]) {
+    let Ok(command) = Command::scan(bytes, 0..bytes.len()) else { return };
+    let seen = (command.session(), command.collection(), command.unacknowledged().is_some());
+    _ = (seen, command.in_transaction(), command.retryable_write(), command.pipeline_writes());
+    assert!(command.cursor_ids().all(|(_, place)| place.end <= bytes.len()));
+    let Ok(body) = RawDocument::from_bytes(bytes) else { panic!("it was a document") };
+    _ = Others::of("d", body);
+    for name in ["find", "count", "distinct", "aggregate", command.name] {
+        _ = reads::key_of_read(name, body);
+    }
+    _ = (reads::joins(body), reads::is_change_stream(body));
+    _ = ddl::is_done(body, &Collection::default());
+    for name in ["createIndexes", "collMod"] {
+        _ = expiry::changes(name, body);
+    }
+    write(bytes, None);
+    bulk(bytes, None, None);
+}
+
+/// A `bulkWrite`: each operation is in one part, and each part is a command.
+fn bulk(body: &[u8], ops: Option<&[u8]>, spaces: Option<&[u8]>) {
+    let Ok(body) = RawDocument::from_bytes(body) else { return };
+    _ = BulkWrite::namespaces(body, spaces).count();
+    let Ok(bulk) = BulkWrite::parse(body, ops, spaces) else { return };
+    let mut all = Vec::new();
+    for part in bulk.parts() {
+        let statements = part.verb.array().map(|array| (array, &*part.documents));
+        let message = build(1, 0, 0, part.body.as_bytes(), statements);
+        let operation = Operation::parse(&message, 1).expect("a part is a command");
+        assert_eq!(operation.command.name, part.verb.name());
+        all.extend(part.indexes);
+    }
+    all.sort_unstable();
+    assert!(!all.is_empty() && all.iter().copied().eq(0..all.len()));
+}
+
+fn write(body: &[u8], sequence: Option<&[u8]>) {
+    let Ok(body) = RawDocument::from_bytes(body) else { return };
+    let shard_key = ShardKey::parse(&bson::doc! { "a": 1, "_id": 1 }).expect("a shard key");
+    for verb in [Verb::Insert, Verb::Update, Verb::Delete, Verb::FindAndModify] {
+        let write = WriteCommand::parse(Namespace::new("d", "c"), verb, body, sequence, ObjectId::new);
+        let Ok(write) = write else { continue };
+        assert!(!write.statements.is_empty());
+        assert_eq!(write.keys().is_some(), write.is_keyed());
+        for statement in &write.statements {
+            _ = write.place(statement, &shard_key);
+        }
+        _ = (write.session(), write.sequence());
+    }
+}
+
+/// The canonical form of keys: each value of a document, as an `_id`.
+pub(crate) fn key(bytes: &[u8]) {
+    let bytes = OpMsg::parse(bytes).map_or(bytes, |parts| &bytes[parts.body]);
+    let Ok(document) = RawDocument::from_bytes(bytes) else { return };
+    let walked = Elements::of(bytes).into_iter().flatten().flatten();
+    for (element, walked) in document.iter().zip(walked) {
+        let Ok((name, value)) = element else { return };
+        assert_eq!(name.as_str().as_bytes(), walked.key);
+        let Some(key) = key_of(value) else { continue };
+        let mut alone = RawDocumentBuf::new();
+        alone.append(bson::cstr!("_id"), value);
+        let again = alone.get("_id").ok().flatten().and_then(key_of).expect("the same value is a key");
+        assert_eq!(again.canonical(), key.canonical());
+        assert!(key.slot().number() < 1024);
+    }
+}
