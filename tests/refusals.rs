@@ -22,8 +22,8 @@ async fn some_documents(through: &str) -> Result<Client> {
 }
 
 /// A proxy that must not serve ends, and says why.
-async fn ends_with(old: &str, new: &str, words: &str) -> Result<()> {
-    let wrong = Server::prepare(old, Some(new))?;
+async fn ends_with(old: &str, new: Option<&str>, words: &str) -> Result<()> {
+    let wrong = Server::prepare(old, new)?;
     wrong.spawn()?;
     wait_for("the wrong configuration to be refused", LONG, || async { Ok(wrong.has_ended()) }).await?;
     ensure!(wrong.tail().contains(words), "{}", wrong.tail());
@@ -39,10 +39,79 @@ async fn clusters_that_are_not_those_it_began_with() -> Result<()> {
     server.create_and_start("m", "shop.c").await?;
     server.until_free("m").await?;
     server.kill9()?;
-    ends_with(&new.uri(), &old.uri(), "swapped").await?;
-    ends_with(&old.uri(), &other.uri(), "not the one that migration m began with").await?;
+    ends_with(&new.uri(), Some(&old.uri()), "swapped").await?;
+    ends_with(&old.uri(), Some(&other.uri()), "not the one that migration m began with").await?;
     server.restart().await?;
     server.until_free("m").await
+}
+
+/// Also where nothing but the name of a migration is stored yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clusters_that_change_places_before_anything_moved() -> Result<()> {
+    let (old, new) = two_sets("places").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let body = serde_json::json!({ "name": "m", "namespaces": [{ "namespace": "shop.c" }] });
+    let (status, made) = server.http("POST", "/v1/migrations", Some(body)).await?;
+    ensure!(status == 201, "{made}");
+    server.kill9()?;
+    ends_with(&new.uri(), Some(&old.uri()), "swapped").await?;
+    server.restart().await
+}
+
+/// Half of the writes are on new: on old alone they would be missed, and new ones lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_is_not_served_by_one_cluster_alone() -> Result<()> {
+    let (old, new) = two_sets("alone").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let client = some_documents(&server.uri()).await?;
+    server.create_and_start("m", "shop.c").await?;
+    server.until_free("m").await?;
+    server.kill9()?;
+    ends_with(&old.uri(), None, "Put [new] back").await?;
+    ends_with(&new.uri(), None, "both clusters must be there").await?;
+    server.restart().await?;
+    server.until_free("m").await?;
+    server.percent("m", "reads", 100).await?;
+    server.percent("m", "writes", 50).await?;
+    server.kill9()?;
+    ends_with(&old.uri(), None, "Put [new] back").await?;
+
+    server.restart().await?;
+    server.until_free("m").await?;
+    server.percent("m", "writes", 100).await?;
+    let forced = serde_json::json!({ "force": true, "reason": "a test" });
+    let (status, completed) = server.http("POST", "/v1/migrations/m/complete", Some(forced)).await?;
+    ensure!(status == 200, "{completed}");
+    client.database("shop").collection("c").insert_one(doc! { "_id": "on new alone" }).await?;
+    server.kill9()?;
+    ends_with(&old.uri(), None, "was completed").await?;
+    // What was new is a cluster like any other now: alone, and as the old one of the next move.
+    let found = async |old: &str, new: Option<&str>| {
+        let next = Server::start(old, new).await?;
+        let client = Client::with_uri_str(next.uri()).await?;
+        let there = doc! { "_id": "on new alone" };
+        anyhow::Ok(client.database("shop").collection::<Document>("c").count_documents(there).await? == 1)
+    };
+    ensure!(found(&new.uri(), None).await?);
+    let third = reshard_testbed::ReplicaSet::builder("alone-third").start().await?;
+    ensure!(found(&new.uri(), Some(&third.uri())).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_stands_alone_again_after_an_abort() -> Result<()> {
+    let (old, new) = two_sets("alone-again").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    some_documents(&server.uri()).await?;
+    server.create_and_start("m", "shop.c").await?;
+    server.until_free("m").await?;
+    let (status, aborted) = server.http("POST", "/v1/migrations/m/abort", None).await?;
+    ensure!(status == 200, "{aborted}");
+    server.kill9()?;
+    let alone = Server::start(&old.uri(), None).await?;
+    let client = Client::with_uri_str(alone.uri()).await?;
+    ensure!(client.database("shop").collection::<Document>("c").count_documents(doc! {}).await? == 2000);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

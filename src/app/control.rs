@@ -109,9 +109,9 @@ impl ControlPlane {
 }
 
 /// The engine of a plain proxy: it refuses migrations with the reason.
-pub(super) fn plain_engine(holder: &str, tasks: &Tasks) -> Arc<Engine> {
+pub(super) fn plain_engine(holder: &str, clusters: &[Option<Arc<Cluster>>; 2], tasks: &Tasks) -> Arc<Engine> {
     let nothing: Open = Arc::new(|_| async { Err("there is no [new]".to_owned()) }.boxed());
-    ControlPlane::new(holder, &[None, None], nothing, defaults(), tasks).engine
+    ControlPlane::new(holder, clusters, nothing, defaults(), tasks).engine
 }
 
 /// The way through migrations for one worker.

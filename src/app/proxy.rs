@@ -168,7 +168,8 @@ impl Builder {
             tokio::spawn(listener.accept(workers.clone(), self.listener.max_clients, accepting.clone()))
         };
         let acceptors = entrances.into_iter().map(accept).collect();
-        let engine = control.map_or_else(|| plain_engine(&self.holder, &tasks), |control| control.engine);
+        let engine =
+            control.map_or_else(|| plain_engine(&self.holder, &clusters, &tasks), |control| control.engine);
         engine.will_show(Arc::clone(&capabilities));
         let finding = find_capabilities(Arc::clone(&engine), clusters.clone(), capabilities);
         tasks.spawn("capabilities", Box::pin(finding));
@@ -295,6 +296,8 @@ async fn find_capabilities(
     clusters: [Option<Arc<Cluster>>; 2],
     capabilities: Arc<SharedCapabilities>,
 ) {
+    // No client is told anything before it is known what may be served.
+    engine.until_begun().await;
     if let Some(promised) = engine.promised().await {
         _ = capabilities.set(promised);
         return;

@@ -5,41 +5,66 @@ use std::time::Duration;
 
 use bson::rawdoc;
 use futures::FutureExt;
+use futures::future::{Either, select};
 
-use super::control::NamespaceSpec;
+use super::control::{NamespaceSpec, Phase};
 use super::engine::{Engine, RETRY};
 use super::running::Running;
 use super::stored::{Stored, known_identity};
+use crate::clock::timeout;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::state::record::{AUTHORITY, AuthorityRecord, DATABASE};
+
+/// How long a cluster that can be done without is waited for.
+const OTHERS_WORD: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Reads what is stored and takes up every migration where it stood. Returns once routing is known.
     pub async fn begin(self: &Arc<Self>) {
         let environment = &self.environment;
-        if environment.clusters.is_none() {
-            environment.routing.publish(|_| ());
-            self.ready.send_replace(Vec::new());
-            return;
-        }
-        let (old, new) = (self.read_side(Side::Old), self.read_side(Side::New));
-        futures::pin_mut!(old, new);
-        // Either side names every migration that has started, and owns what it says it owns.
-        let (first, _) = futures::future::select(old, new).await.factor_first();
-        if let Err(why) = first {
+        let is_alone = environment.clusters.is_none();
+        let may_serve = if is_alone { self.may_serve_alone().await } else { self.read_first().await };
+        if let Err(why) = may_serve {
             tracing::error!(why, "refusing to serve");
             self.fatal.send_replace(Some(why));
             return;
         }
         environment.routing.publish(|_| ());
         self.ready.send_replace(Vec::new());
+        if is_alone {
+            return;
+        }
         let engine = Arc::clone(self);
         let telling = async move { engine.keep_telling().await };
         environment.spawn.spawn("gauges", telling.boxed());
         let engine = Arc::clone(self);
         let rest = async move { engine.finish_beginning().await };
         environment.spawn.spawn("begin", rest.boxed());
+    }
+
+    /// Waits until what is served where may be known: either side names every migration that has started, and owns
+    /// what it says it owns.
+    ///
+    /// # Errors
+    /// In words, when the clusters are not those that a migration began with.
+    async fn read_first(&self) -> Result<(), String> {
+        let (old, new) = (self.read_side(Side::Old), self.read_side(Side::New));
+        futures::pin_mut!(old, new);
+        match select(old, new).await {
+            Either::Left((found, new)) => {
+                // A cluster that names none may be the wrong one. The other can tell, if it is there.
+                if !found? {
+                    timeout(&*self.environment.clock, OTHERS_WORD, new).await.unwrap_or(Ok(false))?;
+                }
+            }
+            Either::Right((found, old)) => {
+                if !found? {
+                    old.await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Goes on until the stored migrations and both sides have been read, then starts their tasks.
@@ -115,13 +140,13 @@ impl Engine {
         }
     }
 
-    /// Reads one side's records and takes up what they name.
+    /// Reads one side's records and takes up what they name; whether they name any.
     ///
     /// # Errors
     /// In words, when the cluster is not the one that a migration began with.
-    async fn read_side(&self, side: Side) -> Result<(), String> {
+    async fn read_side(&self, side: Side) -> Result<bool, String> {
         let environment = &self.environment;
-        let Some(records) = environment.records.get(side) else { return Ok(()) };
+        let Some(records) = environment.records.get(side) else { return Ok(false) };
         let (identity, found) = loop {
             // In this order: a migration that starts meanwhile makes its record last.
             let found = records.find(DATABASE, AUTHORITY, rawdoc! {}, 1000).await;
@@ -134,22 +159,50 @@ impl Engine {
             }
             environment.clock.sleep(RETRY).await;
         };
+        if side != environment.settings.state {
+            self.keeps_nothing(side).await?;
+        }
+        let is_any = !found.is_empty();
         for raw in found {
-            let record: AuthorityRecord = bson::deserialize_from_slice(raw.as_bytes())
-                .map_err(|error| format!("a record of {side} does not read: {error}"))?;
+            let record = AuthorityRecord::read(side, &raw)?;
+            if record.side != side && record.phase == Phase::Completed {
+                // It was new then, and has all since. Now it may be old itself.
+                continue;
+            }
             record.check(side, identity.as_deref())?;
             self.check_other(side, &record).await?;
             self.adopt(side, record).await;
         }
-        Ok(())
+        Ok(is_any)
+    }
+
+    /// A migration that was only made is known to nobody but the cluster that keeps it: that must not be `side`.
+    ///
+    /// # Errors
+    /// In words, when it is.
+    async fn keeps_nothing(&self, side: Side) -> Result<(), String> {
+        let Some(records) = self.environment.records.get(side) else { return Ok(()) };
+        let stored = loop {
+            match Stored::load_all(records).await {
+                Ok(stored) => break stored,
+                Err(error) => tracing::debug!(%side, %error, "what it keeps cannot be read yet"),
+            }
+            self.environment.clock.sleep(RETRY).await;
+        };
+        match stored.into_iter().find(|stored| !stored.phase.is_over()) {
+            None => Ok(()),
+            Some(Stored { name, .. }) => Err(format!(
+                "the uris of [old] and [new] are swapped, or `state` of [migration] is another than before: \
+                 migration {name} is kept on {side}, not on {}",
+                side.other()
+            )),
+        }
     }
 
     /// The other cluster must be the one that the record names, as far as it can be reached now.
     async fn check_other(&self, side: Side, record: &AuthorityRecord) -> Result<(), String> {
         let Some(records) = self.environment.records.get(side.other()) else { return Ok(()) };
-        let asked =
-            crate::clock::timeout(&*self.environment.clock, Duration::from_secs(2), known_identity(records))
-                .await;
+        let asked = timeout(&*self.environment.clock, OTHERS_WORD, known_identity(records)).await;
         let Ok(Ok(identity)) = asked else { return Ok(()) };
         let expected = record.identities.get(side.other());
         if identity.as_ref() == Some(expected) {

@@ -96,7 +96,8 @@ impl Environment {
     /// # Errors
     /// [`ControlError`] in a plain proxy.
     pub fn state(&self) -> Result<&Arc<Records>, ControlError> {
-        self.records.get(self.settings.state).as_ref().ok_or_else(no_new)
+        let kept = self.records.get(self.settings.state).as_ref();
+        kept.filter(|_| self.clusters.is_some()).ok_or_else(no_new)
     }
 }
 
@@ -143,6 +144,14 @@ impl Engine {
     #[must_use]
     pub fn fatal(&self) -> watch::Receiver<Option<String>> {
         self.fatal.subscribe()
+    }
+
+    /// Waits until what is stored has been read so far that routing is known; for ever in a process that must not
+    /// serve.
+    pub async fn until_begun(&self) {
+        let mut ready = self.ready.subscribe();
+        // It cannot fail while this is there.
+        _ = ready.wait_for(Vec::is_empty).await;
     }
 
     pub(super) fn not_ready_now(&self) -> Vec<String> {

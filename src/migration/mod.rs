@@ -1,6 +1,7 @@
 //! The control plane: everything that moves a migration forward or back.
 pub mod aborting;
 mod ahead;
+mod alone;
 pub mod backfill;
 mod beginning;
 pub mod bypass;

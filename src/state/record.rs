@@ -170,6 +170,15 @@ impl AuthorityRecord {
         }
     }
 
+    /// Reads one that is stored on `side`.
+    ///
+    /// # Errors
+    /// In words, why it does not read.
+    pub fn read(side: Side, raw: &bson::RawDocument) -> Result<Self, String> {
+        bson::deserialize_from_slice(raw.as_bytes())
+            .map_err(|error| format!("a record of {side} does not read: {error}"))
+    }
+
     /// Whether `side` is the cluster that this record was stored on, and this process can read it.
     ///
     /// # Errors
