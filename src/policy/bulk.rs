@@ -242,7 +242,10 @@ fn listed<'a>(
     let listed: Option<Vec<_>> = match (body.get(field).ok().flatten(), beside) {
         (None, Some(_)) => documents(beside).collect(),
         (Some(RawBsonRef::Array(items)), None) => {
-            items.into_iter().map(|item| item.ok()?.as_document()).collect()
+            // Servers pass over nothing.
+            let nothing = |item: &RawBsonRef<'_>| matches!(item, RawBsonRef::Null | RawBsonRef::Undefined);
+            let items = items.into_iter().filter(|item| !item.as_ref().is_ok_and(nothing));
+            items.map(|item| item.ok()?.as_document()).collect()
         }
         _ => None,
     };

@@ -192,8 +192,12 @@ impl WriteCommand {
         new_id: &mut impl FnMut() -> bson::oid::ObjectId,
     ) -> Result<(), NotUnderstood> {
         for item in items {
-            let Ok(RawBsonRef::Document(document)) = item else { return Err(NotUnderstood) };
-            self.add(document, simple, new_id)?;
+            match item {
+                Ok(RawBsonRef::Document(document)) => self.add(document, simple, new_id)?,
+                // Servers pass over these, and do the rest.
+                Ok(RawBsonRef::Null | RawBsonRef::Undefined) => {}
+                _ => return Err(NotUnderstood),
+            }
         }
         Ok(())
     }
@@ -349,6 +353,19 @@ mod tests {
         assert!(
             WriteCommand::parse(Namespace::new("d", "c"), Verb::Insert, &wrong, None, ObjectId::new).is_err()
         );
+    }
+
+    #[test]
+    fn nothing_among_statements_is_passed_over() {
+        let mut documents = bson::raw::RawArrayBuf::new();
+        documents.push(rawdoc! { "_id": 1 });
+        documents.push(RawBsonRef::Null);
+        documents.push(RawBsonRef::Undefined);
+        documents.push(rawdoc! { "_id": 2 });
+        assert_eq!(parse(&rawdoc! { "insert": "c", "documents": documents }).statements.len(), 2);
+        let number = rawdoc! { "insert": "c", "documents": [{ "_id": 1 }, 5] };
+        let namespace = Namespace::new("d", "c");
+        assert!(WriteCommand::parse(namespace, Verb::Insert, &number, None, ObjectId::new).is_err());
     }
 
     #[test]

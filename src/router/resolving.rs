@@ -13,9 +13,10 @@ use super::entry::Entered;
 use super::outcome::Outcome;
 use super::sending::send;
 use super::writer::{Writer, unless_first};
-use crate::cluster::command::{Request, Target};
+use crate::cluster::command::{Request, ServerError, Target};
 use crate::converge::read::{cursor_id, id_of};
 use crate::model::key::Key;
+use crate::model::number::number;
 use crate::model::side::{PerSide, Side};
 use crate::policy::canonical::key_of;
 use crate::policy::failover::Kind;
@@ -38,25 +39,33 @@ pub(super) async fn resolve(
     let mut times = PerSide::default();
     let mut touched = Vec::new();
     for (index, statement) in command.statements.iter().enumerate() {
-        let mut found = match &statement.key {
-            Some(key) => vec![key.clone()],
+        let found = match &statement.key {
+            Some(key) => Found::Keys(vec![key.clone()]),
             None => {
                 let found = find(writer, command, statement, entered, hold).await;
                 found.map_err(|error| unless_first(error, replies.is_empty()))?
             }
         };
+        let (mut found, refused) = match found {
+            Found::Keys(keys) => (keys, None),
+            Found::Refused(error) => (Vec::new(), Some(error)),
+        };
         let mut plan = by_authority(&found, entered);
         let mut upserts = false;
-        if found.is_empty() && statement.upsert {
+        if found.is_empty() && statement.upsert && refused.is_none() {
             let id = rawdoc! { "_id": ObjectId::new() };
             let key = id.get("_id").ok().flatten().and_then(key_of);
             found.extend(key);
             plan = by_authority(&found, entered);
             upserts = true;
         }
+        if plan.is_empty() {
+            // It matches nothing, or nothing can match it: a server says what is wrong with it.
+            plan.push((Side::Old, Vec::new()));
+        }
         let mut stop = false;
         for (side, keys) in plan {
-            for keys in keys.chunks(CHUNK) {
+            for keys in keys.chunks(CHUNK).chain(keys.is_empty().then_some(&[][..])) {
                 // Each anew: the keys may be many, and what is sent later than a lease is not this write any more.
                 let request = keyed(command, statement, keys, upserts).only_if(entered.only_if_held());
                 let cluster = &**writer.clusters.get(side);
@@ -66,9 +75,12 @@ pub(super) async fn resolve(
                 if answer.reply.error().is_some() {
                     return Ok(Outcome { reply: answer.reply.body, times, sent: 1, keys: touched });
                 }
-                stop |= command.ordered && answer.reply.body.get_array("writeErrors").is_ok();
-                let part = Part { side, indexes: vec![index; keys.len()] };
-                replies.push((part, answer.reply.body));
+                let mut reply = answer.reply.body;
+                if let Some(error) = refused.as_ref().filter(|_| reply.get_array("writeErrors").is_err()) {
+                    reply = failed(command.verb, error);
+                }
+                stop |= command.ordered && reply.get_array("writeErrors").is_ok();
+                replies.push((Part { side, indexes: vec![index; keys.len().max(1)] }, reply));
             }
         }
         touched.extend(found);
@@ -76,11 +88,24 @@ pub(super) async fn resolve(
             break;
         }
     }
-    if replies.is_empty() && command.verb == Verb::Update {
-        // Nothing matched anywhere; a server says then how many it modified, too.
-        replies.push((Part { side: Side::Old, indexes: Vec::new() }, rawdoc! { "n": 0, "nModified": 0 }));
-    }
     Ok(Outcome { reply: merge(&replies), times, sent: 1, keys: touched })
+}
+
+/// What came of looking for the documents of a statement.
+enum Found {
+    Keys(Vec<Key>),
+    /// A server does not take its filter.
+    Refused(ServerError),
+}
+
+/// The reply to a statement that a server refuses.
+fn failed(verb: Verb, error: &ServerError) -> RawDocumentBuf {
+    let error = rawdoc! { "index": 0, "code": error.code, "errmsg": error.message.as_str() };
+    let mut reply = rawdoc! { "n": 0, "writeErrors": [error] };
+    if verb == Verb::Update {
+        reply.append(cstr!("nModified"), 0);
+    }
+    reply
 }
 
 fn by_authority(keys: &[Key], entered: &Entered) -> Vec<(Side, Vec<Key>)> {
@@ -101,7 +126,7 @@ async fn find(
     statement: &Statement,
     entered: &Entered,
     hold: Duration,
-) -> Result<Vec<Key>, ErrorReply> {
+) -> Result<Found, ErrorReply> {
     let filter =
         statement.raw.get_document("q").map_err(|_| ErrorReply::new(BAD_VALUE, "a statement without q"))?;
     let mut keys = Vec::new();
@@ -124,7 +149,7 @@ async fn find(
         let mut field = "firstBatch";
         loop {
             if let Some(error) = answer.reply.error() {
-                return Err(ErrorReply::new(BAD_VALUE, error.to_string()));
+                return Ok(Found::Refused(error));
             }
             let found = batch(&answer.reply.body, field).map_err(|why| ErrorReply::new(BAD_VALUE, why))?;
             let here = |key: &Key| entered.route.authority(key.slot()) == Some(side);
@@ -141,10 +166,11 @@ async fn find(
             field = "nextBatch";
         }
     }
-    Ok(keys)
+    Ok(Found::Keys(keys))
 }
 
-/// The statement for each of `keys`; one that names its key is sent as it is.
+/// The statement for each of `keys`; one that names its key is sent as it is. Without any, for a document that there
+/// is not.
 fn keyed(command: &WriteCommand, statement: &Statement, keys: &[Key], upserts: bool) -> Request {
     let mut documents = Vec::new();
     if statement.key.is_some() {
@@ -152,35 +178,53 @@ fn keyed(command: &WriteCommand, statement: &Statement, keys: &[Key], upserts: b
         documents.extend_from_slice(statement.raw.as_bytes());
     } else {
         for key in keys {
-            documents.extend_from_slice(one(command.verb, &statement.raw, key, upserts).as_bytes());
+            documents.extend_from_slice(one(&statement.raw, Some(key), upserts).as_bytes());
+        }
+        if keys.is_empty() {
+            documents.extend_from_slice(one(&statement.raw, None, false).as_bytes());
         }
     }
     let mut body = RawDocumentBuf::new();
+    let mut is_ordered = Some(false);
     for (name, value) in command.body.iter().flatten() {
-        match name.as_str() {
-            "ordered" | "stmtIds" | "txnNumber" => {}
-            _ => body.append(name, value),
+        match (name.as_str(), value) {
+            ("ordered", RawBsonRef::Boolean(_)) => {}
+            ("txnNumber", _) if command.txn_number.is_some() => {}
+            (name_of, _) => {
+                if name_of == "ordered" {
+                    // Of another type: for the server to refuse.
+                    is_ordered = None;
+                }
+                body.append(name, value);
+            }
         }
     }
-    body.append(cstr!("ordered"), false);
+    if let Some(ordered) = is_ordered {
+        body.append(cstr!("ordered"), ordered);
+    }
     let request = Request::new(command.namespace.database(), body);
     request.sequence(command.verb.array().unwrap_or("updates"), documents)
 }
 
-fn one(verb: Verb, raw: &RawDocument, key: &Key, upserts: bool) -> RawDocumentBuf {
+/// A statement for the document of one key; `None`: for none.
+fn one(raw: &RawDocument, key: Option<&Key>, upserts: bool) -> RawDocumentBuf {
     let mut copy = RawDocumentBuf::new();
     for (name, value) in raw.iter().flatten() {
         match (name.as_str(), value) {
             ("q", RawBsonRef::Document(filter)) => {
                 let mut equal = RawDocumentBuf::new();
-                equal.append(cstr!("_id"), key.value());
+                match key {
+                    Some(key) => equal.append(cstr!("_id"), key.value()),
+                    None => equal.append(cstr!("_id"), rawdoc! { "$in": [] }),
+                }
                 let mut both = RawArrayBuf::new();
                 both.push(equal);
                 both.push(filter.to_owned());
                 copy.append(name, rawdoc! { "$and": both });
             }
-            ("limit", _) if verb == Verb::Delete => copy.append(name, 1),
-            ("upsert", _) => copy.append(name, upserts),
+            // All that match, of which there is one now. Other limits are for the server to refuse.
+            ("limit", _) if key.is_some() && number(raw, "limit") == Some(0.0) => copy.append(name, 1),
+            ("upsert", RawBsonRef::Boolean(_)) => copy.append(name, upserts),
             _ => copy.append(name, value),
         }
     }
@@ -225,5 +269,29 @@ mod tests {
         assert_eq!(both[1].get_document("q").unwrap(), &*rawdoc! { "$and": [{ "_id": 2 }, { "a": 1 }] });
         assert!(!both[1].get_bool("upsert").unwrap());
         assert!(sent(many, &[3], true)[0].get_bool("upsert").unwrap());
+    }
+
+    #[test]
+    fn what_a_server_refuses_stays_as_it_is() {
+        let key = key_of(RawBsonRef::Int32(7)).unwrap();
+        let limit = |limit: bson::raw::RawBson| {
+            let mut delete = rawdoc! { "q": { "a": 1 } };
+            delete.append(cstr!("limit"), limit);
+            number(&one(&delete, Some(&key), false), "limit")
+        };
+        assert_eq!((limit(0.into()), limit(0.0.into()), limit(2.into())), (Some(1.0), Some(1.0), Some(2.0)));
+        let missing = one(&rawdoc! { "q": { "a": 1 } }, Some(&key), false);
+        assert!(missing.get("limit").unwrap().is_none());
+        let body = rawdoc! {
+            "update": "c", "updates": [{ "q": { "a": 1 }, "u": { "$set": { "b": 1 } }, "multi": true }],
+            "txnNumber": 4, "ordered": 1,
+        };
+        let command =
+            WriteCommand::parse(Namespace::new("d", "c"), Verb::Update, &body, None, ObjectId::new).unwrap();
+        let sent = keyed(&command, &command.statements[0], &[], false);
+        assert_eq!((sent.body.get_i32("txnNumber").unwrap(), sent.body.get_i32("ordered").unwrap()), (4, 1));
+        let nothing = rawdoc! { "$and": [{ "_id": { "$in": [] } }, { "a": 1 }] };
+        let statement = RawDocument::from_bytes(&sent.sequence.unwrap().documents).unwrap().to_owned();
+        assert_eq!(statement.get_document("q").unwrap(), &*nothing);
     }
 }
