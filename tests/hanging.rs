@@ -89,6 +89,52 @@ async fn new_hangs(reads: u8, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// One write after the other: the first may find out that new hangs, and no other waits for it. None at all does once
+/// new is known not to keep up its lease.
+async fn one_after_the_other(name: &str, lease_has_ended: bool) -> Result<()> {
+    let (old, new) = two_sets(name).await?;
+    let settings = Settings { mirror_timeout: MIRROR_TIMEOUT, ..support::settings() };
+    let proxy = proxy_with(&old.uri(), Some(&new.uri()), settings).await?;
+    let operator = Operator::of(&proxy, "m");
+    let c = Client::with_uri_str(uri(&proxy)).await?.database("shop").collection::<Document>("c");
+    c.insert_many((0..KEYS).map(|id| doc! { "_id": id, "n": 0 })).await?;
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(50).await?;
+    new.pause_all().await?;
+    if lease_has_ended {
+        wait_for("the lease to end", LONG, || async {
+            let blocked_by = operator.progress().await?.blocked_by;
+            Ok(blocked_by.iter().any(|why| why.contains("the new cluster does not grant the lease")))
+        })
+        .await?;
+    }
+    let mut waited = Vec::new();
+    for id in 0..KEYS {
+        let took = add(&c, id).await?;
+        if took >= AT_ONCE {
+            waited.push((id, took));
+        }
+    }
+    ensure!(waited.len() <= usize::from(!lease_has_ended), "{waited:?}");
+    new.resume_all().await?;
+    operator.until_level().await?;
+    until_equal(&old.uri(), &new.uri(), "shop.c").await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_hangs_and_writes_come_one_after_the_other() -> Result<()> {
+    one_after_the_other("hang-one", false).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_has_hung_for_longer_than_its_lease() -> Result<()> {
+    one_after_the_other("hang-lease", true).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_hangs_while_no_read_meets_it() -> Result<()> {
     new_hangs(0, "hang-unread").await

@@ -95,6 +95,17 @@ impl Active {
         }
     }
 
+    /// What a write may do about `mirror` at `now`. One that does not keep up the lease is away or hangs, whatever its
+    /// connections look like.
+    #[must_use]
+    pub fn attempt(&self, mirror: Side, now: Duration) -> Attempt {
+        let breaker = self.breakers.get(mirror);
+        if self.authorities.get(mirror).lease.begin().is_none() {
+            breaker.open(now);
+        }
+        breaker.attempt(now)
+    }
+
     /// Whether the mirror is left to the streams alone: while history is copied, one write after the other
     /// would only take time from the copy and the application. The streams do the same, many at once.
     #[must_use]
@@ -211,6 +222,14 @@ impl Breaker {
         }
         state.closed_again_at = now + OPEN_FOR;
         Attempt::Trial
+    }
+
+    /// It hangs, or cannot be there: nobody waits for it before a trial has met it again.
+    pub fn open(&self, now: Duration) {
+        let mut state = self.0.lock();
+        if state.failures < FAILURES_TO_OPEN {
+            (state.failures, state.closed_again_at) = (FAILURES_TO_OPEN, now + OPEN_FOR);
+        }
     }
 
     /// How an attempt ended.

@@ -163,7 +163,7 @@ impl Mirroring {
         Side::BOTH
             .into_iter()
             .filter(|authority| effect.times.get(*authority).is_some())
-            .map(|authority| active.breakers.get(authority.other()).attempt(now))
+            .map(|authority| active.attempt(authority.other(), now))
             .max()
             .unwrap_or(Attempt::Now)
     }
@@ -195,11 +195,16 @@ impl Job {
     async fn run(&self) {
         let bounded = self.active.converger.safeguards.mirror_bound;
         let limit = if bounded { self.limit } else { Duration::from_secs(3600) };
-        let worked = timeout(&*self.clock, limit, self.bring_up_to_date()).await;
-        let worked = matches!(worked, Ok(true));
+        let ended = timeout(&*self.clock, limit, self.bring_up_to_date()).await;
+        let worked = matches!(ended, Ok(true));
         let now = self.clock.now();
         for authority in Side::BOTH.into_iter().filter(|side| self.effect.times.get(*side).is_some()) {
-            self.active.breakers.get(authority.other()).note(worked, now);
+            let breaker = self.active.breakers.get(authority.other());
+            match &ended {
+                Ok(_) => breaker.note(worked, now),
+                // The next writes would wait for as long.
+                Err(_) => breaker.open(now),
+            }
         }
         if !worked {
             self.active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
