@@ -9,7 +9,8 @@
 //!
 //! `SIM_SCHEDULES=n` runs n schedules per test, beginning at `SIM_SEED` if that is given too; `SIM_SECONDS=n` generates
 //! schedules for so long, from a seed that no run had before. `SIM_KEEP` leaves out all acts of a generated schedule but
-//! those: a failing one prints which.
+//! those: a failing one prints which. `SIM_BASE=n` stands for the seeds that no run had before: then two runs are the
+//! same.
 //!
 //! Code that runs here must not look at anything that differs from run to run: no order of a `HashMap`, no
 //! `tokio::select!` or `futures::select!` without `biased`, no clock and no randomness but the injected ones.

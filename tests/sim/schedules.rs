@@ -146,8 +146,11 @@ pub(crate) fn base() -> u64 {
     variable("SIM_SEED").unwrap_or_else(fresh)
 }
 
-/// A seed that no run had before.
+/// A seed that no run had before; `SIM_BASE` where it is given.
 pub(crate) fn fresh() -> u64 {
+    if let Some(base) = variable("SIM_BASE") {
+        return base;
+    }
     // `RandomState` is what the standard library has of randomness.
     let random = std::collections::hash_map::RandomState::new();
     std::hash::BuildHasher::hash_one(&random, 0) >> 24
