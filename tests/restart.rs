@@ -1,19 +1,25 @@
 //! A restart in place: the program on disk takes over, with the sockets that clients wait at.
 
+mod raw;
 mod support;
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use bson::{Document, doc};
+use bson::{Document, doc, rawdoc};
+use futures::TryStreamExt as _;
 use mongodb::Client;
+use raw::reply_within;
+use reshard::wire::op_msg::build;
 use reshard_loadtest::{Load, LoadConfig, Mix, OpKind, Profile};
 use reshard_testbed::{ReplicaSet, wait_for};
 use rustix::process::Signal;
 use support::process::Server;
 use support::proof::{load, no_errors, prove, work};
 use support::{LONG, two_sets};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 /// What no driver repeats when its connection is lost.
@@ -47,7 +53,7 @@ async fn knock(port: u16, done: &AtomicBool) -> Result<u32> {
         drop(TcpStream::connect(("127.0.0.1", port)).await.with_context(|| format!("after {times} times"))?);
         times += 1;
         // As often as makes sense, and not so often that the load gets no turn.
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(times)
 }
@@ -106,6 +112,40 @@ async fn a_configuration_that_is_wrong_ends_nothing() -> Result<()> {
     // It can still be ended in order.
     server.signal(Signal::TERM)?;
     wait_for("its end", LONG, || async { Ok(server.has_ended()) }).await
+}
+
+/// Begins a read that the server is at for so long. No driver, which would give it up when a restart takes long.
+async fn slow_read(server: &Server, direct: &Client, milliseconds: u32) -> Result<TcpStream> {
+    let slow = format!("sleep({milliseconds}) || true");
+    let find = rawdoc! { "find": "c", "filter": { "$where": slow.clone() }, "$db": "shop" };
+    let mut stream = TcpStream::connect(("127.0.0.1", server.listen)).await?;
+    stream.write_all(&build(1, 0, 0, find.as_bytes(), None)).await?;
+    wait_for("the read to run", LONG, || async {
+        let stages = [doc! { "$currentOp": {} }, doc! { "$match": { "command.filter.$where": &slow } }];
+        let found: Vec<Document> = direct.database("admin").aggregate(stages).await?.try_collect().await?;
+        Ok(!found.is_empty())
+    })
+    .await?;
+    Ok(stream)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_may_end_but_does_not_keep_others_waiting() -> Result<()> {
+    let set = ReplicaSet::builder("restart-slow").start().await?;
+    let server = Server::start(&set.uri(), None).await?;
+    let direct = set.client().await?;
+    direct.database("shop").collection("c").insert_one(doc! { "_id": 1 }).await?;
+    let mut too_long = slow_read(&server, &direct, 300_000).await?;
+    let mut short = slow_read(&server, &direct, 2_000).await?;
+    let begun = Instant::now();
+    restart_in_place(&server).await?;
+    // As an ordinary stop it would take 30 s.
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(25), "others waited for {took:?}");
+    let (_, found) = reply_within(&mut short, LONG).await?;
+    ensure!(found.get_document("cursor")?.get_array("firstBatch")?.len() == 1, "{found}");
+    ensure!(reply_within(&mut too_long, LONG).await.is_err(), "a read of five minutes got an answer");
+    Ok(())
 }
 
 /// What a service manager does: binds the sockets, and becomes the program, with them at 3 and 4.
