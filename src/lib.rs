@@ -12,7 +12,7 @@
 //! 3  state                             routing snapshot, leases, checkpoints, audit
 //! 2  cluster                           topology, pools, authentication, TLS; the seam to a cluster
 //! 1  wire                | policy      bytes without IO | decisions without IO
-//! 0  model telemetry clock shutdown    vocabulary and leaf utilities
+//! 0  model telemetry clock shutdown handover   vocabulary and leaf utilities
 //! ```
 pub mod admin;
 pub mod app;
@@ -21,6 +21,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod converge;
+pub mod handover;
 pub mod listener;
 pub mod migration;
 pub mod model;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// The rows, the lowest first. A module imports only from lower rows, never from its own.
 const ROWS: [&[&str]; 10] = [
-    &["model", "telemetry", "clock", "shutdown"],
+    &["model", "telemetry", "clock", "shutdown", "handover"],
     &["wire", "policy"],
     &["cluster"],
     &["state"],

@@ -1,22 +1,28 @@
 //! The plain path byte by byte: what drivers do rarely, and what no driver does.
 
+mod raw;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use bytes::BytesMut;
 use reshard::app::{Builder, Proxy};
 use reshard::model::side::Side;
 use reshard::router::{Operation, Route};
 use reshard::wire::compressed::{Compressor, Compressors, compress, decompress};
-use reshard::wire::header::{Header, OP_COMPRESSED, OP_MSG, OP_QUERY, OP_REPLY};
+use reshard::wire::header::{Header, OP_COMPRESSED, OP_QUERY, OP_REPLY};
 use reshard::wire::op_msg::{EXHAUST_ALLOWED, MORE_TO_COME, OpMsg, build};
 use reshard::{cluster, listener};
 use reshard_testbed::ReplicaSet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use raw::{ask_as, read, reply_within};
+
+const LIMIT: Duration = Duration::from_secs(10);
 
 async fn start(nodes: usize) -> Result<(ReplicaSet, Proxy, TcpStream)> {
     let set = ReplicaSet::builder("rs0").nodes(nodes).start().await?;
@@ -29,29 +35,12 @@ async fn start(nodes: usize) -> Result<(ReplicaSet, Proxy, TcpStream)> {
     Ok((set, proxy, stream))
 }
 
-async fn read(stream: &mut TcpStream) -> Result<(Header, Vec<u8>)> {
-    let mut bytes = vec![0; 16];
-    stream.read_exact(&mut bytes).await?;
-    let header = Header::parse(&bytes)?.context("header")?;
-    bytes.resize(header.length, 0);
-    stream.read_exact(&mut bytes[16..]).await?;
-    Ok((header, bytes))
-}
-
 async fn reply(stream: &mut TcpStream) -> Result<(Header, Document)> {
-    let (header, bytes) = tokio::time::timeout(Duration::from_secs(10), read(stream)).await??;
-    ensure!(header.opcode == OP_MSG);
-    let parts = OpMsg::parse(&bytes)?;
-    ensure!(parts.flags == 0, "flags {:x}", parts.flags);
-    let body = RawDocument::from_bytes(&bytes[parts.body])?;
-    Ok((header, Document::try_from(body)?))
+    reply_within(stream, LIMIT).await
 }
 
 async fn ask(stream: &mut TcpStream, body: &RawDocumentBuf) -> Result<Document> {
-    stream.write_all(&build(7, 0, 0, body.as_bytes(), None)).await?;
-    let (header, document) = reply(stream).await?;
-    ensure!(header.response_to == 7);
-    Ok(document)
+    ask_as(stream, 7, body, LIMIT).await
 }
 
 fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {

@@ -6,32 +6,100 @@ pub use proxy::{Builder, Proxy, StartError};
 
 use std::num::NonZeroUsize;
 
-use tokio::signal::unix::{SignalKind, signal};
+use futures::FutureExt as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cluster::Settings as ClusterSettings;
 use crate::config::{ClusterSection, Config, StateHome};
+use crate::handover::{End, Handed, Successor};
 use crate::listener::{Entrance, Settings as ListenerSettings};
 use crate::migration::engine::Settings as MigrationSettings;
 use crate::model::side::Side;
 
-/// Serves as the configuration says until SIGTERM or SIGINT, then drains.
+/// What a process serves with.
+#[derive(Debug)]
+pub struct Launch {
+    /// The configuration.
+    pub config: Config,
+    /// Sockets that it was started with.
+    pub handed: Handed,
+    /// What takes its place when it is told to restart.
+    pub successor: Successor,
+}
+
+/// Serves as the configuration says until SIGTERM or SIGINT, or SIGUSR2 if its successor takes the configuration,
+/// then drains.
 ///
 /// # Errors
 /// [`StartError`]; clusters that do not answer are no error.
-pub async fn run(config: Config) -> Result<(), StartError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let proxy = builder(&config).await?.start().await?;
+pub async fn run(launch: Launch) -> Result<End, StartError> {
+    let mut signals = Signals::new()?;
+    let proxy = builder(&launch.config).await?.with_sockets(launch.handed).start().await?;
     let mut fatal = proxy.engine().fatal();
-    let refused = tokio::select! {
-        biased;
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        Ok(why) = fatal.wait_for(Option::is_some) => why.clone(),
+    let told = loop {
+        let told = tokio::select! {
+            biased;
+            told = signals.next() => told,
+            Ok(why) = fatal.wait_for(Option::is_some) => Told::Refused(why.clone().unwrap_or_default()),
+        };
+        if !matches!(told, Told::Restart) {
+            break told;
+        }
+        match launch.successor.check().await {
+            Ok(()) => break told,
+            Err(error) => tracing::error!(%error, "not restarted, and nothing has changed"),
+        }
     };
     drop(fatal);
-    proxy.shutdown().await;
-    refused.map_or(Ok(()), |why| Err(StartError::Refused(why)))
+    match told {
+        Told::Stop => {
+            proxy.shutdown().await;
+            Ok(End::Stopped)
+        }
+        Told::Refused(why) => {
+            proxy.shutdown().await;
+            Err(StartError::Refused(why))
+        }
+        Told::Restart => {
+            tracing::info!("restarting: new clients wait until the new program serves them");
+            let sockets = proxy.hand_over().await;
+            // Who wants it to stop does not want another.
+            let stop = matches!(signals.next().now_or_never(), Some(Told::Stop));
+            Ok(if stop { End::Stopped } else { End::Replaced(sockets) })
+        }
+    }
+}
+
+/// What a process that serves can be told.
+enum Told {
+    Stop,
+    Restart,
+    Refused(String),
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    restart: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            restart: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.restart.recv() => Told::Restart,
+        }
+    }
 }
 
 /// What the configuration describes.

@@ -1,10 +1,12 @@
 //! The running proxy: builds everything, returns bound addresses, drains.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::control::{ControlPlane, defaults, opener, plain_engine, writer};
@@ -12,6 +14,7 @@ use crate::admin;
 use crate::clock::SystemClock;
 use crate::cluster::uri::UriError;
 use crate::cluster::{Cluster, ClusterError, Settings as ClusterSettings};
+use crate::handover::Handed;
 use crate::listener::hello::SharedCapabilities;
 use crate::listener::worker::BuildRouter;
 use crate::listener::{self, Listener, Settings as ListenerSettings, Workers};
@@ -29,6 +32,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the new cluster may take to say what it can.
 const NEW_PATIENCE: Duration = Duration::from_secs(3);
+/// How long operations may take to end when another program takes over. New clients wait meanwhile.
+const HAND_OVER: Duration = Duration::from_secs(5);
 /// How long background tasks may take to end.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -61,6 +66,7 @@ pub struct Builder {
     migrations: MigrationSettings,
     admin: Option<SocketAddr>,
     holder: String,
+    handed: Handed,
 }
 
 impl Builder {
@@ -76,6 +82,7 @@ impl Builder {
             migrations: defaults(),
             admin: None,
             holder,
+            handed: Handed::default(),
         }
     }
 
@@ -100,6 +107,13 @@ impl Builder {
         self
     }
 
+    /// With sockets that this process was started with: used for the addresses that they listen on.
+    #[must_use]
+    pub fn with_sockets(mut self, handed: Handed) -> Self {
+        self.handed = handed;
+        self
+    }
+
     /// With another route.
     #[must_use]
     pub fn with_route(mut self, route: Arc<dyn Route>) -> Self {
@@ -111,11 +125,16 @@ impl Builder {
     ///
     /// # Errors
     /// [`StartError`]; clusters that do not answer are no error.
-    pub async fn start(self) -> Result<Proxy, StartError> {
+    pub async fn start(mut self) -> Result<Proxy, StartError> {
         // First of all: a handle of a metric that is made before there is a recorder counts nothing, ever.
         let metrics = self.admin.map(|_| recorder::install()).transpose().map_err(StartError::Metrics)?;
         let tasks = Tasks::default();
-        let entrances = bind_all(&self.listener)?;
+        let entrances = bind_all(&self.listener, &mut self.handed)?;
+        let admin = self.admin.map(|address| bind_admin(address, &mut self.handed)).transpose()?;
+        for address in self.handed.left() {
+            tracing::warn!(%address, "closed a socket that was handed over: the configuration does not name it");
+        }
+        let kept = keep(&entrances, admin.as_ref())?;
         let workers = self.listener.workers.get();
         let share = |settings: &ClusterSettings| {
             usize::try_from(settings.max_pool_size).unwrap_or(usize::MAX).div_ceil(workers).max(1)
@@ -175,14 +194,12 @@ impl Builder {
         tasks.spawn("capabilities", Box::pin(finding));
         let begin = Arc::clone(&engine);
         tasks.spawn("engine", Box::pin(async move { begin.begin().await }));
-        let admin = match self.admin.zip(metrics) {
-            Some((address, metrics)) => {
-                Some(serve_admin(address, Arc::clone(&engine), metrics, &tasks).await?)
-            }
+        let admin = match admin.zip(metrics) {
+            Some((socket, metrics)) => Some(serve_admin(socket, Arc::clone(&engine), metrics, &tasks)?),
             None => None,
         };
         tracing::info!(%address, ?admin, "serving clients");
-        Ok(Proxy { addresses, admin, engine, tasks, workers, accepting, acceptors, clusters, shared })
+        Ok(Proxy { addresses, admin, engine, tasks, workers, accepting, acceptors, clusters, shared, kept })
     }
 }
 
@@ -197,6 +214,8 @@ pub struct Proxy {
     acceptors: Vec<tokio::task::JoinHandle<()>>,
     clusters: [Option<Arc<Cluster>>; 2],
     shared: Arc<Shared>,
+    /// All listening sockets once more: clients can connect as long as these are open.
+    kept: Vec<OwnedFd>,
 }
 
 impl Proxy {
@@ -238,10 +257,24 @@ impl Proxy {
 
     /// Stops accepting, lets running operations end, closes clients between operations, stops everything.
     /// Returns whether it all ended within the grace.
-    pub async fn shutdown(self) -> bool {
+    pub async fn shutdown(mut self) -> bool {
+        // Who connects now is refused at once, and need not wait.
+        self.kept.clear();
+        self.end(Duration::MAX).await
+    }
+
+    /// As [`Self::shutdown`], but the listening sockets stay open, and who connects waits there for another process
+    /// to take them. Operations get less time: drivers give up waiting after 10 s.
+    pub async fn hand_over(mut self) -> Vec<OwnedFd> {
+        let kept = std::mem::take(&mut self.kept);
+        self.end(HAND_OVER).await;
+        kept
+    }
+
+    async fn end(self, grace: Duration) -> bool {
         self.accepting.cancel();
         futures::future::join_all(self.acceptors).await;
-        let drained = self.workers.stop().await;
+        let drained = self.workers.stop(grace).await;
         self.engine.leave().await;
         let ended = self.tasks.stop(STOP).await;
         for cluster in self.clusters.iter().flatten() {
@@ -252,11 +285,11 @@ impl Proxy {
 }
 
 /// Binds all listeners; each socket comes with the name of its listener.
-fn bind_all(settings: &ListenerSettings) -> std::io::Result<Vec<(String, Listener)>> {
+fn bind_all(settings: &ListenerSettings, handed: &mut Handed) -> std::io::Result<Vec<(String, Listener)>> {
     let service = bson::oid::ObjectId::new();
     let mut all = Vec::new();
     for entrance in &settings.entrances {
-        for socket in listener::bind(entrance, service)? {
+        for socket in listener::bind(entrance, service, handed)? {
             let (address, face) = (socket.address(), entrance.face.name());
             tracing::info!(listener = entrance.name, %address, face, "listening");
             all.push((entrance.name.clone(), socket));
@@ -268,14 +301,31 @@ fn bind_all(settings: &ListenerSettings) -> std::io::Result<Vec<(String, Listene
     Ok(all)
 }
 
+fn bind_admin(address: SocketAddr, handed: &mut Handed) -> std::io::Result<TcpListener> {
+    let named = |error: std::io::Error| {
+        std::io::Error::new(error.kind(), format!("cannot listen on {address} for the admin API: {error}"))
+    };
+    let bind = || {
+        let socket = std::net::TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    handed.take(address).map_or_else(bind, Ok).and_then(TcpListener::from_std).map_err(named)
+}
+
+/// All sockets once more.
+fn keep(entrances: &[(String, Listener)], admin: Option<&TcpListener>) -> std::io::Result<Vec<OwnedFd>> {
+    let admin = admin.map(|admin| admin.as_fd().try_clone_to_owned());
+    entrances.iter().map(|(_, listener)| listener.keep()).chain(admin).collect()
+}
+
 /// Serves the admin API in the background; returns where.
-async fn serve_admin(
-    address: SocketAddr,
+fn serve_admin(
+    listener: TcpListener,
     engine: Arc<Engine>,
     metrics: PrometheusHandle,
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     let router = admin::router(engine, metrics);
     let token = tasks.token();

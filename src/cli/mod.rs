@@ -19,7 +19,8 @@ use clap::Parser;
 use args::{Cli, Command};
 use failure::Failure;
 
-use crate::config::Config;
+use crate::app::Launch;
+use crate::handover::End;
 
 /// Does what the command line says; `app` runs the proxy until it is told to stop.
 ///
@@ -27,8 +28,8 @@ use crate::config::Config;
 /// configuration is wrong, 3 when nobody answers.
 pub fn main<App, Run, Error>(app: App) -> ExitCode
 where
-    App: FnOnce(Config) -> Run,
-    Run: Future<Output = Result<(), Error>>,
+    App: FnOnce(Launch) -> Run,
+    Run: Future<Output = Result<End, Error>>,
     Error: Display,
 {
     let done = match Cli::parse().command {

@@ -6,17 +6,21 @@ use std::path::Path;
 
 use super::failure::Failure;
 use super::output;
+use crate::app::Launch;
 use crate::config::Config;
+use crate::handover::{End, Handed, Successor};
 use crate::listener::face::{Face, Secondary};
 use crate::telemetry::logging;
 
-/// Runs `app` with the configuration in `file`, on as many threads as it says.
+/// Runs `app` with the configuration in `file`, on as many threads as it says. When a new program is to take its
+/// place, this process goes on as that one.
 pub(super) fn serve<App, Run, Error>(file: &Path, app: App) -> Result<(), Failure>
 where
-    App: FnOnce(Config) -> Run,
-    Run: Future<Output = Result<(), Error>>,
+    App: FnOnce(Launch) -> Run,
+    Run: Future<Output = Result<End, Error>>,
     Error: Display,
 {
+    let handed = Handed::from_environment().map_err(|error| Failure::Usage(error.to_string()))?;
     let config = load(file)?;
     logging::init(&config.log).map_err(|error| Failure::Failed(format!("cannot log: {error}")))?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -27,7 +31,17 @@ where
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
-    runtime.block_on(app(config)).map_err(|error| Failure::Failed(error.to_string()))
+    let successor = Successor::of_this(file);
+    let launch = Launch { config, handed, successor: successor.clone() };
+    let end = runtime.block_on(app(launch)).map_err(|error| Failure::Failed(error.to_string()))?;
+    drop(runtime);
+    match end {
+        End::Stopped => Ok(()),
+        End::Replaced(sockets) => {
+            let error = successor.take_over(&sockets);
+            Err(Failure::Failed(format!("ended, but the new program cannot take over: {error}")))
+        }
+    }
 }
 
 /// Tells what is wrong with `file`, or what it means.

@@ -1,6 +1,7 @@
 //! Takes connections and deals them out to the workers in turn.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::handover::Handed;
 use crate::telemetry::metrics as names;
 
 use super::face::Appearance;
@@ -29,18 +31,22 @@ pub struct Listener {
     appearance: Arc<Appearance>,
 }
 
-/// Binds the sockets of `entrance`, its own first, then those of its secondaries. `service` is the name of this
-/// process for drivers that expect a balancer. Must be called on a runtime.
+/// Binds the sockets of `entrance`, its own first, then those of its secondaries; one that was handed to this
+/// process is used instead of a new one. `service` is the name of this process for drivers that expect a balancer.
+/// Must be called on a runtime.
 ///
 /// # Errors
 /// When an address cannot be bound.
-pub fn bind(entrance: &Entrance, service: ObjectId) -> std::io::Result<Vec<Listener>> {
+pub fn bind(entrance: &Entrance, service: ObjectId, handed: &mut Handed) -> std::io::Result<Vec<Listener>> {
     let secondaries = entrance.face.secondaries().map(|secondary| secondary.address);
     let bind = |address| {
         let named = |error: std::io::Error| {
             std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
         };
-        Listener::bind(address).map_err(named)
+        match handed.take(address) {
+            Some(socket) => Listener::over(socket).map_err(named),
+            None => Listener::bind(address).map_err(named),
+        }
     };
     let mut listeners =
         [entrance.address].into_iter().chain(secondaries).map(bind).collect::<std::io::Result<Vec<_>>>()?;
@@ -58,7 +64,11 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let socket = TcpListener::from_std(socket.into())?;
+        Self::over(socket.into())
+    }
+
+    fn over(socket: std::net::TcpListener) -> std::io::Result<Self> {
+        let socket = TcpListener::from_std(socket)?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address, appearance: Arc::new(Appearance::Router) })
     }
@@ -67,6 +77,14 @@ impl Listener {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The socket once more. As long as that is open clients can connect, and wait.
+    ///
+    /// # Errors
+    /// When too many files are open.
+    pub fn keep(&self) -> std::io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// Accepts clients until `stop`; turns them away while `max_clients` are there.

@@ -87,11 +87,15 @@ async fn until_end(
     loop {
         tokio::select! {
             biased;
-            () = &mut drained => return Ok(()),
+            // First: a request that is there already is answered, whatever else is the matter.
             ready = stream.readable() => ready?,
+            () = &mut drained => return Ok(()),
         }
         // Boxed, so that an idle session does not keep room for it.
         Box::pin(requests(context, stream, greeting, drain)).await?;
+        if drain.is_cancelled() {
+            return Ok(());
+        }
     }
 }
 

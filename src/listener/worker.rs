@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -71,8 +72,7 @@ pub struct Worker {
 /// All threads that serve clients.
 pub struct Workers {
     workers: Vec<Worker>,
-    drain: CancellationToken,
-    grace: Duration,
+    stop: Stop,
     pub(super) clients: Arc<Clients>,
 }
 
@@ -95,16 +95,16 @@ impl Workers {
             gauge: gauge!(names::CLIENTS),
             malformed: counter!(names::CLIENTS_MALFORMED),
         });
-        let drain = CancellationToken::new();
-        let (grace, compressors) = (settings.drain, settings.compressors);
+        let compressors = settings.compressors;
+        let stop = Stop { drain: CancellationToken::new(), grace: Arc::new(Mutex::new(settings.drain)) };
         let start = |number| {
-            let stop = Stop { drain: drain.clone(), grace };
+            let stop = stop.clone();
             let (capabilities, build) = (capabilities.clone(), build.clone());
             let context = move || Context { router: build(), capabilities, compressors };
             start_worker(number, stop, clients.clone(), context)
         };
         let workers = (0..settings.workers.get()).map(start).collect::<Result<_, _>>()?;
-        Ok(Self { workers, drain, grace, clients })
+        Ok(Self { workers, stop, clients })
     }
 
     /// Hands a client to the worker whose turn it is.
@@ -114,11 +114,16 @@ impl Workers {
         _ = self.workers[turn % self.workers.len()].arrivals.send(arrival);
     }
 
-    /// Closes idle clients now and the others after their running operation; waits for them up to the grace.
-    /// Returns whether all ended in time.
-    pub async fn stop(self: Arc<Self>) -> bool {
-        self.drain.cancel();
-        let until = tokio::time::Instant::now() + self.grace;
+    /// Closes idle clients now and the others after their running operation; waits for them up to the grace of the
+    /// settings, and no longer than `most`. Returns whether all ended in time.
+    pub async fn stop(self: Arc<Self>, most: Duration) -> bool {
+        let grace = {
+            let mut grace = self.stop.grace.lock();
+            *grace = (*grace).min(most);
+            *grace
+        };
+        self.stop.drain.cancel();
+        let until = tokio::time::Instant::now() + grace;
         while self.clients.open() > 0 && tokio::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -135,7 +140,8 @@ impl Workers {
 #[derive(Clone)]
 struct Stop {
     drain: CancellationToken,
-    grace: Duration,
+    /// How long operations that run may take to end; read once `drain` is cancelled.
+    grace: Arc<Mutex<Duration>>,
 }
 
 fn start_worker(
@@ -180,7 +186,8 @@ async fn work(
     drain.cancel();
     arrivals.close();
     sessions.close();
-    if tokio::time::timeout(stop.grace, sessions.wait()).await.is_err() {
+    let grace = *stop.grace.lock();
+    if tokio::time::timeout(grace, sessions.wait()).await.is_err() {
         tracing::warn!(
             sessions = sessions.len(),
             "operations were cut off, they ran for longer than the grace"

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use reshard_testbed::wait_for;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -60,8 +61,13 @@ impl Server {
     }
 
     pub(crate) fn spawn(&self) -> Result<()> {
+        self.spawn_by(Command::new(env!("CARGO_BIN_EXE_reshard")))
+    }
+
+    /// Starts what becomes the program when it is given its arguments.
+    pub(crate) fn spawn_by(&self, mut command: Command) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
-        let child = Command::new(env!("CARGO_BIN_EXE_reshard"))
+        let child = command
             .args(["serve", "--config"])
             .arg(&self.config)
             .stdin(Stdio::null())
@@ -98,6 +104,24 @@ impl Server {
     pub(crate) fn tail(&self) -> String {
         let text = self.log_text();
         text.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// How many lines of its log have these words.
+    pub(crate) fn times_logged(&self, words: &str) -> usize {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        text.lines().filter(|line| line.contains(words)).count()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("no process")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Changes its configuration file; returns what was there.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(String) -> String) -> Result<String> {
+        let before = std::fs::read_to_string(&self.config)?;
+        std::fs::write(&self.config, change(before.clone()))?;
+        Ok(before)
     }
 
     /// Ends it without a chance to do anything.

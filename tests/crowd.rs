@@ -1,0 +1,188 @@
+//! Many clients on few connections, and clients that leave in the middle.
+
+mod raw;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bson::{Document, RawDocumentBuf, doc, rawdoc};
+use futures::TryStreamExt as _;
+use mongodb::Client;
+use raw::ask_as;
+use reshard::app::{Builder, Proxy};
+use reshard::wire::op_msg::build;
+use reshard::{cluster, listener};
+use reshard_testbed::{ReplicaSet, wait_for};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::Barrier;
+
+const CLIENTS: i32 = 2_000;
+const ROUNDS: i32 = 5;
+const CONNECTIONS: usize = 64;
+/// Both ends of all clients are in this process.
+const FILES: u64 = 5_000;
+const LONG: Duration = Duration::from_secs(120);
+const APPLICATION: &str = "crowd";
+
+async fn start(connections: u32, workers: usize) -> Result<(ReplicaSet, Proxy)> {
+    let set = ReplicaSet::builder("rs0").start().await?;
+    let mut old = cluster::Settings::parse(&set.uri()).await?;
+    old.max_pool_size = connections;
+    let mut listener = listener::Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)));
+    listener.workers = NonZeroUsize::new(workers).context("no workers")?;
+    let proxy = Builder::new(old, listener).start().await?;
+    let mut first = TcpStream::connect(proxy.address()).await?;
+    // The first answer comes once the cluster is known.
+    ask_as(&mut first, 1, &rawdoc! { "ping": 1, "$db": "admin" }, LONG).await?;
+    Ok((set, proxy))
+}
+
+fn may_open(files: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(u64::MAX);
+    ensure!(
+        hard >= files,
+        "{files} open files are needed, and the hard limit is {hard}: raise it (ulimit -Hn)"
+    );
+    if limit.current.is_some_and(|soft| soft < files) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: limit.maximum })?;
+    }
+    Ok(())
+}
+
+/// Connections of the proxy at the server that have run a command of an application: what only watches the server
+/// is known by what it runs.
+async fn at_the_server(direct: &Client) -> Result<usize> {
+    let all = doc! { "$currentOp": { "allUsers": true, "idleConnections": true } };
+    let ours =
+        doc! { "$match": { "appName": { "$regex": "^reshard/" }, "connectionId": { "$exists": true } } };
+    let found: Vec<Document> = direct.database("admin").aggregate([all, ours]).await?.try_collect().await?;
+    let watches = |operation: &&Document| {
+        operation
+            .get_document("command")
+            .is_ok_and(|command| command.contains_key("hello") || command.contains_key("isMaster"))
+    };
+    Ok(found.len() - found.iter().filter(watches).count())
+}
+
+/// Writes documents of its own, and reads each of them back.
+async fn be_busy(mut stream: TcpStream, client: i32, together: Arc<Barrier>) -> Result<()> {
+    together.wait().await;
+    for round in 0..ROUNDS {
+        let id = client * ROUNDS + round;
+        let text = format!("{client}-{round}");
+        let document = rawdoc! { "_id": id, "text": text.clone() };
+        let insert = rawdoc! { "insert": "c", "documents": [document], "$db": "crowd" };
+        let inserted = ask_as(&mut stream, 2 * id + 1, &insert, LONG).await?;
+        ensure!(inserted.get_i32("n").ok() == Some(1) && !inserted.contains_key("writeErrors"), "{inserted}");
+        let find = rawdoc! { "find": "c", "filter": { "_id": id }, "$db": "crowd" };
+        let found = ask_as(&mut stream, 2 * id + 2, &find, LONG).await?;
+        let batch = found.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+        let expected = vec![doc! { "_id": id, "text": text }.into()];
+        ensure!(batch.ok() == Some(&expected), "client {client}: {found}");
+    }
+    Ok(())
+}
+
+/// The most that was seen while the clients were busy.
+#[derive(Debug, Default)]
+struct Most {
+    opened: u64,
+    waiting: usize,
+    at_the_server: usize,
+}
+
+async fn look(proxy: &Proxy, direct: &Client, done: &AtomicBool) -> Result<Most> {
+    let mut most = Most::default();
+    while !done.load(Ordering::Relaxed) {
+        for stats in proxy.shared().census.count().values() {
+            most.opened = most.opened.max(stats.created);
+            most.waiting = most.waiting.max(stats.waiting);
+        }
+        most.at_the_server = most.at_the_server.max(at_the_server(direct).await?);
+    }
+    Ok(most)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_busy_clients_run_on_64_connections() -> Result<()> {
+    may_open(FILES)?;
+    let (set, proxy) = start(u32::try_from(CONNECTIONS)?, 2).await?;
+    let direct = set.client().await?;
+    let together = Arc::new(Barrier::new(usize::try_from(CLIENTS)?));
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let stream = TcpStream::connect(proxy.address()).await?;
+        clients.push(tokio::spawn(be_busy(stream, client, Arc::clone(&together))));
+    }
+    let done = AtomicBool::new(false);
+    let all = async {
+        let ends = futures::future::join_all(clients).await;
+        done.store(true, Ordering::Relaxed);
+        ends.into_iter().try_for_each(|end| end?)
+    };
+    let (all, most) = tokio::join!(all, look(&proxy, &direct, &done));
+    all?;
+    let most = most?;
+    // None broke, so as many as were ever opened are open.
+    ensure!(most.opened <= u64::try_from(CONNECTIONS)?, "{most:?}");
+    ensure!((1..=CONNECTIONS).contains(&most.at_the_server), "{most:?}");
+    ensure!(most.waiting > CONNECTIONS, "they were not busy at the same time: {most:?}");
+    let written = direct.database("crowd").collection::<Document>("c").count_documents(doc! {}).await?;
+    ensure!(written == u64::try_from(CLIENTS * ROUNDS)?, "{written} documents");
+    Ok(())
+}
+
+/// A read that the server is at for a long time.
+fn long_read() -> RawDocumentBuf {
+    rawdoc! { "find": "c", "filter": { "$where": "sleep(60000) || true" }, "comment": APPLICATION, "$db": "crowd" }
+}
+
+async fn is_at_it(direct: &Client) -> Result<bool> {
+    let stages =
+        [doc! { "$currentOp": {} }, doc! { "$match": { "command.comment": APPLICATION, "op": "query" } }];
+    let found: Vec<Document> = direct.database("admin").aggregate(stages).await?.try_collect().await?;
+    Ok(!found.is_empty())
+}
+
+/// With one connection for all, whatever a client leaves behind meets the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_a_long_read_leaves_nothing_to_others() -> Result<()> {
+    let (set, proxy) = start(1, 1).await?;
+    let direct = set.client().await?;
+    let documents: Vec<Document> = (0..3).map(|id| doc! { "_id": id }).collect();
+    direct.database("crowd").collection("c").insert_many(documents).await?;
+    let mut stays = TcpStream::connect(proxy.address()).await?;
+    for number in 0..3 {
+        let mut leaves = TcpStream::connect(proxy.address()).await?;
+        leaves.write_all(&build(1, 0, 0, long_read().as_bytes(), None)).await?;
+        wait_for("the read to run", LONG, || is_at_it(&direct)).await?;
+        drop(leaves);
+        let find = rawdoc! { "find": "c", "filter": { "_id": number }, "$db": "crowd" };
+        // Far sooner than the read would have ended.
+        let found = ask_as(&mut stays, 10 + number, &find, Duration::from_secs(30)).await?;
+        let batch = found.get_document("cursor")?.get_array("firstBatch")?;
+        ensure!(*batch == vec![doc! { "_id": number }.into()], "{found}");
+        wait_for("the read to end", Duration::from_secs(30), || async { Ok(!is_at_it(&direct).await?) })
+            .await?;
+    }
+    // Those that leave at any other moment: with a request that is cut off, or a reply that nobody reads.
+    let find = rawdoc! { "find": "c", "filter": { "_id": 0 }, "$db": "crowd" };
+    let message = build(1, 0, 0, find.as_bytes(), None);
+    for length in (1..=message.len()).cycle().step_by(7).take(100) {
+        let mut leaves = TcpStream::connect(proxy.address()).await?;
+        leaves.write_all(&message[..length]).await?;
+        drop(leaves);
+        let find = rawdoc! { "find": "c", "filter": { "_id": 1 }, "$db": "crowd" };
+        let found = ask_as(&mut stays, 100, &find, Duration::from_secs(30)).await?;
+        let batch = found.get_document("cursor")?.get_array("firstBatch")?;
+        ensure!(*batch == vec![doc! { "_id": 1 }.into()], "{found}");
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! A restart in place: the program on disk takes over, with the sockets that clients wait at.
+
+mod raw;
+mod support;
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bson::{Document, doc, rawdoc};
+use futures::TryStreamExt as _;
+use mongodb::Client;
+use raw::reply_within;
+use reshard::wire::op_msg::build;
+use reshard_loadtest::{Load, LoadConfig, Mix, OpKind, Profile};
+use reshard_testbed::{ReplicaSet, wait_for};
+use rustix::process::Signal;
+use support::process::Server;
+use support::proof::{load, no_errors, prove, work};
+use support::{LONG, two_sets};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+/// What no driver repeats when its connection is lost.
+const UNREPEATED: [OpKind; 4] = [OpKind::UpdateMany, OpKind::DeleteMany, OpKind::HotUpdateMany, OpKind::Bulk];
+
+fn repeatable(uri: String) -> LoadConfig {
+    let config = load(uri, Profile::Keyed, 5_000);
+    let mix = UNREPEATED.into_iter().fold(Mix::of(Profile::Keyed), |mix, kind| mix.with(kind, 0));
+    LoadConfig { mix: Some(mix), ..config }
+}
+
+/// Tells the process to restart, and waits until its successor serves.
+async fn restart_in_place(server: &Server) -> Result<()> {
+    let (pid, times) = (server.pid()?, server.times_logged("serving clients"));
+    server.signal(Signal::USR2)?;
+    let taken_over = wait_for("the new program to serve", LONG, || async {
+        ensure!(!server.has_ended(), "the process has ended");
+        Ok(server.times_logged("serving clients") > times)
+    })
+    .await;
+    taken_over.with_context(|| server.tail())?;
+    server.until_ready().await?;
+    ensure!(server.pid()? == pid && !server.has_ended(), "it is another process");
+    Ok(())
+}
+
+/// Connects again and again; none is ever refused.
+async fn knock(port: u16, done: &AtomicBool) -> Result<u32> {
+    let mut times = 0;
+    while !done.load(Ordering::Relaxed) {
+        drop(TcpStream::connect(("127.0.0.1", port)).await.with_context(|| format!("after {times} times"))?);
+        times += 1;
+        // As often as makes sense, and not so often that the load gets no turn.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(times)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_restarts_under_load_cost_no_error() -> Result<()> {
+    let (old, new) = two_sets("restart").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let config = repeatable(server.uri());
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    server.create_and_start("orders", "shop.orders").await?;
+    server.until_free("orders").await?;
+    server.percent("orders", "reads", 100).await?;
+    server.percent("orders", "writes", 50).await?;
+    let done = AtomicBool::new(false);
+    let restarts = async {
+        let all = async {
+            for _ in 0..3 {
+                work(&load, 300).await?;
+                restart_in_place(&server).await?;
+            }
+            work(&load, 300).await
+        };
+        let all = all.await;
+        done.store(true, Ordering::Relaxed);
+        all
+    };
+    let (restarts, listen, admin) =
+        tokio::join!(restarts, knock(server.listen, &done), knock(server.admin, &done));
+    restarts?;
+    ensure!(listen? > 0 && admin? > 0, "nobody knocked");
+    let outcome = load.stop().await;
+    no_errors(&outcome).with_context(|| server.tail())?;
+    server.until_level("orders").await?;
+    prove(outcome, &old, &new, &server.uri(), "shop.orders").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_that_is_wrong_ends_nothing() -> Result<()> {
+    let set = ReplicaSet::builder("restart-wrong").start().await?;
+    let server = Server::start(&set.uri(), None).await?;
+    let c = Client::with_uri_str(server.uri()).await?.database("shop").collection::<Document>("c");
+    let good = server.reconfigure(|text| format!("{text}[nonsense]\n"))?;
+    server.signal(Signal::USR2)?;
+    wait_for("the refusal", LONG, || async { Ok(server.times_logged("not restarted") == 1) })
+        .await
+        .with_context(|| server.tail())?;
+    ensure!(server.tail().lines().any(|line| line.contains("not restarted") && line.contains("nonsense")));
+    c.insert_one(doc! { "_id": 1 }).await?;
+    ensure!(server.times_logged("serving clients") == 1 && !server.has_ended());
+    server.reconfigure(|_| good)?;
+    restart_in_place(&server).await?;
+    c.insert_one(doc! { "_id": 2 }).await?;
+    ensure!(server.times_logged("restarting") == 1);
+    // It can still be ended in order.
+    server.signal(Signal::TERM)?;
+    wait_for("its end", LONG, || async { Ok(server.has_ended()) }).await
+}
+
+/// Begins a read that the server is at for so long. No driver, which would give it up when a restart takes long.
+async fn slow_read(server: &Server, direct: &Client, milliseconds: u32) -> Result<TcpStream> {
+    let slow = format!("sleep({milliseconds}) || true");
+    let find = rawdoc! { "find": "c", "filter": { "$where": slow.clone() }, "$db": "shop" };
+    let mut stream = TcpStream::connect(("127.0.0.1", server.listen)).await?;
+    stream.write_all(&build(1, 0, 0, find.as_bytes(), None)).await?;
+    wait_for("the read to run", LONG, || async {
+        let stages = [doc! { "$currentOp": {} }, doc! { "$match": { "command.filter.$where": &slow } }];
+        let found: Vec<Document> = direct.database("admin").aggregate(stages).await?.try_collect().await?;
+        Ok(!found.is_empty())
+    })
+    .await?;
+    Ok(stream)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_may_end_but_does_not_keep_others_waiting() -> Result<()> {
+    let set = ReplicaSet::builder("restart-slow").start().await?;
+    let server = Server::start(&set.uri(), None).await?;
+    let direct = set.client().await?;
+    direct.database("shop").collection("c").insert_one(doc! { "_id": 1 }).await?;
+    let mut too_long = slow_read(&server, &direct, 300_000).await?;
+    let mut short = slow_read(&server, &direct, 2_000).await?;
+    let begun = Instant::now();
+    restart_in_place(&server).await?;
+    // As an ordinary stop it would take 30 s.
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(25), "others waited for {took:?}");
+    let (_, found) = reply_within(&mut short, LONG).await?;
+    ensure!(found.get_document("cursor")?.get_array("firstBatch")?.len() == 1, "{found}");
+    ensure!(reply_within(&mut too_long, LONG).await.is_err(), "a read of five minutes got an answer");
+    Ok(())
+}
+
+/// What a service manager does: binds the sockets, and becomes the program, with them at 3 and 4.
+const MANAGER: &str = "
+import os, socket, sys
+listen, admin, program = sys.argv[1], sys.argv[2], sys.argv[3:]
+sockets = [socket.create_server(('127.0.0.1', int(port))) for port in (admin, listen)]
+high = [os.dup(one.fileno()) for one in sockets]
+for number, one in enumerate(high):
+    os.dup2(one, 3 + number, inheritable=True)
+os.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid()))
+os.execv(program[0], program)
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_of_a_service_manager_are_used_and_kept() -> Result<()> {
+    let set = ReplicaSet::builder("restart-sockets").start().await?;
+    let server = Server::prepare(&set.uri(), None)?;
+    let mut manager = Command::new("python3");
+    manager.args(["-c", MANAGER, &server.listen.to_string(), &server.admin.to_string()]);
+    manager.arg(env!("CARGO_BIN_EXE_reshard"));
+    // Another socket cannot be bound there: what is not used is in the way.
+    server.spawn_by(manager)?;
+    server.until_ready().await?;
+    let c = Client::with_uri_str(server.uri()).await?.database("shop").collection::<Document>("c");
+    c.insert_one(doc! { "_id": 1 }).await?;
+    restart_in_place(&server).await?;
+    c.insert_one(doc! { "_id": 2 }).await?;
+    Ok(())
+}
