@@ -188,12 +188,30 @@ async fn a_change_is_made_only_at_the_epoch_it_was_decided_on() {
 }
 
 #[tokio::test]
+async fn of_two_changes_decided_on_one_epoch_only_one_is_made() {
+    let api = Api::with_orders().await;
+    *api.server.control.slow.lock().unwrap() = Duration::from_millis(50);
+    let change = |percent: u8| {
+        let api = &api;
+        async move {
+            let body = Some(json!({ "percent": percent }));
+            let answer =
+                api.send("PUT", "/v1/migrations/orders/writes", body, &[("if-match", "\"1\"")]).await;
+            answer.status.as_u16()
+        }
+    };
+    let (one, other) = tokio::join!(change(5), change(50));
+    assert_eq!((one.min(other), one.max(other)), (200, 412));
+}
+
+#[tokio::test]
 async fn each_refusal_has_its_status() {
     let api = Api::with_orders().await;
     for (kind, expected) in [
         (Refusal::Invalid, 400),
         (Refusal::NotFound, 404),
         (Refusal::Conflict, 409),
+        (Refusal::Outdated, 412),
         (Refusal::Unavailable, 503),
     ] {
         let error = ControlError::new(kind, "some-code", "it does not fit").because(vec!["lag".to_owned()]);

@@ -35,7 +35,7 @@ pub(super) async fn acknowledge(
     change: Change,
     Body(asked): Body<Acknowledge>,
 ) -> Answer<Json<Acknowledged>> {
-    Ok(Json(change.control.acknowledge_bypass_writes(&change.who, &change.name, asked).await?))
+    Ok(Json(change.control.acknowledge_bypass_writes(&change.by, &change.name, asked).await?))
 }
 
 fn page(query: &str) -> Result<Page, Box<Problem>> {

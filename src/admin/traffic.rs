@@ -53,7 +53,7 @@ pub(super) fn routes() -> Router<Shared> {
     responses((status = 200, description = "In force", body = Ramp)))]
 pub(super) async fn set_reads(change: Change, Body(wanted): Body<SetReads>) -> Answer<Tagged<Ramp>> {
     let percent = percent(wanted.percent)?;
-    Ok(Tagged(change.control.set_reads(&change.who, &change.name, percent).await?))
+    Ok(Tagged(change.control.set_reads(&change.by, &change.name, percent).await?))
 }
 
 /// Move authority over documents, and with it their writes. Answers when it is in force everywhere.
@@ -76,14 +76,14 @@ pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) ->
         return Err(Problem::invalid("invalid-end-transactions", detail));
     }
     let patience = Patience { max_pause_ms: max_pause, end_transactions_after: after };
-    Ok(Tagged(change.control.set_writes(&change.who, &change.name, percent, patience).await?))
+    Ok(Tagged(change.control.set_writes(&change.by, &change.name, percent, patience).await?))
 }
 
 /// Return all writes, then all reads, to old.
 #[utoipa::path(post, path = "/v1/migrations/{name}/rollback", tag = "traffic",
     responses((status = 200, description = "Old serves everything", body = Ramp)))]
 pub(super) async fn rollback(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<Ramp>> {
-    Ok(Tagged(change.control.rollback(&change.who, &change.name).await?))
+    Ok(Tagged(change.control.rollback(&change.by, &change.name).await?))
 }
 
 /// Set how fast the copy may go; what is left out or null is unlimited.
@@ -95,7 +95,7 @@ pub(super) async fn set_throttle(change: Change, Body(throttle): Body<Throttle>)
         let detail = "a limit must be above 0; leave it out for no limit, or use pause to halt the copy";
         return Err(Problem::invalid("invalid-throttle", detail));
     }
-    Ok(Json(change.control.set_throttle(&change.who, &change.name, throttle).await?))
+    Ok(Json(change.control.set_throttle(&change.by, &change.name, throttle).await?))
 }
 
 fn percent(wanted: i64) -> Result<u8, Box<Problem>> {
