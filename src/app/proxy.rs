@@ -41,6 +41,14 @@ pub enum StartError {
     /// A thread or a socket cannot be had.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// An address cannot be listened on.
+    #[error("[{section}] address: {error}; give it a free one, or end the process that listens there")]
+    Address {
+        /// The section of the configuration.
+        section: String,
+        /// The address and why not.
+        error: std::io::Error,
+    },
     /// A connection string cannot be used.
     #[error("[{0}] uri: {1}")]
     Uri(Side, UriError),
@@ -251,18 +259,23 @@ impl Proxy {
 }
 
 /// Binds all listeners; each socket comes with the name of its listener.
-fn bind_all(settings: &ListenerSettings) -> std::io::Result<Vec<(String, Listener)>> {
+fn bind_all(settings: &ListenerSettings) -> Result<Vec<(String, Listener)>, StartError> {
     let service = bson::oid::ObjectId::new();
     let mut all = Vec::new();
     for entrance in &settings.entrances {
-        for socket in listener::bind(entrance, service)? {
+        let section = match entrance.name.as_str() {
+            "listen" => "listen".to_owned(),
+            extra => format!("listeners.{extra}"),
+        };
+        let bound = listener::bind(entrance, service);
+        for socket in bound.map_err(|error| StartError::Address { section, error })? {
             let (address, face) = (socket.address(), entrance.face.name());
             tracing::info!(listener = entrance.name, %address, face, "listening");
             all.push((entrance.name.clone(), socket));
         }
     }
     if all.is_empty() {
-        return Err(std::io::Error::other("there is no address to listen on"));
+        return Err(std::io::Error::other("there is no address to listen on").into());
     }
     Ok(all)
 }
@@ -274,7 +287,11 @@ async fn serve_admin(
     metrics: PrometheusHandle,
     tasks: &Tasks,
 ) -> Result<SocketAddr, StartError> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    let bound = tokio::net::TcpListener::bind(address).await;
+    let listener = bound.map_err(|error| StartError::Address {
+        section: "admin".to_owned(),
+        error: std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")),
+    })?;
     let bound = listener.local_addr()?;
     let router = admin::router(engine, metrics);
     let token = tasks.token();

@@ -1,21 +1,20 @@
 //! `serve` and `check-config`.
 
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use super::failure::Failure;
 use super::output;
+use crate::app::StartError;
 use crate::config::Config;
 use crate::listener::face::{Face, Secondary};
 use crate::telemetry::logging;
 
 /// Runs `app` with the configuration in `file`, on as many threads as it says.
-pub(super) fn serve<App, Run, Error>(file: &Path, app: App) -> Result<(), Failure>
+pub(super) fn serve<App, Run>(file: &Path, app: App) -> Result<(), Failure>
 where
     App: FnOnce(Config) -> Run,
-    Run: Future<Output = Result<(), Error>>,
-    Error: Display,
+    Run: Future<Output = Result<(), StartError>>,
 {
     let config = load(file)?;
     logging::init(&config.log).map_err(|error| Failure::Failed(format!("cannot log: {error}")))?;
@@ -27,7 +26,17 @@ where
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
-    runtime.block_on(app(config)).map_err(|error| Failure::Failed(error.to_string()))
+    runtime.block_on(app(config)).map_err(|error| not_served(file, &error))
+}
+
+/// What the configuration can mend is told with its file.
+fn not_served(file: &Path, error: &StartError) -> Failure {
+    match error {
+        StartError::Uri(..) | StartError::Refused(_) => {
+            Failure::Usage(format!("{}: {error}", file.display()))
+        }
+        _ => Failure::Failed(error.to_string()),
+    }
 }
 
 /// Tells what is wrong with `file`, or what it means.
