@@ -8,10 +8,7 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::extract::{Answer, Body, Change, Nothing, OptionalBody, Tagged};
 use super::problem::Problem;
-use crate::migration::control::{MOST_ATTEMPTS, Patience, Ramp, Throttle};
-
-/// Longest pause that may be asked for, in milliseconds; as in the configuration.
-const MAX_PAUSE_MS: u64 = 10_000;
+use crate::migration::control::{MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, Throttle};
 
 /// The share of reads that new is to serve.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -31,7 +28,7 @@ pub struct SetWrites {
     pub percent: i64,
     /// How long writes may be held, in milliseconds; left out, as configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 10000)]
+    #[schema(minimum = 50, maximum = 10000)]
     pub max_pause_ms: Option<u64>,
     /// End open transactions that stand in the way once so many tries were given up because of them; their clients
     /// are told to run them again. Left out: never.
@@ -62,8 +59,10 @@ pub(super) async fn set_reads(change: Change, Body(wanted): Body<SetReads>) -> A
 pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) -> Answer<Tagged<Ramp>> {
     let percent = percent(wanted.percent)?;
     let max_pause = wanted.max_pause_ms;
-    if max_pause.is_some_and(|pause| !(1..=MAX_PAUSE_MS).contains(&pause)) {
-        let detail = format!("max_pause_ms must be a whole number from 1 to {MAX_PAUSE_MS}");
+    let (least, most) = (u64::from(*PAUSE_MS.start()), u64::from(*PAUSE_MS.end()));
+    if max_pause.is_some_and(|pause| !(least..=most).contains(&pause)) {
+        let detail =
+            format!("max_pause_ms must be a whole number from {least} to {most}, as in the configuration");
         return Err(Problem::invalid("invalid-max-pause", detail));
     }
     let after = wanted.end_transactions_after;

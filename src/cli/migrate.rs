@@ -59,7 +59,7 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         Action::Rollback { name } => {
             session.show(Method::POST, &path(&name, "rollback"), None, show::rollback).await.map(drop)
         }
-        Action::Throttle { name, documents_per_second, megabytes_per_second } => {
+        Action::Throttle { name, documents_per_second, megabytes_per_second, none: _ } => {
             let wanted = json!(Throttle { documents_per_second, megabytes_per_second });
             session.show(Method::PUT, &path(&name, "throttle"), Some(wanted), show::throttle).await.map(drop)
         }

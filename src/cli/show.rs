@@ -32,6 +32,9 @@ pub(super) fn view(view: &MigrationView) -> String {
         view.writes_percent,
         view.epoch
     );
+    if view.throttle != Throttle::default() {
+        let _ = write!(out, "; throttle {}", view.throttle);
+    }
     if let Some(failure) = &view.failure {
         let _ = write!(out, "\n  {failure}");
     }
@@ -103,16 +106,10 @@ pub(super) fn rollback(answer: &Ramp) -> String {
 }
 
 pub(super) fn throttle(throttle: &Throttle) -> String {
-    let limit = |limit: Option<f64>, unit: &str| limit.map(|limit| format!("{limit} {unit}"));
-    let limits: Vec<_> =
-        [limit(throttle.documents_per_second, "documents/s"), limit(throttle.megabytes_per_second, "MB/s")]
-            .into_iter()
-            .flatten()
-            .collect();
-    if limits.is_empty() {
+    if *throttle == Throttle::default() {
         return "the copy goes as fast as it can".to_owned();
     }
-    format!("the copy goes at most at {}", limits.join(" and "))
+    format!("the copy goes at most at {throttle}")
 }
 
 pub(super) fn verification(verification: &Verification) -> String {
@@ -198,6 +195,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
                 shards_read(progress)
             ),
         ),
+        ("throttle", progress.throttle.to_string()),
         ("violated", violated(progress)),
         ("bypass", past_the_proxy(progress)),
         ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),

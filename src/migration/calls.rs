@@ -108,11 +108,28 @@ fn may_be_aborted(running: &Running) -> bool {
     !running.stored.lock().phase.is_over() && route.is_none_or(|route| route.owned_by_new.is_empty())
 }
 
+/// What an operator can change of a migration, for the audit.
 fn describe(view: &MigrationView) -> String {
+    let paused = if view.paused { " (paused)" } else { "" };
     format!(
-        "{}, reads {} %, writes {} %, epoch {}",
-        view.phase, view.reads_percent, view.writes_percent, view.epoch
+        "{}{paused}, reads {} %, writes {} %, epoch {}, throttle {}",
+        view.phase, view.reads_percent, view.writes_percent, view.epoch, view.throttle
     )
+}
+
+/// How a call of `complete` reads in the audit: with the reason given, and with what it was forced past.
+fn completion(how: &Complete, lacking: &[String]) -> String {
+    let mut what = "complete".to_owned();
+    if let Some(reason) = how.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()) {
+        what.push(' ');
+        what.push_str(reason);
+    }
+    if how.force {
+        let past =
+            if lacking.is_empty() { String::new() } else { format!(", although: {}", lacking.join("; ")) };
+        what.push_str(&format!(" (force{past})"));
+    }
+    what
 }
 
 #[async_trait]
@@ -218,14 +235,8 @@ impl Control for Engine {
 
     async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView, ControlError> {
         let what = |running: &Running| {
-            let reason = how.reason.clone().unwrap_or_default();
             let lacking = self.lacking_to_complete(running).into_iter().map(|(_, why)| why);
-            match lacking.collect::<Vec<_>>().join("; ") {
-                lacking if how.force && !lacking.is_empty() => {
-                    format!("complete {reason} (force, although: {lacking})")
-                }
-                _ => format!("complete {reason}"),
-            }
+            completion(&how, &lacking.collect::<Vec<_>>())
         };
         self.change_routing(by, name, what, async |running| {
             must_be_read(running)?;
@@ -257,13 +268,8 @@ impl Control for Engine {
         .await
     }
 
-    async fn set_throttle(
-        &self,
-        by: &By,
-        name: &str,
-        throttle: Throttle,
-    ) -> Result<Throttle, ControlError> {
-        self.change(by, name, format!("throttle {throttle:?}"), async |running| {
+    async fn set_throttle(&self, by: &By, name: &str, throttle: Throttle) -> Result<Throttle, ControlError> {
+        self.change(by, name, format!("throttle {throttle}"), async |running| {
             let bad = |rate: Option<f64>| rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0);
             if bad(throttle.documents_per_second) || bad(throttle.megabytes_per_second) {
                 return Err(ControlError::new(

@@ -70,3 +70,38 @@ async fn the_epoch_is_looked_at_when_no_other_change_can_come_between() {
     drop(turn);
     assert_eq!(call.await.unwrap_err().kind, Refusal::Outdated);
 }
+
+#[test]
+fn the_audit_says_what_a_completion_was_forced_past() {
+    let how = |force, reason: Option<&str>| Complete { force, reason: reason.map(str::to_owned) };
+    let lacking = ["the hold period is not over".to_owned(), "no verification".to_owned()];
+    assert_eq!(completion(&how(false, None), &lacking), "complete");
+    assert_eq!(
+        completion(&how(true, Some(" ")), &lacking),
+        "complete (force, although: the hold period is not over; no verification)"
+    );
+    assert_eq!(completion(&how(true, Some("it is late")), &[]), "complete it is late (force)");
+}
+
+#[tokio::test]
+async fn the_audit_says_what_was_changed() {
+    let engine = engine().await;
+    let running = engine.running("m").await.unwrap();
+    let now = || describe(&engine.view(&running));
+    assert_eq!(now(), "created, reads 0 %, writes 0 %, epoch 0, throttle none");
+    let throttle = Throttle { documents_per_second: Some(10.0), megabytes_per_second: Some(0.5) };
+    running.stored.lock().throttle = throttle;
+    running.stored.lock().paused = true;
+    let expected = "created (paused), reads 0 %, writes 0 %, epoch 0, throttle 10 documents/s and 0.5 MB/s";
+    assert_eq!(now(), expected);
+}
+
+#[tokio::test]
+async fn what_cannot_be_paused_or_resumed_is_told_what_would_fit() {
+    let engine = engine().await;
+    let by = By::any("ann");
+    let resumed = engine.resume(&by, "m").await.unwrap_err().detail;
+    assert_eq!(resumed, "it is created; there is nothing to resume; start begins it");
+    let paused = engine.pause(&by, "m").await.unwrap_err().detail;
+    assert_eq!(paused, "it is created; only one that copies or follows can be paused; start begins it");
+}

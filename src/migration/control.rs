@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
-pub use super::moving::MOST_ATTEMPTS;
+pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
 pub use super::views::{
     AuditEvent, Conflict, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport, Progress, Ramp,
     Severity, Throttle, Verification,
@@ -193,12 +193,7 @@ pub trait Control: Send + Sync {
     /// Drops the old copies of a completed migration.
     async fn drop_old(&self, by: &By, name: &str) -> Result<MigrationView, ControlError>;
     /// Sets how fast the copy may go.
-    async fn set_throttle(
-        &self,
-        by: &By,
-        name: &str,
-        throttle: Throttle,
-    ) -> Result<Throttle, ControlError>;
+    async fn set_throttle(&self, by: &By, name: &str, throttle: Throttle) -> Result<Throttle, ControlError>;
     /// How it is going.
     async fn progress(&self, name: &str) -> Result<Progress, ControlError>;
     /// Keys that cannot be made equal now.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::backfill;
 use super::context::Context;
-use super::control::{ControlError, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity};
+use super::control::{
+    ControlError, Finding, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity,
+};
 use super::engine::{Engine, no_new, unavailable};
 use super::patterns::{by_name, clash, resolve};
 use super::preflight::{preflight, single_step_reasons};
@@ -65,6 +67,27 @@ pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError
         namespaces.push(parsed);
     }
     Ok(namespaces)
+}
+
+/// A finding as one of the reasons of a refusal: where, what, and after a semicolon what to do about it.
+fn in_words(finding: &Finding) -> String {
+    let parts = [&finding.namespace, &finding.message].into_iter().filter(|part| !part.is_empty());
+    let what = parts.map(String::as_str).collect::<Vec<_>>().join(": ");
+    let remedy = if finding.remedy.is_empty() { String::new() } else { format!("; {}", finding.remedy) };
+    format!("{}: {what}{remedy}", finding.code)
+}
+
+/// Why a migration in `phase` is neither paused nor resumed, and what would fit.
+fn no_pause_in(phase: Phase, paused: bool) -> String {
+    let wanted =
+        if paused { "only one that copies or follows can be paused" } else { "there is nothing to resume" };
+    let fitting = match phase {
+        Phase::Created => "; start begins it",
+        Phase::Preparing => "; its start is not finished: call start again, or abort",
+        Phase::Failed => "; resume goes on with it, abort ends it",
+        _ => "",
+    };
+    format!("it is {phase}; {wanted}{fitting}")
 }
 
 /// What makes no sense about how a collection is to lie on new, whatever new is.
@@ -252,9 +275,7 @@ impl Engine {
             .findings
             .iter()
             .filter(|finding| finding.severity == Severity::Refused)
-            .map(|finding| {
-                format!("{}: {} {} {}", finding.code, finding.namespace, finding.message, finding.remedy)
-            })
+            .map(in_words)
             .collect();
         if !report.ok {
             let detail = "preflight refuses the start; see reasons".to_owned();
@@ -362,7 +383,7 @@ impl Engine {
             return self.begin_anew(running).await;
         }
         if !matches!(phase, Phase::Copying | Phase::CatchingUp | Phase::Synced) {
-            let detail = format!("it is {phase}; only a migration that copies or follows can be paused");
+            let detail = no_pause_in(phase, paused);
             return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
         }
         let context = running.parts().ok_or_else(no_new)?;

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use reshard::migration::control::{
-    Acknowledge, Acknowledged, AuditEvent, BypassReport, BypassWrite, By, Complete, Conflict, Control,
+    Acknowledge, Acknowledged, AuditEvent, By, BypassReport, BypassWrite, Complete, Conflict, Control,
     ControlError, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, Placement,
     PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
 };
@@ -77,6 +77,7 @@ impl Control for FakeControl {
             epoch: 1,
             created_at: 1_700_000_000_000,
             failure: None,
+            throttle: Throttle::default(),
             verification: None,
             placements: Vec::new(),
         };
@@ -163,6 +164,7 @@ impl Control for FakeControl {
 
     async fn set_throttle(&self, by: &By, name: &str, throttle: Throttle) -> Result<Throttle> {
         self.ask(by, name, format!("throttle {name} {:?}", throttle.documents_per_second))?;
+        self.change(name, |view| view.throttle = throttle)?;
         Ok(throttle)
     }
 
@@ -182,6 +184,7 @@ impl Control for FakeControl {
             total_bytes: 24_000_000,
             documents_per_second: 100.0,
             bytes_per_second: 1e6,
+            throttle: view.throttle,
             elapsed_seconds: Some(12.0),
             remaining_seconds: Some(75.0),
             remaining_note: (name == "behind").then(|| "following old will never catch up".to_owned()),
