@@ -339,6 +339,25 @@ async fn the_description_is_in_step_with_its_golden_file() {
 }
 
 #[tokio::test]
+async fn the_description_names_the_refusals_of_each_operation() {
+    let api = Api::start().await;
+    let served = json(&api.send("GET", "/openapi.json", None, &[]).await);
+    for (path, method, expected) in [
+        ("/v1/migrations", "get", &["200", "503", "default"][..]),
+        ("/v1/migrations", "post", &["201", "409", "503", "default"]),
+        ("/v1/migrations/{name}", "get", &["200", "404", "503", "default"]),
+        ("/v1/migrations/{name}/preflight", "post", &["200", "404", "409", "503", "default"]),
+        ("/v1/migrations/{name}/writes", "put", &["200", "404", "409", "412", "503", "default"]),
+        ("/healthz", "get", &["200", "default"]),
+    ] {
+        let responses = served["paths"][path][method]["responses"].as_object().unwrap();
+        let mut told: Vec<_> = responses.keys().map(String::as_str).collect();
+        told.sort_unstable();
+        assert_eq!(told, expected, "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn the_description_names_only_routes_that_exist_and_all_of_a_path() {
     let api = Api::with_orders().await;
     let served = json(&api.send("GET", "/openapi.json", None, &[]).await);
