@@ -326,3 +326,33 @@ async fn an_address_in_use_is_told_with_its_section_and_the_way_out() {
         assert!(code == 1 && error.contains(&told) && error.contains("give it a free one"), "{code} {error}");
     }
 }
+
+/// A plain proxy whose cluster has never answered keeps its clients waiting.
+#[tokio::test]
+async fn a_process_whose_old_cluster_never_answered_is_not_ready() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("r.toml");
+    let config = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[old]\nuri = \"mongodb://127.0.0.1:1/\"\n\
+         [admin]\naddress = \"{free}\"\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    let mut served = Command::new(env!("CARGO_BIN_EXE_reshard"))
+        .args(["serve", "--config", file.to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let url = format!("http://{free}");
+    let says = async || reshard(&url, &["healthcheck"]).await;
+    // There are no migrations in a plain proxy: once that is said, routing is known.
+    let begun = async || reshard(&url, &["migrate", "status"]).await.0 == 0;
+    reshard_testbed::wait_for("the engine to begin", std::time::Duration::from_secs(30), begun)
+        .await
+        .unwrap();
+    let (code, _, error) = says().await;
+    assert!(code == 3 && error.contains("old does not answer"), "{code} {error}");
+    served.kill().await.unwrap();
+}

@@ -241,3 +241,19 @@ async fn new_away_with_authority_fails_its_writes_in_bounded_time_and_nothing_el
     proxy.shutdown().await;
     Ok(())
 }
+
+/// Old holds what is stored: whether there are migrations cannot be told without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_not_said_to_be_missing() -> Result<()> {
+    let new = reshard_testbed::ReplicaSet::builder("unread-new").start().await?;
+    let proxy = proxy("mongodb://127.0.0.1:1/", Some(&new.uri())).await?;
+    let engine = proxy.engine();
+    let waits = |reasons: Vec<String>| reasons.iter().any(|why| why.contains("old does not answer"));
+    wait_for("new's records to be read", LONG, || async { Ok(waits(engine.not_ready().await)) }).await?;
+    let listed = engine.list().await.expect_err("an unknown is not a no");
+    ensure!(listed.kind == Refusal::Unavailable && listed.detail.contains("stored on old"), "{listed:?}");
+    let shown = engine.get("m").await.expect_err("an unknown is not a no");
+    ensure!(shown.kind == Refusal::Unavailable, "{shown:?}");
+    proxy.shutdown().await;
+    Ok(())
+}

@@ -143,6 +143,11 @@ impl Control for Engine {
     async fn list(&self) -> Result<Vec<MigrationView>, ControlError> {
         let mut views: Vec<_> =
             self.migrations.lock().await.values().map(|running| self.view(running)).collect();
+        if views.is_empty() {
+            // An unknown must not look like none. Those that a cluster's records name are shown all the same.
+            self.must_be_ready()?;
+            self.stored_unread().map_or(Ok(()), Err)?;
+        }
         views.sort_by_key(|view| view.created_at);
         Ok(views)
     }
@@ -352,7 +357,8 @@ impl Control for Engine {
     }
 
     async fn not_ready(&self) -> Vec<String> {
-        self.not_ready_now()
+        let reasons = self.not_ready_now();
+        if reasons.is_empty() { self.clients_wait().into_iter().collect() } else { reasons }
     }
 }
 
