@@ -1,5 +1,6 @@
 //! The control plane: everything that moves a migration forward or back.
 pub mod aborting;
+mod asked;
 pub mod backfill;
 mod beginning;
 pub mod bypass;

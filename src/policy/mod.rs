@@ -11,6 +11,7 @@ pub mod expiry;
 pub mod failover;
 pub mod gate;
 pub mod invariants;
+pub mod naming;
 pub mod newcomers;
 pub mod order;
 pub mod others;
