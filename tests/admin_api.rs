@@ -157,15 +157,17 @@ async fn insight_is_given() {
 }
 
 #[tokio::test]
-async fn a_list_of_bypass_writes_is_asked_for_by_known_parameters() {
+async fn a_page_of_a_list_is_asked_for_by_known_parameters() {
     let api = Api::with_orders().await;
     for (query, named) in
         [("before=x", "before"), ("limit=0", "limit"), ("limit=1001", "limit"), ("page=2", "page")]
     {
-        let path = format!("/v1/migrations/orders/bypass-writes?{query}");
-        let (status, problem) = api.problem("GET", &path, "", &[]).await;
-        assert_eq!((status, &problem["code"]), (400, &json!("invalid-query")), "{query}");
-        assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+        for list in ["bypass-writes", "events"] {
+            let path = format!("/v1/migrations/orders/{list}?{query}");
+            let (status, problem) = api.problem("GET", &path, "", &[]).await;
+            assert_eq!((status, &problem["code"]), (400, &json!("invalid-query")), "{query}");
+            assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+        }
     }
 }
 

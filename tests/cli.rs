@@ -180,7 +180,8 @@ async fn lists_are_tables() {
         fixture.says("acknowledge-bypass orders --reason known --up-to 5").await,
         "acknowledged 2 writes to old, up to number 5, the last shop.orders, _id 1\n"
     );
-    assert!(fixture.says("events orders").await.contains("ann  start  created -> copying  ok"));
+    assert!(fixture.says("events orders").await.ends_with("ann  start  created -> copying  ok\n"));
+    assert!(fixture.says("events orders --before 40 --limit 2").await.ends_with("More: --before 42\n"));
 }
 
 #[tokio::test]

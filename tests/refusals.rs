@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
-use reshard::migration::control::{Complete, Control as _, Patience, Phase, Refusal};
+use reshard::migration::control::{Complete, Control as _, Page, Patience, Phase, Refusal};
 use reshard::migration::engine::Settings;
 use reshard::model::side::Side;
 use reshard_testbed::wait_for;
@@ -121,6 +121,10 @@ async fn calls_that_do_not_fit_the_phase() -> Result<()> {
         events.iter().any(|event| event.what.starts_with("writes 100") && event.result == "ok"),
         "{events:?}"
     );
+    let latest = engine.audit("m", Page { limit: Some(1), before: None }).await?;
+    ensure!(latest.events.len() == 1 && latest.events[0].at == events[0].at, "{latest:?}");
+    let older = engine.audit("m", Page { limit: Some(2), before: latest.next }).await?;
+    ensure!(older.events.len() == 2 && older.events[0].at == events[1].at, "{older:?}");
     proxy.shutdown().await;
     Ok(())
 }

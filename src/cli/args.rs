@@ -186,7 +186,15 @@ pub(super) enum Action {
         up_to: Option<i64>,
     },
     /// Who asked for what, and how it ended
-    Events { name: String },
+    Events {
+        name: String,
+        /// Only what is older, in Unix milliseconds
+        #[arg(long, value_name = "MILLISECONDS")]
+        before: Option<i64>,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
+    },
 }
 
 /// How far `status --watch` waits.

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use super::human::{bar, bytes, count, duration, percent, table, time};
-use crate::admin::{ConflictList, EventList, MigrationList, MismatchList};
+use crate::admin::{ConflictList, MigrationList, MismatchList};
 use crate::migration::control::{
-    Acknowledged, BypassReport, MigrationView, Phase, Placement, PreflightReport, Progress, Ramp, Severity,
-    Throttle, Verification,
+    Acknowledged, BypassReport, EventList, MigrationView, Phase, Placement, PreflightReport, Progress, Ramp,
+    Severity, Throttle, Verification,
 };
 
 fn phase(phase: Phase, paused: bool) -> String {
@@ -351,5 +351,9 @@ pub(super) fn events(list: &EventList) -> String {
         let change = if one.from == one.to { one.to.clone() } else { format!("{} -> {}", one.from, one.to) };
         [time(one.at), one.who.clone(), one.what.clone(), change, one.result.clone()]
     });
-    table(["TIME", "WHO", "WHAT", "STATE", "RESULT"], rows.collect())
+    let mut out = table(["TIME", "WHO", "WHAT", "STATE", "RESULT"], rows.collect());
+    if let Some(next) = list.next {
+        let _ = write!(out, "More: --before {next}");
+    }
+    out
 }

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
-    MigrationView, Mismatch, NewMigration, Page, Patience, Phase, PreflightReport, Progress, Ramp, Refusal,
-    Throttle, Verification,
+    EventList, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, PreflightReport, Progress, Ramp,
+    Refusal, Throttle, Verification,
 };
 use super::engine::{Engine, unavailable};
 use super::running::Running;
@@ -351,9 +351,10 @@ impl Control for Engine {
         made
     }
 
-    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {
+    async fn audit(&self, name: &str, page: Page) -> Result<EventList, ControlError> {
         self.running(name).await?;
-        stored::audited(self.environment.state()?, name).await.map_err(|error| unavailable(error.to_string()))
+        let found = stored::audited(self.environment.state()?, name, page).await;
+        found.map_err(|error| unavailable(error.to_string()))
     }
 
     async fn not_ready(&self) -> Vec<String> {

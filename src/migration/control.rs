@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
 pub use super::views::{
-    AuditEvent, Conflict, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport, Progress, Ramp,
-    Severity, Throttle, Verification,
+    AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
+    Progress, Ramp, Severity, Throttle, Verification,
 };
 pub use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
@@ -210,7 +210,11 @@ pub trait Control: Send + Sync {
         asked: Acknowledge,
     ) -> Result<Acknowledged, ControlError>;
     /// The audit, newest first, at most 1,000.
-    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError>;
+    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {
+        Ok(self.audit(name, Page::default()).await?.events)
+    }
+    /// A part of the audit, newest first; without a limit 1,000.
+    async fn audit(&self, name: &str, page: Page) -> Result<EventList, ControlError>;
     /// Why the process is not ready to serve; empty when it is.
     async fn not_ready(&self) -> Vec<String>;
 }

@@ -269,6 +269,16 @@ pub struct Mismatch {
     pub at: i64,
 }
 
+/// The audit, or a part of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct EventList {
+    /// Newest first; what happened in one millisecond is never divided.
+    pub events: Vec<AuditEvent>,
+    /// `before` of the next page; null when there are no older ones.
+    #[serde(default)]
+    pub next: Option<i64>,
+}
+
 /// One line of the audit.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AuditEvent {

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, BypassWrite, Complete, Conflict, Control,
-    ControlError, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, Placement,
-    PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
+    ControlError, EventList, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Patience, Phase,
+    Placement, PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
 };
 
 /// What it knows, and how it is to behave.
@@ -287,16 +287,18 @@ impl Control for FakeControl {
         })
     }
 
-    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>> {
+    async fn audit(&self, name: &str, page: Page) -> Result<EventList> {
         self.get(name).await?;
-        Ok(vec![AuditEvent {
+        let event = AuditEvent {
             at: 0,
             who: "ann".to_owned(),
             what: "start".to_owned(),
             from: "created".to_owned(),
             to: "copying".to_owned(),
             result: "ok".to_owned(),
-        }])
+        };
+        let next = page.limit.map(|limit| page.before.unwrap_or(0) + i64::from(limit));
+        Ok(EventList { events: vec![event], next })
     }
 
     async fn not_ready(&self) -> Vec<String> {
