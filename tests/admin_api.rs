@@ -157,15 +157,17 @@ async fn insight_is_given() {
 }
 
 #[tokio::test]
-async fn a_list_of_bypass_writes_is_asked_for_by_known_parameters() {
+async fn a_page_of_a_list_is_asked_for_by_known_parameters() {
     let api = Api::with_orders().await;
     for (query, named) in
         [("before=x", "before"), ("limit=0", "limit"), ("limit=1001", "limit"), ("page=2", "page")]
     {
-        let path = format!("/v1/migrations/orders/bypass-writes?{query}");
-        let (status, problem) = api.problem("GET", &path, "", &[]).await;
-        assert_eq!((status, &problem["code"]), (400, &json!("invalid-query")), "{query}");
-        assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+        for list in ["bypass-writes", "events"] {
+            let path = format!("/v1/migrations/orders/{list}?{query}");
+            let (status, problem) = api.problem("GET", &path, "", &[]).await;
+            assert_eq!((status, &problem["code"]), (400, &json!("invalid-query")), "{query}");
+            assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
+        }
     }
 }
 
@@ -188,12 +190,30 @@ async fn a_change_is_made_only_at_the_epoch_it_was_decided_on() {
 }
 
 #[tokio::test]
+async fn of_two_changes_decided_on_one_epoch_only_one_is_made() {
+    let api = Api::with_orders().await;
+    *api.server.control.slow.lock().unwrap() = Duration::from_millis(50);
+    let change = |percent: u8| {
+        let api = &api;
+        async move {
+            let body = Some(json!({ "percent": percent }));
+            let answer =
+                api.send("PUT", "/v1/migrations/orders/writes", body, &[("if-match", "\"1\"")]).await;
+            answer.status.as_u16()
+        }
+    };
+    let (one, other) = tokio::join!(change(5), change(50));
+    assert_eq!((one.min(other), one.max(other)), (200, 412));
+}
+
+#[tokio::test]
 async fn each_refusal_has_its_status() {
     let api = Api::with_orders().await;
     for (kind, expected) in [
         (Refusal::Invalid, 400),
         (Refusal::NotFound, 404),
         (Refusal::Conflict, 409),
+        (Refusal::Outdated, 412),
         (Refusal::Unavailable, 503),
     ] {
         let error = ControlError::new(kind, "some-code", "it does not fit").because(vec!["lag".to_owned()]);
@@ -221,7 +241,7 @@ async fn what_makes_no_sense_is_a_problem() {
         ("PUT", orders("reads"), r#"{"percent":5.5}"#, 400, "invalid-body"),
         ("PUT", orders("reads"), r#"{"percent":5,"max_pause_ms":1}"#, 400, "invalid-body"),
         ("PUT", orders("writes"), r#"{"percent":256}"#, 400, "invalid-percent"),
-        ("PUT", orders("writes"), r#"{"percent":5,"max_pause_ms":0}"#, 400, "invalid-max-pause"),
+        ("PUT", orders("writes"), r#"{"percent":5,"max_pause_ms":49}"#, 400, "invalid-max-pause"),
         ("PUT", orders("writes"), r#"{"percent":5,"max_pause_ms":99999}"#, 400, "invalid-max-pause"),
         (
             "PUT",
@@ -318,6 +338,25 @@ async fn the_description_is_in_step_with_its_golden_file() {
         std::fs::write(path, &text).unwrap();
     }
     assert!(text == std::fs::read_to_string(path).unwrap_or_default(), "{path} is not in step");
+}
+
+#[tokio::test]
+async fn the_description_names_the_refusals_of_each_operation() {
+    let api = Api::start().await;
+    let served = json(&api.send("GET", "/openapi.json", None, &[]).await);
+    for (path, method, expected) in [
+        ("/v1/migrations", "get", &["200", "503", "default"][..]),
+        ("/v1/migrations", "post", &["201", "409", "503", "default"]),
+        ("/v1/migrations/{name}", "get", &["200", "404", "503", "default"]),
+        ("/v1/migrations/{name}/preflight", "post", &["200", "404", "409", "503", "default"]),
+        ("/v1/migrations/{name}/writes", "put", &["200", "404", "409", "412", "503", "default"]),
+        ("/healthz", "get", &["200", "default"]),
+    ] {
+        let responses = served["paths"][path][method]["responses"].as_object().unwrap();
+        let mut told: Vec<_> = responses.keys().map(String::as_str).collect();
+        told.sort_unstable();
+        assert_eq!(told, expected, "{method} {path}");
+    }
 }
 
 #[tokio::test]

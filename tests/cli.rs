@@ -68,16 +68,17 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
             "throttle orders --documents-per-second 10",
             "the copy goes at most at 10 documents/s\n".to_owned(),
         ),
-        ("throttle orders", "the copy goes as fast as it can\n".to_owned()),
+        ("start orders", view("copying, reads 0 % and writes 0 % on new (epoch 9); throttle 10 documents/s")),
+        ("throttle orders --none", "the copy goes as fast as it can\n".to_owned()),
         ("verify orders", "verifying: 0 of 10 documents compared, no difference\n".to_owned()),
         ("verify orders --wait", "verifying: 10 of 10 documents compared, no difference\nverified: 10 of 10 documents compared, no difference\n".to_owned()),
         ("preflight orders", "It can start.\n".to_owned()),
         (
             "complete orders --force --reason x",
-            view("completed, reads 0 % and writes 0 % on new (epoch 10)"),
+            view("completed, reads 0 % and writes 0 % on new (epoch 13)"),
         ),
-        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 11)")),
-        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 12)")),
+        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 14)")),
+        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 15)")),
     ] {
         assert_eq!(fixture.says(arguments).await, said, "{arguments}");
     }
@@ -127,6 +128,7 @@ orders: created
   rate      100 documents/s, 1.0 MB/s; about 1 min 15 s left
   lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
   streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts; 30 targeted reads, 4 broadcast reads
+  throttle  none
   violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all
   verified  verified: 10 of 10 documents compared, no difference
@@ -178,7 +180,8 @@ async fn lists_are_tables() {
         fixture.says("acknowledge-bypass orders --reason known --up-to 5").await,
         "acknowledged 2 writes to old, up to number 5, the last shop.orders, _id 1\n"
     );
-    assert!(fixture.says("events orders").await.contains("ann  start  created -> copying  ok"));
+    assert!(fixture.says("events orders").await.ends_with("ann  start  created -> copying  ok\n"));
+    assert!(fixture.says("events orders --before 40 --limit 2").await.ends_with("More: --before 42\n"));
 }
 
 #[tokio::test]
@@ -208,6 +211,8 @@ async fn exit_codes() {
         (code, error.as_str()),
         (1, "Conflict (gates): not now\n  - lag is 9 s\n  - no verification\n")
     );
+    refuse(Refusal::Invalid, "invalid-migration");
+    assert_eq!(fixture.run("create nonsense --namespace shop").await.0, 2);
     refuse(Refusal::Unavailable, "no-primary");
     assert_eq!(fixture.run("writes orders 5").await.0, 3);
 
@@ -219,7 +224,17 @@ async fn exit_codes() {
     assert_eq!(fixture.run("start orders --epoch 7").await.0, 1);
     assert_eq!(fixture.run("start orders --epoch 1").await.0, 0);
 
-    for usage in ["reads orders 101", "create x", "status --watch", "complete orders --force", "dance"] {
+    for usage in [
+        "reads orders 101",
+        "create x",
+        "status --watch",
+        "complete orders --force",
+        "dance",
+        "throttle orders",
+        "throttle orders --documents-per-second 0",
+        "throttle orders --none --documents-per-second 5",
+        "writes orders 5 --max-pause-ms 49",
+    ] {
         assert_eq!(fixture.run(usage).await.0, 2, "{usage}");
     }
     let (code, _, error) = fixture.run("start orders --admin ftp://x").await;
@@ -289,4 +304,56 @@ config/example.toml: good
     );
     let (code, _, error) = reshard("", &["serve", "--config", "Cargo.toml"]).await;
     assert_eq!(code, 2, "{error}");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_told_with_its_section_and_the_way_out() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("r.toml");
+    let file = file.to_str().unwrap();
+    for (listen, admin, section) in [
+        (address.to_string(), "127.0.0.1:0".to_owned(), "listen"),
+        ("127.0.0.1:0".to_owned(), address.to_string(), "admin"),
+    ] {
+        let config = format!(
+            "[listen]\naddress = \"{listen}\"\n[old]\nuri = \"mongodb://127.0.0.1:1/\"\n\
+             [admin]\naddress = \"{admin}\"\n"
+        );
+        std::fs::write(file, config).unwrap();
+        let (code, _, error) = reshard("", &["serve", "--config", file]).await;
+        let told = format!("[{section}] address: cannot listen on {address}: Address already in use");
+        assert!(code == 1 && error.contains(&told) && error.contains("give it a free one"), "{code} {error}");
+    }
+}
+
+/// A plain proxy whose cluster has never answered keeps its clients waiting.
+#[tokio::test]
+async fn a_process_whose_old_cluster_never_answered_is_not_ready() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("r.toml");
+    let config = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[old]\nuri = \"mongodb://127.0.0.1:1/\"\n\
+         [admin]\naddress = \"{free}\"\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    let mut served = Command::new(env!("CARGO_BIN_EXE_reshard"))
+        .args(["serve", "--config", file.to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let url = format!("http://{free}");
+    let says = async || reshard(&url, &["healthcheck"]).await;
+    // There are no migrations in a plain proxy: once that is said, routing is known.
+    let begun = async || reshard(&url, &["migrate", "status"]).await.0 == 0;
+    reshard_testbed::wait_for("the engine to begin", std::time::Duration::from_secs(30), begun)
+        .await
+        .unwrap();
+    let (code, _, error) = says().await;
+    assert!(code == 3 && error.contains("old does not answer"), "{code} {error}");
+    served.kill().await.unwrap();
 }

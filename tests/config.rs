@@ -324,6 +324,11 @@ fn each_way_to_get_a_connection_string_wrong() {
         old("uri = \"mongodb://a\"\nuri_file = \"old.uri\""),
         "r.toml:6: old.uri_file: stands beside uri; keep only one of them"
     );
+    assert_eq!(
+        old("uri = \"mongodb://me:${NOPE}@a/\"\nuri_file = \"old.uri\"").lines().count(),
+        2,
+        "both are told in one run"
+    );
     assert!(
         old("uri_file = \"no/such\"").starts_with("r.toml:5: old.uri_file: \"no/such\" cannot be read: ")
     );

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
-use reshard::migration::control::{Complete, Control as _, Patience, Phase, Refusal};
+use reshard::migration::control::{Complete, Control as _, Page, Patience, Phase, Refusal};
 use reshard::migration::engine::Settings;
 use reshard::model::side::Side;
 use reshard_testbed::wait_for;
@@ -190,6 +190,10 @@ async fn calls_that_do_not_fit_the_phase() -> Result<()> {
         events.iter().any(|event| event.what.starts_with("writes 100") && event.result == "ok"),
         "{events:?}"
     );
+    let latest = engine.audit("m", Page { limit: Some(1), before: None }).await?;
+    ensure!(latest.events.len() == 1 && latest.events[0].at == events[0].at, "{latest:?}");
+    let older = engine.audit("m", Page { limit: Some(2), before: latest.next }).await?;
+    ensure!(older.events.len() == 2 && older.events[0].at == events[1].at, "{older:?}");
     proxy.shutdown().await;
     Ok(())
 }
@@ -307,6 +311,22 @@ async fn new_away_with_authority_fails_its_writes_in_bounded_time_and_nothing_el
     orders.update_many(doc! {}, doc! { "$inc": { "n": 100 } }).await?;
     operator.until_level().await?;
     until_equal(&old.uri(), &new.uri(), "shop.c").await?;
+    proxy.shutdown().await;
+    Ok(())
+}
+
+/// Old holds what is stored: whether there are migrations cannot be told without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_not_said_to_be_missing() -> Result<()> {
+    let new = reshard_testbed::ReplicaSet::builder("unread-new").start().await?;
+    let proxy = proxy("mongodb://127.0.0.1:1/", Some(&new.uri())).await?;
+    let engine = proxy.engine();
+    let waits = |reasons: Vec<String>| reasons.iter().any(|why| why.contains("old does not answer"));
+    wait_for("new's records to be read", LONG, || async { Ok(waits(engine.not_ready().await)) }).await?;
+    let listed = engine.list().await.expect_err("an unknown is not a no");
+    ensure!(listed.kind == Refusal::Unavailable && listed.detail.contains("stored on old"), "{listed:?}");
+    let shown = engine.get("m").await.expect_err("an unknown is not a no");
+    ensure!(shown.kind == Refusal::Unavailable, "{shown:?}");
     proxy.shutdown().await;
     Ok(())
 }

@@ -35,20 +35,19 @@ pub(super) async fn acknowledge(
     change: Change,
     Body(asked): Body<Acknowledge>,
 ) -> Answer<Json<Acknowledged>> {
-    Ok(Json(change.control.acknowledge_bypass_writes(&change.who, &change.name, asked).await?))
+    Ok(Json(change.control.acknowledge_bypass_writes(&change.by, &change.name, asked).await?))
 }
 
-fn page(query: &str) -> Result<Page, Box<Problem>> {
+/// Which part of a list a query asks for.
+pub(super) fn page(query: &str) -> Result<Page, Box<Problem>> {
     let mut page = Page::default();
     for part in query.split('&').filter(|part| !part.is_empty()) {
         let bad = |what: &str| Box::new(Problem::invalid("invalid-query", what));
         match part.split_once('=').unwrap_or((part, "")) {
             ("before", value) => {
                 let number = value.parse();
-                page.before = Some(
-                    number
-                        .map_err(|_| bad("before must be the number of a write: next of the page before"))?,
-                );
+                page.before =
+                    Some(number.map_err(|_| bad("before must be a whole number: next of the page before"))?);
             }
             ("limit", value) => {
                 let number = value.parse::<u16>().ok().filter(|limit| (1..=1000).contains(limit));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Shared;
 use super::problem::Problem;
-use crate::migration::control::{Actor, Control, MigrationView, Ramp};
+use crate::migration::control::{Actor, By, Control, MigrationView, Ramp};
 
 /// Header that says who asks, for the audit.
 pub(super) const ACTOR: &str = "x-reshard-actor";
@@ -40,10 +40,10 @@ impl FromRequestParts<Shared> for Named {
     }
 }
 
-/// A change of one migration; its `If-Match`, if any, fitted a moment ago.
+/// A change of one migration. What its `If-Match` demands, the engine looks at while nothing else can change it.
 pub(super) struct Change {
     pub(super) control: Arc<dyn Control>,
-    pub(super) who: Actor,
+    pub(super) by: By,
     pub(super) name: String,
 }
 
@@ -53,25 +53,24 @@ impl FromRequestParts<Shared> for Change {
     async fn from_request_parts(parts: &mut Parts, api: &Shared) -> Result<Self, Problem> {
         let Named { control, name } = Named::from_request_parts(parts, api).await?;
         let Who(who) = Who::from_request_parts(parts, api).await?;
-        let wanted: Vec<_> = parts.headers.get_all(header::IF_MATCH).iter().collect();
-        if !wanted.is_empty() {
-            let epoch = control.get(&name).await?.epoch;
-            if !wanted.into_iter().any(|value| names(value, epoch)) {
-                let detail = format!(
-                    "If-Match does not name the present epoch, which is \"{epoch}\": the migration has \
-                     changed since; look at it again and decide anew"
-                );
-                return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "epoch-changed", detail));
-            }
-        }
-        Ok(Self { control, who, name })
+        let only_at = epochs(parts.headers.get_all(header::IF_MATCH));
+        Ok(Self { control, by: By { who, only_at }, name })
     }
 }
 
-/// Whether an `If-Match` names `epoch`; weak tags never do.
-fn names(value: &HeaderValue, epoch: u64) -> bool {
-    let tag = format!("\"{epoch}\"");
-    value.to_str().is_ok_and(|value| value.split(',').map(str::trim).any(|one| one == "*" || one == tag))
+/// The epochs that `If-Match` names; `None` without it, or when any will do. Weak tags name none.
+fn epochs<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Vec<u64>> {
+    let mut values = values.into_iter().peekable();
+    values.peek()?;
+    let tags: Vec<&str> = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        .collect();
+    if tags.contains(&"*") {
+        return None;
+    }
+    let named = |tag: &&str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    Some(tags.iter().filter_map(named).collect())
 }
 
 /// Who asks.

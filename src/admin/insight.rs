@@ -1,13 +1,15 @@
 //! How a migration is going.
 
+use axum::extract::RawQuery;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
+use super::bypass::page;
 use super::extract::{Answer, Named};
-use crate::migration::control::{AuditEvent, Conflict, Mismatch, Progress};
+use crate::migration::control::{Conflict, EventList, Mismatch, Progress};
 
 /// Keys that cannot be made equal now.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -21,13 +23,6 @@ pub struct ConflictList {
 pub struct MismatchList {
     /// Newest first, at most 1,000.
     pub mismatches: Vec<Mismatch>,
-}
-
-/// The audit.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct EventList {
-    /// Newest first, at most 1,000.
-    pub events: Vec<AuditEvent>,
 }
 
 pub(super) fn routes() -> Router<Shared> {
@@ -61,7 +56,12 @@ pub(super) async fn mismatches(named: Named) -> Answer<Json<MismatchList>> {
 
 /// The audit: who asked for what, and how it ended.
 #[utoipa::path(get, path = "/v1/migrations/{name}/events", tag = "insight",
+    params(
+        ("before" = Option<i64>, Query, description = "Only what is older, in Unix milliseconds: next of the page before"),
+        ("limit" = Option<u16>, Query, description = "At most so many, 1 to 1000; 1000 by default"),
+    ),
     responses((status = 200, description = "As it is now", body = EventList)))]
-pub(super) async fn events(named: Named) -> Answer<Json<EventList>> {
-    Ok(Json(EventList { events: named.control.events(&named.name).await? }))
+pub(super) async fn events(RawQuery(query): RawQuery, named: Named) -> Answer<Json<EventList>> {
+    let page = page(query.as_deref().unwrap_or(""))?;
+    Ok(Json(named.control.audit(&named.name, page).await?))
 }

@@ -30,28 +30,28 @@ pub(super) async fn preflight(named: Named, _: OptionalBody<Nothing>) -> Answer<
 #[utoipa::path(post, path = "/v1/migrations/{name}/start", tag = "life",
     responses((status = 200, description = "Both clusters are written to", body = MigrationView)))]
 pub(super) async fn start(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<MigrationView>> {
-    Ok(Tagged(change.control.start(&change.who, &change.name).await?))
+    Ok(Tagged(change.control.start(&change.by, &change.name).await?))
 }
 
 /// Halt copying and following. Application traffic goes on.
 #[utoipa::path(post, path = "/v1/migrations/{name}/pause", tag = "life",
     responses((status = 200, description = "Halted", body = MigrationView)))]
 pub(super) async fn pause(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<MigrationView>> {
-    Ok(Tagged(change.control.pause(&change.who, &change.name).await?))
+    Ok(Tagged(change.control.pause(&change.by, &change.name).await?))
 }
 
 /// End a pause.
 #[utoipa::path(post, path = "/v1/migrations/{name}/resume", tag = "life",
     responses((status = 200, description = "Going on", body = MigrationView)))]
 pub(super) async fn resume(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<MigrationView>> {
-    Ok(Tagged(change.control.resume(&change.who, &change.name).await?))
+    Ok(Tagged(change.control.resume(&change.by, &change.name).await?))
 }
 
 /// Start a full comparison of both clusters in the background.
 #[utoipa::path(post, path = "/v1/migrations/{name}/verify", tag = "life",
     responses((status = 200, description = "It runs; progress tells how it goes", body = Verification)))]
 pub(super) async fn verify(change: Change, _: OptionalBody<Nothing>) -> Answer<Json<Verification>> {
-    Ok(Json(change.control.verify(&change.who, &change.name).await?))
+    Ok(Json(change.control.verify(&change.by, &change.name).await?))
 }
 
 /// End it with new serving.
@@ -61,19 +61,19 @@ pub(super) async fn complete(
     change: Change,
     OptionalBody(how): OptionalBody<Complete>,
 ) -> Answer<Tagged<MigrationView>> {
-    Ok(Tagged(change.control.complete(&change.who, &change.name, how).await?))
+    Ok(Tagged(change.control.complete(&change.by, &change.name, how).await?))
 }
 
 /// End it with old serving. Cleans up in the background.
 #[utoipa::path(post, path = "/v1/migrations/{name}/abort", tag = "life",
     responses((status = 200, description = "Old serves, as before", body = MigrationView)))]
 pub(super) async fn abort(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<MigrationView>> {
-    Ok(Tagged(change.control.abort(&change.who, &change.name).await?))
+    Ok(Tagged(change.control.abort(&change.by, &change.name).await?))
 }
 
 /// Drop the old copies of a completed migration. Cannot be undone.
 #[utoipa::path(post, path = "/v1/migrations/{name}/drop-old", tag = "life",
     responses((status = 200, description = "Dropped", body = MigrationView)))]
 pub(super) async fn drop_old(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<MigrationView>> {
-    Ok(Tagged(change.control.drop_old(&change.who, &change.name).await?))
+    Ok(Tagged(change.control.drop_old(&change.by, &change.name).await?))
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Shared;
 use super::extract::{Answer, Body, Named, Tagged, Who};
-use crate::migration::control::{MigrationView, NewMigration};
+use crate::migration::control::{By, MigrationView, NewMigration};
 
 /// All migrations.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -31,7 +31,7 @@ pub(super) async fn create(
     Who(who): Who,
     Body(new): Body<NewMigration>,
 ) -> Answer<Response> {
-    let view = api.control.create(&who, new).await?;
+    let view = api.control.create(&By { who, only_at: None }, new).await?;
     // Names are letters, digits, - and _.
     let location = format!("/v1/migrations/{}", view.name);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Tagged(view)).into_response())

@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use health::Health;
-pub use insight::{ConflictList, EventList, MismatchList};
+pub use insight::{ConflictList, MismatchList};
 pub use migrations::MigrationList;
 pub use openapi::document;
 pub use problem::Problem;

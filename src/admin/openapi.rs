@@ -2,7 +2,7 @@
 
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{
-    Content, ObjectBuilder, OpenApi as Document, Ref, RefOr, Required, ResponseBuilder, Type,
+    Content, ObjectBuilder, OpenApi as Document, PathItem, Ref, RefOr, Required, ResponseBuilder, Type,
 };
 use utoipa::{Modify, OpenApi};
 
@@ -76,14 +76,40 @@ impl Modify for Common {
                 if path.contains("{name}") {
                     parameter(operation, "name", ParameterIn::Path, "Name of the migration");
                 }
-                let problem = Content::new(Some(RefOr::Ref(Ref::from_schema_name("Problem"))));
-                let response = ResponseBuilder::new()
-                    .description("Not done, and why")
-                    .content("application/problem+json", problem);
-                operation.responses.responses.insert("default".to_owned(), response.build().into());
+                refusal(operation, "default", "Not done, and why");
             }
+            tell_refusals(path, item, is_change);
         }
     }
+}
+
+/// The refusals that each operation under `/v1` can answer with, besides a request that makes no sense.
+fn tell_refusals(path: &str, item: &mut PathItem, is_change: bool) {
+    if !path.starts_with("/v1/") {
+        return;
+    }
+    let is_named = path.contains("{name}");
+    let changes = [item.post.as_mut(), item.put.as_mut()];
+    for operation in changes.into_iter().flatten() {
+        refusal(operation, "409", "Does not fit the present state");
+        if is_named && is_change {
+            refusal(operation, "412", "If-Match does not name the present epoch");
+        }
+    }
+    let all = [item.get.as_mut(), item.post.as_mut(), item.put.as_mut()];
+    for operation in all.into_iter().flatten() {
+        if is_named {
+            refusal(operation, "404", "No such migration");
+        }
+        refusal(operation, "503", "A cluster does not answer, or what is stored has not been read yet");
+    }
+}
+
+fn refusal(operation: &mut Operation, status: &str, description: &str) {
+    let problem = Content::new(Some(RefOr::Ref(Ref::from_schema_name("Problem"))));
+    let response =
+        ResponseBuilder::new().description(description).content("application/problem+json", problem);
+    operation.responses.responses.insert(status.to_owned(), response.build().into());
 }
 
 fn parameter(operation: &mut Operation, name: &str, place: ParameterIn, description: &str) {

@@ -59,6 +59,7 @@ impl From<ControlError> for Problem {
             Refusal::Invalid => StatusCode::BAD_REQUEST,
             Refusal::NotFound => StatusCode::NOT_FOUND,
             Refusal::Conflict => StatusCode::CONFLICT,
+            Refusal::Outdated => StatusCode::PRECONDITION_FAILED,
             Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.code, error.detail).because(error.reasons)

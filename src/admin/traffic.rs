@@ -8,10 +8,7 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::extract::{Answer, Body, Change, Nothing, OptionalBody, Tagged};
 use super::problem::Problem;
-use crate::migration::control::{MOST_ATTEMPTS, Patience, Ramp, Throttle};
-
-/// Longest pause that may be asked for, in milliseconds; as in the configuration.
-const MAX_PAUSE_MS: u64 = 10_000;
+use crate::migration::control::{MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, Throttle};
 
 /// The share of reads that new is to serve.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -31,7 +28,7 @@ pub struct SetWrites {
     pub percent: i64,
     /// How long writes may be held, in milliseconds; left out, as configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 10000)]
+    #[schema(minimum = 50, maximum = 10000)]
     pub max_pause_ms: Option<u64>,
     /// End open transactions that stand in the way once so many tries were given up because of them; their clients
     /// are told to run them again. Left out: never.
@@ -53,7 +50,7 @@ pub(super) fn routes() -> Router<Shared> {
     responses((status = 200, description = "In force", body = Ramp)))]
 pub(super) async fn set_reads(change: Change, Body(wanted): Body<SetReads>) -> Answer<Tagged<Ramp>> {
     let percent = percent(wanted.percent)?;
-    Ok(Tagged(change.control.set_reads(&change.who, &change.name, percent).await?))
+    Ok(Tagged(change.control.set_reads(&change.by, &change.name, percent).await?))
 }
 
 /// Move authority over documents, and with it their writes. Answers when it is in force everywhere.
@@ -62,8 +59,10 @@ pub(super) async fn set_reads(change: Change, Body(wanted): Body<SetReads>) -> A
 pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) -> Answer<Tagged<Ramp>> {
     let percent = percent(wanted.percent)?;
     let max_pause = wanted.max_pause_ms;
-    if max_pause.is_some_and(|pause| !(1..=MAX_PAUSE_MS).contains(&pause)) {
-        let detail = format!("max_pause_ms must be a whole number from 1 to {MAX_PAUSE_MS}");
+    let (least, most) = (u64::from(*PAUSE_MS.start()), u64::from(*PAUSE_MS.end()));
+    if max_pause.is_some_and(|pause| !(least..=most).contains(&pause)) {
+        let detail =
+            format!("max_pause_ms must be a whole number from {least} to {most}, as in the configuration");
         return Err(Problem::invalid("invalid-max-pause", detail));
     }
     let after = wanted.end_transactions_after;
@@ -76,14 +75,14 @@ pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) ->
         return Err(Problem::invalid("invalid-end-transactions", detail));
     }
     let patience = Patience { max_pause_ms: max_pause, end_transactions_after: after };
-    Ok(Tagged(change.control.set_writes(&change.who, &change.name, percent, patience).await?))
+    Ok(Tagged(change.control.set_writes(&change.by, &change.name, percent, patience).await?))
 }
 
 /// Return all writes, then all reads, to old.
 #[utoipa::path(post, path = "/v1/migrations/{name}/rollback", tag = "traffic",
     responses((status = 200, description = "Old serves everything", body = Ramp)))]
 pub(super) async fn rollback(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<Ramp>> {
-    Ok(Tagged(change.control.rollback(&change.who, &change.name).await?))
+    Ok(Tagged(change.control.rollback(&change.by, &change.name).await?))
 }
 
 /// Set how fast the copy may go; what is left out or null is unlimited.
@@ -95,7 +94,7 @@ pub(super) async fn set_throttle(change: Change, Body(throttle): Body<Throttle>)
         let detail = "a limit must be above 0; leave it out for no limit, or use pause to halt the copy";
         return Err(Problem::invalid("invalid-throttle", detail));
     }
-    Ok(Json(change.control.set_throttle(&change.who, &change.name, throttle).await?))
+    Ok(Json(change.control.set_throttle(&change.by, &change.name, throttle).await?))
 }
 
 fn percent(wanted: i64) -> Result<u8, Box<Problem>> {

@@ -1,4 +1,5 @@
 //! The composition root: the only place that sees everything.
+mod capabilities;
 mod control;
 mod proxy;
 

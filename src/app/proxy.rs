@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::capabilities::find_capabilities;
 use super::control::{ControlPlane, defaults, opener, plain_engine, writer};
 use crate::admin;
 use crate::clock::SystemClock;
@@ -20,7 +21,6 @@ use crate::listener::worker::BuildRouter;
 use crate::listener::{self, Listener, Settings as ListenerSettings, Workers};
 use crate::migration::engine::{Engine, Settings as MigrationSettings};
 use crate::migration::holder::app_name;
-use crate::model::capabilities::Capabilities;
 use crate::model::side::{PerSide, Side};
 use crate::router::{AlwaysOld, Route, Router, Shared};
 use crate::shutdown::{Spawn, Tasks};
@@ -28,10 +28,6 @@ use crate::telemetry::recorder;
 
 /// How often idle cursors are forgotten and gauges are set.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How often the clusters are looked at until both are known.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long the new cluster may take to say what it can.
-const NEW_PATIENCE: Duration = Duration::from_secs(3);
 /// How long operations may take to end when another program takes over. New clients wait meanwhile.
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// How long background tasks may take to end.
@@ -46,6 +42,14 @@ pub enum StartError {
     /// A thread or a socket cannot be had.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// An address cannot be listened on.
+    #[error("[{section}] address: {error}; give it a free one, or end the process that listens there")]
+    Address {
+        /// The section of the configuration.
+        section: String,
+        /// The address and why not.
+        error: std::io::Error,
+    },
     /// A connection string cannot be used.
     #[error("[{0}] uri: {1}")]
     Uri(Side, UriError),
@@ -285,25 +289,31 @@ impl Proxy {
 }
 
 /// Binds all listeners; each socket comes with the name of its listener.
-fn bind_all(settings: &ListenerSettings, handed: &mut Handed) -> std::io::Result<Vec<(String, Listener)>> {
+fn bind_all(settings: &ListenerSettings, handed: &mut Handed) -> Result<Vec<(String, Listener)>, StartError> {
     let service = bson::oid::ObjectId::new();
     let mut all = Vec::new();
     for entrance in &settings.entrances {
-        for socket in listener::bind(entrance, service, handed)? {
+        let section = match entrance.name.as_str() {
+            "listen" => "listen".to_owned(),
+            extra => format!("listeners.{extra}"),
+        };
+        let bound = listener::bind(entrance, service, handed);
+        for socket in bound.map_err(|error| StartError::Address { section, error })? {
             let (address, face) = (socket.address(), entrance.face.name());
             tracing::info!(listener = entrance.name, %address, face, "listening");
             all.push((entrance.name.clone(), socket));
         }
     }
     if all.is_empty() {
-        return Err(std::io::Error::other("there is no address to listen on"));
+        return Err(std::io::Error::other("there is no address to listen on").into());
     }
     Ok(all)
 }
 
-fn bind_admin(address: SocketAddr, handed: &mut Handed) -> std::io::Result<TcpListener> {
-    let named = |error: std::io::Error| {
-        std::io::Error::new(error.kind(), format!("cannot listen on {address} for the admin API: {error}"))
+fn bind_admin(address: SocketAddr, handed: &mut Handed) -> Result<TcpListener, StartError> {
+    let named = |error: std::io::Error| StartError::Address {
+        section: "admin".to_owned(),
+        error: std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")),
     };
     let bind = || {
         let socket = std::net::TcpListener::bind(address)?;
@@ -336,52 +346,6 @@ fn serve_admin(
     };
     tasks.spawn("admin", Box::pin(serve));
     Ok(bound)
-}
-
-/// Fixes what clients are told: what they were told when the migrations under way began, else what all clusters
-/// have in common, as soon as they are known. A new cluster that is away does not keep clients waiting: old alone
-/// speaks then.
-async fn find_capabilities(
-    engine: Arc<Engine>,
-    clusters: [Option<Arc<Cluster>>; 2],
-    capabilities: Arc<SharedCapabilities>,
-) {
-    // No client is told anything before it is known what may be served.
-    engine.until_begun().await;
-    if let Some(promised) = engine.promised().await {
-        _ = capabilities.set(promised);
-        return;
-    }
-    let begun = tokio::time::Instant::now();
-    loop {
-        let known = |cluster: &Arc<Cluster>| capabilities_of(cluster);
-        let all: Option<Vec<Capabilities>> = clusters.iter().flatten().map(known).collect();
-        let late = begun.elapsed() > NEW_PATIENCE;
-        let old = || clusters[0].as_ref().and_then(known).map(|alone| vec![alone]);
-        let all = all.or_else(|| late.then(old).flatten());
-        if let Some(common) = all.and_then(|all| all.into_iter().reduce(Capabilities::and)) {
-            if common.min_wire_version > common.max_wire_version {
-                tracing::error!("the clusters have no wire version in common");
-            }
-            _ = capabilities.set(common);
-            return;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-fn capabilities_of(cluster: &Cluster) -> Option<Capabilities> {
-    let topology = cluster.topology();
-    let (min_wire_version, max_wire_version) = topology.wire_versions()?;
-    let limits = topology.limits()?;
-    Some(Capabilities {
-        min_wire_version,
-        max_wire_version,
-        max_bson_object_size: limits.max_bson_object_size,
-        max_message_size: limits.max_message_size,
-        max_write_batch_size: limits.max_write_batch_size,
-        session_timeout_minutes: topology.session_timeout_minutes(),
-    })
 }
 
 async fn sweep(shared: Arc<Shared>) {

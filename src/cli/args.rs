@@ -116,8 +116,8 @@ pub(super) enum Action {
         name: String,
         #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
         percent: u8,
-        /// How long writes may be held
-        #[arg(long, value_name = "N")]
+        /// How long writes may be held in one try (50 to 10000); as configured when left out
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(50..=10_000))]
         max_pause_ms: Option<u64>,
         /// End open transactions after so many tries (1 to 7) that they kept from coming to anything; their
         /// clients are told to run them again
@@ -131,15 +131,19 @@ pub(super) enum Action {
         #[arg(long)]
         wait: bool,
     },
-    /// Set how fast the copy may go; without limits, as fast as it can
+    /// Set how fast the copy may go; a limit that is not given is removed
+    #[command(group = clap::ArgGroup::new("limits").required(true).multiple(true))]
     Throttle {
         name: String,
         /// Documents each second
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", group = "limits", value_parser = rate)]
         documents_per_second: Option<f64>,
         /// Megabytes (10^6 bytes) each second
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", group = "limits", value_parser = rate)]
         megabytes_per_second: Option<f64>,
+        /// Remove all limits: as fast as it can
+        #[arg(long, group = "limits", conflicts_with_all = ["documents_per_second", "megabytes_per_second"])]
+        none: bool,
     },
     /// Return all writes, then all reads, to old
     Rollback { name: String },
@@ -182,7 +186,15 @@ pub(super) enum Action {
         up_to: Option<i64>,
     },
     /// Who asked for what, and how it ended
-    Events { name: String },
+    Events {
+        name: String,
+        /// Only what is older, in Unix milliseconds
+        #[arg(long, value_name = "MILLISECONDS")]
+        before: Option<i64>,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
+    },
 }
 
 /// How far `status --watch` waits.
@@ -221,6 +233,12 @@ fn shard_key(text: &str) -> Result<(String, ShardKey), String> {
         pattern.insert(path, kind);
     }
     Ok((namespace.to_owned(), ShardKey::parse(&pattern)?))
+}
+
+/// Reads how much may be copied each second.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "a limit is a number above 0; use pause to halt the copy".to_owned())
 }
 
 /// Reads `shop.orders=12`.

@@ -25,7 +25,12 @@ impl Failure {
     pub(super) fn report(self, json: bool) -> ExitCode {
         let (code, text) = match self {
             Self::Problem(problem) => {
-                let code = if problem.status >= 500 { 3 } else { 1 };
+                let code = match problem.status {
+                    500.. => 3,
+                    // What makes no sense is told by the command line as often as by the API.
+                    400 => 2,
+                    _ => 1,
+                };
                 if json {
                     output::json(&serde_json::to_value(&problem).unwrap_or_default());
                     return ExitCode::from(code);

@@ -59,7 +59,7 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         Action::Rollback { name } => {
             session.show(Method::POST, &path(&name, "rollback"), None, show::rollback).await.map(drop)
         }
-        Action::Throttle { name, documents_per_second, megabytes_per_second } => {
+        Action::Throttle { name, documents_per_second, megabytes_per_second, none: _ } => {
             let wanted = json!(Throttle { documents_per_second, megabytes_per_second });
             session.show(Method::PUT, &path(&name, "throttle"), Some(wanted), show::throttle).await.map(drop)
         }
@@ -78,19 +78,16 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         Action::Conflicts { name } => session.look(&path(&name, "conflicts"), show::conflicts).await,
         Action::Mismatches { name } => session.look(&path(&name, "mismatches"), show::mismatches).await,
         Action::Bypass { name, before, limit } => {
-            let (before, limit) =
-                (before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}")));
-            let query: Vec<String> = before.into_iter().chain(limit).collect();
-            let path = path(&name, "bypass-writes");
-            let path = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
-            session.look(&path, show::bypass).await
+            session.look(&page_of(&name, "bypass-writes", before, limit), show::bypass).await
         }
         Action::AcknowledgeBypass { name, reason, up_to } => {
             let asked = json!(Acknowledge { reason, up_to });
             let path = path(&name, "bypass-writes/acknowledge");
             session.show(Method::POST, &path, Some(asked), show::acknowledged).await.map(drop)
         }
-        Action::Events { name } => session.look(&path(&name, "events"), show::events).await,
+        Action::Events { name, before, limit } => {
+            session.look(&page_of(&name, "events", before, limit), show::events).await
+        }
     }
 }
 
@@ -113,6 +110,14 @@ fn set<T>(
 /// The path of one resource of a migration.
 pub(super) fn path(name: &str, resource: &str) -> String {
     format!("/v1/migrations/{}/{resource}", segment(name))
+}
+
+/// The path of one page of a list.
+fn page_of(name: &str, list: &str, before: Option<i64>, limit: Option<u16>) -> String {
+    let (before, limit) = (before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}")));
+    let query: Vec<String> = before.into_iter().chain(limit).collect();
+    let path = path(name, list);
+    if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) }
 }
 
 impl Session {

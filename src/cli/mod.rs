@@ -11,7 +11,6 @@ mod serve;
 mod show;
 mod watch;
 
-use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,18 +18,17 @@ use clap::Parser;
 use args::{Cli, Command};
 use failure::Failure;
 
-use crate::app::Launch;
+use crate::app::{Launch, StartError};
 use crate::handover::End;
 
 /// Does what the command line says; `app` runs the proxy until it is told to stop.
 ///
 /// The exit code is 0 when it is done, 1 when it was refused or failed, 2 when the command line or the
 /// configuration is wrong, 3 when nobody answers.
-pub fn main<App, Run, Error>(app: App) -> ExitCode
+pub fn main<App, Run>(app: App) -> ExitCode
 where
     App: FnOnce(Launch) -> Run,
-    Run: Future<Output = Result<End, Error>>,
-    Error: Display,
+    Run: Future<Output = Result<End, StartError>>,
 {
     let done = match Cli::parse().command {
         Command::Serve { config } => serve::serve(&config, app),

@@ -1,12 +1,11 @@
 //! `serve` and `check-config`.
 
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use super::failure::Failure;
 use super::output;
-use crate::app::Launch;
+use crate::app::{Launch, StartError};
 use crate::config::Config;
 use crate::handover::{End, Handed, Successor};
 use crate::listener::face::{Face, Secondary};
@@ -14,11 +13,10 @@ use crate::telemetry::logging;
 
 /// Runs `app` with the configuration in `file`, on as many threads as it says. When a new program is to take its
 /// place, this process goes on as that one.
-pub(super) fn serve<App, Run, Error>(file: &Path, app: App) -> Result<(), Failure>
+pub(super) fn serve<App, Run>(file: &Path, app: App) -> Result<(), Failure>
 where
     App: FnOnce(Launch) -> Run,
-    Run: Future<Output = Result<End, Error>>,
-    Error: Display,
+    Run: Future<Output = Result<End, StartError>>,
 {
     let handed = Handed::from_environment().map_err(|error| Failure::Usage(error.to_string()))?;
     let config = load(file)?;
@@ -33,7 +31,7 @@ where
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
     let successor = Successor::of_this(file);
     let launch = Launch { config, handed, successor: successor.clone() };
-    let end = runtime.block_on(app(launch)).map_err(|error| Failure::Failed(error.to_string()))?;
+    let end = runtime.block_on(app(launch)).map_err(|error| not_served(file, &error))?;
     drop(runtime);
     match end {
         End::Stopped => Ok(()),
@@ -41,6 +39,16 @@ where
             let error = successor.take_over(&sockets);
             Err(Failure::Failed(format!("ended, but the new program cannot take over: {error}")))
         }
+    }
+}
+
+/// What the configuration can mend is told with its file.
+fn not_served(file: &Path, error: &StartError) -> Failure {
+    match error {
+        StartError::Uri(..) | StartError::Refused(_) => {
+            Failure::Usage(format!("{}: {error}", file.display()))
+        }
+        _ => Failure::Failed(error.to_string()),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use super::human::{bar, bytes, count, duration, percent, table, time};
-use crate::admin::{ConflictList, EventList, MigrationList, MismatchList};
+use crate::admin::{ConflictList, MigrationList, MismatchList};
 use crate::migration::control::{
-    Acknowledged, BypassReport, MigrationView, Phase, Placement, PreflightReport, Progress, Ramp, Severity,
-    Throttle, Verification,
+    Acknowledged, BypassReport, EventList, MigrationView, Phase, Placement, PreflightReport, Progress, Ramp,
+    Severity, Throttle, Verification,
 };
 
 fn phase(phase: Phase, paused: bool) -> String {
@@ -32,6 +32,9 @@ pub(super) fn view(view: &MigrationView) -> String {
         view.writes_percent,
         view.epoch
     );
+    if view.throttle != Throttle::default() {
+        let _ = write!(out, "; throttle {}", view.throttle);
+    }
     if let Some(failure) = &view.failure {
         let _ = write!(out, "\n  {failure}");
     }
@@ -103,16 +106,10 @@ pub(super) fn rollback(answer: &Ramp) -> String {
 }
 
 pub(super) fn throttle(throttle: &Throttle) -> String {
-    let limit = |limit: Option<f64>, unit: &str| limit.map(|limit| format!("{limit} {unit}"));
-    let limits: Vec<_> =
-        [limit(throttle.documents_per_second, "documents/s"), limit(throttle.megabytes_per_second, "MB/s")]
-            .into_iter()
-            .flatten()
-            .collect();
-    if limits.is_empty() {
+    if *throttle == Throttle::default() {
         return "the copy goes as fast as it can".to_owned();
     }
-    format!("the copy goes at most at {}", limits.join(" and "))
+    format!("the copy goes at most at {throttle}")
 }
 
 pub(super) fn verification(verification: &Verification) -> String {
@@ -198,6 +195,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
                 shards_read(progress)
             ),
         ),
+        ("throttle", progress.throttle.to_string()),
         ("violated", violated(progress)),
         ("bypass", past_the_proxy(progress)),
         ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),
@@ -353,5 +351,9 @@ pub(super) fn events(list: &EventList) -> String {
         let change = if one.from == one.to { one.to.clone() } else { format!("{} -> {}", one.from, one.to) };
         [time(one.at), one.who.clone(), one.what.clone(), change, one.result.clone()]
     });
-    table(["TIME", "WHO", "WHAT", "STATE", "RESULT"], rows.collect())
+    let mut out = table(["TIME", "WHO", "WHAT", "STATE", "RESULT"], rows.collect());
+    if let Some(next) = list.next {
+        let _ = write!(out, "More: --before {next}");
+    }
+    out
 }

@@ -8,6 +8,7 @@ use super::listen::{self, ExtraListener, Listen};
 use super::reader::Reader;
 use super::section::Section;
 use super::uri::{self, Context, MongoUri};
+use crate::migration::control::PAUSE_MS;
 use crate::telemetry::logging::{Format, Level, Log};
 
 /// `[old]` and `[new]`: a cluster.
@@ -111,7 +112,7 @@ fn cluster(mut section: Section<'_, '_>, context: &Context<'_>, port: &str) -> O
 
 fn migration(mut section: Section<'_, '_>) -> Migration {
     let migration = Migration {
-        max_pause: millis(&mut section, "max_pause_ms", 500, 50, 10_000),
+        max_pause: millis(&mut section, "max_pause_ms", 500, *PAUSE_MS.start(), *PAUSE_MS.end()),
         mirror_timeout: millis(&mut section, "mirror_timeout_ms", 1_000, 10, 60_000),
         lease: millis(&mut section, "lease_ms", 6_000, 1_000, 60_000),
         hold: DAY * section.integer("hold_days", 7, 0..=365),

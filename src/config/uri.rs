@@ -104,7 +104,12 @@ pub(super) fn read(section: &mut Section<'_, '_>, context: &Context<'_>, example
                 .map_err(|error| format!("\"{}\" cannot be read: {error}", file.value));
             ("uri_file", Located { value: text, line: file.line })
         }
-        (Some(_), Some(file)) => {
+        (Some(uri), Some(file)) => {
+            // What is wrong with the one is told in the same run, whichever of them is kept.
+            let read = expand(&uri.value, context.env).and_then(|text| MongoUri::parse(&text));
+            if let Err(message) = read {
+                section.problem(uri.line, "uri", message);
+            }
             section.problem(file.line, "uri_file", "stands beside uri; keep only one of them");
             return None;
         }

@@ -7,9 +7,9 @@ use futures::FutureExt;
 
 use super::bypass::shown;
 use super::control::{
-    Acknowledge, Acknowledged, Actor, AuditEvent, BypassReport, Complete, Conflict, Control, ControlError,
-    MigrationView, Mismatch, NewMigration, Page, Patience, Phase, PreflightReport, Progress, Ramp, Refusal,
-    Throttle, Verification,
+    Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
+    EventList, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, PreflightReport, Progress, Ramp,
+    Refusal, Throttle, Verification,
 };
 use super::engine::{Engine, unavailable};
 use super::running::Running;
@@ -19,7 +19,7 @@ impl Engine {
     /// Writes a change into the audit; the change is made whether or not that works.
     async fn note<T>(
         &self,
-        who: &Actor,
+        by: &By,
         running: &Running,
         what: String,
         from: String,
@@ -27,7 +27,7 @@ impl Engine {
     ) {
         let event = AuditEvent {
             at: self.environment.clock.wall_millis(),
-            who: who.0.clone(),
+            who: by.who.0.clone(),
             what,
             from,
             to: describe(&self.view(running)),
@@ -46,7 +46,7 @@ impl Engine {
     /// Runs one call that changes a migration, once what is stored of it has been read.
     async fn change<T>(
         &self,
-        who: &Actor,
+        by: &By,
         name: &str,
         what: String,
         call: impl AsyncFnOnce(&Arc<Running>) -> Result<T, ControlError>,
@@ -55,13 +55,13 @@ impl Engine {
             must_be_read(running)?;
             call(running).await
         };
-        self.change_routing(who, name, |_| what, call).await
+        self.change_routing(by, name, |_| what, call).await
     }
 
     /// Runs one call that changes where reads and writes go; that may be known from the clusters' records alone.
     async fn change_routing<T>(
         &self,
-        who: &Actor,
+        by: &By,
         name: &str,
         what: impl FnOnce(&Running) -> String,
         call: impl AsyncFnOnce(&Arc<Running>) -> Result<T, ControlError>,
@@ -70,12 +70,12 @@ impl Engine {
             running.aborting.check()?;
             call(running).await
         };
-        self.one_at_a_time(who, name, what, call).await
+        self.one_at_a_time(by, name, what, call).await
     }
 
     async fn one_at_a_time<T>(
         &self,
-        who: &Actor,
+        by: &By,
         name: &str,
         what: impl FnOnce(&Running) -> String,
         call: impl AsyncFnOnce(&Arc<Running>) -> Result<T, ControlError>,
@@ -84,9 +84,12 @@ impl Engine {
         let running = self.running(name).await?;
         let _one_at_a_time = running.calls.lock().await;
         let (from, what) = (describe(&self.view(&running)), what(&running));
-        let result = call(&running).await;
+        let result = match by.may_change(self.view(&running).epoch) {
+            Ok(()) => call(&running).await,
+            Err(outdated) => Err(outdated),
+        };
         self.keep_ddl(&running);
-        self.note(who, &running, what, from, &result).await;
+        self.note(by, &running, what, from, &result).await;
         result
     }
 }
@@ -105,24 +108,46 @@ fn may_be_aborted(running: &Running) -> bool {
     !running.stored.lock().phase.is_over() && route.is_none_or(|route| route.owned_by_new.is_empty())
 }
 
+/// What an operator can change of a migration, for the audit.
 fn describe(view: &MigrationView) -> String {
+    let paused = if view.paused { " (paused)" } else { "" };
     format!(
-        "{}, reads {} %, writes {} %, epoch {}",
-        view.phase, view.reads_percent, view.writes_percent, view.epoch
+        "{}{paused}, reads {} %, writes {} %, epoch {}, throttle {}",
+        view.phase, view.reads_percent, view.writes_percent, view.epoch, view.throttle
     )
+}
+
+/// How a call of `complete` reads in the audit: with the reason given, and with what it was forced past.
+fn completion(how: &Complete, lacking: &[String]) -> String {
+    let mut what = "complete".to_owned();
+    if let Some(reason) = how.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()) {
+        what.push(' ');
+        what.push_str(reason);
+    }
+    if how.force {
+        let past =
+            if lacking.is_empty() { String::new() } else { format!(", although: {}", lacking.join("; ")) };
+        what.push_str(&format!(" (force{past})"));
+    }
+    what
 }
 
 #[async_trait]
 impl Control for Engine {
-    async fn create(&self, who: &Actor, new: NewMigration) -> Result<MigrationView, ControlError> {
+    async fn create(&self, by: &By, new: NewMigration) -> Result<MigrationView, ControlError> {
         let running = self.create_migration(new).await?;
-        self.note(who, &running, "create".into(), String::new(), &Ok(())).await;
+        self.note(by, &running, "create".into(), String::new(), &Ok(())).await;
         Ok(self.view(&running))
     }
 
     async fn list(&self) -> Result<Vec<MigrationView>, ControlError> {
         let mut views: Vec<_> =
             self.migrations.lock().await.values().map(|running| self.view(running)).collect();
+        if views.is_empty() {
+            // An unknown must not look like none. Those that a cluster's records name are shown all the same.
+            self.must_be_ready()?;
+            self.stored_unread().map_or(Ok(()), Err)?;
+        }
         views.sort_by_key(|view| view.created_at);
         Ok(views)
     }
@@ -136,32 +161,32 @@ impl Control for Engine {
         self.look_before(&running).await
     }
 
-    async fn start(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
-        self.change(who, name, "start".into(), async |running| {
+    async fn start(&self, by: &By, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(by, name, "start".into(), async |running| {
             self.start_undisturbed(running).await?;
             Ok(self.view(running))
         })
         .await
     }
 
-    async fn pause(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
-        self.change(who, name, "pause".into(), async |running| {
+    async fn pause(&self, by: &By, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(by, name, "pause".into(), async |running| {
             self.set_pause(running, true).await?;
             Ok(self.view(running))
         })
         .await
     }
 
-    async fn resume(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
-        self.change(who, name, "resume".into(), async |running| {
+    async fn resume(&self, by: &By, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(by, name, "resume".into(), async |running| {
             self.set_pause(running, false).await?;
             Ok(self.view(running))
         })
         .await
     }
 
-    async fn verify(&self, who: &Actor, name: &str) -> Result<Verification, ControlError> {
-        self.change(who, name, "verify".into(), async |running| {
+    async fn verify(&self, by: &By, name: &str) -> Result<Verification, ControlError> {
+        self.change(by, name, "verify".into(), async |running| {
             let phase = running.stored.lock().phase;
             if !matches!(phase, Phase::CatchingUp | Phase::Synced) {
                 let detail = format!("it is {phase}; verification needs the copy to be finished");
@@ -180,9 +205,9 @@ impl Control for Engine {
         .await
     }
 
-    async fn set_reads(&self, who: &Actor, name: &str, percent: u8) -> Result<Ramp, ControlError> {
+    async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp, ControlError> {
         self.change_routing(
-            who,
+            by,
             name,
             |_| format!("reads {percent}"),
             async |running| self.move_reads(running, percent).await,
@@ -192,7 +217,7 @@ impl Control for Engine {
 
     async fn set_writes(
         &self,
-        who: &Actor,
+        by: &By,
         name: &str,
         percent: u8,
         patience: Patience,
@@ -200,7 +225,7 @@ impl Control for Engine {
         let ends = patience.end_transactions_after;
         let ends = ends.map_or(String::new(), |after| format!(" (may end transactions after {after} tries)"));
         self.change_routing(
-            who,
+            by,
             name,
             |_| format!("writes {percent}{ends}"),
             async |running| self.move_writes(running, percent, patience).await,
@@ -208,23 +233,17 @@ impl Control for Engine {
         .await
     }
 
-    async fn rollback(&self, who: &Actor, name: &str) -> Result<Ramp, ControlError> {
+    async fn rollback(&self, by: &By, name: &str) -> Result<Ramp, ControlError> {
         let call = async |running: &Arc<Running>| self.roll_back(running).await;
-        self.change_routing(who, name, |_| "rollback".into(), call).await
+        self.change_routing(by, name, |_| "rollback".into(), call).await
     }
 
-    async fn complete(&self, who: &Actor, name: &str, how: Complete) -> Result<MigrationView, ControlError> {
+    async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView, ControlError> {
         let what = |running: &Running| {
-            let reason = how.reason.clone().unwrap_or_default();
             let lacking = self.lacking_to_complete(running).into_iter().map(|(_, why)| why);
-            match lacking.collect::<Vec<_>>().join("; ") {
-                lacking if how.force && !lacking.is_empty() => {
-                    format!("complete {reason} (force, although: {lacking})")
-                }
-                _ => format!("complete {reason}"),
-            }
+            completion(&how, &lacking.collect::<Vec<_>>())
         };
-        self.change_routing(who, name, what, async |running| {
+        self.change_routing(by, name, what, async |running| {
             must_be_read(running)?;
             self.complete_migration(running, &how).await?;
             Ok(self.view(running))
@@ -232,33 +251,30 @@ impl Control for Engine {
         .await
     }
 
-    async fn abort(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
+    async fn abort(&self, by: &By, name: &str) -> Result<MigrationView, ControlError> {
         // Whatever takes long gives way; what an abort could not end anyway goes on.
         let running = self.running(name).await?;
-        let _asked = may_be_aborted(&running).then(|| running.aborting.ask());
+        // Nothing gives way to one that is refused because it comes too late.
+        let is_meant = by.may_change(self.view(&running).epoch).is_ok();
+        let _asked = (is_meant && may_be_aborted(&running)).then(|| running.aborting.ask());
         let call = async |running: &Arc<Running>| {
             must_be_read(running)?;
             self.abort_migration(running).await?;
             Ok(self.view(running))
         };
-        self.one_at_a_time(who, name, |_| "abort".into(), call).await
+        self.one_at_a_time(by, name, |_| "abort".into(), call).await
     }
 
-    async fn drop_old(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError> {
-        self.change(who, name, "drop-old".into(), async |running| {
+    async fn drop_old(&self, by: &By, name: &str) -> Result<MigrationView, ControlError> {
+        self.change(by, name, "drop-old".into(), async |running| {
             self.drop_old_copies(running).await?;
             Ok(self.view(running))
         })
         .await
     }
 
-    async fn set_throttle(
-        &self,
-        who: &Actor,
-        name: &str,
-        throttle: Throttle,
-    ) -> Result<Throttle, ControlError> {
-        self.change(who, name, format!("throttle {throttle:?}"), async |running| {
+    async fn set_throttle(&self, by: &By, name: &str, throttle: Throttle) -> Result<Throttle, ControlError> {
+        self.change(by, name, format!("throttle {throttle}"), async |running| {
             let bad = |rate: Option<f64>| rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0);
             if bad(throttle.documents_per_second) || bad(throttle.megabytes_per_second) {
                 return Err(ControlError::new(
@@ -312,7 +328,7 @@ impl Control for Engine {
 
     async fn acknowledge_bypass_writes(
         &self,
-        who: &Actor,
+        by: &By,
         name: &str,
         asked: Acknowledge,
     ) -> Result<Acknowledged, ControlError> {
@@ -320,7 +336,10 @@ impl Control for Engine {
         let running = self.running(name).await?;
         let _one_at_a_time = running.calls.lock().await;
         let from = describe(&self.view(&running));
-        let made = self.acknowledge(who, &running, &asked).await;
+        let made = match by.may_change(self.view(&running).epoch) {
+            Ok(()) => self.acknowledge(&by.who, &running, &asked).await,
+            Err(outdated) => Err(outdated),
+        };
         let what = match &made {
             Ok(made) => format!(
                 "acknowledge-bypass: {} writes on old up to number {}, the last {}: {}",
@@ -328,16 +347,22 @@ impl Control for Engine {
             ),
             Err(_) => format!("acknowledge-bypass {}", asked.reason),
         };
-        self.note(who, &running, what, from, &made).await;
+        self.note(by, &running, what, from, &made).await;
         made
     }
 
-    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {
+    async fn audit(&self, name: &str, page: Page) -> Result<EventList, ControlError> {
         self.running(name).await?;
-        stored::audited(self.environment.state()?, name).await.map_err(|error| unavailable(error.to_string()))
+        let found = stored::audited(self.environment.state()?, name, page).await;
+        found.map_err(|error| unavailable(error.to_string()))
     }
 
     async fn not_ready(&self) -> Vec<String> {
-        self.not_ready_now()
+        let reasons = self.not_ready_now();
+        if reasons.is_empty() { self.clients_wait().into_iter().collect() } else { reasons }
     }
 }
+
+#[cfg(test)]
+#[path = "calls_tests.rs"]
+mod tests;

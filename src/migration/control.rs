@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
-pub use super::moving::MOST_ATTEMPTS;
+pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
 pub use super::views::{
-    AuditEvent, Conflict, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport, Progress, Ramp,
-    Severity, Throttle, Verification,
+    AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
+    Progress, Ramp, Severity, Throttle, Verification,
 };
 pub use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
@@ -19,6 +19,38 @@ pub use crate::policy::zones::Zone;
 /// Who asked for a change, for the audit.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema, PartialEq, Eq)]
 pub struct Actor(pub String);
+
+/// By whom a change is asked for, and on what condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct By {
+    /// Who asks.
+    pub who: Actor,
+    /// The epochs at which it is to be made, and at no other; `None` is any.
+    pub only_at: Option<Vec<u64>>,
+}
+
+impl By {
+    /// Without a condition.
+    #[must_use]
+    pub fn any(who: impl Into<String>) -> Self {
+        Self { who: Actor(who.into()), only_at: None }
+    }
+
+    /// Whether the change may be made at `epoch`. To be asked while no other change can come between.
+    ///
+    /// # Errors
+    /// [`Refusal::Outdated`].
+    pub fn may_change(&self, epoch: u64) -> Result<(), ControlError> {
+        if self.only_at.as_ref().is_none_or(|epochs| epochs.contains(&epoch)) {
+            return Ok(());
+        }
+        let detail = format!(
+            "If-Match does not name the present epoch, which is \"{epoch}\": the migration has changed since; look \
+             at it again and decide anew"
+        );
+        Err(ControlError::new(Refusal::Outdated, "epoch-changed", detail))
+    }
+}
 
 /// A migration to be created.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -102,6 +134,8 @@ pub enum Refusal {
     NotFound,
     /// Does not fit the present state (409).
     Conflict,
+    /// The migration is not at the epoch that was asked for (412).
+    Outdated,
     /// A cluster or a proxy does not answer (503).
     Unavailable,
 }
@@ -125,7 +159,7 @@ impl ControlError {
 #[async_trait]
 pub trait Control: Send + Sync {
     /// Makes a migration known; changes nothing else.
-    async fn create(&self, who: &Actor, new: NewMigration) -> Result<MigrationView, ControlError>;
+    async fn create(&self, by: &By, new: NewMigration) -> Result<MigrationView, ControlError>;
     /// All migrations, oldest first.
     async fn list(&self) -> Result<Vec<MigrationView>, ControlError>;
     /// One migration.
@@ -133,38 +167,33 @@ pub trait Control: Send + Sync {
     /// Looks whether it could start; changes nothing.
     async fn preflight(&self, name: &str) -> Result<PreflightReport, ControlError>;
     /// Starts: prepare, dual write, copy. Answers once dual writing has begun; the copy goes on behind.
-    async fn start(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    async fn start(&self, by: &By, name: &str) -> Result<MigrationView, ControlError>;
     /// Halts copying and following; application traffic goes on.
-    async fn pause(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    async fn pause(&self, by: &By, name: &str) -> Result<MigrationView, ControlError>;
     /// Ends a pause.
-    async fn resume(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    async fn resume(&self, by: &By, name: &str) -> Result<MigrationView, ControlError>;
     /// Starts a full verification in the background.
-    async fn verify(&self, who: &Actor, name: &str) -> Result<Verification, ControlError>;
+    async fn verify(&self, by: &By, name: &str) -> Result<Verification, ControlError>;
     /// Moves reads; answers when in force.
-    async fn set_reads(&self, who: &Actor, name: &str, percent: u8) -> Result<Ramp, ControlError>;
+    async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp, ControlError>;
     /// Moves authority; answers when in force.
     async fn set_writes(
         &self,
-        who: &Actor,
+        by: &By,
         name: &str,
         percent: u8,
         patience: Patience,
     ) -> Result<Ramp, ControlError>;
     /// Returns all writes, then all reads, to old.
-    async fn rollback(&self, who: &Actor, name: &str) -> Result<Ramp, ControlError>;
+    async fn rollback(&self, by: &By, name: &str) -> Result<Ramp, ControlError>;
     /// Ends it with new serving.
-    async fn complete(&self, who: &Actor, name: &str, how: Complete) -> Result<MigrationView, ControlError>;
+    async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView, ControlError>;
     /// Ends it with old serving; cleans up in the background.
-    async fn abort(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    async fn abort(&self, by: &By, name: &str) -> Result<MigrationView, ControlError>;
     /// Drops the old copies of a completed migration.
-    async fn drop_old(&self, who: &Actor, name: &str) -> Result<MigrationView, ControlError>;
+    async fn drop_old(&self, by: &By, name: &str) -> Result<MigrationView, ControlError>;
     /// Sets how fast the copy may go.
-    async fn set_throttle(
-        &self,
-        who: &Actor,
-        name: &str,
-        throttle: Throttle,
-    ) -> Result<Throttle, ControlError>;
+    async fn set_throttle(&self, by: &By, name: &str, throttle: Throttle) -> Result<Throttle, ControlError>;
     /// How it is going.
     async fn progress(&self, name: &str) -> Result<Progress, ControlError>;
     /// Keys that cannot be made equal now.
@@ -176,12 +205,16 @@ pub trait Control: Send + Sync {
     /// Notes that they are known and do not matter: only later ones stand in the way of moves.
     async fn acknowledge_bypass_writes(
         &self,
-        who: &Actor,
+        by: &By,
         name: &str,
         asked: Acknowledge,
     ) -> Result<Acknowledged, ControlError>;
     /// The audit, newest first, at most 1,000.
-    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError>;
+    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {
+        Ok(self.audit(name, Page::default()).await?.events)
+    }
+    /// A part of the audit, newest first; without a limit 1,000.
+    async fn audit(&self, name: &str, page: Page) -> Result<EventList, ControlError>;
     /// Why the process is not ready to serve; empty when it is.
     async fn not_ready(&self) -> Vec<String>;
 }

@@ -158,6 +158,26 @@ impl Engine {
         self.ready.borrow().clone()
     }
 
+    /// Why clients cannot be served yet although routing is known; `None` once they can.
+    pub(super) fn clients_wait(&self) -> Option<String> {
+        let shown = self.shown.get()?;
+        let why = "clients wait until it is known what the clusters can do: old does not answer, or new has not within \
+                   the first seconds";
+        (!shown.initialized()).then(|| why.to_owned())
+    }
+
+    /// That the stored migrations are not known yet, so that one which is not found may be there all the same.
+    pub(super) fn stored_unread(&self) -> Option<ControlError> {
+        let environment = &self.environment;
+        if environment.clusters.is_none() || environment.registry.ddl.is_known() {
+            return None;
+        }
+        let home = environment.settings.state;
+        let detail =
+            format!("the migrations stored on {home} have not been read yet; try again once {home} answers");
+        Some(ControlError::new(Refusal::Unavailable, "not-read-yet", detail))
+    }
+
     /// The running migration of that name, made if it is not there.
     pub(super) async fn take_up(&self, stored: &Stored) -> Arc<Running> {
         let mut migrations = self.migrations.lock().await;
@@ -273,7 +293,9 @@ impl Engine {
     pub(super) async fn running(&self, name: &str) -> Result<Arc<Running>, ControlError> {
         let found = self.migrations.lock().await.get(name).cloned();
         found.ok_or_else(|| {
-            ControlError::new(Refusal::NotFound, "no-such-migration", format!("there is no migration {name}"))
+            let none = || format!("there is no migration {name}");
+            let unread = self.stored_unread();
+            unread.unwrap_or_else(|| ControlError::new(Refusal::NotFound, "no-such-migration", none()))
         })
     }
 

@@ -65,6 +65,10 @@ fn publish(migration: &str, progress: &Progress) {
     set(names::MIGRATION_CONFLICTS, progress.conflicts as f64);
     set(names::MIGRATION_CAN_CUT_OVER, f64::from(u8::from(progress.can_cut_over)));
     set(names::MIGRATION_PAUSED, f64::from(u8::from(progress.paused)));
+    // No limit must not look like one of 0.
+    let limit = |rate: Option<f64>| rate.unwrap_or(f64::INFINITY);
+    set(names::MIGRATION_THROTTLE_DOCUMENTS, limit(progress.throttle.documents_per_second));
+    set(names::MIGRATION_THROTTLE_MEGABYTES, limit(progress.throttle.megabytes_per_second));
     if let Some(last) = &progress.verification {
         let seconds = |at: Option<i64>| at.map_or(f64::NAN, |millis| millis as f64 / 1000.0);
         set(names::MIGRATION_VERIFICATION_MISMATCHES, last.mismatches as f64);

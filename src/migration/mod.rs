@@ -2,6 +2,7 @@
 pub mod aborting;
 mod ahead;
 mod alone;
+mod asked;
 pub mod backfill;
 mod beginning;
 pub mod bypass;

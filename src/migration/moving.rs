@@ -71,6 +71,8 @@ struct Ending<'a> {
     ended: &'a mut u32,
 }
 
+/// How short and how long writes may be held in one try, in milliseconds; configured or asked for.
+pub const PAUSE_MS: std::ops::RangeInclusive<u32> = 50..=10_000;
 /// How often a move is tried.
 pub const MOST_ATTEMPTS: u32 = 8;
 const SOFT_DRAIN: Duration = Duration::from_secs(10);

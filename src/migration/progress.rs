@@ -65,6 +65,7 @@ impl Engine {
             epoch: route.as_ref().map_or(0, |route| route.epoch),
             created_at: stored.created_at,
             failure: stored.failure.clone(),
+            throttle: stored.throttle,
             verification: running.verification_of(&stored),
             placements: stored.created.iter().map(Created::placement).collect(),
         }
@@ -109,6 +110,7 @@ impl Engine {
             total_bytes: u64::try_from(stored.total_bytes).unwrap_or(0).max(bytes),
             documents_per_second,
             bytes_per_second,
+            throttle: view.throttle,
             elapsed_seconds: stored.started_at.map(|at| {
                 let until = stored.ended_at.unwrap_or_else(|| self.environment.clock.wall_millis());
                 (until - at).max(0) as f64 / 1000.0

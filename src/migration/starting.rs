@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asked::checked;
 use super::backfill;
 use super::context::Context;
-use super::control::{ControlError, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity};
+use super::control::{
+    ControlError, Finding, NamespaceSpec, NewMigration, Phase, PreflightReport, Refusal, Severity,
+};
 use super::engine::{Engine, no_new, unavailable};
 use super::patterns::{by_name, clash, resolve};
 use super::preflight::{preflight, single_step_reasons};
@@ -18,8 +21,6 @@ use super::stream::ChangeStream;
 use crate::clock::timeout;
 use crate::converge::barriers::lay_out;
 use crate::converge::read::time_now;
-use crate::model::namespace::Namespace;
-use crate::model::pattern::Pattern;
 use crate::model::side::{PerSide, Side};
 use crate::state::checkpoint;
 use crate::state::record::{AuthorityRecord, StoredShardKey};
@@ -28,56 +29,30 @@ use crate::state::table::MigrationRoute;
 /// How long a start waits for writes that began before it.
 const EARLIER_WRITES: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
-/// More are of no use to an empty collection.
-const MOST_CHUNKS: u32 = 8192;
 
 fn to_control(error: impl std::fmt::Display) -> ControlError {
     unavailable(error.to_string())
 }
 
-/// The namespaces of a new migration, checked.
-///
-/// # Errors
-/// [`ControlError`] that names what is wrong.
-pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError> {
-    let invalid = |detail: String| ControlError::new(Refusal::Invalid, "invalid-migration", detail);
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if new.name.is_empty() || new.name.len() > 64 || !new.name.chars().all(allowed) {
-        return Err(invalid("name: use 1 to 64 letters, digits, '-' and '_'".into()));
-    }
-    if new.namespaces.is_empty() {
-        return Err(invalid("namespaces: name at least one \"database.collection\"".into()));
-    }
-    let mut namespaces: Vec<Namespace> = Vec::new();
-    for spec in &new.namespaces {
-        let namespace = &spec.namespace;
-        if Pattern::is_meant(namespace) {
-            Pattern::parse(namespace).map_err(|why| invalid(format!("namespaces: {why}")))?;
-        }
-        let parsed = Namespace::parse(namespace)
-            .ok_or_else(|| invalid(format!("namespaces: {namespace:?} is not \"database.collection\"")))?;
-        if namespaces.contains(&parsed) {
-            return Err(invalid(format!("namespaces: {namespace} is named twice")));
-        }
-        if let Some(wrong) = layout_problem(spec) {
-            return Err(invalid(format!("namespaces: {namespace}: {wrong}")));
-        }
-        namespaces.push(parsed);
-    }
-    Ok(namespaces)
+/// A finding as one of the reasons of a refusal: where, what, and after a semicolon what to do about it.
+fn in_words(finding: &Finding) -> String {
+    let parts = [&finding.namespace, &finding.message].into_iter().filter(|part| !part.is_empty());
+    let what = parts.map(String::as_str).collect::<Vec<_>>().join(": ");
+    let remedy = if finding.remedy.is_empty() { String::new() } else { format!("; {}", finding.remedy) };
+    format!("{}: {what}{remedy}", finding.code)
 }
 
-/// What makes no sense about how a collection is to lie on new, whatever new is.
-fn layout_problem(spec: &NamespaceSpec) -> Option<String> {
-    let without_key = |field| format!("{field} needs shard_key, by which the collection is cut; give both");
-    match spec {
-        NamespaceSpec { shard_key: None, initial_chunks: Some(_), .. } => Some(without_key("initial_chunks")),
-        NamespaceSpec { shard_key: None, zones, .. } if !zones.is_empty() => Some(without_key("zones")),
-        NamespaceSpec { initial_chunks: Some(chunks), .. } if !(1..=MOST_CHUNKS).contains(chunks) => {
-            Some(format!("initial_chunks is {chunks}; use 1 to {MOST_CHUNKS}"))
-        }
-        _ => None,
-    }
+/// Why a migration in `phase` is neither paused nor resumed, and what would fit.
+fn no_pause_in(phase: Phase, paused: bool) -> String {
+    let wanted =
+        if paused { "only one that copies or follows can be paused" } else { "there is nothing to resume" };
+    let fitting = match phase {
+        Phase::Created => "; start begins it",
+        Phase::Preparing => "; its start is not finished: call start again, or abort",
+        Phase::Failed => "; resume goes on with it, abort ends it",
+        _ => "",
+    };
+    format!("it is {phase}; {wanted}{fitting}")
 }
 
 /// By what both clusters have sharded the collections.
@@ -252,9 +227,7 @@ impl Engine {
             .findings
             .iter()
             .filter(|finding| finding.severity == Severity::Refused)
-            .map(|finding| {
-                format!("{}: {} {} {}", finding.code, finding.namespace, finding.message, finding.remedy)
-            })
+            .map(in_words)
             .collect();
         if !report.ok {
             let detail = "preflight refuses the start; see reasons".to_owned();
@@ -362,7 +335,7 @@ impl Engine {
             return self.begin_anew(running).await;
         }
         if !matches!(phase, Phase::Copying | Phase::CatchingUp | Phase::Synced) {
-            let detail = format!("it is {phase}; only a migration that copies or follows can be paused");
+            let detail = no_pause_in(phase, paused);
             return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
         }
         let context = running.parts().ok_or_else(no_new)?;

@@ -1,9 +1,10 @@
 //! What is stored of a migration besides routing, and the audit.
 
-use bson::{Document, Timestamp, doc, rawdoc};
+use bson::raw::cstr;
+use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use serde::{Deserialize, Serialize};
 
-use super::control::{AuditEvent, Mismatch, NamespaceSpec, Phase, Throttle, Verification};
+use super::control::{AuditEvent, EventList, Mismatch, NamespaceSpec, Page, Phase, Throttle, Verification};
 use super::prepare::Created;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
@@ -16,6 +17,8 @@ pub const AUDIT: &str = "audit";
 /// Collection of the clusters' identities.
 pub const IDENTITY: &str = "identity";
 const MOST_LISTED: i32 = 1000;
+/// More lines are not added to one audit in a millisecond.
+const MOST_AT_ONCE: i32 = 100;
 const DUPLICATE_KEY: i32 = 11000;
 const MOST_RACES: u32 = 10;
 
@@ -227,12 +230,32 @@ pub async fn audit(records: &Records, migration: &str, event: &AuditEvent) -> Re
     records.change(DATABASE, AUDIT, doc! { "_id": id }, doc! { "$set": fields }, true).await.map(|_| ())
 }
 
-/// The audit of a migration, newest first.
+/// A part of the audit of a migration, newest first.
 ///
 /// # Errors
 /// [`RecordError`].
-pub async fn audited(records: &Records, migration: &str) -> Result<Vec<AuditEvent>, RecordError> {
-    listed(records, AUDIT, migration).await
+pub async fn audited(records: &Records, migration: &str, page: Page) -> Result<EventList, RecordError> {
+    let mut filter = rawdoc! { "migration": migration };
+    if let Some(before) = page.before {
+        filter.append(cstr!("at"), rawdoc! { "$lt": before });
+    }
+    let limit = page.limit.map_or(MOST_LISTED, i32::from);
+    let found = listed(records, AUDIT, filter, limit.max(MOST_AT_ONCE) + 1).await?;
+    Ok(whole_page(found, usize::try_from(limit).unwrap_or(usize::MAX)))
+}
+
+/// The first `limit` of `events`, newest first: less rather than a part of one millisecond, as the next page begins
+/// with the millisecond before; more only where all are of one.
+fn whole_page(mut events: Vec<AuditEvent>, limit: usize) -> EventList {
+    let Some(beyond) = events.get(limit).map(|event| event.at) else {
+        return EventList { events, next: None };
+    };
+    let before = events.iter().position(|event| event.at == beyond).filter(|whole| *whole > 0);
+    let one = || events.iter().position(|event| event.at != beyond).unwrap_or(events.len());
+    let kept = before.unwrap_or_else(one);
+    events.truncate(kept);
+    let next = events.last().map(|event| event.at);
+    EventList { events, next }
 }
 
 /// Stores a difference that a verification found.
@@ -259,17 +282,17 @@ pub async fn store_mismatch(
 /// # Errors
 /// [`RecordError`].
 pub async fn mismatches(records: &Records, migration: &str) -> Result<Vec<Mismatch>, RecordError> {
-    listed(records, "mismatches", migration).await
+    listed(records, "mismatches", rawdoc! { "migration": migration }, MOST_LISTED).await
 }
 
 async fn listed<T: serde::de::DeserializeOwned>(
     records: &Records,
     collection: &str,
-    migration: &str,
+    filter: RawDocumentBuf,
+    limit: i32,
 ) -> Result<Vec<T>, RecordError> {
     let body = rawdoc! {
-        "find": collection, "filter": { "migration": migration }, "sort": { "at": -1 }, "limit": MOST_LISTED,
-        "batchSize": MOST_LISTED + 1, "readConcern": { "level": "majority" },
+        "find": collection, "filter": filter, "sort": { "at": -1 }, "limit": limit, "batchSize": limit + 1, "readConcern": { "level": "majority" },
     };
     let reply = records.read(DATABASE, body).await?;
     let found = crate::state::records::first_batch(&reply.body).map_err(RecordError::Malformed)?;
@@ -301,4 +324,32 @@ pub async fn identity(records: &Records) -> Result<String, RecordError> {
 pub async fn known_identity(records: &Records) -> Result<Option<String>, RecordError> {
     let found = records.find(DATABASE, IDENTITY, rawdoc! { "_id": "cluster" }, 1).await?;
     Ok(found.first().and_then(|raw| raw.get_str("id").ok()).map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(times: &[i64], limit: usize) -> (Vec<i64>, Option<i64>) {
+        let event = |at: &i64| AuditEvent {
+            at: *at,
+            who: String::new(),
+            what: String::new(),
+            from: String::new(),
+            to: String::new(),
+            result: String::new(),
+        };
+        let list = whole_page(times.iter().map(event).collect(), limit);
+        (list.events.iter().map(|event| event.at).collect(), list.next)
+    }
+
+    #[test]
+    fn a_page_of_the_audit_never_divides_a_millisecond() {
+        assert_eq!(page(&[9, 8, 7], 3), (vec![9, 8, 7], None));
+        assert_eq!(page(&[9, 8, 7], 2), (vec![9, 8], Some(8)));
+        assert_eq!(page(&[9, 8, 8, 7], 2), (vec![9], Some(9)));
+        assert_eq!(page(&[9, 9, 9, 8], 2), (vec![9, 9, 9], Some(9)));
+        assert_eq!(page(&[9, 9, 9], 1), (vec![9, 9, 9], Some(9)));
+        assert_eq!(page(&[], 5), (vec![], None));
+    }
 }

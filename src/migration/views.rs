@@ -43,6 +43,9 @@ pub struct MigrationView {
     pub created_at: i64,
     /// Why it failed, when it did.
     pub failure: Option<String>,
+    /// How fast the copy may go.
+    #[serde(default)]
+    pub throttle: Throttle,
     /// The last full verification, if one ran.
     pub verification: Option<Verification>,
     /// Where its collections lie on new; empty before the start.
@@ -114,6 +117,18 @@ pub struct Throttle {
     pub megabytes_per_second: Option<f64>,
 }
 
+/// The limits, or `none`.
+impl std::fmt::Display for Throttle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.documents_per_second, self.megabytes_per_second) {
+            (None, None) => f.write_str("none"),
+            (Some(documents), None) => write!(f, "{documents} documents/s"),
+            (None, Some(megabytes)) => write!(f, "{megabytes} MB/s"),
+            (Some(documents), Some(megabytes)) => write!(f, "{documents} documents/s and {megabytes} MB/s"),
+        }
+    }
+}
+
 /// How far one direction is behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Lag {
@@ -148,6 +163,9 @@ pub struct Progress {
     pub documents_per_second: f64,
     /// Bytes each second over the last seconds.
     pub bytes_per_second: f64,
+    /// How fast the copy may go.
+    #[serde(default)]
+    pub throttle: Throttle,
     /// Since the start; null before it.
     pub elapsed_seconds: Option<f64>,
     /// Until the copy ends, then until the streams have caught up, at the present rate; null while unknown or
@@ -249,6 +267,16 @@ pub struct Mismatch {
     pub repaired: bool,
     /// Unix milliseconds.
     pub at: i64,
+}
+
+/// The audit, or a part of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct EventList {
+    /// Newest first; what happened in one millisecond is never divided.
+    pub events: Vec<AuditEvent>,
+    /// `before` of the next page; null when there are no older ones.
+    #[serde(default)]
+    pub next: Option<i64>,
 }
 
 /// One line of the audit.

@@ -13,6 +13,7 @@ pub mod expiry;
 pub mod failover;
 pub mod gate;
 pub mod invariants;
+pub mod naming;
 pub mod nesting;
 pub mod newcomers;
 pub mod order;

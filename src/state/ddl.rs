@@ -92,6 +92,12 @@ impl Ddl {
         Ok(UnderWay { ddl: Arc::clone(self), id })
     }
 
+    /// Whether what is stored has been read.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.state.lock().is_known
+    }
+
     /// What is stored has been read, and everything that is being prepared is closed.
     pub fn known(&self) {
         self.state.lock().is_known = true;

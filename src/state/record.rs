@@ -189,13 +189,15 @@ impl AuthorityRecord {
         }
         if self.side != side {
             return Err(format!(
-                "the uris of [old] and [new] are swapped: migration {} knows this cluster as {}",
+                "the uris of [old] and [new] are swapped: migration {} knows this cluster as {}; exchange [old] uri and \
+                 [new] uri",
                 self.name, self.side
             ));
         }
         if identity != Some(self.identities.get(side).as_str()) {
             return Err(format!(
-                "the {side} cluster is not the one that migration {} began with; check [{side}] uri",
+                "the {side} cluster is not the one that migration {} began with; give [{side}] the uri of \
+                 that one",
                 self.name
             ));
         }

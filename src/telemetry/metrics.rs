@@ -71,6 +71,10 @@ pub const MIGRATION_VERIFICATION_REPAIRED: &str = "reshard_migration_verificatio
 pub const MIGRATION_VERIFICATION_STARTED: &str = "reshard_migration_verification_started_at_seconds";
 /// Unix seconds when the last full verification ended, by migration; NaN until then.
 pub const MIGRATION_VERIFICATION_FINISHED: &str = "reshard_migration_verification_finished_at_seconds";
+/// Documents each second that the copy may make, by migration; infinite without a limit.
+pub const MIGRATION_THROTTLE_DOCUMENTS: &str = "reshard_migration_throttle_documents_per_second";
+/// Megabytes each second that the copy may make, by migration; infinite without a limit.
+pub const MIGRATION_THROTTLE_MEGABYTES: &str = "reshard_migration_throttle_megabytes_per_second";
 /// 1 while an operator has halted it, by migration.
 pub const MIGRATION_PAUSED: &str = "reshard_migration_paused";
 /// Seconds that old's oplog reaches back, by migration.

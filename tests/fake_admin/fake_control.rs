@@ -4,9 +4,9 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use reshard::migration::control::{
-    Acknowledge, Acknowledged, Actor, AuditEvent, BypassReport, BypassWrite, Complete, Conflict, Control,
-    ControlError, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, Placement,
-    PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
+    Acknowledge, Acknowledged, AuditEvent, By, BypassReport, BypassWrite, Complete, Conflict, Control,
+    ControlError, EventList, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Patience, Phase,
+    Placement, PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
 };
 
 /// What it knows, and how it is to behave.
@@ -32,8 +32,12 @@ impl FakeControl {
         self.calls.lock().unwrap().clone()
     }
 
-    fn ask(&self, who: &Actor, what: String) -> Result<()> {
-        self.calls.lock().unwrap().push(format!("{}: {what}", who.0));
+    /// Notes what is asked of `name`, at the epoch at which it is to be done.
+    fn ask(&self, by: &By, name: &str, what: String) -> Result<()> {
+        if let Some(view) = self.migrations.lock().unwrap().iter().find(|view| view.name == name) {
+            by.may_change(view.epoch)?;
+        }
+        self.calls.lock().unwrap().push(format!("{}: {what}", by.who.0));
         self.refuse.lock().unwrap().take().map_or(Ok(()), Err)
     }
 
@@ -48,8 +52,8 @@ impl FakeControl {
         Ok(view.clone())
     }
 
-    fn step(&self, who: &Actor, name: &str, step: &str, phase: Phase) -> Result<MigrationView> {
-        self.ask(who, format!("{step} {name}"))?;
+    fn step(&self, by: &By, name: &str, step: &str, phase: Phase) -> Result<MigrationView> {
+        self.ask(by, name, format!("{step} {name}"))?;
         self.change(name, |view| view.phase = phase)
     }
 
@@ -61,8 +65,8 @@ impl FakeControl {
 
 #[async_trait]
 impl Control for FakeControl {
-    async fn create(&self, who: &Actor, new: NewMigration) -> Result<MigrationView> {
-        self.ask(who, format!("create {}", new.name))?;
+    async fn create(&self, by: &By, new: NewMigration) -> Result<MigrationView> {
+        self.ask(by, &new.name, format!("create {}", new.name))?;
         let view = MigrationView {
             name: new.name,
             namespaces: new.namespaces,
@@ -73,6 +77,7 @@ impl Control for FakeControl {
             epoch: 1,
             created_at: 1_700_000_000_000,
             failure: None,
+            throttle: Throttle::default(),
             verification: None,
             placements: Vec::new(),
         };
@@ -105,60 +110,61 @@ impl Control for FakeControl {
         Ok(PreflightReport { ok, findings: if ok { Vec::new() } else { vec![finding] } })
     }
 
-    async fn start(&self, who: &Actor, name: &str) -> Result<MigrationView> {
-        self.step(who, name, "start", Phase::Copying)
+    async fn start(&self, by: &By, name: &str) -> Result<MigrationView> {
+        self.step(by, name, "start", Phase::Copying)
     }
 
-    async fn pause(&self, who: &Actor, name: &str) -> Result<MigrationView> {
-        self.ask(who, format!("pause {name}"))?;
+    async fn pause(&self, by: &By, name: &str) -> Result<MigrationView> {
+        self.ask(by, name, format!("pause {name}"))?;
         self.change(name, |view| view.paused = true)
     }
 
-    async fn resume(&self, who: &Actor, name: &str) -> Result<MigrationView> {
-        self.ask(who, format!("resume {name}"))?;
+    async fn resume(&self, by: &By, name: &str) -> Result<MigrationView> {
+        self.ask(by, name, format!("resume {name}"))?;
         self.change(name, |view| view.paused = false)
     }
 
-    async fn verify(&self, who: &Actor, name: &str) -> Result<Verification> {
-        self.ask(who, format!("verify {name}"))?;
+    async fn verify(&self, by: &By, name: &str) -> Result<Verification> {
+        self.ask(by, name, format!("verify {name}"))?;
         self.change(name, |_| {})?;
         *self.verifying.lock().unwrap() = 2;
         Ok(Verification { running: true, total_documents: 10, ..Verification::default() })
     }
 
-    async fn set_reads(&self, who: &Actor, name: &str, percent: u8) -> Result<Ramp> {
-        self.ask(who, format!("reads {name} {percent}"))?;
+    async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp> {
+        self.ask(by, name, format!("reads {name} {percent}"))?;
         self.ramp(name, percent, |view| view.reads_percent = percent)
     }
 
-    async fn set_writes(&self, who: &Actor, name: &str, percent: u8, how: Patience) -> Result<Ramp> {
+    async fn set_writes(&self, by: &By, name: &str, percent: u8, how: Patience) -> Result<Ramp> {
         let slow = *self.slow.lock().unwrap();
         // How long it takes is what a test asks for.
         tokio::time::sleep(slow).await;
         let Patience { max_pause_ms: max, end_transactions_after: after } = how;
-        self.ask(who, format!("writes {name} {percent} {max:?} {after:?}"))?;
+        self.ask(by, name, format!("writes {name} {percent} {max:?} {after:?}"))?;
         self.ramp(name, percent, |view| view.writes_percent = percent)
     }
 
-    async fn rollback(&self, who: &Actor, name: &str) -> Result<Ramp> {
-        self.ask(who, format!("rollback {name}"))?;
+    async fn rollback(&self, by: &By, name: &str) -> Result<Ramp> {
+        self.ask(by, name, format!("rollback {name}"))?;
         self.ramp(name, 0, |view| (view.reads_percent, view.writes_percent) = (0, 0))
     }
 
-    async fn complete(&self, who: &Actor, name: &str, how: Complete) -> Result<MigrationView> {
-        self.step(who, name, &format!("complete {} {:?}", how.force, how.reason), Phase::Completed)
+    async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView> {
+        self.step(by, name, &format!("complete {} {:?}", how.force, how.reason), Phase::Completed)
     }
 
-    async fn abort(&self, who: &Actor, name: &str) -> Result<MigrationView> {
-        self.step(who, name, "abort", Phase::Aborted)
+    async fn abort(&self, by: &By, name: &str) -> Result<MigrationView> {
+        self.step(by, name, "abort", Phase::Aborted)
     }
 
-    async fn drop_old(&self, who: &Actor, name: &str) -> Result<MigrationView> {
-        self.step(who, name, "drop-old", Phase::Completed)
+    async fn drop_old(&self, by: &By, name: &str) -> Result<MigrationView> {
+        self.step(by, name, "drop-old", Phase::Completed)
     }
 
-    async fn set_throttle(&self, who: &Actor, name: &str, throttle: Throttle) -> Result<Throttle> {
-        self.ask(who, format!("throttle {name} {:?}", throttle.documents_per_second))?;
+    async fn set_throttle(&self, by: &By, name: &str, throttle: Throttle) -> Result<Throttle> {
+        self.ask(by, name, format!("throttle {name} {:?}", throttle.documents_per_second))?;
+        self.change(name, |view| view.throttle = throttle)?;
         Ok(throttle)
     }
 
@@ -178,6 +184,7 @@ impl Control for FakeControl {
             total_bytes: 24_000_000,
             documents_per_second: 100.0,
             bytes_per_second: 1e6,
+            throttle: view.throttle,
             elapsed_seconds: Some(12.0),
             remaining_seconds: Some(75.0),
             remaining_note: (name == "behind").then(|| "following old will never catch up".to_owned()),
@@ -264,32 +271,34 @@ impl Control for FakeControl {
 
     async fn acknowledge_bypass_writes(
         &self,
-        who: &Actor,
+        by: &By,
         name: &str,
         asked: Acknowledge,
     ) -> Result<Acknowledged> {
-        self.ask(who, format!("acknowledge-bypass {name} {:?} {}", asked.up_to, asked.reason))?;
+        self.ask(by, name, format!("acknowledge-bypass {name} {:?} {}", asked.up_to, asked.reason))?;
         self.get(name).await?;
         Ok(Acknowledged {
             up_to: 5,
             writes: 2,
             latest: "shop.orders, _id 1".to_owned(),
             at: 0,
-            who: who.0.clone(),
+            who: by.who.0.clone(),
             reason: asked.reason,
         })
     }
 
-    async fn events(&self, name: &str) -> Result<Vec<AuditEvent>> {
+    async fn audit(&self, name: &str, page: Page) -> Result<EventList> {
         self.get(name).await?;
-        Ok(vec![AuditEvent {
+        let event = AuditEvent {
             at: 0,
             who: "ann".to_owned(),
             what: "start".to_owned(),
             from: "created".to_owned(),
             to: "copying".to_owned(),
             result: "ok".to_owned(),
-        }])
+        };
+        let next = page.limit.map(|limit| page.before.unwrap_or(0) + i64::from(limit));
+        Ok(EventList { events: vec![event], next })
     }
 
     async fn not_ready(&self) -> Vec<String> {

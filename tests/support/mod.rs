@@ -16,7 +16,7 @@ use reshard::app::{Builder, Proxy};
 use reshard::cluster::Settings as ClusterSettings;
 use reshard::listener::Settings as ListenerSettings;
 use reshard::migration::control::{
-    Acknowledge, Acknowledged, Actor, BypassReport, Complete, Control, NamespaceSpec, NewMigration, Page,
+    Acknowledge, Acknowledged, By, BypassReport, Complete, Control, NamespaceSpec, NewMigration, Page,
     Patience, Phase, Progress, Ramp,
 };
 use reshard::migration::engine::{Engine, Settings as MigrationSettings};
@@ -97,8 +97,8 @@ pub(crate) fn wants_verification(why: &str) -> bool {
     why.contains("reshard migrate verify ")
 }
 
-pub(crate) fn me() -> Actor {
-    Actor("test".into())
+pub(crate) fn me() -> By {
+    By::any("test")
 }
 
 impl Operator {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use reshard::migration::control::{Actor, Control, ControlError, NamespaceSpec, NewMigration, Patience};
+use reshard::migration::control::{By, Control, ControlError, NamespaceSpec, NewMigration, Patience};
 use reshard::migration::engine::Engine;
 use tokio::sync::Notify;
 
@@ -99,22 +99,22 @@ pub(crate) async fn operate(
 }
 
 async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
-    let who = Actor("operator".into());
+    let by = By::any("operator");
     match step {
         Step::Create | Step::CreateAll => {
             let name = if step == Step::Create { NS } else { "app.*" };
             let namespaces = vec![NamespaceSpec::plain(name)];
-            engine.create(&who, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
+            engine.create(&by, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
         }
-        Step::Start => engine.start(&who, MIGRATION).await.map(|_| ()),
-        Step::Reads(percent) => engine.set_reads(&who, MIGRATION, percent).await.map(|_| ()),
+        Step::Start => engine.start(&by, MIGRATION).await.map(|_| ()),
+        Step::Reads(percent) => engine.set_reads(&by, MIGRATION, percent).await.map(|_| ()),
         Step::Writes(percent) => {
-            let moved = engine.set_writes(&who, MIGRATION, percent, Patience::default()).await;
+            let moved = engine.set_writes(&by, MIGRATION, percent, Patience::default()).await;
             if let Err(refused) = &moved
                 && refused.reasons.iter().any(|why| why.contains("run: reshard migrate verify"))
             {
                 // As the refusal says; then again.
-                engine.verify(&who, MIGRATION).await?;
+                engine.verify(&by, MIGRATION).await?;
             }
             moved.map(|_| ())
         }
