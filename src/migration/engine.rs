@@ -124,6 +124,8 @@ pub struct Engine {
 }
 
 pub(super) const RETRY: Duration = Duration::from_millis(300);
+/// How long a new migration waits until the stored ones have been read.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long a process that ends waits for each cluster to hear of it.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -176,6 +178,22 @@ impl Engine {
         let detail =
             format!("the migrations stored on {home} have not been read yet; try again once {home} answers");
         Some(ControlError::new(Refusal::Unavailable, "not-read-yet", detail))
+    }
+
+    /// Waits a little until the stored migrations are known: what is stored must not be overwritten.
+    ///
+    /// # Errors
+    /// They are not known yet.
+    pub(super) async fn stored_read(&self) -> Result<(), ControlError> {
+        let clock = &self.environment.clock;
+        let until = clock.now() + READ_LIMIT;
+        while let Some(unread) = self.stored_unread() {
+            if clock.now() >= until {
+                return Err(unread);
+            }
+            clock.sleep(RETRY).await;
+        }
+        Ok(())
     }
 
     /// The running migration of that name, made if it is not there.

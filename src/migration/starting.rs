@@ -76,6 +76,7 @@ impl Engine {
             return Err(no_new());
         }
         self.must_be_ready()?;
+        self.stored_read().await?;
         let mut migrations = self.migrations.lock().await;
         if let Some(running) = migrations.get(&new.name) {
             let (same, phase) = {
