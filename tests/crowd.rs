@@ -25,6 +25,8 @@ use tokio::sync::Barrier;
 const CLIENTS: i32 = 2_000;
 const ROUNDS: i32 = 5;
 const CONNECTIONS: usize = 64;
+/// What has asked, before anybody was served, whether the cluster is part of a migration.
+const CONTROL: usize = 1;
 /// Both ends of all clients are in this process.
 const FILES: u64 = 5_000;
 const LONG: Duration = Duration::from_secs(120);
@@ -132,7 +134,7 @@ async fn two_thousand_busy_clients_run_on_64_connections() -> Result<()> {
     let most = most?;
     // None broke, so as many as were ever opened are open.
     ensure!(most.opened <= u64::try_from(CONNECTIONS)?, "{most:?}");
-    ensure!((1..=CONNECTIONS).contains(&most.at_the_server), "{most:?}");
+    ensure!((1..=CONNECTIONS + CONTROL).contains(&most.at_the_server), "{most:?}");
     ensure!(most.waiting > CONNECTIONS, "they were not busy at the same time: {most:?}");
     let written = direct.database("crowd").collection::<Document>("c").count_documents(doc! {}).await?;
     ensure!(written == u64::try_from(CLIENTS * ROUNDS)?, "{written} documents");

@@ -136,7 +136,9 @@ impl Engine {
         Arc::new(Self {
             environment: Arc::new(environment),
             migrations: tokio::sync::Mutex::default(),
-            ready: watch::Sender::new(vec!["what is stored has not been read yet".into()]),
+            ready: watch::Sender::new(vec![
+                "no cluster has answered yet: what is stored there has not been read yet".into(),
+            ]),
             fatal: watch::Sender::new(None),
             shown: OnceLock::new(),
         })

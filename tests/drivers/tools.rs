@@ -79,11 +79,12 @@ pub(crate) async fn mongosh() -> Result<Application> {
 }
 
 async fn beside_modules(name: &str, script: &str) -> Result<OsString> {
-    let place = modules().await?.join(name);
-    // Tests of several checkouts may share the cache: written whole or not at all.
-    let whole = place.with_extension(format!("{}.new", std::process::id()));
-    fs::copy(source(script), &whole)?;
-    fs::rename(&whole, &place)?;
+    let folder = modules().await?;
+    let place = folder.join(name);
+    // Tests run side by side, those of several checkouts too: written whole or not at all.
+    let whole = tempfile::NamedTempFile::new_in(&folder)?;
+    fs::copy(source(script), whole.path())?;
+    whole.persist(&place)?;
     Ok(place.into())
 }
 
