@@ -137,7 +137,7 @@ impl Engine {
             environment: Arc::new(environment),
             migrations: tokio::sync::Mutex::default(),
             ready: watch::Sender::new(vec![
-                "no cluster has answered yet: what is stored there has not been read yet".into(),
+                "what is stored on old has not been read yet: old does not answer".into(),
             ]),
             fatal: watch::Sender::new(None),
             shown: OnceLock::new(),
