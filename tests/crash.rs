@@ -47,7 +47,7 @@ async fn killed_in_every_phase_moving_by_percent() -> Result<()> {
     prove(outcome, &old, &new, &server.uri(), "shop.orders").await
 }
 
-/// Also while it prepares, and in the middle of `complete`.
+/// Also while it prepares, in the middle of `complete`, and after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_in_every_phase_moving_in_one_step() -> Result<()> {
     let (old, new) = two_sets("crash-step").await?;
@@ -77,7 +77,7 @@ async fn killed_in_every_phase_moving_in_one_step() -> Result<()> {
     work(&load, 100).await?;
     server.insist("POST", "/v1/migrations/customers/complete", Some(complete)).await?;
     server.until("customers", "its end", |progress| progress["phase"] == "completed").await?;
-    work(&load, 100).await?;
+    kill_and_restart(&server, &load).await?;
     // New alone goes on: what was acknowledged is there, once.
     let outcome = load.stop().await;
     let report = outcome.verify(&new.uri()).await?;
