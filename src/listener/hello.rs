@@ -172,15 +172,6 @@ mod tests {
     use super::*;
     use bson::rawdoc;
 
-    const CAPABILITIES: Capabilities = Capabilities {
-        min_wire_version: 0,
-        max_wire_version: 17,
-        max_bson_object_size: 16_777_216,
-        max_message_size: 48_000_000,
-        max_write_batch_size: 100_000,
-        session_timeout_minutes: Some(30),
-    };
-
     fn stranger(offered: Compressors) -> Greeting {
         Greeting::new(1, Arc::new(Appearance::Router), offered)
     }
@@ -188,7 +179,7 @@ mod tests {
     async fn ask(greeting: &mut Greeting, body: &RawDocumentBuf) -> Result<RawDocumentBuf, ErrorReply> {
         let bytes = body.as_bytes();
         let command = Command::scan(bytes, 0..bytes.len()).unwrap();
-        answer(&SharedCapabilities::new_with(Some(CAPABILITIES)), greeting, &command, bytes).await
+        answer(&SharedCapabilities::new_with(Some(Capabilities::OF_6_0)), greeting, &command, bytes).await
     }
 
     #[tokio::test]

@@ -125,14 +125,7 @@ mod tests {
 
     #[test]
     fn no_more_is_promised_than_a_server_can_do() {
-        let shown = Capabilities {
-            min_wire_version: 0,
-            max_wire_version: 17,
-            max_bson_object_size: 16_777_216,
-            max_message_size: 48_000_000,
-            max_write_batch_size: 100_000,
-            session_timeout_minutes: Some(30),
-        };
+        let shown = Capabilities::OF_6_0;
         let hello = |wire: i32, batch: i32| {
             doc! {
                 "maxWireVersion": wire, "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000,

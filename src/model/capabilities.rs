@@ -38,19 +38,25 @@ impl Capabilities {
 }
 
 #[cfg(test)]
+impl Capabilities {
+    /// What a server of 6.0 can do.
+    pub(crate) const OF_6_0: Self = Self {
+        min_wire_version: 0,
+        max_wire_version: 17,
+        max_bson_object_size: 16_777_216,
+        max_message_size: 48_000_000,
+        max_write_batch_size: 100_000,
+        session_timeout_minutes: Some(30),
+    };
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn two_clusters_show_what_they_have_in_common() {
-        let one = Capabilities {
-            min_wire_version: 0,
-            max_wire_version: 17,
-            max_bson_object_size: 16_777_216,
-            max_message_size: 48_000_000,
-            max_write_batch_size: 100_000,
-            session_timeout_minutes: Some(30),
-        };
+        let one = Capabilities::OF_6_0;
         let newer =
             Capabilities { min_wire_version: 6, max_wire_version: 21, session_timeout_minutes: None, ..one };
         let both = one.and(newer);
