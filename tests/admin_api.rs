@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fake_admin::Server;
 use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reshard::cli::client::{Answer, Client};
-use reshard::migration::control::{ControlError, Refusal};
+use reshard::migration::control::{ControlError, Refusal, VerificationReport};
 use serde_json::{Value, json};
 
 struct Api {
@@ -332,12 +332,43 @@ async fn health_metrics_and_readiness() {
 async fn the_description_is_in_step_with_its_golden_file() {
     let api = Api::start().await;
     let served = json(&api.send("GET", "/openapi.json", None, &[]).await);
-    let text = format!("{served:#}\n");
-    let path = "tests/data/openapi.json";
+    is_golden("tests/data/openapi.json", &format!("{served:#}\n"));
+}
+
+fn is_golden(path: &str, text: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(path, &text).unwrap();
+        std::fs::write(path, text).unwrap();
     }
     assert!(text == std::fs::read_to_string(path).unwrap_or_default(), "{path} is not in step");
+}
+
+#[tokio::test]
+async fn what_was_proved_is_given_as_json_and_as_a_page() {
+    let api = Api::with_orders().await;
+    let path = "/v1/migrations/orders/verification";
+    let report = json(&api.send("GET", path, None, &[]).await);
+    assert_eq!(report["conclusion"], "equal");
+    // Whoever kept the JSON can compute its fingerprint again.
+    let typed: VerificationReport = serde_json::from_value(report.clone()).unwrap();
+    assert_eq!(json!(typed.sealed()), report);
+    let page = api.send("GET", &format!("{path}?format=html"), None, &[]).await;
+    assert!(header(&page, "content-type").starts_with("text/html"));
+    is_golden("tests/data/verification.html", std::str::from_utf8(&page.body).unwrap());
+    for query in ["format=pdf", "x=1"] {
+        assert_eq!(api.code("GET", &format!("{path}?{query}"), "").await, (400, "invalid-query".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn how_to_compare_reaches_the_engine() {
+    let api = Api::with_orders().await;
+    let how = json!({"compare": "digest", "sample_percent": 5, "repair": false});
+    let answer = json(&api.send("POST", "/v1/migrations/orders/verify", Some(how), &[]).await);
+    assert_eq!(api.last_call(), "api: verify digest 5 % without repair orders");
+    assert_eq!(answer["asked"]["compare"], "digest");
+    let bad = r#"{"compare": "glance"}"#;
+    let (status, code) = api.code("POST", "/v1/migrations/orders/verify", bad).await;
+    assert_eq!((status, code.as_str()), (400, "invalid-body"));
 }
 
 #[tokio::test]

@@ -72,13 +72,19 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ("throttle orders --none", "the copy goes as fast as it can\n".to_owned()),
         ("verify orders", "verifying: 0 of 10 documents compared, no difference\n".to_owned()),
         ("verify orders --wait", "verifying: 10 of 10 documents compared, no difference\nverified: 10 of 10 documents compared, no difference\n".to_owned()),
+        (
+            "verify orders --digest --sample 5 --no-repair",
+            "verifying 5 % of the ranges, by digest: 0 of 10 documents compared, no difference\n".to_owned(),
+        ),
+        ("report orders", include_str!("data/verification.txt").to_owned()),
+        ("report orders --html", include_str!("data/verification.html").to_owned()),
         ("preflight orders", "It can start.\n".to_owned()),
         (
             "complete orders --force --reason x",
-            view("completed, reads 0 % and writes 0 % on new (epoch 13)"),
+            view("completed, reads 0 % and writes 0 % on new (epoch 14)"),
         ),
-        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 14)")),
-        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 15)")),
+        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 15)")),
+        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 16)")),
     ] {
         assert_eq!(fixture.says(arguments).await, said, "{arguments}");
     }
@@ -132,6 +138,7 @@ orders: created
   violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all
   verified  verified: 10 of 10 documents compared, no difference
+  checked   no part by itself
   cut-over  not yet
             - the copy is not finished
   placed    shop.orders has no shard_key; its primary shard on new is s1
@@ -169,7 +176,7 @@ async fn lists_are_tables() {
         "NAMESPACE    KEY           SINCE                 TRIES  ERROR\n\
          shop.orders  {\"$oid\":\"1\"}  1970-01-01 00:00:00Z  3      E11000 duplicate key\n"
     );
-    assert!(fixture.says("mismatches orders").await.contains("shop.orders  1    content  yes"));
+    assert!(fixture.says("mismatches orders").await.contains("shop.orders  1    content  a.b     yes"));
     let bypass = fixture.says("bypass orders --before 4 --limit 1").await;
     assert!(bypass.starts_with("2 writes past the proxy in 24 h, 5 in all\n"), "{bypass}");
     assert!(

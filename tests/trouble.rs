@@ -4,6 +4,7 @@ mod support;
 
 use anyhow::{Result, ensure};
 use bson::doc;
+use reshard::migration::control::{Basis, Control as _, Verify};
 use reshard_loadtest::{Load, Profile};
 use reshard_testbed::{ReplicaSet, Version};
 use support::process::{Server, but_for_a_verification};
@@ -12,7 +13,7 @@ use support::proof::{
 };
 use support::raw_load::RawLoad;
 use support::trial::Trial;
-use support::{Operator, proxy, two_sets, uri};
+use support::{Operator, me, proxy, two_sets, uri};
 
 /// New is away for a while, also over a restart of the proxy, for longer than any lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,6 +261,9 @@ async fn from_the_oldest_version() -> Result<()> {
     operator.start().await?;
     load.work(50).await?;
     operator.until_synced().await?;
+    let digest = Verify { compare: Basis::Digest, ..Verify::default() };
+    let refused = operator.engine.verify(&me(), "m", digest).await;
+    ensure!(refused.as_ref().is_err_and(|why| why.code == "no-digests"), "{refused:?}");
     operator.reads(100).await?;
     operator.writes(50).await?;
     load.work(50).await?;

@@ -5,7 +5,7 @@ use axum::{Json, Router};
 
 use super::Shared;
 use super::extract::{Answer, Change, Named, Nothing, OptionalBody, Tagged};
-use crate::migration::control::{Complete, MigrationView, PreflightReport, Verification};
+use crate::migration::control::{Complete, MigrationView, PreflightReport, Verification, Verify};
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
@@ -47,11 +47,14 @@ pub(super) async fn resume(change: Change, _: OptionalBody<Nothing>) -> Answer<T
     Ok(Tagged(change.control.resume(&change.by, &change.name).await?))
 }
 
-/// Start a full comparison of both clusters in the background.
-#[utoipa::path(post, path = "/v1/migrations/{name}/verify", tag = "life",
+/// Start a comparison of both clusters in the background: in full, or as the body says.
+#[utoipa::path(post, path = "/v1/migrations/{name}/verify", tag = "life", request_body = Option<Verify>,
     responses((status = 200, description = "It runs; progress tells how it goes", body = Verification)))]
-pub(super) async fn verify(change: Change, _: OptionalBody<Nothing>) -> Answer<Json<Verification>> {
-    Ok(Json(change.control.verify(&change.by, &change.name).await?))
+pub(super) async fn verify(
+    change: Change,
+    OptionalBody(how): OptionalBody<Verify>,
+) -> Answer<Json<Verification>> {
+    Ok(Json(change.control.verify(&change.by, &change.name, how).await?))
 }
 
 /// End it with new serving.

@@ -11,8 +11,10 @@ mod insight;
 mod lifecycle;
 mod migrations;
 mod openapi;
+mod page;
 mod problem;
 mod traffic;
+mod verification;
 
 use std::io;
 use std::sync::Arc;
@@ -52,6 +54,7 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(traffic::routes())
         .merge(insight::routes())
         .merge(bypass::routes())
+        .merge(verification::routes())
         .layer(from_fn(guard::same_origin))
         .merge(health::routes())
         .fallback(guard::unknown_path)

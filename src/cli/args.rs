@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::migration::control::{Phase, Progress};
+use crate::migration::control::{Basis, MOST_PARALLEL, Phase, Progress, Verify};
 use crate::policy::shard_key::ShardKey;
 use crate::policy::zones::Zone;
 
@@ -130,6 +130,15 @@ pub(super) enum Action {
         /// Wait for the result (exit code 1 if differences are left)
         #[arg(long)]
         wait: bool,
+        #[command(flatten)]
+        how: How,
+    },
+    /// What comparisons have proved so far, to be kept
+    Report {
+        name: String,
+        /// As a page for a browser
+        #[arg(long, conflicts_with = "json")]
+        html: bool,
     },
     /// Set how fast the copy may go; a limit that is not given is removed
     #[command(group = clap::ArgGroup::new("limits").required(true).multiple(true))]
@@ -195,6 +204,43 @@ pub(super) enum Action {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: Option<u16>,
     },
+}
+
+/// How both sides are compared.
+#[derive(Debug, Args)]
+pub(super) struct How {
+    /// Compare hashes that the servers make, so that documents stay off the network; no proof (see the report)
+    #[arg(long)]
+    digest: bool,
+    /// Compare only a part of each collection, in percent; another one each time
+    #[arg(long, value_name = "PERCENT")]
+    sample: Option<f64>,
+    /// Only tell what differs
+    #[arg(long)]
+    no_repair: bool,
+    /// Documents read of each side each second
+    #[arg(long, value_name = "N", value_parser = rate)]
+    documents_per_second: Option<f64>,
+    /// Megabytes read of each side each second
+    #[arg(long, value_name = "N", value_parser = rate)]
+    megabytes_per_second: Option<f64>,
+    /// Ranges read at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_PARALLEL)))]
+    parallel: Option<u8>,
+}
+
+impl From<How> for Verify {
+    fn from(how: How) -> Self {
+        let usual = Self::default();
+        Self {
+            compare: if how.digest { Basis::Digest } else { Basis::Bytes },
+            sample_percent: how.sample.unwrap_or(usual.sample_percent),
+            repair: !how.no_repair,
+            documents_per_second: how.documents_per_second,
+            megabytes_per_second: how.megabytes_per_second,
+            parallel: how.parallel.unwrap_or(usual.parallel),
+        }
+    }
 }
 
 /// How far `status --watch` waits.

@@ -1,5 +1,6 @@
 //! Numbers, times and tables as people like to read them.
 
+pub(super) use crate::model::instant::spelled as time;
 pub(super) use crate::model::number::grouped as count;
 
 /// Bytes with a unit, in powers of 1000.
@@ -31,24 +32,6 @@ pub(super) fn duration(seconds: f64) -> String {
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
     }
-}
-
-/// Unix milliseconds as `2025-01-31 23:59:59Z`.
-pub(super) fn time(millis: i64) -> String {
-    let seconds = millis.div_euclid(1000);
-    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Civil date from days since 1970-01-01, counting years from March (Howard Hinnant's algorithm).
-    let shifted = day + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    let date = of_year - (153 * from_march + 2) / 5 + 1;
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{date:02} {hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// Which part of `all` is `part`, from 0 to 100; 100 when there is nothing.
@@ -94,9 +77,6 @@ mod tests {
     fn times() {
         assert_eq!([duration(0.25), duration(59.6), duration(61.0)], ["0.2 s", "1 min 0 s", "1 min 1 s"]);
         assert_eq!([duration(3_700.0), duration(90_000.0)], ["1 h 1 min", "1 d 1 h"]);
-        assert_eq!(time(0), "1970-01-01 00:00:00Z");
-        assert_eq!(time(1_709_164_799_999), "2024-02-28 23:59:59Z");
-        assert_eq!(time(1_709_251_200_000), "2024-03-01 00:00:00Z");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::{output, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
-    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle,
+    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle, Verify,
 };
 
 /// A client that knows how to show answers.
@@ -63,9 +63,14 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             let wanted = json!(Throttle { documents_per_second, megabytes_per_second });
             session.show(Method::PUT, &path(&name, "throttle"), Some(wanted), show::throttle).await.map(drop)
         }
-        Action::Verify { name, wait: true } => watch::verify(&session, &name).await,
-        Action::Verify { name, wait: false } => {
-            session.show(Method::POST, &path(&name, "verify"), None, show::verification).await.map(drop)
+        Action::Verify { name, wait: true, how } => watch::verify(&session, &name, how.into()).await,
+        Action::Verify { name, wait: false, how } => {
+            let how = json!(Verify::from(how));
+            session.show(Method::POST, &path(&name, "verify"), Some(how), show::verification).await.map(drop)
+        }
+        Action::Report { name, html: true } => session.page(&path(&name, "verification?format=html")).await,
+        Action::Report { name, html: false } => {
+            session.look(&path(&name, "verification"), show::verification_report).await
         }
         Action::Status { name: None, .. } => session.look("/v1/migrations", show::list).await,
         Action::Status { name: Some(name), watch: true, until } => {
@@ -128,13 +133,24 @@ impl Session {
         path: &str,
         body: Option<Value>,
     ) -> Result<Value, Failure> {
+        serde_json::from_slice(&self.ask(method, path, body).await?).map_err(|_| stranger())
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Bytes, Failure> {
         let body = body.map(|body| Bytes::from(body.to_string()));
         let answer = self.client.send(method, path, body).await.map_err(unreachable)?;
         if answer.status.is_success() {
-            return serde_json::from_slice(&answer.body).map_err(|_| stranger());
+            return Ok(answer.body);
         }
         let problem: Problem = serde_json::from_slice(&answer.body).map_err(|_| stranger())?;
         Err(Failure::Problem(Box::new(problem)))
+    }
+
+    /// A page, printed as it is.
+    async fn page(&self, path: &str) -> Result<(), Failure> {
+        let answer = self.ask(Method::GET, path, None).await?;
+        output::page(std::str::from_utf8(&answer).map_err(|_| stranger())?);
+        Ok(())
     }
 
     /// One request whose answer is shown.

@@ -17,6 +17,11 @@ pub(super) fn text(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", clean(text.trim_end()));
 }
 
+/// Prints a page that the server has made.
+pub(super) fn page(html: &str) {
+    let _ = write!(std::io::stdout(), "{html}");
+}
+
 /// Tells what went wrong.
 pub(super) fn error(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", clean(text));

@@ -6,7 +6,7 @@ use super::human::{bar, bytes, count, duration, percent, table, time};
 use crate::admin::{ConflictList, MigrationList, MismatchList};
 use crate::migration::control::{
     Acknowledged, BypassReport, EventList, MigrationView, Phase, Placement, PreflightReport, Progress, Ramp,
-    Severity, Throttle, Verification,
+    Severity, Throttle, Verification, VerificationReport,
 };
 
 fn phase(phase: Phase, paused: bool) -> String {
@@ -122,10 +122,15 @@ pub(super) fn verification(verification: &Verification) -> String {
         (0, _) => "no difference".to_owned(),
         (found, repaired) => format!("{} different, {} of them made equal", count(found), count(repaired)),
     };
+    let asked = &verification.asked;
+    let part = match asked.is_full() {
+        true => String::new(),
+        false => format!(" {} % of the ranges, by {}", asked.sample_percent, asked.compare.as_str()),
+    };
     let what = match (&verification.failure, verification.running) {
-        (Some(failure), _) => format!("verification stopped: {failure} ({compared}, {found})"),
-        (None, true) => format!("verifying: {compared}, {found}"),
-        (None, false) => format!("verified: {compared}, {found}"),
+        (Some(failure), _) => format!("verification{part} stopped: {failure} ({compared}, {found})"),
+        (None, true) => format!("verifying{part}: {compared}, {found}"),
+        (None, false) => format!("verified{part}: {compared}, {found}"),
     };
     let of = verification.namespaces.join(", ");
     let of = if of.is_empty() { of } else { format!(" in {of}") };
@@ -135,7 +140,40 @@ pub(super) fn verification(verification: &Verification) -> String {
         (None, None) => String::new(),
     };
     let outdated = if verification.outdated { "; outdated: a stream has missed changes since" } else { "" };
-    what + &of + &at + outdated
+    let left = verification.remaining_seconds.map(|left| format!("; {} left", duration(left)));
+    what + &of + &at + outdated + &left.unwrap_or_default()
+}
+
+pub(super) fn verification_report(report: &VerificationReport) -> String {
+    let mut out = format!("old and new of {}: {}", report.migration, report.conclusion.as_str());
+    for reason in &report.reasons {
+        let _ = write!(out, "\n  {reason}");
+    }
+    for last in [&report.verification, &report.spot_check].into_iter().flatten() {
+        let _ = write!(out, "\n{}", verification(last));
+        if let Some(times) = last.equal_up_to {
+            let _ = write!(out, "\n  equal up to {} of old's clock and {} of new's", times.old, times.new);
+        }
+        let rows = last.collections.iter().map(|of| {
+            [
+                of.namespace.clone(),
+                count(of.documents_on_old),
+                count(of.documents_on_new),
+                count(of.mismatches),
+                count(of.repaired),
+                of.digest_of_old.clone(),
+                of.digest_of_new.clone(),
+            ]
+        });
+        let titles =
+            ["NAMESPACE", "ON OLD", "ON NEW", "DIFFERENT", "MADE EQUAL", "DIGEST OF OLD", "DIGEST OF NEW"];
+        let _ = write!(out, "\n{}", table(titles, rows.collect()).trim_end());
+    }
+    for spot in &report.blind_spots {
+        let _ = write!(out, "\n  not seen by digests: {spot}");
+    }
+    let _ = write!(out, "\nfingerprint {}", report.fingerprint);
+    out
 }
 
 /// One line, for watching.
@@ -199,6 +237,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
         ("violated", violated(progress)),
         ("bypass", past_the_proxy(progress)),
         ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),
+        ("checked", progress.spot_check.as_ref().map_or("no part by itself".to_owned(), verification)),
         ("cut-over", cut_over(progress)),
     ];
     let mut out = format!("{name}: {}\n", phase(progress.phase, progress.paused));
@@ -301,9 +340,10 @@ pub(super) fn mismatches(list: &MismatchList) -> String {
     }
     let rows = list.mismatches.iter().map(|one| {
         let repaired = if one.repaired { "yes" } else { "no" };
-        [one.namespace.clone(), one.key.clone(), one.kind.clone(), repaired.to_owned(), time(one.at)]
+        let fields = one.paths.join(", ");
+        [one.namespace.clone(), one.key.clone(), one.kind.clone(), fields, repaired.to_owned(), time(one.at)]
     });
-    table(["NAMESPACE", "KEY", "KIND", "REPAIRED", "FOUND"], rows.collect())
+    table(["NAMESPACE", "KEY", "KIND", "FIELDS", "REPAIRED", "FOUND"], rows.collect())
 }
 
 pub(super) fn bypass(report: &BypassReport) -> String {

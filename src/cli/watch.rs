@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use hyper::http::Method;
+use serde_json::json;
 
 use super::args::Until;
 use super::failure::Failure;
 use super::migrate::{Session, path, typed};
 use super::{output, show};
-use crate::migration::control::{Phase, Progress};
+use crate::migration::control::{Phase, Progress, Verify};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -38,13 +39,14 @@ pub(super) async fn status(session: &Session, name: &str, until: Option<Until>) 
     }
 }
 
-/// Starts a full comparison of `name`, shows how it goes and how it ended.
-pub(super) async fn verify(session: &Session, name: &str) -> Result<(), Failure> {
-    session.call(Method::POST, &path(name, "verify"), None).await?;
+/// Starts a comparison of `name`, shows how it goes and how it ended.
+pub(super) async fn verify(session: &Session, name: &str, how: Verify) -> Result<(), Failure> {
+    session.call(Method::POST, &path(name, "verify"), Some(json!(how))).await?;
     let path = path(name, "progress");
     loop {
         let progress: Progress = typed(session.call(Method::GET, &path, None).await?)?;
-        let Some(verification) = progress.verification else {
+        let last = if how.is_full() { progress.verification } else { progress.spot_check };
+        let Some(verification) = last else {
             return Err(Failure::Failed("the verification has ended without a result".to_owned()));
         };
         if verification.running {
@@ -60,7 +62,7 @@ pub(super) async fn verify(session: &Session, name: &str) -> Result<(), Failure>
             output::end_moving_line();
             output::text(&show::verification(&verification));
         }
-        let equal = verification.failure.is_none() && verification.mismatches <= verification.repaired;
+        let equal = verification.failure.is_none() && verification.left() == 0;
         return if equal { Ok(()) } else { Err(Failure::NotPassed) };
     }
 }

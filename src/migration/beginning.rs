@@ -99,7 +99,7 @@ impl Engine {
                 continue;
             }
             let running = self.take_up(&stored).await;
-            *running.verification.lock() = stored.verification.clone().unwrap_or_default();
+            running.take_up_comparisons(&stored);
             running.limiter.set(stored.throttle);
             running.set_paused(stored.paused);
             if let Some(context) = running.parts() {
@@ -137,6 +137,7 @@ impl Engine {
         }
         if !stored.phase.is_over() && self.fit_together(running, &context).await && stored.phase.mirrors() {
             running.spawn_all(&self.environment);
+            running.go_on_comparing(&self.environment);
         }
     }
 

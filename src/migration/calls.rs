@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::FutureExt;
 
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
-    EventList, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, PreflightReport, Progress, Ramp,
-    Refusal, Throttle, Verification,
+    EventList, MigrationView, Mismatch, NewMigration, Page, Patience, PreflightReport, Progress, Ramp,
+    Refusal, Throttle, Verification, VerificationReport, Verify,
 };
 use super::engine::{Engine, unavailable};
 use super::running::Running;
@@ -185,24 +184,16 @@ impl Control for Engine {
         .await
     }
 
-    async fn verify(&self, by: &By, name: &str) -> Result<Verification, ControlError> {
-        self.change(by, name, "verify".into(), async |running| {
-            let phase = running.stored.lock().phase;
-            if !matches!(phase, Phase::CatchingUp | Phase::Synced) {
-                let detail = format!("it is {phase}; verification needs the copy to be finished");
-                return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
-            }
-            let Some(context) = running.parts() else { return Err(unavailable("not started".into())) };
-            let begun = running.begin_comparison(&context).await;
-            if begun.map_err(|error| unavailable(error.to_string()))? {
-                let (comparing, environment) = (Arc::clone(running), Arc::clone(&self.environment));
-                let verify = async move { _ = comparing.compare_all(&environment, &context).await };
-                running.spawn(&self.environment, "verify", verify.boxed());
-            }
-            let now = running.verification.lock().clone();
-            Ok(now)
+    async fn verify(&self, by: &By, name: &str, how: Verify) -> Result<Verification, ControlError> {
+        self.change(by, name, how.to_string(), async |running| {
+            running.start_comparison(&self.environment, how).await
         })
         .await
+    }
+
+    async fn verification(&self, name: &str) -> Result<VerificationReport, ControlError> {
+        let running = self.running(name).await?;
+        running.report(&self.environment).await
     }
 
     async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp, ControlError> {

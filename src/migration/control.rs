@@ -8,9 +8,11 @@ use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
+pub use super::report::{Conclusion, Identities, VerificationReport};
+pub use super::verification::{Basis, ClusterTime, Compared, EqualUpTo, MOST_PARALLEL, Verification, Verify};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
-    Progress, Ramp, Severity, Throttle, Verification,
+    Progress, Ramp, Severity, Throttle,
 };
 pub use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
@@ -172,8 +174,10 @@ pub trait Control: Send + Sync {
     async fn pause(&self, by: &By, name: &str) -> Result<MigrationView, ControlError>;
     /// Ends a pause.
     async fn resume(&self, by: &By, name: &str) -> Result<MigrationView, ControlError>;
-    /// Starts a full verification in the background.
-    async fn verify(&self, by: &By, name: &str) -> Result<Verification, ControlError>;
+    /// Starts a comparison of both sides in the background.
+    async fn verify(&self, by: &By, name: &str, how: Verify) -> Result<Verification, ControlError>;
+    /// What comparisons have proved so far, to be kept.
+    async fn verification(&self, name: &str) -> Result<VerificationReport, ControlError>;
     /// Moves reads; answers when in force.
     async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp, ControlError>;
     /// Moves authority; answers when in force.

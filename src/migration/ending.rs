@@ -26,6 +26,7 @@ use crate::state::parking::PARKED;
 use crate::state::record::{AUTHORITY, DATABASE};
 
 use super::ranges::RANGES;
+use super::verify::VERIFIED;
 
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -230,7 +231,7 @@ async fn clean_up_once(running: &Running, context: &Context) -> Result<(), Strin
 
 /// What was stored to go on after a restart is of no use any more.
 async fn forget_progress(context: &Context) {
-    for collection in [CHECKPOINTS, RANGES, PARKED] {
+    for collection in [CHECKPOINTS, RANGES, VERIFIED, PARKED] {
         let filter = rawdoc! { "migration": &*context.name };
         if let Err(error) = context.records.remove(DATABASE, collection, filter).await {
             tracing::warn!(collection, %error, "left behind");

@@ -76,6 +76,10 @@ fn publish(migration: &str, progress: &Progress) {
         set(names::MIGRATION_VERIFICATION_STARTED, seconds(last.started_at));
         set(names::MIGRATION_VERIFICATION_FINISHED, seconds(last.finished_at));
     }
+    if let Some(last) = &progress.spot_check {
+        set(names::MIGRATION_SPOT_CHECK_MISMATCHES, last.mismatches as f64);
+        set(names::MIGRATION_SPOT_CHECK_REPAIRED, last.repaired as f64);
+    }
     if let Some(seconds) = progress.oplog_window_seconds {
         set(names::MIGRATION_OPLOG_WINDOW, seconds);
     }

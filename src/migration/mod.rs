@@ -29,6 +29,7 @@ pub mod prepare;
 pub mod progress;
 mod ramping;
 pub mod ranges;
+pub mod report;
 mod resuming;
 pub mod running;
 mod sampling;
@@ -41,6 +42,7 @@ pub mod stream;
 pub mod tailer;
 pub mod throttle;
 pub mod ttl;
+mod verification;
 pub mod verify;
 
 pub use crate::converge::catalog;

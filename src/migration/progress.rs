@@ -67,6 +67,7 @@ impl Engine {
             failure: stored.failure.clone(),
             throttle: stored.throttle,
             verification: running.verification_of(&stored),
+            spot_check: running.spot_check_of(&stored),
             placements: stored.created.iter().map(Created::placement).collect(),
         }
     }
@@ -92,7 +93,7 @@ impl Engine {
         });
         let follows = matches!(stored.phase, Phase::Copying | Phase::CatchingUp | Phase::Synced);
         let forecasts = if follows && !stored.paused { running.forecasts() } else { PerSide::default() };
-        let verification = view.verification;
+        let (verification, spot_check) = (view.verification, view.spot_check);
         let looks = |of: fn(&Looks) -> &AtomicU64| {
             context.as_ref().map_or(0, |context| of(&context.converger.looks).load(Ordering::Relaxed))
         };
@@ -130,7 +131,7 @@ impl Engine {
                 .as_ref()
                 .map_or(0, |context| context.converger.converged.load(Ordering::Relaxed)),
             repaired: running.repaired.load(Ordering::Relaxed)
-                + verification.as_ref().map_or(0, |last| last.repaired),
+                + [&verification, &spot_check].into_iter().flatten().map(|last| last.repaired).sum::<u64>(),
             mirror_failures: count(|active| active.counters.mirror_failures.load(Ordering::Relaxed)),
             invariant_violations: context.as_ref().map_or(0, |context| context.converger.violations.total()),
             targeted_reads: looks(|looks| &looks.targeted),
@@ -143,6 +144,7 @@ impl Engine {
             can_cut_over: blocked_by.is_empty(),
             blocked_by,
             verification,
+            spot_check,
             placements: view.placements,
         }
     }

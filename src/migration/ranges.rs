@@ -134,7 +134,7 @@ fn id(document: &RawDocument) -> Option<RawBson> {
     document.get("_id").ok().flatten().map(RawBson::from)
 }
 
-fn stored_id(migration: &str, range: &Range) -> String {
+pub(super) fn stored_id(migration: &str, range: &Range) -> String {
     format!("{migration}/{}/{:06}", range.namespace, range.number)
 }
 
@@ -147,11 +147,17 @@ pub async fn store(records: &Records, migration: &str, range: &Range) -> Result<
     records.change(DATABASE, RANGES, query, update, true).await.map(|_| ())
 }
 
-/// Stores all ranges of a collection, the first one last: where the first one is, all are (see [`is_cut`]).
+/// Stores all ranges of a collection in `table`, the first one last: where the first one is, all are (see
+/// [`is_cut`]).
 ///
 /// # Errors
 /// [`RecordError`].
-pub async fn store_all(records: &Records, migration: &str, ranges: &[Range]) -> Result<(), RecordError> {
+pub async fn store_all(
+    records: &Records,
+    table: &str,
+    migration: &str,
+    ranges: &[Range],
+) -> Result<(), RecordError> {
     for some in ranges.rchunks(STORED_AT_ONCE) {
         let mut statements = Vec::new();
         for range in some.iter().rev() {
@@ -161,7 +167,7 @@ pub async fn store_all(records: &Records, migration: &str, ranges: &[Range]) -> 
             statements
                 .extend(statement.map_err(|error| RecordError::Malformed(error.to_string()))?.into_bytes());
         }
-        let body = rawdoc! { "update": RANGES, "ordered": true };
+        let body = rawdoc! { "update": table, "ordered": true };
         let reply = records.write(DATABASE, body, Some(("updates", statements))).await?;
         if let Ok(errors) = reply.body.get_array("writeErrors") {
             return Err(RecordError::Malformed(format!("ranges could not be stored: {errors:?}")));
@@ -198,10 +204,14 @@ fn stored(migration: &str, range: &Range) -> Result<Document, RecordError> {
 /// [`RecordError`].
 pub async fn load(records: &Records, migration: &str) -> Result<Vec<Range>, RecordError> {
     let stored = records.find(DATABASE, RANGES, rawdoc! { "migration": migration }, 100_000).await?;
-    stored.iter().map(read).collect()
+    stored.iter().map(|document| read(document)).collect()
 }
 
-fn read(document: &RawDocumentBuf) -> Result<Range, RecordError> {
+/// A range as it was stored.
+///
+/// # Errors
+/// [`RecordError::Malformed`].
+pub(super) fn read(document: &RawDocument) -> Result<Range, RecordError> {
     let malformed = || RecordError::Malformed(format!("a range does not read: {document:?}"));
     let bound = |field: &str| -> Result<Option<RawBson>, RecordError> {
         let array = document.get_array(field).map_err(|_| malformed())?;

@@ -33,9 +33,10 @@ impl Engine {
         running.aborting.unless_asked(restore_collections(running, &context)).await??;
         // Stored before the new beginnings: without it those would pass for a stream that missed nothing.
         running.verification.lock().outdated = true;
+        running.spot_check.lock().outdated = true;
         let missed = running.change_stored(&context.records, |stored| {
             stored.recheck = true;
-            if let Some(last) = &mut stored.verification {
+            for last in [&mut stored.verification, &mut stored.spot_check].into_iter().flatten() {
                 last.outdated = true;
             }
         });

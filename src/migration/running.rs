@@ -61,6 +61,8 @@ pub struct Running {
     pub limiter: Arc<Limiter>,
     /// The last full verification.
     pub verification: Arc<Mutex<Verification>>,
+    /// The last comparison of a part, or by digests.
+    pub spot_check: Arc<Mutex<Verification>>,
     /// Documents that verifications made equal.
     pub repaired: AtomicU64,
     /// Other holders.
@@ -98,6 +100,7 @@ impl Running {
             copied: Arc::default(),
             limiter: Arc::new(limiter),
             verification: Arc::default(),
+            spot_check: Arc::default(),
             repaired: AtomicU64::new(0),
             watch: Arc::default(),
             token: CancellationToken::new(),

@@ -305,7 +305,9 @@ impl Engine {
             let cut = ranges::split(&*context.clusters.old, namespace, size, parallel)
                 .await
                 .map_err(unavailable)?;
-            ranges::store_all(&context.records, &context.name, &cut).await.map_err(to_control)?;
+            ranges::store_all(&context.records, ranges::RANGES, &context.name, &cut)
+                .await
+                .map_err(to_control)?;
         }
         let mut stored = running.stored.lock();
         stored.total_documents = i64::try_from(documents).unwrap_or(i64::MAX);

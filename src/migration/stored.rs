@@ -4,7 +4,9 @@ use bson::raw::cstr;
 use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use serde::{Deserialize, Serialize};
 
-use super::control::{AuditEvent, EventList, Mismatch, NamespaceSpec, Page, Phase, Throttle, Verification};
+use super::control::{
+    AuditEvent, EventList, Mismatch, NamespaceSpec, Page, Phase, Throttle, Verification, Verify,
+};
 use super::prepare::Created;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
@@ -74,6 +76,9 @@ pub struct Stored {
     /// The last full verification: how it ended, or that it has begun.
     #[serde(default)]
     pub verification: Option<Verification>,
+    /// The last comparison of a part, or by digests.
+    #[serde(default)]
+    pub spot_check: Option<Verification>,
     /// Invariants that did not hold.
     #[serde(default)]
     pub violations: Vec<Violation>,
@@ -154,6 +159,7 @@ impl Stored {
             failure: None,
             recheck: false,
             verification: None,
+            spot_check: None,
             violations: Vec::new(),
             cleaned: false,
         }
@@ -190,11 +196,26 @@ impl Stored {
         Err(RecordError::Unavailable("another process changes it all the time".into()))
     }
 
-    /// As a process finds it that follows another: a verification under way ended with that one.
+    /// The last comparison of the kind of `asked`.
+    pub(super) fn comparison_mut(&mut self, asked: &Verify) -> &mut Option<Verification> {
+        if asked.is_full() { &mut self.verification } else { &mut self.spot_check }
+    }
+
+    /// The comparison that was under way when this was stored.
+    pub(super) fn unended(&self) -> Option<&Verification> {
+        [&self.verification, &self.spot_check].into_iter().flatten().find(|last| last.running)
+    }
+
+    /// As a process finds it that follows another: a comparison under way ended with that one, unless this one
+    /// can go on with it.
     fn taken_up(mut self) -> Self {
-        if let Some(last) = self.verification.as_mut().filter(|last| last.running) {
-            last.running = false;
-            last.failure = Some("reshard was restarted before its end".into());
+        if self.phase.can_be_compared() {
+            return self;
+        }
+        for last in [&mut self.verification, &mut self.spot_check].into_iter().flatten() {
+            if std::mem::take(&mut last.running) {
+                last.failure = Some("reshard was restarted before its end".into());
+            }
         }
         self
     }

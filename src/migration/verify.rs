@@ -1,29 +1,39 @@
-//! Comparing both clusters in full, while writes go on, and repairing what differs.
+//! Comparing both clusters, while writes go on, and repairing what differs.
 //!
-//! Ranges of `_id` are read on both sides and compared by hashes of the documents' bytes. What differs there
-//! is only suspected: documents change between the two reads. Each suspect is looked at again by the rule of
-//! `policy::compare`; only a difference that passes it counts, and is converged.
+//! Ranges of `_id` are read on both sides and compared by hashes of the documents' bytes, or by hashes that the
+//! servers make. What differs there is only suspected: documents change between the two reads. Each suspect is
+//! looked at again by the rule of `policy::compare`; only a difference that passes it counts, and is converged.
+//! Ranges that are done are stored, so that the next process goes on with the others.
 
+mod checkpoint;
+mod differences;
 mod range;
 mod suspects;
+mod tally;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use bson::Timestamp;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 
+use self::checkpoint::Part;
+pub use self::checkpoint::{VERIFIED, forget};
+pub use self::differences::digests_or_refused;
 use self::range::compare;
-use super::catalog::describe;
+use self::tally::Tally;
 use super::context::Context;
-use super::control::{Mismatch, Verification};
-use super::ranges::{self, Range};
+use super::control::{Compared, EqualUpTo, Mismatch, Throttle, Verification, Verify};
+use super::ranges;
+use super::throttle::Limiter;
 use crate::model::namespace::Namespace;
-use crate::model::side::Side;
-use crate::policy::catalog::{Collection, comparable_options, creation_options};
+use crate::model::side::{PerSide, Side};
+use crate::policy::sample::sampled;
 
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long the streams may take to reach the end of a comparison.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where real differences are told to.
 pub type Found = dyn Fn(Mismatch) + Send + Sync;
@@ -31,7 +41,8 @@ pub type Found = dyn Fn(Mismatch) + Send + Sync;
 /// Compares both sides of one migration.
 pub struct Verifier {
     ctx: Arc<Context>,
-    parallel: usize,
+    asked: Verify,
+    limiters: PerSide<Limiter>,
     unsettled: AtomicU64,
 }
 
@@ -47,108 +58,175 @@ pub struct Ended {
 /// What is under way: where numbers and differences go.
 struct Run<'a> {
     ctx: &'a Context,
+    asked: &'a Verify,
+    limiters: &'a PerSide<Limiter>,
     state: &'a Mutex<Verification>,
     found: &'a Found,
     /// Keys that changed at every look.
     unsettled: &'a AtomicU64,
+    /// When this process began with it, and what was compared by then.
+    began: (Duration, u64),
 }
 
 impl Verifier {
-    /// A comparison that reads `parallel` ranges at once. Each range in work needs about 100 bytes of memory
-    /// for each of its documents, of which 16 MB are in a range.
+    /// A comparison as `asked`. Each range in work needs about 100 bytes of memory for each of its documents, of
+    /// which 16 MB are in a range.
     #[must_use]
-    pub const fn new(ctx: Arc<Context>, parallel: usize) -> Self {
-        Self { ctx, parallel, unsettled: AtomicU64::new(0) }
+    pub fn new(ctx: Arc<Context>, asked: Verify) -> Self {
+        let throttle = Throttle {
+            documents_per_second: asked.documents_per_second,
+            megabytes_per_second: asked.megabytes_per_second,
+        };
+        let limiters = PerSide::from_fn(|_| {
+            let limiter = Limiter::new(ctx.clock.clone());
+            limiter.set(throttle);
+            limiter
+        });
+        Self { ctx, asked, limiters, unsettled: AtomicU64::new(0) }
     }
 
-    /// Compares everything once. Progress is in `state`, which at the end says whether it went through;
-    /// differences go to `found`, already repaired where that was possible.
+    /// Compares everything that was asked for, but for what the stored ranges say is done. Progress is in
+    /// `state`, which at the end says whether it went through; differences go to `found`, already repaired where
+    /// that was asked for and possible.
     pub async fn run(&self, state: Arc<Mutex<Verification>>, found: &Found) -> Ended {
-        {
-            let mut state = state.lock();
-            if !state.running {
-                *state = Verification { running: true, ..Verification::default() };
-            }
-        }
         self.unsettled.store(0, Ordering::Relaxed);
-        let run = Run { ctx: &self.ctx, state: &state, found, unsettled: &self.unsettled };
-        let failure = self.compare_all(&run).await.err();
+        let failure = self.compare_all(&state, found).await.err();
         let unsettled = self.unsettled.load(Ordering::Relaxed);
+        let equal_up_to = if failure.is_none() { self.equal_up_to(&state).await } else { None };
         let mut state = state.lock();
         state.running = false;
+        state.remaining_seconds = None;
         state.finished_at = Some(self.ctx.clock.wall_millis());
         state.failure.clone_from(&failure);
         if failure.is_none() && unsettled > 0 {
             // Unknown is not equal.
             state.failure = Some(format!("{unsettled} documents changed at every look; verify again"));
         }
+        state.equal_up_to = equal_up_to.filter(|_| state.failure.is_none());
         Ended { unsettled, failure }
     }
 
-    async fn compare_all(&self, run: &Run<'_>) -> Result<(), String> {
-        let mut todo: Vec<Range> = Vec::new();
-        for namespace in &self.ctx.scope.known() {
+    async fn compare_all(&self, state: &Mutex<Verification>, found: &Found) -> Result<(), String> {
+        let parallel = usize::from(self.asked.parallel.max(1));
+        let known = self.ctx.scope.known();
+        begin(state, &self.asked, &known);
+        let parts = self.parts(&known, parallel).await?;
+        let began = {
+            let mut state = state.lock();
+            state.total_documents = parts.iter().map(|part| part.documents).sum();
+            for part in &parts {
+                if let Some(tally) = &part.done {
+                    tally.add_to(&mut state, &part.range.namespace);
+                }
+            }
+            (self.ctx.clock.now(), state.compared_documents)
+        };
+        let run = Run {
+            ctx: &self.ctx,
+            asked: &self.asked,
+            limiters: &self.limiters,
+            state,
+            found,
+            unsettled: &self.unsettled,
+            began,
+        };
+        for namespace in &known {
             run.compare_catalogs(namespace).await?;
-            let authority = self.ctx.route().and_then(|route| route.sole_authority()).unwrap_or(Side::Old);
-            let cluster = &**self.ctx.clusters.get(authority);
-            let size = ranges::size_of(cluster, namespace).await?;
-            run.state.lock().total_documents += size.documents;
-            todo.extend(ranges::split(cluster, namespace, size, self.parallel).await?);
         }
-        let mut done = stream::iter(todo.into_iter().map(|range| async move { compare(run, &range).await }))
-            .buffer_unordered(self.parallel);
-        while let Some(result) = done.next().await {
+        let todo: Vec<Part> = parts.into_iter().filter(|part| part.done.is_none()).collect();
+        let compared = todo.into_iter().map(|part| async { compare(&run, part).await });
+        let mut compared = stream::iter(compared).buffer_unordered(parallel);
+        while let Some(result) = compared.next().await {
             result?;
         }
         Ok(())
     }
+
+    /// The ranges to compare: those that are stored, else cut and sampled anew.
+    async fn parts(&self, known: &[Namespace], parallel: usize) -> Result<Vec<Part>, String> {
+        let stored = checkpoint::load(&self.ctx.records, &self.ctx.name).await;
+        let mut parts = stored.map_err(|error| error.to_string())?;
+        for namespace in known {
+            if checkpoint::is_cut(&parts, namespace) {
+                continue;
+            }
+            parts.retain(|part| part.range.namespace != *namespace);
+            let authority = self.ctx.route().and_then(|route| route.sole_authority()).unwrap_or(Side::Old);
+            let cluster = &**self.ctx.clusters.get(authority);
+            let size = ranges::size_of(cluster, namespace).await?;
+            let all = ranges::split(cluster, namespace, size, parallel).await?;
+            let documents = size.documents / all.len().max(1) as u64;
+            let seed = self.ctx.clock.wall_millis().unsigned_abs();
+            let chosen = sampled(all.len(), self.asked.sample_percent, seed);
+            // Numbered anew: what is stored is complete where number 0 is.
+            let cut = (0..).zip(chosen).map(|(number, index)| {
+                let range = ranges::Range { number, ..all[index].clone() };
+                Part { range, documents, done: None }
+            });
+            let cut: Vec<Part> = cut.collect();
+            let stored = checkpoint::store_all(&self.ctx.records, &self.ctx.name, &cut).await;
+            stored.map_err(|error| error.to_string())?;
+            parts.extend(cut);
+        }
+        Ok(parts)
+    }
+
+    /// Until when a full comparison that left nothing proves equality: its end, once both streams have passed
+    /// that. What was written after a document was looked at, they have brought over.
+    async fn equal_up_to(&self, state: &Mutex<Verification>) -> Option<EqualUpTo> {
+        if !self.asked.is_full() || state.lock().left() > 0 {
+            return None;
+        }
+        let (old, new) = (self.passed(Side::Old).await?, self.passed(Side::New).await?);
+        Some(PerSide { old, new }.into())
+    }
+
+    /// A time of `side` up to which its stream is worked off.
+    async fn passed(&self, side: Side) -> Option<Timestamp> {
+        let time = self.ctx.mark(side, PATIENCE).await.ok()?;
+        let frontier = self.ctx.frontiers.get(side);
+        frontier.wait_past(time, &*self.ctx.clock, PATIENCE).await.then_some(time)
+    }
+}
+
+/// Numbers begin at nothing: what is done already is added from what is stored.
+fn begin(state: &Mutex<Verification>, asked: &Verify, known: &[Namespace]) {
+    let mut state = state.lock();
+    let (started_at, outdated) = (state.started_at, state.outdated);
+    let names: Vec<String> = known.iter().map(|namespace| namespace.as_str().to_owned()).collect();
+    let collection = |namespace: &String| Compared { namespace: namespace.clone(), ..Compared::default() };
+    let collections = names.iter().map(collection).collect();
+    *state = Verification {
+        running: true,
+        asked: *asked,
+        namespaces: names,
+        collections,
+        started_at,
+        outdated,
+        ..Verification::default()
+    };
 }
 
 impl Run<'_> {
     /// Tells of a real difference.
-    fn tell(&self, namespace: &Namespace, key: String, kind: &str, repaired: bool) {
-        {
-            let mut state = self.state.lock();
-            state.mismatches += 1;
-            state.repaired += u64::from(repaired);
-        }
-        let (namespace, kind) = (namespace.as_str().to_owned(), kind.to_owned());
-        (self.found)(Mismatch { namespace, key, kind, repaired, at: self.ctx.clock.wall_millis() });
+    fn tell(&self, tally: &Mutex<Tally>, mismatch: Mismatch) {
+        tally.lock().tell(mismatch.repaired);
+        let mut told = Tally::default();
+        told.tell(mismatch.repaired);
+        told.add_differences_to(&mut self.state.lock(), &mismatch.namespace);
+        (self.found)(mismatch);
     }
 
-    /// Compares options and indexes; indexes that only new has force nothing on anybody, unless unique.
-    async fn compare_catalogs(&self, namespace: &Namespace) -> Result<(), String> {
-        let on = async |side: Side| {
-            let described = describe(&**self.ctx.clusters.get(side), namespace, LIMIT).await;
-            let described = described.map_err(|error| format!("{namespace} on {side}: {error}"))?;
-            described.ok_or_else(|| format!("{namespace} is not on {side} any more"))
-        };
-        let (old, new) = (on(Side::Old).await?, on(Side::New).await?);
-        for (name, kind) in differences(&old, &new) {
-            self.tell(namespace, name, kind, false);
-        }
+    /// A range is compared.
+    async fn done(&self, part: &Part, tally: Tally) -> Result<(), String> {
+        let stored = checkpoint::done(&self.ctx.records, &self.ctx.name, part, &tally).await;
+        stored.map_err(|error| error.to_string())?;
+        let mut state = self.state.lock();
+        // Its differences were added as they were found.
+        tally.add_documents_to(&mut state, &part.range.namespace);
+        let (since, before) = self.began;
+        let seconds = self.ctx.clock.now().saturating_sub(since).as_secs_f64();
+        state.set_pace(before, seconds);
         Ok(())
     }
-}
-
-/// Names of options and indexes that differ, with the kind of difference.
-fn differences(old: &Collection, new: &Collection) -> BTreeMap<String, &'static str> {
-    let mut differences = BTreeMap::new();
-    let options = |collection: &Collection| comparable_options(&creation_options(&collection.options));
-    let (of_old, of_new) = (options(old), options(new));
-    for name in of_old.keys().chain(of_new.keys()).filter(|name| of_old.get(*name) != of_new.get(*name)) {
-        differences.insert(name.clone(), "option");
-    }
-    for index in old.indexes.iter().filter(|index| !index.is_implied()) {
-        let twin = new.indexes.iter().find(|twin| twin.name() == index.name());
-        if !twin.is_some_and(|twin| twin.same_as(index) && !twin.building) {
-            differences.insert(index.name().to_owned(), "index");
-        }
-    }
-    for index in new.indexes.iter().filter(|index| !index.is_implied() && index.is_unique()) {
-        if !old.indexes.iter().any(|twin| twin.name() == index.name()) {
-            differences.insert(index.name().to_owned(), "index");
-        }
-    }
-    differences
 }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 
-use super::control::NamespaceSpec;
+use super::control::{NamespaceSpec, Verification};
 
 /// Where a collection lies on new, as it was laid out at the start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -48,6 +48,9 @@ pub struct MigrationView {
     pub throttle: Throttle,
     /// The last full verification, if one ran.
     pub verification: Option<Verification>,
+    /// The last comparison of a part, or by digests, if one ran.
+    #[serde(default)]
+    pub spot_check: Option<Verification>,
     /// Where its collections lie on new; empty before the start.
     #[serde(default)]
     pub placements: Vec<Placement>,
@@ -209,34 +212,12 @@ pub struct Progress {
     pub blocked_by: Vec<String>,
     /// The last full verification, if one ran.
     pub verification: Option<Verification>,
+    /// The last comparison of a part, or by digests, if one ran.
+    #[serde(default)]
+    pub spot_check: Option<Verification>,
     /// Where its collections lie on new; empty before the start.
     #[serde(default)]
     pub placements: Vec<Placement>,
-}
-
-/// A comparison of both sides in full. Writes move to new only after one that went through.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Verification {
-    /// It is still running.
-    pub running: bool,
-    /// A stream missed changes after it began: it does not count any more.
-    pub outdated: bool,
-    /// The collections that it covers, whole.
-    pub namespaces: Vec<String>,
-    /// Documents compared.
-    pub compared_documents: u64,
-    /// Documents there are, by the servers' counts.
-    pub total_documents: u64,
-    /// Real differences found.
-    pub mismatches: u64,
-    /// Of those, made equal.
-    pub repaired: u64,
-    /// Unix milliseconds when it began.
-    pub started_at: Option<i64>,
-    /// Unix milliseconds when it ended.
-    pub finished_at: Option<i64>,
-    /// Why it stopped early, if it did.
-    pub failure: Option<String>,
 }
 
 /// A key that cannot be made equal now.
@@ -263,6 +244,9 @@ pub struct Mismatch {
     pub key: String,
     /// `missing_on_mirror`, `extra_on_mirror` or `content`.
     pub kind: String,
+    /// Of a document whose content differs: where, as paths of fields, the first twenty.
+    #[serde(default)]
+    pub paths: Vec<String>,
     /// It has been made equal since.
     pub repaired: bool,
     /// Unix milliseconds.

@@ -1,5 +1,6 @@
 //! The words that everything else shares: plain data without behaviour beyond parsing and ordering.
 pub mod capabilities;
+pub mod instant;
 pub mod key;
 pub mod moves;
 pub mod namespace;

@@ -59,6 +59,12 @@ impl Phase {
         matches!(self, Self::Copying | Self::CatchingUp | Self::Synced | Self::Failed)
     }
 
+    /// History is copied, so that both sides can be compared in full.
+    #[must_use]
+    pub const fn can_be_compared(self) -> bool {
+        matches!(self, Self::CatchingUp | Self::Synced)
+    }
+
     /// Nothing more will happen.
     #[must_use]
     pub const fn is_over(self) -> bool {

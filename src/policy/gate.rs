@@ -68,17 +68,24 @@ pub struct Comparison {
     pub mismatches: u64,
     /// Of those, made equal.
     pub repaired: u64,
+    /// When it began, Unix milliseconds.
+    pub began: Option<i64>,
+}
+
+impl Comparison {
+    const fn left(&self) -> u64 {
+        self.mismatches.saturating_sub(self.repaired)
+    }
 }
 
 /// Why both sides cannot be taken for equal, with the way out; `None`: a full comparison since the end of the
-/// copy went through and left no difference.
+/// copy went through and left no difference, nor has a comparison of a `part` since then.
 #[must_use]
-pub fn unverified(migration: &str, last: Option<&Comparison>) -> Option<String> {
+pub fn unverified(migration: &str, last: Option<&Comparison>, part: Option<&Comparison>) -> Option<String> {
     let verify = format!("reshard migrate verify {migration} --wait");
     let never =
         format!("no full verification has gone through since the end of the copy; after that, run: {verify}");
     let Some(last) = last else { return Some(never) };
-    let left = last.mismatches.saturating_sub(last.repaired);
     match &last.failure {
         _ if last.running => {
             Some(format!("a verification is running, and counts when it has gone through; wait: {verify}"))
@@ -88,11 +95,17 @@ pub fn unverified(migration: &str, last: Option<&Comparison>) -> Option<String> 
         }
         Some(why) => Some(format!("the last verification did not go through ({why}); run: {verify}")),
         None if !last.ended => Some(never),
-        None if left > 0 => Some(format!(
-            "the last verification left {left} differences that it could not make equal; see mismatches, then \
-             run: {verify}"
+        None if last.left() > 0 => Some(format!(
+            "the last verification left {} differences; see mismatches, then run: {verify}",
+            last.left()
         )),
-        None => None,
+        None => part.filter(|part| part.left() > 0 && part.began > last.began).map(|part| {
+            format!(
+                "a part that was compared after the last full verification has {} differences; see mismatches, then \
+                 run: {verify}",
+                part.left()
+            )
+        }),
     }
 }
 
@@ -132,20 +145,27 @@ mod tests {
     #[test]
     fn only_a_comparison_that_went_through_and_left_nothing_is_a_yes() {
         let through = Comparison { ended: true, ..Comparison::default() };
-        assert_eq!(unverified("m", Some(&through)), None);
+        assert_eq!(unverified("m", Some(&through), None), None);
         let repaired = Comparison { mismatches: 3, repaired: 3, ..through.clone() };
-        assert_eq!(unverified("m", Some(&repaired)), None);
+        assert_eq!(unverified("m", Some(&repaired), None), None);
         let bad = [
             (None, "no full verification"),
             (Some(Comparison::default()), "no full verification"),
             (Some(Comparison { running: true, ..through.clone() }), "is running"),
             (Some(Comparison { outdated: true, ..through.clone() }), "missed changes"),
             (Some(Comparison { failure: Some("old is away".into()), ..through.clone() }), "old is away"),
-            (Some(Comparison { mismatches: 3, repaired: 1, ..through }), "left 2 differences"),
+            (Some(Comparison { mismatches: 3, repaired: 1, ..through.clone() }), "left 2 differences"),
         ];
         for (last, words) in bad {
-            let why = unverified("m", last.as_ref()).unwrap();
+            let why = unverified("m", last.as_ref(), None).unwrap();
             assert!(why.contains(words) && why.contains("reshard migrate verify m --wait"), "{why}");
         }
+        let full = Comparison { began: Some(5), ..through };
+        let part = |began| Comparison { mismatches: 2, began: Some(began), ..full.clone() };
+        assert_eq!(unverified("m", Some(&full), Some(&part(4))), None);
+        let why = unverified("m", Some(&full), Some(&part(6))).unwrap();
+        assert!(why.contains("2 differences"), "{why}");
+        let repaired = Comparison { repaired: 2, ..part(6) };
+        assert_eq!(unverified("m", Some(&full), Some(&repaired)), None);
     }
 }

@@ -67,6 +67,10 @@ pub const MIGRATION_CAN_CUT_OVER: &str = "reshard_migration_can_cut_over";
 pub const MIGRATION_VERIFICATION_MISMATCHES: &str = "reshard_migration_verification_mismatches";
 /// Of those, made equal, by migration.
 pub const MIGRATION_VERIFICATION_REPAIRED: &str = "reshard_migration_verification_repaired";
+/// Differences that the last comparison of a part, or by digests, found, by migration.
+pub const MIGRATION_SPOT_CHECK_MISMATCHES: &str = "reshard_migration_spot_check_mismatches";
+/// Of those, made equal, by migration.
+pub const MIGRATION_SPOT_CHECK_REPAIRED: &str = "reshard_migration_spot_check_repaired";
 /// Unix seconds when the last full verification began, by migration.
 pub const MIGRATION_VERIFICATION_STARTED: &str = "reshard_migration_verification_started_at_seconds";
 /// Unix seconds when the last full verification ended, by migration; NaN until then.

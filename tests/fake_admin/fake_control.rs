@@ -4,9 +4,10 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use reshard::migration::control::{
-    Acknowledge, Acknowledged, AuditEvent, By, BypassReport, BypassWrite, Complete, Conflict, Control,
-    ControlError, EventList, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Patience, Phase,
-    Placement, PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
+    Acknowledge, Acknowledged, AuditEvent, Basis, By, BypassReport, BypassWrite, ClusterTime, Compared,
+    Complete, Conclusion, Conflict, Control, ControlError, EqualUpTo, EventList, Finding, Identities, Lag,
+    MigrationView, Mismatch, NewMigration, Page, Patience, Phase, Placement, PreflightReport, Progress, Ramp,
+    Refusal, Severity, Throttle, Verification, VerificationReport, Verify,
 };
 
 /// What it knows, and how it is to behave.
@@ -79,6 +80,7 @@ impl Control for FakeControl {
             failure: None,
             throttle: Throttle::default(),
             verification: None,
+            spot_check: None,
             placements: Vec::new(),
         };
         self.migrations.lock().unwrap().push(view.clone());
@@ -124,11 +126,63 @@ impl Control for FakeControl {
         self.change(name, |view| view.paused = false)
     }
 
-    async fn verify(&self, by: &By, name: &str) -> Result<Verification> {
-        self.ask(by, name, format!("verify {name}"))?;
+    async fn verify(&self, by: &By, name: &str, how: Verify) -> Result<Verification> {
+        self.ask(by, name, format!("{how} {name}"))?;
         self.change(name, |_| {})?;
         *self.verifying.lock().unwrap() = 2;
-        Ok(Verification { running: true, total_documents: 10, ..Verification::default() })
+        Ok(Verification { asked: how, running: true, total_documents: 10, ..Verification::default() })
+    }
+
+    async fn verification(&self, name: &str) -> Result<VerificationReport> {
+        self.get(name).await?;
+        let time = |seconds| ClusterTime { seconds, increment: 7 };
+        let compared = Compared {
+            namespace: "shop.orders".to_owned(),
+            documents_on_old: 10,
+            documents_on_new: 10,
+            digest_of_old: "00ff".repeat(8),
+            digest_of_new: "00ff".repeat(8),
+            mismatches: 1,
+            repaired: 1,
+        };
+        let full = Verification {
+            namespaces: vec!["shop.orders".to_owned()],
+            compared_documents: 10,
+            total_documents: 10,
+            mismatches: 1,
+            repaired: 1,
+            started_at: Some(1_700_000_000_000),
+            finished_at: Some(1_700_000_060_000),
+            collections: vec![compared.clone()],
+            equal_up_to: Some(EqualUpTo { old: time(1_700_000_059), new: time(1_700_000_060) }),
+            ..Verification::default()
+        };
+        let asked = Verify { compare: Basis::Digest, sample_percent: 5.0, ..Verify::default() };
+        let part = Verification { asked, equal_up_to: None, ..full.clone() };
+        let mismatch = Mismatch {
+            namespace: "shop.orders".to_owned(),
+            key: "\"<b>1</b>\"".to_owned(),
+            kind: "content".to_owned(),
+            paths: vec!["total".to_owned(), "lines.0.price".to_owned()],
+            repaired: true,
+            at: 1_700_000_030_000,
+        };
+        let blind_spots = Basis::Digest.blind_spots();
+        Ok(VerificationReport {
+            migration: name.to_owned(),
+            made_at: 1_700_000_100_000,
+            made_by: "1.2.3".to_owned(),
+            phase: Phase::Synced,
+            clusters: Identities { old: "a".to_owned(), new: "b".to_owned() },
+            conclusion: Conclusion::Equal,
+            reasons: Vec::new(),
+            verification: Some(full),
+            spot_check: Some(part),
+            blind_spots: blind_spots.iter().map(|spot| (*spot).to_owned()).collect(),
+            mismatches: vec![mismatch],
+            fingerprint: String::new(),
+        }
+        .sealed())
     }
 
     async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp> {
@@ -214,6 +268,7 @@ impl Control for FakeControl {
                 mismatches: u64::from(name == "different"),
                 ..Verification::default()
             }),
+            spot_check: None,
             placements: vec![Placement {
                 namespace: "shop.orders".to_owned(),
                 shard_key: None,
@@ -239,6 +294,7 @@ impl Control for FakeControl {
             namespace: "shop.orders".to_owned(),
             key: "1".to_owned(),
             kind: "content".to_owned(),
+            paths: vec!["a.b".to_owned()],
             repaired: true,
             at: 0,
         }])

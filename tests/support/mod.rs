@@ -17,7 +17,7 @@ use reshard::cluster::Settings as ClusterSettings;
 use reshard::listener::Settings as ListenerSettings;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, By, BypassReport, Complete, Control, NamespaceSpec, NewMigration, Page,
-    Patience, Phase, Progress, Ramp,
+    Patience, Phase, Progress, Ramp, Verify,
 };
 use reshard::migration::engine::{Engine, Settings as MigrationSettings};
 use reshard::model::side::Side;
@@ -144,7 +144,7 @@ impl Operator {
             let verifying = progress.verification.is_some_and(|last| last.running);
             let lacking = progress.blocked_by.iter().all(|why| wants_verification(why));
             if !progress.can_cut_over && lacking && !verifying {
-                self.engine.verify(&me(), &self.name).await?;
+                self.engine.verify(&me(), &self.name, Verify::default()).await?;
             }
             Ok(progress.can_cut_over)
         })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use reshard::migration::control::{By, Control, ControlError, NamespaceSpec, NewMigration, Patience};
+use reshard::migration::control::{By, Control, ControlError, NamespaceSpec, NewMigration, Patience, Verify};
 use reshard::migration::engine::Engine;
 use tokio::sync::Notify;
 
@@ -114,7 +114,7 @@ async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
                 && refused.reasons.iter().any(|why| why.contains("run: reshard migrate verify"))
             {
                 // As the refusal says; then again.
-                engine.verify(&by, MIGRATION).await?;
+                engine.verify(&by, MIGRATION, Verify::default()).await?;
             }
             moved.map(|_| ())
         }
