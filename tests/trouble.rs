@@ -2,18 +2,20 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::{Result, ensure};
 use bson::doc;
-use reshard::migration::control::{Basis, Control as _, Verify};
+use reshard::migration::control::{Basis, Control as _, Phase, Verify};
 use reshard_loadtest::{Load, Profile};
-use reshard_testbed::{ReplicaSet, Version};
+use reshard_testbed::{ReplicaSet, Version, wait_for};
 use support::process::{Server, but_for_a_verification};
 use support::proof::{
-    DOCUMENTS, few_errors_of_the_unrepeated, load, no_errors_but_of_one_death, prove, work,
+    DOCUMENTS, few_errors_of_the_unrepeated, load, no_errors, no_errors_but_of_one_death, prove, work,
 };
 use support::raw_load::RawLoad;
 use support::trial::Trial;
-use support::{Operator, me, proxy, two_sets, uri};
+use support::{LONG, Operator, me, proxy, two_sets, uri};
 
 /// New is away for a while, also over a restart of the proxy, for longer than any lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,13 +83,18 @@ async fn streams_of_old(set: &ReplicaSet, late: bool) -> Result<()> {
     set.fail_point(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": streams }).await
 }
 
+/// Making collections and indexes takes long, or no longer does.
+async fn slow_preparation(set: &ReplicaSet, slow: bool) -> Result<()> {
+    let making = doc! {
+        "failCommands": ["create", "createIndexes"], "blockConnection": true, "blockTimeMS": 3000,
+    };
+    let mode = if slow { "alwaysOn" } else { "off" };
+    set.fail_point(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": making }).await
+}
+
 /// New goes away while the collection is being made there: the start says so, and may be repeated.
 async fn new_away_while_it_prepares(server: &Server, new: &ReplicaSet) -> Result<()> {
-    new.fail_point(doc! {
-        "configureFailPoint": "failCommand", "mode": "alwaysOn",
-        "data": { "failCommands": ["create", "createIndexes"], "blockConnection": true, "blockTimeMS": 3000 },
-    })
-    .await?;
+    slow_preparation(new, true).await?;
     let spec = serde_json::json!({ "name": "orders", "namespaces": [{ "namespace": "shop.orders" }] });
     server.insist("POST", "/v1/migrations", Some(spec)).await?;
     let starting = server.http("POST", "/v1/migrations/orders/start", None);
@@ -160,6 +167,40 @@ async fn new_away_when_it_decides_everything_loses_nothing() -> Result<()> {
     Ok(())
 }
 
+/// New goes away when half of the documents are its own, and then so does the proxy. Writes to that half wait and
+/// fail meanwhile; what was acknowledged before is there when it comes back, and all of it returns to old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_away_when_it_decides_a_part_loses_nothing() -> Result<()> {
+    let (old, new) = two_sets("new-away-part").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    server.create_and_start("orders", "shop.orders").await?;
+    server.until_free("orders").await?;
+    server.percent("orders", "reads", 50).await?;
+    server.percent("orders", "writes", 50).await?;
+    work(&load, 200).await?;
+    let errors = || load.snapshot().errors.total;
+    ensure!(errors() == 0, "{:?}", load.snapshot().errors);
+    new.kill9_all().await?;
+    wait_for("writes that new decides to fail", LONG, || async { Ok(errors() > 0) }).await?;
+    let (_, progress) = server.get("/v1/migrations/orders/progress").await?;
+    ensure!(progress["can_cut_over"] == false, "{progress}");
+    server.kill9()?;
+    server.restart().await?;
+    let before = errors();
+    wait_for("more of them to fail", LONG, || async { Ok(errors() > before) }).await?;
+    new.start_all().await?;
+    server.until_free("orders").await?;
+    work(&load, 200).await?;
+    server.insist("POST", "/v1/migrations/orders/rollback", None).await?;
+    work(&load, 100).await?;
+    let outcome = load.stop().await;
+    server.until_level("orders").await?;
+    prove(outcome, &old, &new, &server.uri(), "shop.orders").await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stepdowns_of_old_in_every_phase() -> Result<()> {
     stepdowns_of_old("stepdown", Profile::Keyed, &[50, 100]).await
@@ -178,31 +219,72 @@ async fn stepdowns_of_old(name: &str, profile: Profile, writes: &[u8]) -> Result
     let (old, new) = (format!("{name}-old"), format!("{name}-new"));
     let (old, new) =
         tokio::try_join!(ReplicaSet::builder(&old).nodes(3).start(), ReplicaSet::builder(&new).start())?;
-    let trial = Trial::start(old, new, profile, DOCUMENTS).await?;
-    let mut stepdowns = 0;
-    let mut step_down = async || {
-        stepdowns += 1;
+    let trial = Trial::create(old, new, profile, DOCUMENTS).await?;
+    let stepdowns = AtomicUsize::new(0);
+    let step_down = async || {
+        stepdowns.fetch_add(1, Ordering::Relaxed);
         trial.old.stepdown().await?;
         trial.work(100).await
     };
+    start_during(&trial, &step_down).await?;
     step_down().await?;
     trial.operator.until_synced().await?;
     step_down().await?;
     trial.operator.until_synced().await?;
     trial.operator.reads(100).await?;
     step_down().await?;
-    trial.operator.until_synced().await?;
     for percent in writes {
-        trial.operator.writes(*percent).await?;
+        move_during(&trial, *percent, &step_down).await?;
         step_down().await?;
-        trial.operator.until_synced().await?;
     }
-    trial.back().await?;
+    move_during(&trial, 0, &step_down).await?;
     step_down().await?;
-    let allowed = BROKEN_OFF * stepdowns;
-    let held = trial.holds_but_for(|outcome| few_errors_of_the_unrepeated(outcome, allowed)).await?;
-    held.proxy.shutdown().await;
+    let most = AtomicUsize::new(0);
+    let after = async |trial: &Trial| {
+        trial.old.stepdown().await?;
+        most.store(BROKEN_OFF * stepdowns.load(Ordering::Relaxed), Ordering::Relaxed);
+        trial.work(200).await
+    };
+    // What happens to old after that is nobody's business any more.
+    trial
+        .completes(after, |outcome| few_errors_of_the_unrepeated(outcome, most.load(Ordering::Relaxed)))
+        .await
+}
+
+/// Starts it, with `trouble` while it prepares: the start goes through, or may be repeated until it does.
+async fn start_during(trial: &Trial, trouble: impl AsyncFn() -> Result<()>) -> Result<()> {
+    slow_preparation(&trial.new, true).await?;
+    let trouble = async {
+        wait_for("it to prepare", LONG, || async {
+            Ok(trial.operator.progress().await?.phase == Phase::Preparing)
+        })
+        .await?;
+        trouble().await
+    };
+    let (first, trouble) = tokio::join!(trial.operator.start(), trouble);
+    trouble?;
+    slow_preparation(&trial.new, false).await?;
+    if let Err(refused) = first {
+        println!("started once more after: {refused}");
+        wait_for("it to start", LONG, || async { Ok(trial.operator.start().await.is_ok()) }).await?;
+    }
     Ok(())
+}
+
+/// Moves writes, with `trouble` in the middle of it: the move happens, or is given up and may be repeated.
+async fn move_during(trial: &Trial, percent: u8, trouble: impl AsyncFn() -> Result<()>) -> Result<()> {
+    trial.operator.until_synced().await?;
+    let (moved, trouble) = tokio::join!(trial.operator.writes(percent), trouble());
+    trouble?;
+    if let Err(refused) = moved {
+        println!("moved to {percent} % once more after: {refused}");
+        wait_for("writes to move", LONG, || async {
+            trial.operator.until_synced().await?;
+            Ok(trial.operator.writes(percent).await.is_ok())
+        })
+        .await?;
+    }
+    trial.work(100).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,15 +303,12 @@ async fn from_an_older_version_moving_in_one_step() -> Result<()> {
         ReplicaSet::builder("version-step-old").version(Version::V5_0).start(),
         ReplicaSet::builder("version-step-new").version(Version::V6_0).start()
     )?;
-    let trial = Trial::start(old, new, Profile::Unique, 20_000).await?;
+    let trial = Trial::start(old, new, Profile::Unique, DOCUMENTS).await?;
     trial.operator.until_synced().await?;
     trial.all_to_new().await?;
     trial.work(200).await?;
     trial.back().await?;
-    trial.all_to_new().await?;
-    let held = trial.holds().await?;
-    held.proxy.shutdown().await;
-    Ok(())
+    trial.completes(async |_| Ok(()), no_errors).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,8 +368,5 @@ async fn up_back_and_up(trial: Trial) -> Result<()> {
     trial.operator.writes(50).await?;
     trial.work(200).await?;
     trial.back().await?;
-    trial.all_to_new().await?;
-    let held = trial.holds().await?;
-    held.proxy.shutdown().await;
-    Ok(())
+    trial.completes(async |_| Ok(()), no_errors).await
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use reshard::app::Proxy;
 use reshard::migration::engine::Settings;
 use reshard_loadtest::{Load, Outcome, Profile};
 use reshard_testbed::ReplicaSet;
 
 use super::proof::{load, no_errors, prove, work};
-use super::{Operator, proxy_with, uri};
+use super::{Operator, proxy_with, until_equal, uri};
 
 /// Two clusters, a proxy, a load, and the migration of what the load works on.
 pub(crate) struct Trial {
@@ -36,6 +36,18 @@ impl Trial {
         profile: Profile,
         documents: usize,
     ) -> Result<Self> {
+        let trial = Self::create(old, new, profile, documents).await?;
+        trial.operator.start().await?;
+        Ok(trial)
+    }
+
+    /// The load goes on, and the migration is known and has not started.
+    pub(crate) async fn create(
+        old: ReplicaSet,
+        new: ReplicaSet,
+        profile: Profile,
+        documents: usize,
+    ) -> Result<Self> {
         // As long as leases are by default: here no process follows another, and elections take their time.
         let settings = Settings { lease: Duration::from_secs(6), ..super::settings() };
         let proxy = proxy_with(&old.uri(), Some(&new.uri()), settings).await?;
@@ -45,7 +57,6 @@ impl Trial {
         Load::prepare(&config).await?;
         let load = Load::start(config).await?;
         operator.create(&[&namespace]).await?;
-        operator.start().await?;
         Ok(Self { old, new, operator, proxy, load, namespace })
     }
 
@@ -70,6 +81,31 @@ impl Trial {
     pub(crate) async fn back(&self) -> Result<()> {
         self.operator.rollback().await?;
         self.work(200).await
+    }
+
+    /// All is on new, and both sides are equal while the load rests. Then it is completed under load and `after` is
+    /// done: new alone has what was acknowledged, once.
+    pub(crate) async fn completes(
+        self,
+        after: impl AsyncFnOnce(&Self) -> Result<()>,
+        allowed: impl Fn(&Outcome) -> Result<()>,
+    ) -> Result<()> {
+        self.operator.until_synced().await?;
+        self.all_to_new().await?;
+        ensure!(self.load.pause().await, "the load does not come to rest");
+        self.operator.until_level().await?;
+        self.operator.found_none_past_the_proxy().await?;
+        until_equal(&self.old.uri(), &self.new.uri(), &self.namespace).await?;
+        self.load.resume("complete");
+        self.operator.complete().await?;
+        self.work(200).await?;
+        after(&self).await?;
+        let outcome = self.load.stop().await;
+        allowed(&outcome)?;
+        let report = outcome.verify(&self.new.uri()).await?;
+        ensure!(report.is_clean(), "{report}\n{:#?}", outcome.stats.errors);
+        self.proxy.shutdown().await;
+        Ok(())
     }
 
     /// The application has seen no error; every write counts once, and both sides are equal.
