@@ -13,19 +13,22 @@ CARGO ?= cargo
 SIM_SECONDS ?= 120
 # Optimised: a schedule takes a third of the time, and compiling that once pays after some thousands.
 SIM = $(CARGO) test --locked --config 'profile.dev.package.reshard.opt-level=1' --test sim
+# How long `make chaos` goes on, in seconds; CHAOS_SEED=n repeats the schedule that one printed.
+CHAOS_SECONDS ?= 600
 # What the demo is told: `make demo DEMO='--topology replica-sets'`.
 DEMO ?=
 # What bench-migration is told: `make bench-migration BENCH='--only-sharded'`.
 BENCH ?=
 RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
 
-.PHONY: help build demo test check soak bench bench-migration
+.PHONY: help build demo test check soak chaos bench bench-migration
 
 help:
 	@echo 'make demo             two sharded clusters, a load, and a move to another shard key (DEMO=--help)'
 	@echo 'make test             formatting, lints, dependencies, all tests, drivers among them (TEST_THREADS=4)'
 	@echo 'make check            the part of it that starts no server'
 	@echo 'make soak             schedules of the simulator that nobody wrote (SIM_SECONDS=120)'
+	@echo 'make chaos            real servers under load, and whatever can happen to them (CHAOS_SECONDS=600, CHAOS_SEED=n)'
 	@echo 'make build            target/release/reshard'
 	@echo 'make bench            what the proxy costs: operations beside direct ones'
 	@echo 'make bench-migration  copies and moves, beside a plain copy and reshardCollection (BENCH=--help)'
@@ -44,6 +47,9 @@ bench-migration: build
 
 soak:
 	if [ "$(SIM_SECONDS)" -gt 0 ]; then SIM_SECONDS=$(SIM_SECONDS) $(SIM) -- generated_schedules --nocapture; fi
+
+chaos:
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(CARGO) test --locked --test chaos -- --nocapture
 
 check:
 	$(CARGO) fmt --all --check
