@@ -11,7 +11,7 @@ use reshard_testbed::{ReplicaSet, wait_for};
 use serde_json::{Value, json};
 use support::process::Server;
 use support::proof::{DOCUMENTS, load, prove, work};
-use support::{LONG, two_sets};
+use support::{LONG, makes_collections_slowly, two_sets};
 
 /// Kills and restarts while the load goes on.
 async fn kill_and_restart(server: &Server, load: &Load) -> Result<()> {
@@ -87,13 +87,7 @@ async fn killed_in_every_phase_moving_in_one_step() -> Result<()> {
 
 /// Making the collection on new takes long, and the process does not live to see the end of it.
 async fn killed_while_it_prepares(server: &Server, new: &ReplicaSet, load: &Load) -> Result<()> {
-    let slow = |mode: &str| {
-        doc! {
-            "configureFailPoint": "failCommand", "mode": mode,
-            "data": { "failCommands": ["create", "createIndexes"], "blockConnection": true, "blockTimeMS": 3000 },
-        }
-    };
-    new.fail_point(slow("alwaysOn")).await?;
+    makes_collections_slowly(new, true).await?;
     let spec = serde_json::json!({ "name": "customers", "namespaces": [{ "namespace": "shop.customers" }] });
     server.insist("POST", "/v1/migrations", Some(spec)).await?;
     let starting = server.http("POST", "/v1/migrations/customers/start", None);
@@ -103,7 +97,7 @@ async fn killed_while_it_prepares(server: &Server, new: &ReplicaSet, load: &Load
     };
     let (_cut_short, killed) = tokio::join!(starting, killing);
     killed?;
-    new.fail_point(slow("off")).await?;
+    makes_collections_slowly(new, false).await?;
     server.restart().await?;
     work(load, 50).await?;
     server.insist("POST", "/v1/migrations/customers/start", None).await.map(|_| ())

@@ -87,7 +87,7 @@ async fn three_restarts_under_load_cost_no_error() -> Result<()> {
     restarts?;
     ensure!(listen? > 0 && admin? > 0, "nobody knocked");
     let outcome = load.stop().await;
-    no_errors(&outcome).with_context(|| server.tail())?;
+    no_errors(&outcome.stats.errors).with_context(|| server.tail())?;
     server.until_level("orders").await?;
     prove(outcome, &old, &new, &server.uri(), "shop.orders").await
 }

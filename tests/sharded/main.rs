@@ -189,7 +189,7 @@ async fn up_back_up_and_complete(
     pair.operator.writes(100).await?;
     work(&load, 300).await?;
     let outcome = load.stop().await;
-    no_errors(&outcome)?;
+    no_errors(&outcome.stats.errors)?;
     pair.operator.until_level().await?;
     pair.operator.found_none_past_the_proxy().await?;
     prove_between(outcome, &pair.old.uri(), &pair.new.uri(), &through, NAMESPACE).await?;
@@ -261,7 +261,7 @@ async fn chunks_move_on_both_sides_while_everything_goes_on() -> Result<()> {
     pair.stir(0).await?;
     work(&load, 200).await?;
     let outcome = load.stop().await;
-    no_errors(&outcome)?;
+    no_errors(&outcome.stats.errors)?;
     pair.operator.until_level().await?;
     pair.operator.found_none_past_the_proxy().await?;
     prove_between(outcome, &pair.old.uri(), &pair.new.uri(), &through, NAMESPACE).await?;

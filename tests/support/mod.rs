@@ -70,6 +70,15 @@ pub(crate) fn uri(proxy: &Proxy) -> String {
     format!("mongodb://{}/", proxy.address())
 }
 
+/// Making a collection takes long on a cluster, so that something can happen meanwhile.
+pub(crate) async fn makes_collections_slowly(set: &ReplicaSet, slowly: bool) -> Result<()> {
+    set.fail_point(doc! {
+        "configureFailPoint": "failCommand", "mode": if slowly { "alwaysOn" } else { "off" },
+        "data": { "failCommands": ["create", "createIndexes"], "blockConnection": true, "blockTimeMS": 3000 },
+    })
+    .await
+}
+
 /// Writes until nothing of what is in the oplog now is left.
 pub(crate) async fn roll_over(set: &ReplicaSet) -> Result<()> {
     let client = set.client().await?;

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use reshard_loadtest::{Load, LoadConfig, Outcome, Profile, compare};
+use reshard_loadtest::{ErrorStats, Load, LoadConfig, Outcome, Profile, compare};
 use reshard_testbed::{ReplicaSet, wait_for};
 
 use super::LONG;
 
 /// As many as a migration has to hold for before anybody trusts it with more.
 pub(crate) const DOCUMENTS: usize = 200_000;
+
+/// How many clients write at once.
+pub(crate) const WORKERS: usize = 6;
 
 pub(crate) fn load(uri: String, profile: Profile, documents: usize) -> LoadConfig {
     LoadConfig {
@@ -20,7 +23,7 @@ pub(crate) fn load(uri: String, profile: Profile, documents: usize) -> LoadConfi
             Profile::Unique => "customers".into(),
         },
         profile,
-        workers: 6,
+        workers: WORKERS,
         documents,
         document_size: 400,
         ..LoadConfig::default()
@@ -55,8 +58,19 @@ pub(crate) async fn prove_between(
     through: &str,
     namespace: &str,
 ) -> Result<()> {
+    each_write_counts_once(&outcome, through).await?;
+    are_equal(old, new, namespace).await
+}
+
+/// Every acknowledged write took effect exactly once.
+pub(crate) async fn each_write_counts_once(outcome: &Outcome, through: &str) -> Result<()> {
     let report = outcome.verify(through).await?;
     ensure!(report.is_clean(), "{report}\n{:#?}", outcome.stats.errors);
+    Ok(())
+}
+
+/// Both sides are equal by bytes, or are so soon.
+pub(crate) async fn are_equal(old: &str, new: &str, namespace: &str) -> Result<()> {
     let last = parking_lot::Mutex::new(None);
     let waited = wait_for("both sides to be equal", Duration::from_secs(60), || async {
         let comparison = compare(old, new, namespace).await?;
@@ -69,9 +83,23 @@ pub(crate) async fn prove_between(
     Ok(())
 }
 
+/// While nobody writes: both sides are equal by bytes. Then the load goes on.
+pub(crate) async fn are_equal_at_rest(
+    load: &Load,
+    level: impl Future<Output = Result<()>>,
+    (old, new): (&ReplicaSet, &ReplicaSet),
+    namespace: &str,
+) -> Result<()> {
+    ensure!(load.pause().await, "the load does not come to rest");
+    level.await?;
+    are_equal(&old.uri(), &new.uri(), namespace).await?;
+    load.resume("after a rest");
+    Ok(())
+}
+
 /// The application saw no error at all.
-pub(crate) fn no_errors(outcome: &Outcome) -> Result<()> {
-    ensure!(outcome.stats.errors.first.is_empty(), "the application saw errors: {:?}", outcome.stats.errors);
+pub(crate) fn no_errors(errors: &ErrorStats) -> Result<()> {
+    ensure!(errors.total == 0, "the application saw errors: {errors:?}");
     Ok(())
 }
 
@@ -79,8 +107,7 @@ pub(crate) fn no_errors(outcome: &Outcome) -> Result<()> {
 const UNREPEATED: [&str; 4] = ["update_many", "delete_many", "hot_update_many", "bulk"];
 
 /// So many errors at most, and only of operations that no driver repeats.
-pub(crate) fn few_errors_of_the_unrepeated(outcome: &Outcome, most: usize) -> Result<()> {
-    let errors = &outcome.stats.errors;
+pub(crate) fn few_errors_of_the_unrepeated(errors: &ErrorStats, most: usize) -> Result<()> {
     let repeated = |operation: &String| !UNREPEATED.contains(&operation.as_str());
     ensure!(
         usize::try_from(errors.total)? <= most && !errors.by_operation.keys().any(repeated),
@@ -91,8 +118,7 @@ pub(crate) fn few_errors_of_the_unrepeated(outcome: &Outcome, most: usize) -> Re
 
 /// The proxy was killed once: what was under way broke off, one operation of each worker at most, and only
 /// of those that no driver repeats. Else there was no error.
-pub(crate) fn no_errors_but_of_one_death(outcome: &Outcome, workers: usize) -> Result<()> {
-    let errors = &outcome.stats.errors;
+pub(crate) fn no_errors_but_of_one_death(errors: &ErrorStats, workers: usize) -> Result<()> {
     ensure!(errors.by_label.keys().all(|label| label == "Io"), "the application saw errors: {errors:?}");
-    few_errors_of_the_unrepeated(outcome, workers)
+    few_errors_of_the_unrepeated(errors, workers)
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use reshard::app::Proxy;
 use reshard::migration::engine::Settings;
-use reshard_loadtest::{Load, Outcome, Profile};
+use reshard_loadtest::{ErrorStats, Load, Profile};
 use reshard_testbed::ReplicaSet;
 
-use super::proof::{load, no_errors, prove, work};
-use super::{Operator, proxy_with, until_equal, uri};
+use super::proof::{are_equal_at_rest, each_write_counts_once, load, no_errors, prove, work};
+use super::{Operator, proxy_with, uri};
 
 /// Two clusters, a proxy, a load, and the migration of what the load works on.
 pub(crate) struct Trial {
@@ -41,7 +41,7 @@ impl Trial {
         Ok(trial)
     }
 
-    /// The load goes on, and the migration is known and has not started.
+    /// The load goes on, and the migration is yet to be started.
     pub(crate) async fn create(
         old: ReplicaSet,
         new: ReplicaSet,
@@ -83,27 +83,23 @@ impl Trial {
         self.work(200).await
     }
 
-    /// All is on new, and both sides are equal while the load rests. Then it is completed under load and `after` is
-    /// done: new alone has what was acknowledged, once.
-    pub(crate) async fn completes(
-        self,
-        after: impl AsyncFnOnce(&Self) -> Result<()>,
-        allowed: impl Fn(&Outcome) -> Result<()>,
-    ) -> Result<()> {
-        self.operator.until_synced().await?;
-        self.all_to_new().await?;
-        ensure!(self.load.pause().await, "the load does not come to rest");
-        self.operator.until_level().await?;
-        self.operator.found_none_past_the_proxy().await?;
-        until_equal(&self.old.uri(), &self.new.uri(), &self.namespace).await?;
-        self.load.resume("complete");
+    /// Both sides are equal; then it completes, while the load goes on.
+    pub(crate) async fn complete(&self) -> Result<()> {
+        let level = async {
+            self.operator.until_level().await?;
+            self.operator.found_none_past_the_proxy().await
+        };
+        are_equal_at_rest(&self.load, level, (&self.old, &self.new), &self.namespace).await?;
         self.operator.complete().await?;
-        self.work(200).await?;
-        after(&self).await?;
+        self.work(200).await
+    }
+
+    /// After [`Self::complete`]: every write counts once on new, which is alone now. The application has seen no
+    /// error but such as `allowed` allows.
+    pub(crate) async fn holds_on_new(self, allowed: impl Fn(&ErrorStats) -> Result<()>) -> Result<()> {
         let outcome = self.load.stop().await;
-        allowed(&outcome)?;
-        let report = outcome.verify(&self.new.uri()).await?;
-        ensure!(report.is_clean(), "{report}\n{:#?}", outcome.stats.errors);
+        allowed(&outcome.stats.errors)?;
+        each_write_counts_once(&outcome, &self.new.uri()).await?;
         self.proxy.shutdown().await;
         Ok(())
     }
@@ -114,9 +110,9 @@ impl Trial {
     }
 
     /// As [`Self::holds`], but the application may have seen errors that `allowed` allows.
-    pub(crate) async fn holds_but_for(self, allowed: impl Fn(&Outcome) -> Result<()>) -> Result<Held> {
+    pub(crate) async fn holds_but_for(self, allowed: impl Fn(&ErrorStats) -> Result<()>) -> Result<Held> {
         let outcome = self.load.stop().await;
-        allowed(&outcome)?;
+        allowed(&outcome.stats.errors)?;
         self.operator.until_level().await?;
         self.operator.found_none_past_the_proxy().await?;
         prove(outcome, &self.old, &self.new, &uri(&self.proxy), &self.namespace).await?;
