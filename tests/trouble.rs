@@ -406,7 +406,7 @@ async fn from_a_much_older_version() -> Result<()> {
         ReplicaSet::builder("version-4-old").version(Version::V4_4).start(),
         ReplicaSet::builder("version-4-new").version(Version::V6_0).start()
     )?;
-    up_back_and_up(Trial::start(old, new, Profile::Keyed, DOCUMENTS).await?).await
+    up_back_and_up(Trial::start(old, new, Profile::Keyed, 20_000).await?).await
 }
 
 /// Hashes of the documents of `shop.c` on a cluster whose members any client may ask.
