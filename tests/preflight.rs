@@ -196,6 +196,20 @@ async fn clusters_that_cannot_be_worked_with_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// Members of 4.2 and 4.4 can be without majority reads: what new gets would not be what old keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_without_majority_reads() -> Result<()> {
+    for version in [Version::V4_2, Version::V4_4] {
+        let old = ReplicaSet::builder("preflight-minority").version(version).without_majority_reads();
+        let pair =
+            Pair::of(old.start().await?, ReplicaSet::builder("preflight-majority").start().await?).await?;
+        pair.on_old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
+        let report = look(&pair.clusters, &["shop.c"]).await?;
+        ensure!(refusals(&report) == one("majority-reads-disabled", ""), "{report:#?}");
+    }
+    Ok(())
+}
+
 /// What is hard to bring about on a server is put into its answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_tell_of_trouble() -> Result<()> {

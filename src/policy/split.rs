@@ -14,23 +14,28 @@ pub struct Part {
     pub indexes: Vec<usize>,
 }
 
-/// Cuts a batch. An ordered one into runs, since later statements wait for earlier ones; an unordered one
-/// into one part for each cluster.
+/// Cuts a batch whose statements have these bytes. An ordered one into runs, since later statements wait for earlier
+/// ones; an unordered one into one part for each cluster. What has more than `most` bytes, as it has when the
+/// largest message there is was given `_id`s, is cut again.
 #[must_use]
-pub fn parts(sides: &[Side], ordered: bool) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
-    for (index, side) in sides.iter().enumerate() {
+pub fn parts(statements: &[(Side, usize)], ordered: bool, most: usize) -> Vec<Part> {
+    let mut parts: Vec<(Part, usize)> = Vec::new();
+    for (index, (side, bytes)) in statements.iter().enumerate() {
         let joins = if ordered {
-            parts.last_mut().filter(|last| last.side == *side)
+            parts.last_mut().filter(|(last, _)| last.side == *side)
         } else {
-            parts.iter_mut().find(|part| part.side == *side)
+            // A full one is followed by another.
+            parts.iter_mut().rev().find(|(part, _)| part.side == *side)
         };
-        match joins {
-            Some(part) => part.indexes.push(index),
-            None => parts.push(Part { side: *side, indexes: vec![index] }),
+        match joins.filter(|(_, has)| has + bytes <= most) {
+            Some((part, has)) => {
+                part.indexes.push(index);
+                *has += bytes;
+            }
+            None => parts.push((Part { side: *side, indexes: vec![index] }, *bytes)),
         }
     }
-    parts
+    parts.into_iter().map(|(part, _)| part).collect()
 }
 
 /// Whether a part's reply ends an ordered batch.
@@ -109,11 +114,17 @@ mod tests {
 
     #[test]
     fn ordered_batches_are_cut_into_runs() {
-        let sides = [Old, Old, New, Old];
-        let runs: Vec<_> = parts(&sides, true).into_iter().map(|part| part.indexes).collect();
-        assert_eq!(runs, [vec![0, 1], vec![2], vec![3]]);
-        let both: Vec<_> = parts(&sides, false).into_iter().map(|part| part.indexes).collect();
-        assert_eq!(both, [vec![0, 1, 3], vec![2]]);
+        let statements = [Old, Old, New, Old].map(|side| (side, 1));
+        let cut = |ordered, most| {
+            let parts = parts(&statements, ordered, most).into_iter();
+            parts.map(|part| part.indexes).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(true, 9), [vec![0, 1], vec![2], vec![3]]);
+        assert_eq!(cut(false, 9), [vec![0, 1, 3], vec![2]]);
+        // What is too large for one message.
+        assert_eq!(cut(true, 1), [vec![0], vec![1], vec![2], vec![3]]);
+        assert_eq!(cut(false, 2), [vec![0, 1], vec![2], vec![3]]);
+        assert_eq!(cut(false, 0), [vec![0], vec![1], vec![2], vec![3]]);
     }
 
     #[test]

@@ -33,9 +33,14 @@ use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::inflight::Work;
 use crate::state::table::MigrationRoute;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, NOT_NOW, RETRYABLE_WRITE};
+use crate::wire::header::MAX_MESSAGE_LEN;
 
 /// How long a write may wait for fences, leases and servers, unless its `maxTimeMS` is shorter.
 pub const HOLD: Duration = Duration::from_secs(15);
+/// Bytes of a statement's number in a message.
+const FOR_A_NUMBER: usize = 16;
+/// Bytes of a message beside statements and the client's own fields: header, session, times, concerns.
+const FOR_THE_REST: usize = 16 * 1024;
 
 /// Writes for one worker.
 pub struct Writer {
@@ -153,17 +158,20 @@ impl Writer {
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
         let sole = entered.route.sole_authority();
-        let sides: Option<Vec<Side>> = command
+        let statements: Option<Vec<(Side, usize)>> = command
             .statements
             .iter()
             .zip(homes)
             .map(|(statement, home)| {
                 let owner = || statement.key.as_ref().map_or(sole, |key| entered.route.authority(key.slot()));
-                (*home).or_else(owner)
+                Some(((*home).or_else(owner)?, statement.raw.as_bytes().len() + FOR_A_NUMBER))
             })
             .collect();
-        let Some(sides) = sides else { return self.unkeyed_while_mixed(command, entered, hold).await };
-        let parts = parts(&sides, command.ordered);
+        let Some(statements) = statements else {
+            return self.unkeyed_while_mixed(command, entered, hold).await;
+        };
+        let room = MAX_MESSAGE_LEN.saturating_sub(command.body.as_bytes().len() + FOR_THE_REST);
+        let parts = parts(&statements, command.ordered, room);
         if let [part] = parts.as_slice() {
             return self.run_whole(command, part.side, entered, hold).await;
         }

@@ -24,6 +24,7 @@ const NOOP_INTERVAL: &str = "periodicNoopIntervalSecs";
 pub(crate) struct ServerOptions {
     pub(crate) cache_gb: f64,
     pub(crate) params: BTreeMap<String, String>,
+    pub(crate) majority_reads: bool,
 }
 
 impl Default for ServerOptions {
@@ -32,6 +33,7 @@ impl Default for ServerOptions {
         Self {
             cache_gb: 0.25,
             params: params.into_iter().map(|(key, value)| (String::from(key), String::from(value))).collect(),
+            majority_reads: true,
         }
     }
 }
@@ -51,6 +53,9 @@ impl ServerOptions {
             params
                 .entry(String::from("shutdownTimeoutMillisForSignaledShutdown"))
                 .or_insert(String::from("1000"));
+        }
+        if !self.majority_reads {
+            args.extend(["--enableMajorityReadConcern", "false"].map(String::from));
         }
         for (key, value) in params {
             args.push(String::from("--setParameter"));
@@ -166,6 +171,13 @@ impl ReplicaSetBuilder {
     #[must_use]
     pub fn param(mut self, name: &str, value: &str) -> Self {
         self.server.params.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Without reads of what the majority has (`--enableMajorityReadConcern false`; up to 4.4).
+    #[must_use]
+    pub fn without_majority_reads(mut self) -> Self {
+        self.server.majority_reads = false;
         self
     }
 

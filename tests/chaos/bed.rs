@@ -11,10 +11,10 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::plan::Step;
-use crate::relay::{Mode, Relay};
 use crate::support::LONG;
 use crate::support::process::Server;
 use crate::support::proof::{load, prove_between, work};
+use crate::support::relay::{Mode, Relay};
 
 const NAME: &str = "orders";
 const NAMESPACE: &str = "shop.orders";

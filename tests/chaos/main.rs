@@ -5,7 +5,6 @@
 
 mod bed;
 mod plan;
-mod relay;
 #[path = "../sim/rng.rs"]
 #[expect(dead_code, clippy::cast_possible_truncation, reason = "the simulator needs more of it, as it is")]
 mod rng;

@@ -36,6 +36,10 @@ impl Pair {
     pub(crate) async fn of_versions(old: Version, new: Version) -> Result<Self> {
         let start = |name, version| ReplicaSet::builder(name).version(version).start();
         let (old, new) = tokio::try_join!(start("old", old), start("new", new))?;
+        Self::of(old, new).await
+    }
+
+    pub(crate) async fn of(old: ReplicaSet, new: ReplicaSet) -> Result<Self> {
         let tasks = Tasks::default();
         let clusters =
             PerSide { old: connect(&old.uri(), &tasks).await?, new: connect(&new.uri(), &tasks).await? };

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use crate::support::LONG;
 use crate::support::bed::{Bed, delete, insert, raw, sum, update};
+use crate::support::me;
 use anyhow::{Result, ensure};
 use bson::{Document, cstr, doc, rawdoc};
 use futures::TryStreamExt as _;
-use reshard::migration::control::Control as _;
+use reshard::migration::control::{Control as _, Throttle};
 use reshard_testbed::{ReplicaSet, wait_for};
 
 /// Gives each of `ids` the value of the next one, by way of a value that nobody has.
@@ -65,6 +66,55 @@ async fn unique_values_that_swap_between_documents() -> Result<()> {
     let swaps: i32 = sum(&bed.c(), "swaps").await?;
     ensure!(swaps >= 12 + 8, "{swaps} values were given");
     ensure!(bed.operator.progress().await?.blocked_by.is_empty());
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+/// A value passes from a document that is copied to one that is not yet, while new cannot be written and its stream of old
+/// is late: the copy meets the value where it was, on new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unique_values_that_pass_on_while_history_is_copied() -> Result<()> {
+    let bed = Bed::start("trap-copied-value").await?;
+    let unique =
+        rawdoc! { "createIndexes": "c", "indexes": [{ "key": { "u": 1 }, "name": "u", "unique": true }] };
+    bed.raw(unique).await?;
+    let fill = "x".repeat(1000);
+    for first in (0..6000).step_by(1000) {
+        let some = (first..first + 1000).map(|id| rawdoc! { "_id": id, "u": id, "fill": fill.as_str() });
+        bed.write(insert(some)).await?;
+    }
+    bed.operator.create(&["shop.c"]).await?;
+    let slowly = Throttle { documents_per_second: Some(500.0), megabytes_per_second: None };
+    bed.operator.engine.set_throttle(&me(), "m", slowly).await?;
+    bed.operator.start().await?;
+    let on_new = Bed::on(&bed.new).await?.collection::<Document>("c");
+    wait_for("the first document to be copied", LONG, || async {
+        Ok(on_new.find_one(doc! { "_id": 0 }).await?.is_some())
+    })
+    .await?;
+    ensure!(on_new.find_one(doc! { "_id": 5999 }).await?.is_none(), "the last is copied already");
+    let point = |commands: &[&str], mode: &str, data: Document| {
+        let mut data = data;
+        data.insert("failCommands", commands);
+        doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data }
+    };
+    let late = doc! { "namespace": "admin.$cmd.aggregate", "blockConnection": true, "blockTimeMS": 15_000 };
+    let full = doc! { "namespace": "shop.c", "errorCode": 14031 };
+    bed.old.fail_point(point(&["getMore"], "alwaysOn", late)).await?;
+    bed.new.fail_point(point(&["update", "insert", "delete"], "alwaysOn", full)).await?;
+    bed.write(update(rawdoc! { "_id": 0 }, rawdoc! { "$set": { "u": "away" } })).await?;
+    bed.write(update(rawdoc! { "_id": 5999 }, rawdoc! { "$set": { "u": 0 } })).await?;
+    bed.new.fail_point(point(&["update"], "off", doc! {})).await?;
+    ensure!(on_new.find_one(doc! { "_id": 0, "u": 0 }).await?.is_some(), "new has heard of it");
+    bed.operator.engine.set_throttle(&me(), "m", Throttle::default()).await?;
+    wait_for("the copy to bring the last one", LONG, || async {
+        Ok(on_new.find_one(doc! { "_id": 5999, "u": 0 }).await?.is_some())
+    })
+    .await?;
+    bed.old.fail_point(point(&["getMore"], "off", doc! {})).await?;
+    bed.operator.until_synced().await?;
+    bed.equal().await?;
+    ensure!(on_new.find_one(doc! { "_id": 0, "u": "away" }).await?.is_some());
     bed.proxy.shutdown().await;
     Ok(())
 }

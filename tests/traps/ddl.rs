@@ -1,8 +1,50 @@
 //! Indexes and options that change while a migration runs.
 
 use crate::support::bed::{Bed, insert};
+use crate::support::me;
 use anyhow::{Result, ensure};
 use bson::{RawDocumentBuf, doc, rawdoc};
+use reshard::migration::control::Control as _;
+
+/// What would make another collection of it, or take it away, waits for the end of the migration.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_is_not_pulled_away_through_the_proxy() -> Result<()> {
+    let bed = Bed::start("trap-pulled").await?;
+    bed.write(insert((0..50).map(|id| rawdoc! { "_id": id, "n": id }))).await?;
+    bed.move_begins().await?;
+    let on_admin = bed.client.database("admin");
+    for round in ["dual", "half"] {
+        let commands = [
+            doc! { "convertToCapped": "c", "size": 4096 },
+            doc! { "cloneCollectionAsCapped": "c", "toCollection": "d", "size": 4096 },
+            doc! { "drop": "c" },
+            doc! { "dropDatabase": 1 },
+        ];
+        let mut answers = Vec::new();
+        for command in commands {
+            answers.push((command.clone(), bed.shop().run_command(command).await));
+        }
+        for (from, to) in [("shop.c", "shop.d"), ("shop.other", "shop.c")] {
+            let command = doc! { "renameCollection": from, "to": to, "dropTarget": true };
+            answers.push((command.clone(), on_admin.run_command(command).await));
+        }
+        for (command, answer) in answers {
+            let refused = answer.err().map(|error| error.to_string()).unwrap_or_default();
+            let says_why = refused.contains("migration m") && refused.contains("complete or abort it first");
+            ensure!(says_why, "{round}: {command}: {refused:?}");
+        }
+        bed.equal().await?;
+        ensure!(bed.c().count_documents(doc! {}).await? == 50);
+        if round == "dual" {
+            bed.half().await?;
+        }
+    }
+    bed.operator.rollback().await?;
+    bed.operator.engine.abort(&me(), "m").await?;
+    bed.shop().run_command(doc! { "convertToCapped": "c", "size": 4096 }).await?;
+    bed.proxy.shutdown().await;
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn indexes_and_options_change_on_both_sides() -> Result<()> {

@@ -8,6 +8,7 @@ mod clustered;
 mod constraints;
 mod ddl;
 mod keys;
+mod late;
 mod locks;
 mod own_writes;
 mod past_the_proxy;

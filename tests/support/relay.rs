@@ -1,0 +1,129 @@
+//! A network between the proxy and one cluster that can be cut, and that can keep what is on its way.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use reshard_testbed::wait_for;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::LONG;
+
+/// What the network does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It carries.
+    Carry,
+    /// It keeps what it has, and what comes, until it carries again.
+    Stall,
+    /// It breaks connections off and lets no others come about.
+    Cut,
+}
+
+/// The connections of one time, and what happens to them.
+#[derive(Clone)]
+struct Cable {
+    mode: watch::Receiver<Mode>,
+    /// Bytes that are kept.
+    held: Arc<AtomicU64>,
+}
+
+/// Carries bytes from a port of its own to a server.
+pub(crate) struct Relay {
+    address: String,
+    mode: Arc<Mutex<watch::Sender<Mode>>>,
+    held: Arc<AtomicU64>,
+    /// Connections that stay stalled whatever happens to others.
+    stranded: Mutex<Vec<watch::Sender<Mode>>>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    pub(crate) async fn to(server: &str) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?.to_string();
+        let mode = Arc::new(Mutex::new(watch::Sender::new(Mode::Carry)));
+        let held = Arc::<AtomicU64>::default();
+        let (modes, kept, server) = (Arc::clone(&mode), Arc::clone(&held), server.to_owned());
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let cable = Cable { mode: modes.lock().subscribe(), held: Arc::clone(&kept) };
+                tokio::spawn(carry(client, server.clone(), cable));
+            }
+        });
+        Ok(Self { address, mode, held, stranded: Mutex::default(), accepting })
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        format!("mongodb://{}/", self.address)
+    }
+
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.lock().send_replace(mode);
+    }
+
+    /// Bytes that are on their way and kept.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what is on its way on the connections that there are. Others carry.
+    pub(crate) fn strand(&self) {
+        let others = watch::Sender::new(Mode::Carry);
+        let these = std::mem::replace(&mut *self.mode.lock(), others);
+        these.send_replace(Mode::Stall);
+        self.stranded.lock().push(these);
+    }
+
+    /// Lets what was stranded arrive, and waits until it has; how many bytes that were.
+    pub(crate) async fn release(&self) -> anyhow::Result<u64> {
+        let held = self.held();
+        for these in &*self.stranded.lock() {
+            these.send_replace(Mode::Carry);
+        }
+        wait_for("what was held to arrive", LONG, || async { Ok(self.held() == 0) }).await?;
+        Ok(held)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Carries one connection until both its ends have closed it, or it is cut.
+async fn carry(client: TcpStream, server: String, cable: Cable) {
+    let mut mode = cable.mode.clone();
+    if *mode.borrow() == Mode::Cut {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let forth = pump(from_client, to_server, cable.clone());
+    let back = pump(from_server, to_client, cable);
+    tokio::select! {
+        // What one end sent before it closed still reaches the other.
+        _ = async { tokio::join!(forth, back) } => {}
+        _ = mode.wait_for(|mode| *mode == Mode::Cut) => {}
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cable: Cable) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        cable.held.fetch_add(read as u64, Ordering::Relaxed);
+        let goes_on = cable.mode.wait_for(|mode| *mode != Mode::Stall).await.is_ok();
+        let written = if goes_on { to.write_all(&buffer[..read]).await } else { Ok(()) };
+        cable.held.fetch_sub(read as u64, Ordering::Relaxed);
+        written?;
+    }
+}

@@ -1,0 +1,69 @@
+//! What a process had sent when it died, and what reaches new long after.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bson::{Document, doc};
+use mongodb::Client;
+use reshard_loadtest::compare;
+use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
+
+use crate::support::LONG;
+use crate::support::process::Server;
+use crate::support::relay::{Mode, Relay};
+
+/// Writes of each kind are on their way to new when the process dies. Its successor goes on, the application changes
+/// the same documents, or writes move; then what was on its way arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_dead_have_sent_changes_nothing_when_it_arrives() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("trap-late-old").start(),
+        ShardedCluster::builder().shards(1).start()
+    )?;
+    let network = Relay::to(new.router().address()).await?;
+    let server = Server::start(&old.uri(), Some(&network.uri())).await?;
+    let client = Client::with_uri_str(server.uri()).await?;
+    let c = client.database("shop").collection::<Document>("c");
+    c.insert_many((0..40).map(|id| doc! { "_id": id, "n": 0 })).await?;
+    server.create_and_start("m", "shop.c").await?;
+    server.until_free("m").await?;
+    server.percent("m", "reads", 100).await?;
+    for round in 1..=3_i32 {
+        network.set(Mode::Stall);
+        // The mirror does not answer, and nobody waits for it for long.
+        c.update_one(doc! { "_id": 0 }, doc! { "$inc": { "n": 1 } }).await?;
+        c.update_one(doc! { "_id": 1 }, doc! { "$set": { "n": round * 10 } }).await?;
+        c.delete_one(doc! { "_id": 1 + round }).await?;
+        c.insert_one(doc! { "_id": 100 + round, "n": "late" }).await?;
+        ensure!(network.held() > 0, "nothing is on its way");
+        server.kill9()?;
+        network.strand();
+        server.restart().await?;
+        server.until_free("m").await?;
+        // Back to what they were before, or to something else.
+        c.update_one(doc! { "_id": 0 }, doc! { "$inc": { "n": -1 } }).await?;
+        c.update_one(doc! { "_id": 1 }, doc! { "$set": { "n": 0 } }).await?;
+        c.insert_one(doc! { "_id": 1 + round, "n": 0 }).await?;
+        c.delete_one(doc! { "_id": 100 + round }).await?;
+        // Old decides all of it still, then new does, then each a half.
+        let on_new = [0, 100, 50][usize::try_from(round)? - 1];
+        server.percent("m", "writes", on_new).await?;
+        let late = network.release().await?;
+        ensure!(late > 0, "nothing came late");
+        // A moment in which it would be done if it could; what is asserted below holds at any moment.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.until_level("m").await?;
+        let is = async |id: i32| anyhow::Ok(c.find_one(doc! { "_id": id }).await?);
+        ensure!(is(0).await? == Some(doc! { "_id": 0, "n": 0 }), "{:?}", is(0).await?);
+        ensure!(is(1).await? == Some(doc! { "_id": 1, "n": 0 }), "{:?}", is(1).await?);
+        ensure!(is(1 + round).await? == Some(doc! { "_id": 1 + round, "n": 0 }), "a deletion came late");
+        ensure!(is(100 + round).await?.is_none(), "a deleted document came back");
+        wait_for("both sides to be equal", LONG, || async {
+            Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
+        })
+        .await?;
+        server.insist("POST", "/v1/migrations/m/rollback", None).await?;
+        server.percent("m", "reads", 100).await?;
+    }
+    Ok(())
+}
