@@ -138,6 +138,12 @@ impl Running {
         if !phase.mirrors() && phase != Phase::Preparing {
             return Err(not_now(format!("migration {} is {phase}", context.name)));
         }
+        if is_recorded(context, namespace).await? {
+            // By a process that was taken for dead when this one began.
+            context.scope.add(namespace.clone());
+            context.publish(|_| ());
+            return Ok(true);
+        }
         let wanted = by_pattern(&specs, namespace)
             .ok_or_else(|| Declined::Refused("no pattern of the migration names it".into()))?;
         if !self.aborting.unless_asked(is_there(context, namespace, make)).await?? {
@@ -204,6 +210,17 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// Whether both clusters' records name it already.
+async fn is_recorded(context: &Context, namespace: &Namespace) -> Result<bool, Declined> {
+    for side in Side::BOTH {
+        let record = context.authorities.get(side).refresh().await.map_err(not_now)?;
+        if !record.is_some_and(|record| record.namespaces.iter().any(|name| name == namespace.as_str())) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether the collection is on old, made there if it is to be.

@@ -75,9 +75,7 @@ impl Plan {
             execution: millis(&mut rng, &[0, 1, 5]),
         };
         let mut acts = clients(&mut rng, span, reads, late);
-        // Where something comes into being, no process that was taken for dead lives on: what it makes part of the
-        // migration its successor, which has begun already, does not hear of (one process is the limit in the docs).
-        acts.extend(faults(&mut rng, span, reads, late));
+        acts.extend(faults(&mut rng, span, reads));
         acts.extend(moves(&mut rng));
         acts.sort_by_key(|act| act.at);
         Self { seed, weather, early, late, acts }
@@ -158,11 +156,9 @@ fn clients(rng: &mut Rng, span: Duration, reads: bool, late: bool) -> Vec<Act> {
     (0..count).map(|_| act(rng)).collect()
 }
 
-fn faults(rng: &mut Rng, span: Duration, reads: bool, late: bool) -> Vec<Act> {
+fn faults(rng: &mut Rng, span: Duration, reads: bool) -> Vec<Act> {
     let kinds: &[Fault] = if reads {
         &[Fault::Crash, Fault::Cut, Fault::Hold, Fault::Hold, Fault::Deafen]
-    } else if late {
-        &[Fault::Crash, Fault::Failover, Fault::Failover, Fault::Cut, Fault::Hold, Fault::Deafen]
     } else {
         &[
             Fault::Crash,
