@@ -165,6 +165,16 @@ pub(super) enum Action {
     Conflicts { name: String },
     /// Differences that verifications found
     Mismatches { name: String },
+    /// What is asked, by shape, with the latency of both clusters side by side
+    Shapes {
+        name: String,
+        /// Leave out so many
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        after: u64,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
+    },
     /// Writes that went past the proxy, newest first; with what was undone
     Bypass {
         name: String,

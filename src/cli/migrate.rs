@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::{Action, Migrate};
 use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
-use super::{output, show, watch};
+use super::{output, shapes, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
     Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle,
@@ -77,6 +77,11 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         }
         Action::Conflicts { name } => session.look(&path(&name, "conflicts"), show::conflicts).await,
         Action::Mismatches { name } => session.look(&path(&name, "mismatches"), show::mismatches).await,
+        Action::Shapes { name, after, limit } => {
+            let limit = limit.map_or(String::new(), |limit| format!("&limit={limit}"));
+            let path = format!("{}?after={after}{limit}", path(&name, "shapes"));
+            session.look(&path, shapes::shapes).await
+        }
         Action::Bypass { name, before, limit } => {
             session.look(&page_of(&name, "bypass-writes", before, limit), show::bypass).await
         }

@@ -8,6 +8,7 @@ mod human;
 mod migrate;
 mod output;
 mod serve;
+mod shapes;
 mod show;
 mod watch;
 

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
-    EventList, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, PreflightReport, Progress, Ramp,
-    Refusal, Throttle, Verification,
+    EventList, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Phase, PreflightReport, Progress,
+    Ramp, Refusal, ShapeList, Throttle, Verification,
 };
 use super::engine::{Engine, unavailable};
 use super::running::Running;
@@ -319,6 +319,10 @@ impl Control for Engine {
         stored::mismatches(self.environment.state()?, name)
             .await
             .map_err(|error| unavailable(error.to_string()))
+    }
+
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList, ControlError> {
+        self.running(name).await?.shapes(part, self.environment.clock.now())
     }
 
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport, ControlError> {

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
+pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
     Progress, Ramp, Severity, Throttle, Verification,
@@ -200,6 +201,8 @@ pub trait Control: Send + Sync {
     async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>, ControlError>;
     /// Differences that verifications found, newest first, at most 1,000.
     async fn mismatches(&self, name: &str) -> Result<Vec<Mismatch>, ControlError>;
+    /// What is asked, by shape, and how long each cluster takes for it.
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList, ControlError>;
     /// Writes that went past the proxy.
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport, ControlError>;
     /// Notes that they are known and do not matter: only later ones stand in the way of moves.

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, BypassWrite, Complete, Conflict, Control,
-    ControlError, EventList, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Patience, Phase,
-    Placement, PreflightReport, Progress, Ramp, Refusal, Severity, Throttle, Verification,
+    ControlError, EventList, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Part, Patience,
+    Phase, Placement, PreflightReport, Progress, Ramp, Refusal, Severity, ShapeList, ShapeView, SideLatency,
+    Throttle, Verification,
 };
 
 /// What it knows, and how it is to behave.
@@ -242,6 +243,30 @@ impl Control for FakeControl {
             repaired: true,
             at: 0,
         }])
+    }
+
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList> {
+        self.get(name).await?;
+        let side = |p99_ms| SideLatency {
+            operations: 1200,
+            recent_operations: 1000,
+            p50_ms: Some(1.0),
+            p95_ms: Some(2.0),
+            p99_ms: Some(p99_ms),
+            ..SideLatency::default()
+        };
+        let shape = ShapeView {
+            shape: "00c0ffee00c0ffee".into(),
+            namespace: "shop.orders".into(),
+            text: "{find: orders, filter: {_id: ?}}".into(),
+            old: side(3.0),
+            new: side(40.0),
+            baseline_samples: Some(5000),
+            baseline_p99_ms: Some(2.5),
+        };
+        let (old, new) = (shape.old, shape.new);
+        let shapes = if part.after == 0 { vec![shape] } else { Vec::new() };
+        Ok(ShapeList { shape_count: 1, shapes_not_told_apart: 0, old, new, shapes, next: None })
     }
 
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport> {
