@@ -11,6 +11,7 @@ mod insight;
 mod lifecycle;
 mod migrations;
 mod openapi;
+mod plan;
 mod problem;
 mod shapes;
 mod traffic;
@@ -54,6 +55,7 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(insight::routes())
         .merge(bypass::routes())
         .merge(shapes::routes())
+        .merge(plan::routes())
         .layer(from_fn(guard::same_origin))
         .merge(health::routes())
         .fallback(guard::unknown_path)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::ramp::Ramp;
 use crate::migration::control::{Phase, Progress};
 use crate::policy::shard_key::ShardKey;
 use crate::policy::zones::Zone;
@@ -123,6 +124,11 @@ pub(super) enum Action {
         /// clients are told to run them again
         #[arg(long, value_name = "TRIES", value_parser = clap::value_parser!(u32).range(1..=7))]
         end_transactions_after: Option<u32>,
+    },
+    /// Move reads and writes by a plan that goes up as its gates hold, and comes down by itself
+    Ramp {
+        #[command(subcommand)]
+        action: Ramp,
     },
     /// Compare both clusters in full, in the background
     Verify {

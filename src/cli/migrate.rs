@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::{Action, Migrate};
 use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
-use super::{output, shapes, show, watch};
+use super::{output, ramp, shapes, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
     Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle,
@@ -56,6 +56,7 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             let wanted = json!(SetWrites { percent: percent.into(), max_pause_ms, end_transactions_after });
             session.show(Method::PUT, &path(&name, "writes"), Some(wanted), show::writes).await.map(drop)
         }
+        Action::Ramp { action } => ramp::run(&session, action).await,
         Action::Rollback { name } => {
             session.show(Method::POST, &path(&name, "rollback"), None, show::rollback).await.map(drop)
         }
@@ -118,7 +119,7 @@ pub(super) fn path(name: &str, resource: &str) -> String {
 }
 
 /// The path of one page of a list.
-fn page_of(name: &str, list: &str, before: Option<i64>, limit: Option<u16>) -> String {
+pub(super) fn page_of(name: &str, list: &str, before: Option<i64>, limit: Option<u16>) -> String {
     let (before, limit) = (before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}")));
     let query: Vec<String> = before.into_iter().chain(limit).collect();
     let path = path(name, list);
@@ -143,7 +144,7 @@ impl Session {
     }
 
     /// One request whose answer is shown.
-    async fn show<T: DeserializeOwned>(
+    pub(super) async fn show<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -161,7 +162,7 @@ impl Session {
     }
 
     /// A question whose answer is shown.
-    async fn look<T: DeserializeOwned>(
+    pub(super) async fn look<T: DeserializeOwned>(
         &self,
         path: &str,
         human: impl FnOnce(&T) -> String,

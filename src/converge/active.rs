@@ -19,6 +19,7 @@ use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::process_writes::ProcessWrites;
+use crate::state::shadow::PersistentDifferences;
 use crate::state::shapes::Shapes;
 use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;
@@ -47,6 +48,8 @@ pub struct Active {
     pub counters: Counters,
     /// What is asked, and how long each cluster takes.
     pub shapes: Shapes,
+    /// What shadow reads have found.
+    pub shadow_differences: PersistentDifferences,
     /// Where collections are told that come into being.
     pub newcomers: Arc<Newcomers>,
     /// History is being copied: nobody reads the mirror.
@@ -94,6 +97,7 @@ impl Active {
             expiry_changes: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             shapes: Shapes::default(),
+            shadow_differences: PersistentDifferences::default(),
             newcomers,
             copying: AtomicBool::new(false),
         }

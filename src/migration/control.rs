@@ -8,6 +8,10 @@ use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
+pub use super::plan::{
+    Act, Back, DecisionList, Freeze, Gate, Place, Plan, RampDecision, RampStatus, RampView, Shadow, Steer,
+    Verdict, Window,
+};
 pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
@@ -201,6 +205,16 @@ pub trait Control: Send + Sync {
     async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>, ControlError>;
     /// Differences that verifications found, newest first, at most 1,000.
     async fn mismatches(&self, name: &str) -> Result<Vec<Mismatch>, ControlError>;
+    /// Starts a ramp by plan, in place of the one before.
+    async fn start_plan(&self, by: &By, name: &str, plan: Plan) -> Result<RampView, ControlError>;
+    /// Halts a ramp by plan, or lets it go on.
+    async fn steer_plan(&self, by: &By, name: &str, how: Steer) -> Result<RampView, ControlError>;
+    /// Forgets a plan; nothing moves.
+    async fn stop_plan(&self, by: &By, name: &str) -> Result<RampView, ControlError>;
+    /// How a ramp by plan is going.
+    async fn plan(&self, name: &str) -> Result<RampView, ControlError>;
+    /// What a ramp decided, newest first.
+    async fn decisions(&self, name: &str, page: Page) -> Result<DecisionList, ControlError>;
     /// What is asked, by shape, and how long each cluster takes for it.
     async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList, ControlError>;
     /// Writes that went past the proxy.

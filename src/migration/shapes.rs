@@ -10,7 +10,7 @@ use super::control::{ControlError, Refusal};
 use super::running::Running;
 use crate::model::side::Side;
 use crate::policy::latency::Measured;
-use crate::state::shapes::{Baseline, SLOT, SLOTS, Shapes, Watched};
+use crate::state::shapes::{Baseline, Shapes, WINDOW, Watched};
 use crate::telemetry::metrics as names;
 
 const MOST_ON_A_PAGE: u16 = 1000;
@@ -92,12 +92,8 @@ fn latency(total: (u64, u64), measured: &Measured) -> SideLatency {
     }
 }
 
-fn whole_window() -> Duration {
-    SLOT * u32::try_from(SLOTS).unwrap_or(u32::MAX)
-}
-
 fn view(watched: &Watched, now: Duration) -> ShapeView {
-    let side = |side| latency(watched.total(side), &watched.window(side, now, whole_window()));
+    let side = |side| latency(watched.total(side), &watched.window(side, now, WINDOW));
     let baseline = watched.baseline();
     ShapeView {
         shape: format!("{:016x}", watched.hash),
@@ -116,7 +112,7 @@ fn together(shapes: &Shapes, side: Side, now: Duration) -> SideLatency {
     for watched in shapes.all() {
         let (operations, errors) = watched.total(side);
         total = (total.0 + operations, total.1 + errors);
-        measured.add(&watched.window(side, now, whole_window()));
+        measured.add(&watched.window(side, now, WINDOW));
     }
     latency(total, &measured)
 }

@@ -20,7 +20,6 @@ pub fn bucket(micros: u64) -> usize {
     }
     // The two bits below the highest one.
     let quarter = (micros >> (power - 2)) & 3;
-    #[expect(clippy::cast_possible_truncation, reason = "0 to 3")]
     let quarter = quarter as usize;
     1 + (power - LOWEST) as usize * TO_AN_OCTAVE + quarter
 }
@@ -81,6 +80,23 @@ impl Measured {
             below += count;
         }
         None
+    }
+
+    /// How many certainly took longer than `limit_ms`.
+    #[must_use]
+    pub fn above_ms(&self, limit_ms: f64) -> u64 {
+        let above = |bucket: usize| begin(bucket) / 1000.0 >= limit_ms;
+        self.counts.iter().enumerate().filter(|(bucket, _)| above(*bucket)).map(|(_, count)| count).sum()
+    }
+
+    /// Without what was measured before.
+    #[must_use]
+    pub fn minus(mut self, before: &Self) -> Self {
+        self.errors = self.errors.saturating_sub(before.errors);
+        for (count, less) in self.counts.iter_mut().zip(&before.counts) {
+            *count = count.saturating_sub(*less);
+        }
+        self
     }
 
     /// Adds what was measured elsewhere or at another time.

@@ -295,7 +295,8 @@ fn number(value: RawBsonRef<'_>) -> Option<i64> {
 }
 
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MOST_NAME)]
+    let end = (0..=text.len().min(MOST_NAME)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

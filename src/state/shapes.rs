@@ -23,8 +23,10 @@ use crate::policy::shape::Asked;
 pub const MOST_SHAPES: usize = 256;
 /// One slot of a window.
 pub const SLOT: Duration = Duration::from_secs(10);
-/// Slots of a window: five minutes.
-pub const SLOTS: usize = 30;
+/// A window.
+pub const WINDOW: Duration = Duration::from_secs(300);
+/// Its slots.
+const SLOTS: usize = 30;
 /// The hash of the place that the others share.
 pub const OTHER: u64 = 0;
 
@@ -76,7 +78,13 @@ impl Watched {
     /// What `side` did for it in the slots of the last `span` before `now`, the present one among them.
     #[must_use]
     pub fn window(&self, side: Side, now: Duration, span: Duration) -> Measured {
-        self.sides.get(side).get().map_or_else(Measured::default, |window| window.last(now, span))
+        self.window_from(side, now, span, Duration::ZERO)
+    }
+
+    /// The same, without the slots before the one in which `from` lies.
+    #[must_use]
+    pub fn window_from(&self, side: Side, now: Duration, span: Duration, from: Duration) -> Measured {
+        self.sides.get(side).get().map_or_else(Measured::default, |window| window.last(now, span, from))
     }
 
     /// Operations that `side` has ever done for it, and those of them that failed.
@@ -150,13 +158,13 @@ impl Window {
         }
     }
 
-    fn last(&self, now: Duration, span: Duration) -> Measured {
-        let newest = number(now);
+    fn last(&self, now: Duration, span: Duration, from: Duration) -> Measured {
+        let (newest, oldest) = (number(now), number(from));
         let many = span.as_secs().div_ceil(SLOT.as_secs()).clamp(1, SLOTS as u64);
         let mut measured = Measured::default();
         for slot in &self.slots {
             let number = slot.number.load(Relaxed);
-            if number > newest || number + many <= newest || number == 0 {
+            if number > newest || number + many <= newest || number < oldest {
                 continue;
             }
             measured.errors += u64::from(slot.errors.load(Relaxed));
@@ -242,7 +250,7 @@ impl Shapes {
     /// Takes what old did lately for the baseline. To be called as long as nothing is on new.
     pub fn note_baselines(&self, now: Duration) {
         for watched in self.all() {
-            let measured = watched.window(Side::Old, now, SLOT * SLOTS as u32);
+            let measured = watched.window(Side::Old, now, WINDOW);
             if let Some(baseline) = Baseline::of(&measured) {
                 *watched.baseline.lock() = Some(baseline);
             }

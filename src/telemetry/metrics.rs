@@ -101,3 +101,13 @@ pub const MIGRATION_SHAPE_P50: &str = "reshard_migration_shape_p50_ms";
 pub const MIGRATION_SHAPE_P95: &str = "reshard_migration_shape_p95_ms";
 /// The same, for 99 %.
 pub const MIGRATION_SHAPE_P99: &str = "reshard_migration_shape_p99_ms";
+/// Seconds that all gates of a ramp have held at its step, by migration.
+pub const MIGRATION_RAMP_DWELT: &str = "reshard_migration_ramp_dwelt_seconds";
+/// How often a ramp came down, by migration.
+pub const MIGRATION_RAMP_SETBACKS: &str = "reshard_migration_ramp_setbacks";
+/// 1 while an operator has halted a ramp, by migration.
+pub const MIGRATION_RAMP_PAUSED: &str = "reshard_migration_ramp_paused";
+/// Looks of a ramp at its gates, by migration and what was decided.
+pub const MIGRATION_RAMP_DECISIONS: &str = "reshard_migration_ramp_decisions_total";
+/// 1 for each gate of a ramp that was measured and passed, by migration and gate.
+pub const MIGRATION_RAMP_GATE: &str = "reshard_migration_ramp_gate";
