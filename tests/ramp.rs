@@ -176,7 +176,13 @@ async fn a_successor_goes_on_with_the_plan() -> Result<()> {
     let readers = Readers::start(&server.uri()).await?;
     server.call("PUT", "/v1/migrations/m/plan", Some(json!(plan))).await?;
     server.until("m", "the first step", |progress| progress["reads_percent"] == 20).await?;
+    let recorded = wait_for("the first step to be recorded", LONG, || async {
+        let list = server.call("GET", "/v1/migrations/m/plan/decisions", None).await?;
+        Ok(list["decisions"].as_array().context("decisions")?.iter().any(|one| one["act"] == "up"))
+    });
+    recorded.await?;
     drop(readers);
+    server.kill9()?;
     server.restart().await?;
     let _readers = Readers::start(&server.uri()).await?;
     server.until("m", "the last step", |progress| progress["reads_percent"] == 100).await?;

@@ -92,6 +92,9 @@ impl Engine {
     async fn look_at_gates(&self, running: &Arc<Running>, looked: &mut Looked) {
         let (stored, baselines) = {
             let stored = running.stored.lock();
+            if !stored.is_read() {
+                return;
+            }
             (stored.plan.clone(), stored.baselines.clone())
         };
         let (Some(active), Some(context)) = (running.active.lock().clone(), running.parts()) else { return };
