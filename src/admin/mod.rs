@@ -12,7 +12,9 @@ mod lifecycle;
 mod migrations;
 mod openapi;
 mod page;
+mod plan;
 mod problem;
+mod shapes;
 mod traffic;
 mod verification;
 
@@ -55,6 +57,8 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(insight::routes())
         .merge(bypass::routes())
         .merge(verification::routes())
+        .merge(shapes::routes())
+        .merge(plan::routes())
         .layer(from_fn(guard::same_origin))
         .merge(health::routes())
         .fallback(guard::unknown_path)

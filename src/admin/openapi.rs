@@ -7,7 +7,7 @@ use utoipa::openapi::{
 use utoipa::{Modify, OpenApi};
 
 use super::problem::Problem;
-use super::{bypass, health, insight, lifecycle, migrations, traffic, verification};
+use super::{bypass, health, insight, lifecycle, migrations, plan, shapes, traffic, verification};
 
 /// The description as served at `/openapi.json`.
 #[must_use]
@@ -43,6 +43,13 @@ pub fn document() -> Document {
         insight::mismatches,
         insight::events,
         verification::verification,
+        plan::plan,
+        plan::start,
+        plan::stop,
+        plan::pause,
+        plan::resume,
+        plan::decisions,
+        shapes::shapes,
         bypass::bypass_writes,
         bypass::acknowledge,
         health::healthz,
@@ -63,7 +70,11 @@ impl Modify for Common {
         for (path, item) in &mut document.paths.paths {
             // Preflight is a POST because it is work, but it changes nothing.
             let is_change = !path.ends_with("/preflight");
-            let changes = if is_change { [item.post.as_mut(), item.put.as_mut()] } else { [None, None] };
+            let changes = if is_change {
+                [item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()]
+            } else {
+                [None, None, None]
+            };
             for operation in changes.into_iter().flatten() {
                 let actor = "Who asks, for the audit; \"api\" when left out";
                 parameter(operation, "X-Reshard-Actor", ParameterIn::Header, actor);
@@ -72,7 +83,9 @@ impl Modify for Common {
                     parameter(operation, "If-Match", ParameterIn::Header, epoch);
                 }
             }
-            for operation in [item.get.as_mut(), item.post.as_mut(), item.put.as_mut()].into_iter().flatten()
+            for operation in [item.get.as_mut(), item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()]
+                .into_iter()
+                .flatten()
             {
                 if path.contains("{name}") {
                     parameter(operation, "name", ParameterIn::Path, "Name of the migration");
@@ -90,14 +103,14 @@ fn tell_refusals(path: &str, item: &mut PathItem, is_change: bool) {
         return;
     }
     let is_named = path.contains("{name}");
-    let changes = [item.post.as_mut(), item.put.as_mut()];
+    let changes = [item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()];
     for operation in changes.into_iter().flatten() {
         refusal(operation, "409", "Does not fit the present state");
         if is_named && is_change {
             refusal(operation, "412", "If-Match does not name the present epoch");
         }
     }
-    let all = [item.get.as_mut(), item.post.as_mut(), item.put.as_mut()];
+    let all = [item.get.as_mut(), item.post.as_mut(), item.put.as_mut(), item.delete.as_mut()];
     for operation in all.into_iter().flatten() {
         if is_named {
             refusal(operation, "404", "No such migration");

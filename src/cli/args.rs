@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::ramp::Ramp;
 use crate::migration::control::{Basis, MOST_PARALLEL, Phase, Progress, Verify};
 use crate::policy::shard_key::ShardKey;
 use crate::policy::zones::Zone;
@@ -124,6 +125,11 @@ pub(super) enum Action {
         #[arg(long, value_name = "TRIES", value_parser = clap::value_parser!(u32).range(1..=7))]
         end_transactions_after: Option<u32>,
     },
+    /// Move reads and writes by a plan that goes up as its gates hold, and comes down by itself
+    Ramp {
+        #[command(subcommand)]
+        action: Ramp,
+    },
     /// Compare both clusters in full, in the background
     Verify {
         name: String,
@@ -174,6 +180,16 @@ pub(super) enum Action {
     Conflicts { name: String },
     /// Differences that verifications found
     Mismatches { name: String },
+    /// What is asked, by shape, with the latency of both clusters side by side
+    Shapes {
+        name: String,
+        /// Leave out so many
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        after: u64,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
+    },
     /// Writes that went past the proxy, newest first; with what was undone
     Bypass {
         name: String,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::{Action, Migrate};
 use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
-use super::{output, show, watch};
+use super::{output, ramp, shapes, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
     Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle, Verify,
@@ -56,6 +56,7 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             let wanted = json!(SetWrites { percent: percent.into(), max_pause_ms, end_transactions_after });
             session.show(Method::PUT, &path(&name, "writes"), Some(wanted), show::writes).await.map(drop)
         }
+        Action::Ramp { action } => ramp::run(&session, action).await,
         Action::Rollback { name } => {
             session.show(Method::POST, &path(&name, "rollback"), None, show::rollback).await.map(drop)
         }
@@ -82,6 +83,11 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         }
         Action::Conflicts { name } => session.look(&path(&name, "conflicts"), show::conflicts).await,
         Action::Mismatches { name } => session.look(&path(&name, "mismatches"), show::mismatches).await,
+        Action::Shapes { name, after, limit } => {
+            let limit = limit.map_or(String::new(), |limit| format!("&limit={limit}"));
+            let path = format!("{}?after={after}{limit}", path(&name, "shapes"));
+            session.look(&path, shapes::shapes).await
+        }
         Action::Bypass { name, before, limit } => {
             session.look(&page_of(&name, "bypass-writes", before, limit), show::bypass).await
         }
@@ -118,7 +124,7 @@ pub(super) fn path(name: &str, resource: &str) -> String {
 }
 
 /// The path of one page of a list.
-fn page_of(name: &str, list: &str, before: Option<i64>, limit: Option<u16>) -> String {
+pub(super) fn page_of(name: &str, list: &str, before: Option<i64>, limit: Option<u16>) -> String {
     let (before, limit) = (before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}")));
     let query: Vec<String> = before.into_iter().chain(limit).collect();
     let path = path(name, list);
@@ -154,7 +160,7 @@ impl Session {
     }
 
     /// One request whose answer is shown.
-    async fn show<T: DeserializeOwned>(
+    pub(super) async fn show<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -172,7 +178,7 @@ impl Session {
     }
 
     /// A question whose answer is shown.
-    async fn look<T: DeserializeOwned>(
+    pub(super) async fn look<T: DeserializeOwned>(
         &self,
         path: &str,
         human: impl FnOnce(&T) -> String,

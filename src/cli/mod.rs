@@ -7,7 +7,9 @@ mod health;
 mod human;
 mod migrate;
 mod output;
+mod ramp;
 mod serve;
+mod shapes;
 mod show;
 mod watch;
 

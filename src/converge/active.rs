@@ -19,6 +19,8 @@ use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::process_writes::ProcessWrites;
+use crate::state::shadow::PersistentDifferences;
+use crate::state::shapes::Shapes;
 use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;
 
@@ -44,6 +46,10 @@ pub struct Active {
     pub expiry_changes: tokio::sync::Mutex<()>,
     /// Counters for progress and metrics.
     pub counters: Counters,
+    /// What is asked, and how long each cluster takes.
+    pub shapes: Shapes,
+    /// What shadow reads have found.
+    pub shadow_differences: PersistentDifferences,
     /// Where collections are told that come into being.
     pub newcomers: Arc<Newcomers>,
     /// History is being copied: nobody reads the mirror.
@@ -90,6 +96,8 @@ impl Active {
             expiries,
             expiry_changes: tokio::sync::Mutex::default(),
             counters: Counters::default(),
+            shapes: Shapes::default(),
+            shadow_differences: PersistentDifferences::default(),
             newcomers,
             copying: AtomicBool::new(false),
         }

@@ -39,6 +39,9 @@ impl Engine {
         let telling = async move { engine.keep_telling().await };
         environment.spawn.spawn("gauges", telling.boxed());
         let engine = Arc::clone(self);
+        let ramping = async move { engine.keep_ramping().await };
+        environment.spawn.spawn("ramps", ramping.boxed());
+        let engine = Arc::clone(self);
         let rest = async move { engine.finish_beginning().await };
         environment.spawn.spawn("begin", rest.boxed());
     }

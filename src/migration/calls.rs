@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
-    EventList, MigrationView, Mismatch, NewMigration, Page, Patience, PreflightReport, Progress, Ramp,
-    Refusal, Throttle, Verification, VerificationReport, Verify,
+    DecisionList, EventList, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Plan,
+    PreflightReport, Progress, Ramp, RampView, Refusal, ShapeList, Steer, Throttle, Verification,
+    VerificationReport, Verify,
 };
 use super::engine::{Engine, unavailable};
+use super::plan_calls::described;
 use super::running::Running;
 use super::stored;
 
@@ -310,6 +312,32 @@ impl Control for Engine {
         stored::mismatches(self.environment.state()?, name)
             .await
             .map_err(|error| unavailable(error.to_string()))
+    }
+
+    async fn start_plan(&self, by: &By, name: &str, plan: Plan) -> Result<RampView, ControlError> {
+        let what = described(&plan);
+        self.change(by, name, what, async |running| self.start_plan(running, &by.who.0, plan).await).await
+    }
+
+    async fn steer_plan(&self, by: &By, name: &str, how: Steer) -> Result<RampView, ControlError> {
+        let what = if how == Steer::Pause { "ramp pause" } else { "ramp resume" };
+        self.change(by, name, what.into(), async |running| self.steer_plan(running, how).await).await
+    }
+
+    async fn stop_plan(&self, by: &By, name: &str) -> Result<RampView, ControlError> {
+        self.change(by, name, "ramp stop".into(), async |running| self.stop_plan(running).await).await
+    }
+
+    async fn plan(&self, name: &str) -> Result<RampView, ControlError> {
+        self.plan_of(&*self.running(name).await?).await
+    }
+
+    async fn decisions(&self, name: &str, page: Page) -> Result<DecisionList, ControlError> {
+        self.decisions_of(&*self.running(name).await?, page).await
+    }
+
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList, ControlError> {
+        self.running(name).await?.shapes(part, self.environment.clock.now())
     }
 
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport, ControlError> {

@@ -8,7 +8,12 @@ use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
+pub use super::plan::{
+    Act, Back, DecisionList, Freeze, Gate, Place, Plan, RampDecision, RampStatus, RampView, Shadow, Steer,
+    Verdict, Window,
+};
 pub use super::report::{Conclusion, Identities, VerificationReport};
+pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
 pub use super::verification::{Basis, ClusterTime, Compared, EqualUpTo, MOST_PARALLEL, Verification, Verify};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
@@ -204,6 +209,18 @@ pub trait Control: Send + Sync {
     async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>, ControlError>;
     /// Differences that verifications found, newest first, at most 1,000.
     async fn mismatches(&self, name: &str) -> Result<Vec<Mismatch>, ControlError>;
+    /// Starts a ramp by plan, in place of the one before.
+    async fn start_plan(&self, by: &By, name: &str, plan: Plan) -> Result<RampView, ControlError>;
+    /// Halts a ramp by plan, or lets it go on.
+    async fn steer_plan(&self, by: &By, name: &str, how: Steer) -> Result<RampView, ControlError>;
+    /// Forgets a plan; nothing moves.
+    async fn stop_plan(&self, by: &By, name: &str) -> Result<RampView, ControlError>;
+    /// How a ramp by plan is going.
+    async fn plan(&self, name: &str) -> Result<RampView, ControlError>;
+    /// What a ramp decided, newest first.
+    async fn decisions(&self, name: &str, page: Page) -> Result<DecisionList, ControlError>;
+    /// What is asked, by shape, and how long each cluster takes for it.
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList, ControlError>;
     /// Writes that went past the proxy.
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport, ControlError>;
     /// Notes that they are known and do not matter: only later ones stand in the way of moves.

@@ -129,7 +129,7 @@ impl Engine {
     }
 
     /// Everything that stands in the way of more reads on new.
-    fn blocked_for_reads(&self, running: &Running) -> Vec<String> {
+    pub(super) fn blocked_for_reads(&self, running: &Running) -> Vec<String> {
         let stored = running.stored.lock();
         let mut reasons = gates(running, &stored).reasons;
         if self.environment.safeguards.verified {
@@ -265,8 +265,17 @@ impl Engine {
     }
 
     pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
+        // A plan would go up again by itself.
+        if let Some(plan) = &mut running.stored.lock().plan {
+            plan.state.paused = true;
+        }
         let writes = self.move_writes(running, 0, Patience::default()).await?;
         let reads = self.move_reads(running, 0).await?;
+        if running.stored.lock().plan.is_some()
+            && let Err(error) = running.persist(self.environment.state()?).await
+        {
+            tracing::warn!(%error, "it could not be stored that the ramp is halted");
+        }
         Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, ..reads })
     }
 }

@@ -47,6 +47,10 @@ pub struct Running {
     pub active: Mutex<Option<Arc<Active>>>,
     /// One store of [`Self::stored`] at a time.
     pub storing: tokio::sync::Mutex<()>,
+    /// The ramp by plan: one look at a time.
+    pub ramping: tokio::sync::Mutex<super::planning::Looked>,
+    /// What that look said.
+    pub ramp_said: Mutex<super::planning::Said>,
     /// One operator's call at a time.
     pub calls: tokio::sync::Mutex<()>,
     /// Whether such a call is to give way to an abort.
@@ -94,6 +98,8 @@ impl Running {
             context: Mutex::default(),
             active: Mutex::default(),
             storing: tokio::sync::Mutex::default(),
+            ramping: tokio::sync::Mutex::default(),
+            ramp_said: Mutex::default(),
             calls: tokio::sync::Mutex::default(),
             aborting: Aborting::default(),
             health: PerSide::default(),

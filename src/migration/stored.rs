@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::control::{
     AuditEvent, EventList, Mismatch, NamespaceSpec, Page, Phase, Throttle, Verification, Verify,
 };
+use super::plan::{Baselines, StoredPlan};
 use super::prepare::Created;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
@@ -82,6 +83,12 @@ pub struct Stored {
     /// Invariants that did not hold.
     #[serde(default)]
     pub violations: Vec<Violation>,
+    /// The ramp by plan, if there is one.
+    #[serde(default)]
+    pub plan: Option<StoredPlan>,
+    /// What old took for each shape before anything was on new.
+    #[serde(default)]
+    pub baselines: Baselines,
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
@@ -161,6 +168,8 @@ impl Stored {
             verification: None,
             spot_check: None,
             violations: Vec::new(),
+            plan: None,
+            baselines: Vec::new(),
             cleaned: false,
         }
     }

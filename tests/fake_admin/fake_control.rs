@@ -5,9 +5,10 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, AuditEvent, Basis, By, BypassReport, BypassWrite, ClusterTime, Compared,
-    Complete, Conclusion, Conflict, Control, ControlError, EqualUpTo, EventList, Finding, Identities, Lag,
-    MigrationView, Mismatch, NewMigration, Page, Patience, Phase, Placement, PreflightReport, Progress, Ramp,
-    Refusal, Severity, Throttle, Verification, VerificationReport, Verify,
+    Complete, Conclusion, Conflict, Control, ControlError, DecisionList, EqualUpTo, EventList, Finding, Gate,
+    Identities, Lag, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Phase, Place, Placement,
+    Plan, PreflightReport, Progress, Ramp, RampDecision, RampStatus, RampView, Refusal, Severity, ShapeList,
+    ShapeView, SideLatency, Steer, Throttle, Verdict, Verification, VerificationReport, Verify,
 };
 
 /// What it knows, and how it is to behave.
@@ -23,6 +24,7 @@ pub struct FakeControl {
     /// How long `set_writes` takes.
     pub slow: Mutex<std::time::Duration>,
     verifying: Mutex<u32>,
+    plan: Mutex<Option<Plan>>,
 }
 
 type Result<T> = std::result::Result<T, ControlError>;
@@ -298,6 +300,91 @@ impl Control for FakeControl {
             repaired: true,
             at: 0,
         }])
+    }
+
+    async fn start_plan(&self, by: &By, name: &str, plan: Plan) -> Result<RampView> {
+        self.ask(by, name, format!("ramp start {name} {:?} {:?}", plan.reads, plan.writes))?;
+        self.get(name).await?;
+        let problems = plan.problems();
+        if !problems.is_empty() {
+            return Err(
+                ControlError::new(Refusal::Invalid, "invalid-plan", problems.join("; ")).because(problems)
+            );
+        }
+        *self.plan.lock().unwrap() = Some(plan);
+        self.plan(name).await
+    }
+
+    async fn steer_plan(&self, by: &By, name: &str, how: Steer) -> Result<RampView> {
+        self.ask(by, name, format!("ramp {how:?} {name}"))?;
+        let status = if how == Steer::Pause { RampStatus::Paused } else { RampStatus::Running };
+        Ok(RampView { status, ..self.plan(name).await? })
+    }
+
+    async fn stop_plan(&self, by: &By, name: &str) -> Result<RampView> {
+        self.ask(by, name, format!("ramp stop {name}"))?;
+        let was = self.plan(name).await?;
+        *self.plan.lock().unwrap() = None;
+        Ok(was)
+    }
+
+    async fn plan(&self, name: &str) -> Result<RampView> {
+        self.get(name).await?;
+        let plan = self.plan.lock().unwrap().clone();
+        let none = || ControlError::new(Refusal::NotFound, "no-plan", format!("there is no plan for {name}"));
+        let gate = Gate { name: "errors".into(), verdict: Verdict::TooFew, detail: "0 of 5 failed".into() };
+        Ok(RampView {
+            status: RampStatus::Running,
+            plan: plan.ok_or_else(none)?,
+            by: "me".into(),
+            since: 1_700_000_000_000,
+            reads_percent: 25,
+            writes_percent: 0,
+            dwelt_seconds: 12,
+            setbacks: 0,
+            gates: vec![gate],
+            why: "too little measured: errors: 0 of 5 failed".into(),
+        })
+    }
+
+    async fn decisions(&self, name: &str, _: Page) -> Result<DecisionList> {
+        self.get(name).await?;
+        let decision = RampDecision {
+            number: 7,
+            at: 1_700_000_000_000,
+            act: "up".into(),
+            dry_run: false,
+            from: Place { reads: 10, writes: 0 },
+            to: Some(Place { reads: 25, writes: 0 }),
+            why: "all gates hold".into(),
+            result: "ok".into(),
+            gates: Vec::new(),
+        };
+        Ok(DecisionList { decisions: vec![decision], next: None })
+    }
+
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList> {
+        self.get(name).await?;
+        let side = |p99_ms| SideLatency {
+            operations: 1200,
+            recent_operations: 1000,
+            p50_ms: Some(1.0),
+            p95_ms: Some(2.0),
+            p99_ms: Some(p99_ms),
+            ..SideLatency::default()
+        };
+        let shape = ShapeView {
+            shape: "00c0ffee00c0ffee".into(),
+            namespace: "shop.orders".into(),
+            text: "{find: orders, filter: {_id: ?}}".into(),
+            old: side(3.0),
+            new: side(40.0),
+            baseline_samples: Some(5000),
+            baseline_p99_ms: Some(2.5),
+        };
+        let (old, new) = (shape.old, shape.new);
+        let shapes = if part.after == 0 { vec![shape] } else { Vec::new() };
+        Ok(ShapeList { shape_count: 1, shapes_not_told_apart: 0, old, new, shapes, next: None })
     }
 
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport> {

@@ -1,0 +1,122 @@
+//! What an operator can ask of a ramp by plan.
+
+use super::control::{ControlError, Page, Refusal};
+use super::engine::{Engine, unavailable};
+use super::plan::{DecisionList, Place, Plan, RampView, State, Steer, StoredPlan, decisions};
+use super::planning::Said;
+use super::ramping::conflict;
+use super::running::Running;
+
+const MOST_ON_A_PAGE: u16 = 1000;
+
+fn none(name: &str) -> ControlError {
+    let detail = format!("there is no plan for {name}; start one: reshard migrate ramp start {name}");
+    ControlError::new(Refusal::NotFound, "no-plan", detail)
+}
+
+impl Engine {
+    /// Takes up a plan, in place of the one before.
+    pub(super) async fn start_plan(
+        &self,
+        running: &Running,
+        by: &str,
+        plan: Plan,
+    ) -> Result<RampView, ControlError> {
+        let problems = plan.problems();
+        if !problems.is_empty() {
+            let detail = format!("the plan makes no sense: {}", problems.join("; "));
+            return Err(ControlError::new(Refusal::Invalid, "invalid-plan", detail).because(problems));
+        }
+        let phase = running.stored.lock().phase;
+        if phase.is_over() {
+            return Err(conflict("wrong-phase", format!("it is {phase}; nothing can move any more")));
+        }
+        let decisions = running.stored.lock().plan.as_ref().map_or(0, |plan| plan.decisions);
+        let since = self.environment.clock.wall_millis();
+        let (by, state) = (by.to_owned(), State::default());
+        let started = StoredPlan { plan, state, done: false, decisions, by, since };
+        self.store_plan(running, Some(&started)).await?;
+        self.plan_of(running).await
+    }
+
+    /// Halts a plan, or lets it go on.
+    pub(super) async fn steer_plan(&self, running: &Running, how: Steer) -> Result<RampView, ControlError> {
+        let known = running.stored.lock().plan.clone();
+        let mut plan = known.ok_or_else(|| none(&running.stored.lock().name))?;
+        if plan.done {
+            return Err(conflict("ramp-done", "all steps of the plan are reached; start another"));
+        }
+        plan.state = match how {
+            Steer::Pause => State { paused: true, ..plan.state },
+            Steer::Resume => State { dry: plan.state.dry, ..State::default() },
+        };
+        self.store_plan(running, Some(&plan)).await?;
+        self.plan_of(running).await
+    }
+
+    /// Forgets a plan; reads and writes stay where they are. What it was.
+    pub(super) async fn stop_plan(&self, running: &Running) -> Result<RampView, ControlError> {
+        let was = self.plan_of(running).await?;
+        self.store_plan(running, None).await?;
+        Ok(was)
+    }
+
+    async fn store_plan(&self, running: &Running, plan: Option<&StoredPlan>) -> Result<(), ControlError> {
+        let state = self.environment.state()?;
+        let stored = running.change_stored(state, |stored| stored.plan = plan.cloned()).await;
+        *running.ramp_said.lock() = Said::default();
+        stored.map_err(|error| unavailable(error.to_string()))
+    }
+
+    /// A plan as it is now.
+    pub(super) async fn plan_of(&self, running: &Running) -> Result<RampView, ControlError> {
+        let known = running.stored.lock().plan.clone();
+        let plan = known.ok_or_else(|| none(&running.stored.lock().name))?;
+        let view = self.view(running);
+        let real = Place { reads: view.reads_percent, writes: view.writes_percent };
+        let place = if plan.plan.dry_run { plan.state.dry } else { real };
+        let Said { gates, why } = running.ramp_said.lock().clone();
+        Ok(RampView {
+            status: plan.status(),
+            by: plan.by,
+            since: plan.since,
+            reads_percent: place.reads,
+            writes_percent: place.writes,
+            dwelt_seconds: u64::try_from(plan.state.dwelt_ms / 1000).unwrap_or(0),
+            setbacks: plan.state.setbacks,
+            plan: plan.plan,
+            gates,
+            why,
+        })
+    }
+
+    /// A part of what was decided.
+    pub(super) async fn decisions_of(
+        &self,
+        running: &Running,
+        page: Page,
+    ) -> Result<DecisionList, ControlError> {
+        if page.limit.is_some_and(|limit| !(1..=MOST_ON_A_PAGE).contains(&limit)) {
+            let detail = format!("limit must be a whole number from 1 to {MOST_ON_A_PAGE}");
+            return Err(ControlError::new(Refusal::Invalid, "invalid-limit", detail));
+        }
+        let name = running.stored.lock().name.clone();
+        let found = decisions(self.environment.state()?, &name, page).await;
+        found.map_err(|error| unavailable(error.to_string()))
+    }
+}
+
+/// How a call reads in the audit.
+pub(super) fn described(plan: &Plan) -> String {
+    let mut what = format!(
+        "ramp start, reads {:?}, writes {:?}, dwell {} s",
+        plan.reads, plan.writes, plan.dwell_seconds
+    );
+    if plan.dry_run {
+        what.push_str(", dry run");
+    }
+    if let Some(reason) = &plan.override_reason {
+        what.push_str(&format!(", past windows and freezes: {reason}"));
+    }
+    what
+}

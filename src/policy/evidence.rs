@@ -1,0 +1,239 @@
+//! What a ramp goes by: the gates, from what was measured. `None` is unknown.
+
+use super::latency::Measured;
+use super::ramp::{Gate, Plan, Shadow, Verdict};
+
+/// What is known of a migration besides latencies and errors.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Known {
+    /// What stands in the way of any move, copy, verification and paused streams among it.
+    pub blocked_by: Vec<String>,
+    /// Seconds behind, old to new and new to old.
+    pub lag: [Option<f64>; 2],
+    /// Keys that cannot be made equal now.
+    pub conflicts: u64,
+    /// Mirror writes that failed or were late since the look before.
+    pub mirror_failures: Option<u64>,
+    /// Seconds that the oplogs of old and new reach back.
+    pub oplog_window: [Option<f64>; 2],
+    /// Persistent differences that shadow reads have found.
+    pub shadow_differences: Option<u64>,
+}
+
+/// One shape, as both clusters served it lately.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latency {
+    /// In words.
+    pub shape: String,
+    /// On new.
+    pub new: Measured,
+    /// On old, in the same time.
+    pub old: Measured,
+    /// Old's 99th percentile before anything was on new.
+    pub baseline_p99_ms: Option<f64>,
+}
+
+/// The gates of a migration itself.
+#[must_use]
+pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
+    let blocked = known.blocked_by.join("; ");
+    let ready = if known.blocked_by.is_empty() { Verdict::Passed } else { Verdict::Unknown };
+    let mut gates =
+        vec![gate("ready", ready, if blocked.is_empty() { "nothing in the way" } else { &blocked })];
+    for (name, lag) in ["lag_old_to_new", "lag_new_to_old"].into_iter().zip(known.lag) {
+        gates.push(at_most(name, lag, plan.max_lag_seconds, "s"));
+    }
+    let none = |name, count: Option<u64>| match count {
+        None => gate(name, Verdict::Unknown, "not known"),
+        Some(0) => gate(name, Verdict::Passed, "0"),
+        Some(count) => gate(name, Verdict::Broken, &count.to_string()),
+    };
+    gates.push(none("conflicts", Some(known.conflicts)));
+    gates.push(none("mirror_failures", known.mirror_failures));
+    if plan.min_oplog_window_seconds > 0.0 {
+        for (name, window) in ["oplog_window_old", "oplog_window_new"].into_iter().zip(known.oplog_window) {
+            gates.push(at_least(name, window, plan.min_oplog_window_seconds, "s"));
+        }
+    }
+    if plan.shadow == Shadow::On {
+        gates.push(none("shadow_differences", known.shadow_differences));
+    }
+    gates
+}
+
+/// The gates of new's answers, all shapes together and each by itself.
+///
+/// A gate is broken as soon as it could not hold any more with as many samples as are needed: it does not wait for
+/// them. Shapes that new was asked too seldom count together.
+#[must_use]
+pub fn of_new(plan: &Plan, latencies: &[Latency]) -> Vec<Gate> {
+    let mut all = Measured::default();
+    latencies.iter().for_each(|one| all.add(&one.new));
+    let mut gates = vec![errors(plan, &all)];
+    let mut worst: Option<Gate> = None;
+    for one in latencies.iter().filter(|one| one.new.samples() > 0) {
+        let judged = latency(plan, one);
+        let is_worse = |known: &Gate| rank(judged.verdict) > rank(known.verdict);
+        if judged.verdict != Verdict::TooFew && worst.as_ref().is_none_or(is_worse) {
+            worst = Some(judged);
+        }
+    }
+    let few = || {
+        gate("latency", Verdict::TooFew, &format!("no shape has {} answers of new lately", plan.min_samples))
+    };
+    gates.push(worst.unwrap_or_else(few));
+    gates
+}
+
+fn rank(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Passed => 0,
+        Verdict::TooFew => 1,
+        Verdict::Unknown => 2,
+        Verdict::Broken => 3,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+fn errors(plan: &Plan, new: &Measured) -> Gate {
+    let all = new.samples() + new.errors;
+    let detail = format!("{} of {all} failed", new.errors);
+    // Nothing that may come yet could make up for it.
+    let verdict =
+        if new.errors > 0 && new.errors as f64 >= plan.max_error_rate * all.max(plan.min_samples) as f64 {
+            Verdict::Broken
+        } else if all < plan.min_samples {
+            Verdict::TooFew
+        } else {
+            Verdict::Passed
+        };
+    gate("errors", verdict, &detail)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+fn latency(plan: &Plan, one: &Latency) -> Gate {
+    let samples = one.new.samples();
+    let beside = one.old.quantile_ms(0.99).filter(|_| one.old.samples() >= plan.min_samples);
+    let measure = [one.baseline_p99_ms, beside].into_iter().flatten().reduce(f64::min);
+    let enough = samples >= plan.min_samples;
+    let Some(measure) = measure else {
+        let verdict = if enough { Verdict::Unknown } else { Verdict::TooFew };
+        return gate("latency", verdict, &format!("{}: how long old takes is not known", one.shape));
+    };
+    let limit = (measure * plan.max_p99_ratio).max(plan.p99_floor_ms);
+    let slow = one.new.above_ms(limit);
+    let p99 = one.new.quantile_ms(0.99).unwrap_or(f64::NAN);
+    let detail = format!(
+        "{}: p99 {p99:.1} ms on new, {measure:.1} ms on old, limit {limit:.1} ms; {slow} of {samples} above it",
+        one.shape
+    );
+    let verdict = if slow as f64 > 0.01 * samples.max(plan.min_samples) as f64 {
+        Verdict::Broken
+    } else if enough {
+        Verdict::Passed
+    } else {
+        Verdict::TooFew
+    };
+    gate("latency", verdict, &detail)
+}
+
+fn at_most(name: &str, value: Option<f64>, limit: f64, unit: &str) -> Gate {
+    bounded(name, value, |value| value <= limit, &format!("at most {limit} {unit}"))
+}
+
+fn at_least(name: &str, value: Option<f64>, limit: f64, unit: &str) -> Gate {
+    bounded(name, value, |value| value >= limit, &format!("at least {limit} {unit}"))
+}
+
+fn bounded(name: &str, value: Option<f64>, holds: impl Fn(f64) -> bool, wanted: &str) -> Gate {
+    let Some(value) = value else { return gate(name, Verdict::Unknown, "not known") };
+    let verdict = if holds(value) { Verdict::Passed } else { Verdict::Broken };
+    gate(name, verdict, &format!("{value:.1}, {wanted}"))
+}
+
+fn gate(name: &str, verdict: Verdict, detail: &str) -> Gate {
+    Gate { name: name.to_owned(), verdict, detail: detail.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::latency::bucket;
+
+    fn good() -> Known {
+        Known {
+            lag: [Some(0.1); 2],
+            mirror_failures: Some(0),
+            oplog_window: [Some(1e6); 2],
+            shadow_differences: Some(0),
+            ..Known::default()
+        }
+    }
+
+    fn verdicts(known: &Known) -> Vec<Verdict> {
+        let gates = of_migration(&Plan::default(), known);
+        gates.iter().map(|gate| gate.verdict).filter(|verdict| *verdict != Verdict::Passed).collect()
+    }
+
+    #[test]
+    fn each_gate_stands_by_itself_and_what_is_not_known_is_unknown() {
+        assert_eq!(verdicts(&good()), []);
+        let unknown = [
+            Known { blocked_by: vec!["no verification".into()], ..good() },
+            Known { lag: [None, Some(0.0)], ..good() },
+            Known { mirror_failures: None, ..good() },
+            Known { oplog_window: [Some(1e6), None], ..good() },
+            Known { shadow_differences: None, ..good() },
+        ];
+        for known in unknown {
+            assert_eq!(verdicts(&known), [Verdict::Unknown], "{known:?}");
+        }
+        let broken = [
+            Known { lag: [Some(0.0), Some(6.0)], ..good() },
+            Known { lag: [Some(f64::NAN), Some(0.0)], ..good() },
+            Known { conflicts: 1, ..good() },
+            Known { mirror_failures: Some(1), ..good() },
+            Known { oplog_window: [Some(10.0), Some(1e6)], ..good() },
+            Known { shadow_differences: Some(1), ..good() },
+        ];
+        for known in broken {
+            assert_eq!(verdicts(&known), [Verdict::Broken], "{known:?}");
+        }
+        let off = Plan { shadow: Shadow::Off, min_oplog_window_seconds: 0.0, ..Plan::default() };
+        let known = Known { oplog_window: [None; 2], shadow_differences: None, ..good() };
+        assert!(of_migration(&off, &known).iter().all(|gate| gate.verdict == Verdict::Passed));
+    }
+
+    fn took(count: u64, ms: u64) -> Measured {
+        let mut measured = Measured::default();
+        measured.counts[bucket(ms * 1000)] = count;
+        measured
+    }
+
+    fn judged(new: Measured, old: Measured, baseline_p99_ms: Option<f64>) -> Vec<Verdict> {
+        let one = Latency { shape: "s".into(), new, old, baseline_p99_ms };
+        of_new(&Plan::default(), &[one]).iter().map(|gate| gate.verdict).collect()
+    }
+
+    #[test]
+    fn errors_and_slow_answers_break_and_too_few_answers_do_not_pass() {
+        use Verdict::{Broken, Passed, TooFew, Unknown};
+        let failed = |errors, count| Measured { errors, ..took(count, 10) };
+        assert_eq!(judged(took(200, 10), took(200, 10), Some(10.0)), [Passed, Passed]);
+        assert_eq!(judged(failed(1, 400), took(0, 10), Some(10.0)), [Passed, Passed]);
+        assert_eq!(judged(failed(4, 396), took(0, 10), Some(10.0)), [Broken, Passed]);
+        assert_eq!(judged(failed(2, 0), took(0, 10), Some(10.0)), [Broken, TooFew]);
+        assert_eq!(judged(failed(1, 0), took(0, 10), Some(10.0)), [TooFew, TooFew]);
+        assert_eq!(judged(took(199, 10), took(0, 10), Some(10.0)), [TooFew, TooFew]);
+        assert_eq!(judged(took(3, 40), took(0, 10), Some(10.0)), [TooFew, Broken]);
+        assert_eq!(judged(took(200, 40), took(0, 10), Some(10.0)), [Passed, Broken]);
+        assert_eq!(
+            judged(took(200, 40), took(200, 10), Some(40.0)),
+            [Passed, Broken],
+            "slower than old beside it"
+        );
+        assert_eq!(judged(took(200, 40), took(199, 10), Some(40.0)), [Passed, Passed]);
+        assert_eq!(judged(took(200, 40), took(10, 10), None), [Passed, Unknown]);
+        assert_eq!(judged(Measured::default(), took(200, 10), Some(10.0)), [TooFew, TooFew]);
+    }
+}

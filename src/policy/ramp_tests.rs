@@ -1,0 +1,139 @@
+use super::*;
+use proptest::prelude::*;
+
+fn gate(verdict: Verdict) -> Gate {
+    Gate { name: "errors".into(), verdict, detail: "1 of 2".into() }
+}
+
+fn plan() -> Plan {
+    Plan { writes: vec![50, 100], dwell_seconds: 10, ..Plan::default() }
+}
+
+fn place(reads: u8, writes: u8) -> Place {
+    Place { reads, writes }
+}
+
+#[test]
+fn a_clean_plan_goes_up_step_by_step_and_ends() {
+    let plan = plan();
+    let (mut state, mut at, mut now, mut reached) = (State::default(), place(0, 0), 0, Vec::new());
+    for _ in 0..1000 {
+        let decision = decide(&plan, &state, at, &[gate(Verdict::Passed)], now);
+        state = decision.state;
+        match decision.act {
+            Act::Up(to) => {
+                at = to;
+                reached.push((now, to));
+            }
+            Act::Done => break,
+            act => assert_eq!(act, Act::Hold),
+        }
+        now += EVERY_MS;
+    }
+    assert_eq!(reached.iter().map(|(_, to)| *to).collect::<Vec<_>>(), plan.steps());
+    assert!(reached.windows(2).all(|two| two[1].0 - two[0].0 >= 10_000), "{reached:?}");
+    assert_eq!(at, place(100, 100));
+}
+
+#[test]
+fn a_broken_gate_comes_down_at_the_second_look_by_policy() {
+    let at = |back, place| {
+        let plan = Plan { back, ..plan() };
+        let first = decide(&plan, &State::default(), place, &[gate(Verdict::Broken)], 0);
+        assert_eq!(first.act, Act::Hold);
+        decide(&plan, &first.state, place, &[gate(Verdict::Broken)], EVERY_MS).act
+    };
+    assert_eq!(at(Back::Step, place(25, 0)), Act::Down(place(10, 0)));
+    assert_eq!(at(Back::Step, place(37, 0)), Act::Down(place(25, 0)));
+    assert_eq!(at(Back::Step, place(5, 0)), Act::Down(place(0, 0)));
+    assert_eq!(at(Back::Step, place(100, 100)), Act::Down(place(100, 50)));
+    assert_eq!(at(Back::Step, place(100, 50)), Act::Down(place(100, 0)));
+    assert_eq!(at(Back::Zero, place(100, 50)), Act::Down(place(0, 0)));
+    assert_eq!(at(Back::Zero, place(0, 0)), Act::Hold);
+}
+
+#[test]
+fn it_waits_for_samples_and_windows_and_after_too_many_setbacks() {
+    let ready = State { dwelt_ms: 10_000, ..State::default() };
+    let hold = |plan: &Plan, state: &State, verdict| decide(plan, state, place(5, 0), &[gate(verdict)], 0);
+    assert!(matches!(hold(&plan(), &ready, Verdict::Passed).act, Act::Up(_)));
+    let few = hold(&plan(), &ready, Verdict::TooFew);
+    assert_eq!(few.act, Act::Hold);
+    assert!(few.why.contains("too little measured: errors: 1 of 2"), "{}", few.why);
+    let frozen = Freeze { from: "1970-01-01".into(), to: "1970-01-02".into() };
+    let frozen = Plan { freezes: vec![frozen], ..plan() };
+    assert_eq!(hold(&frozen, &ready, Verdict::Passed).act, Act::Hold);
+    let overridden = Plan { override_reason: Some("agreed".into()), ..frozen };
+    assert!(matches!(hold(&overridden, &ready, Verdict::Passed).act, Act::Up(_)));
+    let often = State { setbacks: 4, ..ready.clone() };
+    assert_eq!(hold(&plan(), &often, Verdict::Passed).act, Act::Hold);
+    let paused = State { paused: true, ..ready };
+    assert_eq!(hold(&plan(), &paused, Verdict::Passed).act, Act::Hold);
+}
+
+#[test]
+fn time_in_which_nobody_looked_does_not_count() {
+    let looked = State { looked_at: Some(0), ..State::default() };
+    let later = decide(&plan(), &looked, place(5, 0), &[gate(Verdict::Passed)], 3_600_000);
+    assert!(later.state.dwelt_ms <= 2 * EVERY_MS);
+}
+
+#[test]
+fn a_plan_that_makes_no_sense_names_the_field() {
+    assert_eq!(Plan::default().problems(), Vec::<String>::new());
+    assert_eq!(plan().problems(), Vec::<String>::new());
+    let bad = [
+        (Plan { reads: vec![5, 5], ..plan() }, "reads"),
+        (Plan { writes: vec![101], ..plan() }, "writes"),
+        (Plan { reads: vec![50], ..plan() }, "writes may not end above reads"),
+        (Plan { dwell_seconds: 0, ..plan() }, "dwell_seconds"),
+        (Plan { max_p99_ratio: f64::NAN, ..plan() }, "max_p99_ratio"),
+        (Plan { max_error_rate: 2.0, ..plan() }, "max_error_rate"),
+        (Plan { override_reason: Some(" ".into()), ..plan() }, "override_reason"),
+    ];
+    for (plan, field) in bad {
+        assert!(plan.problems().iter().any(|why| why.starts_with(field)), "{field}: {:?}", plan.problems());
+    }
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    prop_oneof![Just(Verdict::Passed), Just(Verdict::TooFew), Just(Verdict::Unknown), Just(Verdict::Broken)]
+}
+
+proptest! {
+    #[test]
+    fn it_never_goes_up_unless_every_gate_was_measured_and_passed(
+        verdicts in proptest::collection::vec(verdict(), 0..6), dwelt in 0..1_000_000_i64, reads in 0..=100_u8,
+    ) {
+        let gates: Vec<_> = verdicts.iter().copied().map(gate).collect();
+        let state = State { dwelt_ms: dwelt, ..State::default() };
+        let act = decide(&plan(), &state, place(reads, 0), &gates, 0).act;
+        let all_passed = !gates.is_empty() && verdicts.iter().all(|verdict| *verdict == Verdict::Passed);
+        prop_assert!(all_passed || !matches!(act, Act::Up(_) | Act::Done), "{:?}", act);
+    }
+
+    #[test]
+    fn two_looks_at_broken_gates_bring_it_down_whatever_was_before(
+        before in proptest::collection::vec(verdict(), 0..30), reads in 1..=100_u8, writes in 0..=100_u8, zero: bool,
+    ) {
+        let at = place(reads.max(writes), writes);
+        let plan = Plan { back: if zero { Back::Zero } else { Back::Step }, ..plan() };
+        let (mut state, mut now) = (State::default(), 0);
+        for verdict in before {
+            state = decide(&plan, &state, at, &[gate(verdict)], now).state;
+            now += EVERY_MS;
+        }
+        let mut looks = 0;
+        let down = loop {
+            looks += 1;
+            let decision = decide(&plan, &state, at, &[gate(Verdict::Broken), gate(Verdict::Unknown)], now);
+            state = decision.state;
+            if let Act::Down(to) = decision.act {
+                break to;
+            }
+            prop_assert!(looks < 2);
+        };
+        prop_assert!(down.reads < at.reads || down.writes < at.writes);
+        prop_assert!(down.reads <= at.reads && down.writes <= at.writes && down.writes <= down.reads);
+    }
+}

@@ -1,0 +1,198 @@
+//! Ramps by plan on real servers: up by evidence, down by themselves, and on after a restart.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bson::{Document, doc};
+use mongodb::Client;
+use reshard::migration::control::{
+    Back, Control as _, Page, Plan, RampStatus, RampView, Shadow, Steer, Verdict,
+};
+use reshard_loadtest::Profile;
+use reshard_testbed::{ReplicaSet, wait_for};
+use serde_json::json;
+use support::process::Server;
+use support::proof::no_errors;
+use support::trial::Trial;
+use support::{LONG, Operator, me, proxy, two_sets, uri};
+
+const DOCUMENTS: i32 = 500;
+/// Readers, each with a session of its own: some of them are read on new at every step.
+const READERS: usize = 40;
+
+/// A plan for servers that share two slow processors with their load.
+fn plan() -> Plan {
+    Plan {
+        min_samples: 40,
+        p99_floor_ms: 1000.0,
+        min_oplog_window_seconds: 1.0,
+        max_lag_seconds: 30.0,
+        shadow: Shadow::Off,
+        ..Plan::default()
+    }
+}
+
+async fn until_ramp(operator: &Operator, what: &str, holds: impl Fn(&RampView) -> bool) -> Result<RampView> {
+    let seen =
+        wait_for(what, LONG, || async { Ok(holds(&operator.engine.plan(&operator.name).await?)) }).await;
+    let view = operator.engine.plan(&operator.name).await?;
+    let decisions = || operator.engine.decisions(&operator.name, Page::default());
+    if seen.is_err() {
+        seen.with_context(|| format!("{view:#?} {:#?}", futures::executor::block_on(decisions())))?;
+    }
+    Ok(view)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_plan_reaches_everything_by_itself_under_load() -> Result<()> {
+    let (old, new) = two_sets("ramp_clean").await?;
+    let trial = Trial::start(old, new, Profile::Keyed, 3_000).await?;
+    trial.operator.until_synced().await?;
+    let plan =
+        Plan { reads: vec![25, 100], writes: vec![100], dwell_seconds: 10, max_setbacks: 20, ..plan() };
+    let operator = &trial.operator;
+    operator.engine.start_plan(&me(), &operator.name, plan).await?;
+    let done = until_ramp(operator, "the plan to be done", |ramp| ramp.status == RampStatus::Done).await?;
+    ensure!((done.reads_percent, done.writes_percent) == (100, 100), "{done:#?}");
+    let decisions = operator.engine.decisions(&operator.name, Page::default()).await?.decisions;
+    let ups: Vec<_> = decisions.iter().rev().filter(|one| one.act == "up" && one.result == "ok").collect();
+    let steps: Vec<_> = ups.iter().filter_map(|one| one.to).map(|to| (to.reads, to.writes)).collect();
+    ensure!(steps == [(25, 0), (100, 0), (100, 100)] || done.setbacks > 0, "{decisions:#?}");
+    ensure!(ups.windows(2).all(|two| two[1].at - two[0].at >= 10_000), "it did not dwell: {decisions:#?}");
+    ensure!(ups.iter().all(|one| one.gates.iter().all(|gate| gate.verdict == Verdict::Passed)));
+    trial.work(200).await?;
+    trial.holds_but_for(no_errors).await.map(drop)
+}
+
+/// Asks, from several sessions, until it goes; errors are part of what is tried here.
+struct Readers(Arc<AtomicBool>);
+
+impl Readers {
+    async fn start(uri: &str) -> Result<Self> {
+        let client = Client::with_uri_str(uri).await?;
+        let ended = Arc::new(AtomicBool::new(false));
+        for _ in 0..READERS {
+            let (ended, c) = (Arc::clone(&ended), client.database("shop").collection::<Document>("c"));
+            // A causal read goes to the authority.
+            let mut session = client.start_session().causal_consistency(false).await?;
+            tokio::spawn(async move {
+                while !ended.load(Ordering::Relaxed) {
+                    _ = c.distinct("n", doc! { "n": { "$lt": 3 } }).session(&mut session).await;
+                    // So many at once would leave the servers no time for anything else.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }
+        Ok(Self(ended))
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn filled(uri: &str) -> Result<()> {
+    let c = Client::with_uri_str(uri).await?.database("shop").collection::<Document>("c");
+    c.insert_many((0..DOCUMENTS).map(|id| doc! { "_id": id, "n": id % 10 })).await?;
+    Ok(())
+}
+
+async fn spoil(new: &ReplicaSet, mut how: Document) -> Result<()> {
+    how.insert("failCommands", vec!["distinct"]);
+    new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": how }).await
+}
+
+async fn unspoil(new: &ReplicaSet) -> Result<()> {
+    new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await
+}
+
+/// With half of the reads on new, `how` is done to it: the ramp comes down at the second look at `gate`.
+async fn comes_down(
+    operator: &Operator,
+    new: &ReplicaSet,
+    how: Document,
+    gate: &str,
+    back: Back,
+) -> Result<()> {
+    let plan = Plan { reads: vec![20, 50, 100], dwell_seconds: 6, back, ..plan() };
+    operator.engine.start_plan(&me(), &operator.name, plan).await?;
+    until_ramp(operator, "half of the reads to be on new", |ramp| ramp.reads_percent == 50).await?;
+    spoil(new, how).await?;
+    let spoilt_at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+    until_ramp(operator, "the ramp to come down", |ramp| ramp.setbacks > 0).await?;
+    operator.engine.steer_plan(&me(), &operator.name, Steer::Pause).await?;
+    unspoil(new).await?;
+    let decisions = operator.engine.decisions(&operator.name, Page::default()).await?.decisions;
+    let down = decisions.iter().find(|one| one.act == "down").context("it came down")?;
+    let below = if back == Back::Step { 20 } else { 0 };
+    ensure!(down.result == "ok" && down.to.is_some_and(|to| to.reads == below), "{decisions:#?}");
+    let broken = |one: &&reshard::migration::control::RampDecision| {
+        one.gates.iter().any(|one| one.name == gate && one.verdict == Verdict::Broken)
+    };
+    ensure!(broken(&down), "{decisions:#?}");
+    let since = decisions
+        .iter()
+        .filter(|one| one.number <= down.number && u128::from(one.at.unsigned_abs()) >= spoilt_at);
+    ensure!(since.filter(broken).count() <= 2, "it took more than two looks: {decisions:#?}");
+    ensure!(operator.progress().await?.reads_percent <= 50);
+    operator.rollback().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_and_slowness_of_new_bring_it_down_at_the_second_look() -> Result<()> {
+    let (old, new) = two_sets("ramp_spoilt").await?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    filled(&uri(&proxy)).await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    let _readers = Readers::start(&uri(&proxy)).await?;
+    comes_down(&operator, &new, doc! { "errorCode": 8 }, "errors", Back::Zero).await?;
+    let slow = doc! { "blockConnection": true, "blockTimeMS": 2500 };
+    comes_down(&operator, &new, slow, "latency", Back::Step).await?;
+    let shapes = operator.engine.shapes("m", reshard::migration::control::Part::default()).await?;
+    let asked = shapes.shapes.iter().find(|one| one.text.starts_with("{distinct: c")).context("the shape")?;
+    ensure!(asked.new.errors > 0 && asked.old.errors == 0, "{asked:?}");
+    ensure!(asked.baseline_p99_ms.is_some(), "{asked:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_goes_on_with_the_plan() -> Result<()> {
+    let (old, new) = two_sets("ramp_successor").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    filled(&server.uri()).await?;
+    server.create_and_start("m", "shop.c").await?;
+    server.until_free("m").await?;
+    let plan = Plan { reads: vec![20, 100], dwell_seconds: 20, min_samples: 20, ..plan() };
+    let readers = Readers::start(&server.uri()).await?;
+    server.call("PUT", "/v1/migrations/m/plan", Some(json!(plan))).await?;
+    server.until("m", "the first step", |progress| progress["reads_percent"] == 20).await?;
+    let recorded = wait_for("the first step to be recorded", LONG, || async {
+        let list = server.call("GET", "/v1/migrations/m/plan/decisions", None).await?;
+        Ok(list["decisions"].as_array().context("decisions")?.iter().any(|one| one["act"] == "up"))
+    });
+    recorded.await?;
+    drop(readers);
+    server.kill9()?;
+    server.restart().await?;
+    let _readers = Readers::start(&server.uri()).await?;
+    server.until("m", "the last step", |progress| progress["reads_percent"] == 100).await?;
+    let recorded = wait_for("both steps to be recorded", LONG, || async {
+        let list = server.call("GET", "/v1/migrations/m/plan/decisions", None).await?;
+        let ups = list["decisions"].as_array().context("decisions")?.iter();
+        let ups: Vec<_> =
+            ups.filter(|one| one["act"] == "up").map(|one| one["to"]["reads"].clone()).collect();
+        Ok(ups == [100, 20])
+    });
+    recorded.await.with_context(|| server.tail())?;
+    Ok(())
+}
