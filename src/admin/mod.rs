@@ -12,6 +12,7 @@ mod lifecycle;
 mod migrations;
 mod openapi;
 mod problem;
+mod shadow;
 mod traffic;
 
 use std::io;
@@ -52,6 +53,7 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(traffic::routes())
         .merge(insight::routes())
         .merge(bypass::routes())
+        .merge(shadow::routes())
         .layer(from_fn(guard::same_origin))
         .merge(health::routes())
         .fallback(guard::unknown_path)

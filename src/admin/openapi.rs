@@ -7,7 +7,7 @@ use utoipa::openapi::{
 use utoipa::{Modify, OpenApi};
 
 use super::problem::Problem;
-use super::{bypass, health, insight, lifecycle, migrations, traffic};
+use super::{bypass, health, insight, lifecycle, migrations, shadow, traffic};
 
 /// The description as served at `/openapi.json`.
 #[must_use]
@@ -44,6 +44,8 @@ pub fn document() -> Document {
         insight::events,
         bypass::bypass_writes,
         bypass::acknowledge,
+        shadow::set_shadow,
+        shadow::diffs,
         health::healthz,
         health::readyz,
         health::metrics,

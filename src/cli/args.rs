@@ -165,6 +165,31 @@ pub(super) enum Action {
     Conflicts { name: String },
     /// Differences that verifications found
     Mismatches { name: String },
+    /// Set which share of the reads also runs on the other cluster, to be compared; 0 switches it off
+    Shadow {
+        name: String,
+        /// 0 to 100, in steps of 0.1
+        percent: f64,
+        /// Examples of differences show values of documents
+        #[arg(long)]
+        show_values: bool,
+        /// Forget what was found so far
+        #[arg(long)]
+        reset: bool,
+    },
+    /// What shadow reads have found, by query shape
+    Diffs {
+        name: String,
+        /// Leave out so many shapes
+        #[arg(long, value_name = "N")]
+        offset: Option<u64>,
+        /// At most so many shapes
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
+        /// As a table of comma-separated values
+        #[arg(long)]
+        csv: bool,
+    },
     /// Writes that went past the proxy, newest first; with what was undone
     Bypass {
         name: String,

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::args::{Action, Migrate};
 use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
-use super::{output, show, watch};
+use super::{output, shadow, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
-    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle,
+    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, SetShadow, Throttle,
 };
 
 /// A client that knows how to show answers.
@@ -77,6 +77,25 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         }
         Action::Conflicts { name } => session.look(&path(&name, "conflicts"), show::conflicts).await,
         Action::Mismatches { name } => session.look(&path(&name, "mismatches"), show::mismatches).await,
+        Action::Shadow { name, percent, show_values, reset } => {
+            let asked = json!(SetShadow { percent, show_values, reset });
+            session.show(Method::PUT, &path(&name, "shadow"), Some(asked), shadow::switched).await.map(drop)
+        }
+        Action::Diffs { name, offset, limit, csv } => {
+            let path = with_query(
+                path(&name, "diffs"),
+                [
+                    offset.map(|n| format!("offset={n}")),
+                    limit.map(|n| format!("limit={n}")),
+                    csv.then(|| "format=csv".to_owned()),
+                ],
+            );
+            if csv {
+                output::text(session.text(&path).await?.trim_end());
+                return Ok(());
+            }
+            session.look(&path, shadow::diffs).await
+        }
         Action::Bypass { name, before, limit } => {
             session.look(&page_of(&name, "bypass-writes", before, limit), show::bypass).await
         }
@@ -114,9 +133,11 @@ pub(super) fn path(name: &str, resource: &str) -> String {
 
 /// The path of one page of a list.
 fn page_of(name: &str, list: &str, before: Option<i64>, limit: Option<u16>) -> String {
-    let (before, limit) = (before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}")));
-    let query: Vec<String> = before.into_iter().chain(limit).collect();
-    let path = path(name, list);
+    with_query(path(name, list), [before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}"))])
+}
+
+fn with_query<const N: usize>(path: String, parts: [Option<String>; N]) -> String {
+    let query: Vec<String> = parts.into_iter().flatten().collect();
     if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) }
 }
 
@@ -129,12 +150,23 @@ impl Session {
         body: Option<Value>,
     ) -> Result<Value, Failure> {
         let body = body.map(|body| Bytes::from(body.to_string()));
+        let answer = self.ask(method, path, body).await?;
+        serde_json::from_slice(&answer).map_err(|_| stranger())
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Bytes, Failure> {
         let answer = self.client.send(method, path, body).await.map_err(unreachable)?;
         if answer.status.is_success() {
-            return serde_json::from_slice(&answer.body).map_err(|_| stranger());
+            return Ok(answer.body);
         }
         let problem: Problem = serde_json::from_slice(&answer.body).map_err(|_| stranger())?;
         Err(Failure::Problem(Box::new(problem)))
+    }
+
+    /// A question whose answer is text.
+    async fn text(&self, path: &str) -> Result<String, Failure> {
+        let answer = self.ask(Method::GET, path, None).await?;
+        String::from_utf8(answer.into()).map_err(|_| stranger())
     }
 
     /// One request whose answer is shown.

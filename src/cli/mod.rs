@@ -8,6 +8,7 @@ mod human;
 mod migrate;
 mod output;
 mod serve;
+mod shadow;
 mod show;
 mod watch;
 

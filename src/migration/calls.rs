@@ -8,8 +8,8 @@ use futures::FutureExt;
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
-    EventList, MigrationView, Mismatch, NewMigration, Page, Patience, Phase, PreflightReport, Progress, Ramp,
-    Refusal, Throttle, Verification,
+    DiffPage, DiffReport, EventList, MigrationView, Mismatch, NewMigration, Page, Patience, Phase,
+    PreflightReport, Progress, Ramp, Refusal, SetShadow, ShadowView, Throttle, Verification,
 };
 use super::engine::{Engine, unavailable};
 use super::running::Running;
@@ -349,6 +349,17 @@ impl Control for Engine {
         };
         self.note(by, &running, what, from, &made).await;
         made
+    }
+
+    async fn set_shadow(&self, by: &By, name: &str, asked: SetShadow) -> Result<ShadowView, ControlError> {
+        self.change(by, name, format!("shadow {asked}"), async |running| {
+            self.switch_shadow(running, asked).await
+        })
+        .await
+    }
+
+    async fn diffs(&self, name: &str, page: DiffPage) -> Result<DiffReport, ControlError> {
+        self.diff_report(&*self.running(name).await?, page).await
     }
 
     async fn audit(&self, name: &str, page: Page) -> Result<EventList, ControlError> {

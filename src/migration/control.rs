@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
+pub use super::shadow::{DiffPage, DiffReport, SetShadow, ShadowCounts, ShadowView};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
     Progress, Ramp, Severity, Throttle, Verification,
@@ -209,6 +210,10 @@ pub trait Control: Send + Sync {
         name: &str,
         asked: Acknowledge,
     ) -> Result<Acknowledged, ControlError>;
+    /// Sets which share of the reads also runs on the other cluster.
+    async fn set_shadow(&self, by: &By, name: &str, asked: SetShadow) -> Result<ShadowView, ControlError>;
+    /// What shadow reads have found, by query shape.
+    async fn diffs(&self, name: &str, page: DiffPage) -> Result<DiffReport, ControlError>;
     /// The audit, newest first, at most 1,000.
     async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {
         Ok(self.audit(name, Page::default()).await?.events)

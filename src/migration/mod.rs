@@ -33,6 +33,7 @@ mod resuming;
 pub mod running;
 mod sampling;
 pub mod scope;
+pub mod shadow;
 pub mod sharding;
 mod shown;
 mod starting;

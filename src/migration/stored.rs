@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{AuditEvent, EventList, Mismatch, NamespaceSpec, Page, Phase, Throttle, Verification};
 use super::prepare::Created;
+use super::shadow::ShadowView;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
 use crate::state::violations::Violation;
@@ -74,6 +75,9 @@ pub struct Stored {
     /// The last full verification: how it ended, or that it has begun.
     #[serde(default)]
     pub verification: Option<Verification>,
+    /// How shadow reads run.
+    #[serde(default)]
+    pub shadow: ShadowView,
     /// Invariants that did not hold.
     #[serde(default)]
     pub violations: Vec<Violation>,
@@ -154,6 +158,7 @@ impl Stored {
             failure: None,
             recheck: false,
             verification: None,
+            shadow: ShadowView::default(),
             violations: Vec::new(),
             cleaned: false,
         }

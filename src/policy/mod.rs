@@ -23,6 +23,7 @@ pub mod reads;
 pub mod retry;
 pub mod safeguards;
 pub mod secondary;
+pub mod shadow;
 pub mod shard_key;
 pub mod split;
 pub mod statement;

@@ -143,14 +143,18 @@ impl Router {
             Ok(changing) => changing,
             Err(error) => return (side, Err(error)),
         };
-        let mut routed = false;
+        let (mut routed, mut sampled) = (false, None);
         if let Some(route) = self.migration_of(operation) {
             routed = true;
+            sampled = self.sampled(operation, &route);
             // Boxed: most operations never come here, and a client's task is as large as its largest await.
             let course = Box::pin(self.through_migration(operation, &route, reply)).await;
             match course {
                 Ok(Course::Plain(chosen)) => side = chosen,
-                Ok(Course::Answered(side, ok)) => return (side, Ok(ok)),
+                Ok(Course::Answered(side, ok)) => {
+                    self.hand_over(sampled, operation, side, reply);
+                    return (side, Ok(ok));
+                }
                 Err(error) => return (side, Err(error)),
             }
         }
@@ -158,6 +162,9 @@ impl Router {
         let result = self.plain(operation, side, reply).await;
         if let Some(unfollowed) = unfollowed {
             unfollowed.end(&result);
+        }
+        if result.is_ok() {
+            self.hand_over(sampled, operation, side, reply);
         }
         (side, result)
     }
