@@ -157,7 +157,7 @@ async fn insight_is_given() {
         ("events", "/events/0/who", json!("ann")),
         ("progress", "/shadow_differences", json!(1)),
         ("diffs", "/shapes/0/differences/type", json!(1)),
-        ("diffs?offset=3&limit=10", "/next", json!(13)),
+        ("diffs?after=3&limit=10", "/next", json!(13)),
         ("diffs?format=json", "/shadow_compared", json!(10)),
     ] {
         let answer = api.send("GET", &format!("/v1/migrations/orders/{resource}"), None, &[]).await;

@@ -188,7 +188,7 @@ async fn lists_are_tables() {
         diffs.contains("changed _id 1 (served by old)\n    address.zip type: old Int32, new String"),
         "{diffs}"
     );
-    assert!(diffs.contains("skipped 3: joins") && diffs.contains("More: --offset 1"), "{diffs}");
+    assert!(diffs.contains("skipped 3: joins") && diffs.contains("More: --after 1"), "{diffs}");
     assert!(fixture.says("diffs orders --csv").await.starts_with("shape,namespace,"));
     assert_eq!(
         fixture.says("shadow orders 2.5 --show-values").await,

@@ -10,7 +10,7 @@ use bson::{Document, doc};
 use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::Collection;
 use mongodb::options::FindOptions;
-use reshard::migration::control::{Control as _, DiffPage, DiffReport, SetShadow, ShadowCounts};
+use reshard::migration::control::{Control as _, DiffReport, Part, SetShadow, ShadowCounts};
 use reshard_testbed::{ReplicaSet, wait_for};
 use support::bed::Bed;
 use support::{LONG, Operator, me, proxy_with};
@@ -26,7 +26,7 @@ async fn counts(operator: &Operator) -> Result<ShadowCounts> {
 }
 
 async fn diffs(operator: &Operator) -> Result<DiffReport> {
-    Ok(operator.engine.diffs(&operator.name, DiffPage::default()).await?)
+    Ok(operator.engine.diffs(&operator.name, Part::default()).await?)
 }
 
 async fn filled(name: &str, documents: i32) -> Result<Bed> {
@@ -155,7 +155,8 @@ async fn read_all_kinds(c: &Collection<Document>, step: i32) -> Result<()> {
     let pipelines = [
         vec![doc! { "$group": { "_id": "$group", "sum": { "$sum": "$sum" }, "n": { "$sum": 1 } } }],
         vec![doc! { "$match": { "group": group } }, doc! { "$sort": { "n": 1 } }, doc! { "$limit": 5 }],
-        vec![doc! { "$sample": { "size": 5 } }],
+        // Of so many a server sorts all; a cursor at random takes seconds where so much is removed.
+        vec![doc! { "$sample": { "size": 50 } }],
         vec![doc! { "$match": { "group": group } }, doc! { "$set": { "now": "$$NOW" } }],
         vec![doc! { "$set": { "chance": { "$rand": {} } } }, doc! { "$limit": 3 }],
         vec![doc! { "$group": { "_id": "$group", "all": { "$push": "$_id" } } }],
@@ -176,19 +177,6 @@ async fn nothing_false_is_told_while_all_is_written() -> Result<()> {
         let (mut step, begun) = (0, Instant::now());
         loop {
             let now = counts(&bed.operator).await?;
-            println!("{step} {:?} {:?}", begun.elapsed(), wrote.load(Ordering::Relaxed));
-            if now.shadow_differences.unwrap_or(0) > 0 {
-                ends.store(true, Ordering::Relaxed);
-                bail!(
-                    "{:?}",
-                    diffs(&bed.operator)
-                        .await?
-                        .shapes
-                        .into_iter()
-                        .filter(|s| s.different > 0)
-                        .collect::<Vec<_>>()
-                );
-            }
             if begun.elapsed() > 2 * LONG {
                 ends.store(true, Ordering::Relaxed);
                 bail!("too few reads are compared: {now:?} {:?}", diffs(&bed.operator).await?);
@@ -206,8 +194,8 @@ async fn nothing_false_is_told_while_all_is_written() -> Result<()> {
     read?;
     written?;
     let now = counts(&bed.operator).await?;
-    println!("{} writes, {now:?}", wrote.load(Ordering::Relaxed));
     ensure!(wrote.load(Ordering::Relaxed) > 100);
+    println!("{} writes, {now:?}", wrote.load(Ordering::Relaxed));
     ensure!(now.shadow_differences == Some(0), "{now:?} {:?}", diffs(&bed.operator).await?);
     ensure!(now.shadow_equal > 0 && now.shadow_transient > 0, "no write met a read: {now:?}");
     bed.equal().await?;
@@ -245,7 +233,6 @@ async fn a_new_cluster_that_hangs_costs_the_application_nothing() -> Result<()> 
     }
     bed.new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await?;
     let now = counts(&bed.operator).await?;
-    println!("{reads} reads, the slowest {slowest:?}: {now:?}");
     ensure!(slowest < blocked / 2, "a read took {slowest:?}");
     ensure!(now.shadow_dropped > 0, "{now:?}");
     ensure!(now.shadow_sampled == reads, "{reads} {now:?}");

@@ -13,6 +13,7 @@ mod migrations;
 mod openapi;
 mod problem;
 mod shadow;
+mod shapes;
 mod traffic;
 
 use std::io;
@@ -54,6 +55,7 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(insight::routes())
         .merge(bypass::routes())
         .merge(shadow::routes())
+        .merge(shapes::routes())
         .layer(from_fn(guard::same_origin))
         .merge(health::routes())
         .fallback(guard::unknown_path)

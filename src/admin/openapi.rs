@@ -7,7 +7,7 @@ use utoipa::openapi::{
 use utoipa::{Modify, OpenApi};
 
 use super::problem::Problem;
-use super::{bypass, health, insight, lifecycle, migrations, shadow, traffic};
+use super::{bypass, health, insight, lifecycle, migrations, shadow, shapes, traffic};
 
 /// The description as served at `/openapi.json`.
 #[must_use]
@@ -42,6 +42,7 @@ pub fn document() -> Document {
         insight::conflicts,
         insight::mismatches,
         insight::events,
+        shapes::shapes,
         bypass::bypass_writes,
         bypass::acknowledge,
         shadow::set_shadow,

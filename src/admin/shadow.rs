@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use super::Shared;
 use super::extract::{Answer, Body, Change, Named};
 use super::problem::Problem;
-use crate::migration::control::{DiffPage, DiffReport, SetShadow, ShadowView};
+use crate::migration::control::{DiffReport, Part, SetShadow, ShadowView};
 use crate::migration::shadow::csv;
 
 pub(super) fn routes() -> Router<Shared> {
@@ -28,7 +28,7 @@ pub(super) async fn set_shadow(change: Change, Body(asked): Body<SetShadow>) -> 
 /// What shadow reads have found, by query shape; those with most differences first.
 #[utoipa::path(get, path = "/v1/migrations/{name}/diffs", tag = "insight",
     params(
-        ("offset" = Option<u64>, Query, description = "Leave out so many shapes: next of the page before"),
+        ("after" = Option<u64>, Query, description = "Leave out so many shapes: next of the page before"),
         ("limit" = Option<u16>, Query, description = "At most so many shapes, 1 to 1000; 100 by default"),
         ("format" = Option<String>, Query, description = "json (default), or csv: the shapes as a table"),
     ),
@@ -51,15 +51,15 @@ enum Format {
     Csv,
 }
 
-fn asked(query: &str) -> Result<(DiffPage, Format), Box<Problem>> {
-    let (mut page, mut format) = (DiffPage::default(), Format::Json);
+fn asked(query: &str) -> Result<(Part, Format), Box<Problem>> {
+    let (mut page, mut format) = (Part::default(), Format::Json);
     let bad = |what: &str| Box::new(Problem::invalid("invalid-query", what));
     for part in query.split('&').filter(|part| !part.is_empty()) {
         match part.split_once('=').unwrap_or((part, "")) {
-            ("offset", value) => {
+            ("after", value) => {
                 let number = value.parse();
-                page.offset =
-                    number.map_err(|_| bad("offset must be a whole number: next of the page before"))?;
+                page.after =
+                    number.map_err(|_| bad("after must be a whole number: next of the page before"))?;
             }
             ("limit", value) => {
                 let number = value.parse::<u16>().ok().filter(|limit| (1..=1000).contains(limit));
@@ -69,7 +69,7 @@ fn asked(query: &str) -> Result<(DiffPage, Format), Box<Problem>> {
             ("format", "csv") => format = Format::Csv,
             ("format", _) => return Err(bad("format must be json or csv")),
             (name, _) => {
-                return Err(bad(&format!("there is no parameter {name}; use offset, limit and format")));
+                return Err(bad(&format!("there is no parameter {name}; use after, limit and format")));
             }
         }
     }
@@ -82,10 +82,10 @@ mod tests {
 
     #[test]
     fn a_query_says_which_part_and_how() {
-        let page = |offset, limit| DiffPage { offset, limit };
+        let page = |after, limit| Part { after, limit };
         assert_eq!(asked("").unwrap(), (page(0, None), Format::Json));
-        assert_eq!(asked("offset=5&limit=7&format=csv").unwrap(), (page(5, Some(7)), Format::Csv));
-        for bad in ["offset=x", "limit=0", "limit=1001", "format=xml", "page=1"] {
+        assert_eq!(asked("after=5&limit=7&format=csv").unwrap(), (page(5, Some(7)), Format::Csv));
+        for bad in ["after=x", "limit=0", "limit=1001", "format=xml", "page=1"] {
             assert!(asked(bad).is_err(), "{bad}");
         }
     }

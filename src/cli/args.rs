@@ -182,13 +182,23 @@ pub(super) enum Action {
         name: String,
         /// Leave out so many shapes
         #[arg(long, value_name = "N")]
-        offset: Option<u64>,
+        after: Option<u64>,
         /// At most so many shapes
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: Option<u16>,
         /// As a table of comma-separated values
         #[arg(long)]
         csv: bool,
+    },
+    /// What is asked, by shape, with the latency of both clusters side by side
+    Shapes {
+        name: String,
+        /// Leave out so many
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        after: u64,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
     },
     /// Writes that went past the proxy, newest first; with what was undone
     Bypass {

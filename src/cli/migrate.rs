@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::{Action, Migrate};
 use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
-use super::{output, shadow, show, watch};
+use super::{output, shadow, shapes, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
     Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, SetShadow, Throttle,
@@ -81,20 +81,11 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             let asked = json!(SetShadow { percent, show_values, reset });
             session.show(Method::PUT, &path(&name, "shadow"), Some(asked), shadow::switched).await.map(drop)
         }
-        Action::Diffs { name, offset, limit, csv } => {
-            let path = with_query(
-                path(&name, "diffs"),
-                [
-                    offset.map(|n| format!("offset={n}")),
-                    limit.map(|n| format!("limit={n}")),
-                    csv.then(|| "format=csv".to_owned()),
-                ],
-            );
-            if csv {
-                output::text(session.text(&path).await?.trim_end());
-                return Ok(());
-            }
-            session.look(&path, shadow::diffs).await
+        Action::Diffs { name, after, limit, csv } => session.diffs(&name, after, limit, csv).await,
+        Action::Shapes { name, after, limit } => {
+            let limit = limit.map_or(String::new(), |limit| format!("&limit={limit}"));
+            let path = format!("{}?after={after}{limit}", path(&name, "shapes"));
+            session.look(&path, shapes::shapes).await
         }
         Action::Bypass { name, before, limit } => {
             session.look(&page_of(&name, "bypass-writes", before, limit), show::bypass).await
@@ -161,6 +152,27 @@ impl Session {
         }
         let problem: Problem = serde_json::from_slice(&answer.body).map_err(|_| stranger())?;
         Err(Failure::Problem(Box::new(problem)))
+    }
+
+    /// What shadow reads have found.
+    async fn diffs(
+        &self,
+        name: &str,
+        after: Option<u64>,
+        limit: Option<u16>,
+        csv: bool,
+    ) -> Result<(), Failure> {
+        let parts = [
+            after.map(|n| format!("after={n}")),
+            limit.map(|n| format!("limit={n}")),
+            csv.then(|| "format=csv".to_owned()),
+        ];
+        let path = with_query(path(name, "diffs"), parts);
+        if csv {
+            output::text(self.text(&path).await?.trim_end());
+            return Ok(());
+        }
+        self.look(&path, shadow::diffs).await
     }
 
     /// A question whose answer is text.

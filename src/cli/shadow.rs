@@ -59,7 +59,7 @@ pub(super) fn diffs(report: &DiffReport) -> String {
         out.push_str(&examples(shape));
     }
     if let Some(next) = report.next {
-        let _ = write!(out, "\nMore: --offset {next}");
+        let _ = write!(out, "\nMore: --after {next}");
     }
     out
 }

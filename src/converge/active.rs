@@ -20,6 +20,7 @@ use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::process_writes::ProcessWrites;
 use crate::state::shadow::Shadow;
+use crate::state::shapes::Shapes;
 use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;
 
@@ -45,6 +46,8 @@ pub struct Active {
     pub expiry_changes: tokio::sync::Mutex<()>,
     /// Counters for progress and metrics.
     pub counters: Counters,
+    /// What is asked, and how long each cluster takes.
+    pub shapes: Shapes,
     /// Where collections are told that come into being.
     pub newcomers: Arc<Newcomers>,
     /// History is being copied: nobody reads the mirror.
@@ -93,6 +96,7 @@ impl Active {
             expiries,
             expiry_changes: tokio::sync::Mutex::default(),
             counters: Counters::default(),
+            shapes: Shapes::default(),
             newcomers,
             copying: AtomicBool::new(false),
             shadow: Arc::default(),

@@ -8,8 +8,8 @@ use futures::FutureExt;
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
-    DiffPage, DiffReport, EventList, MigrationView, Mismatch, NewMigration, Page, Patience, Phase,
-    PreflightReport, Progress, Ramp, Refusal, SetShadow, ShadowView, Throttle, Verification,
+    DiffReport, EventList, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Phase,
+    PreflightReport, Progress, Ramp, Refusal, SetShadow, ShadowView, ShapeList, Throttle, Verification,
 };
 use super::engine::{Engine, unavailable};
 use super::running::Running;
@@ -321,6 +321,10 @@ impl Control for Engine {
             .map_err(|error| unavailable(error.to_string()))
     }
 
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList, ControlError> {
+        self.running(name).await?.shapes(part, self.environment.clock.now())
+    }
+
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport, ControlError> {
         let running = self.running(name).await?;
         self.bypass_report(&running, page).await
@@ -358,7 +362,7 @@ impl Control for Engine {
         .await
     }
 
-    async fn diffs(&self, name: &str, page: DiffPage) -> Result<DiffReport, ControlError> {
+    async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport, ControlError> {
         self.diff_report(&*self.running(name).await?, page).await
     }
 

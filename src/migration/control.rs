@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
-pub use super::shadow::{DiffPage, DiffReport, SetShadow, ShadowCounts, ShadowView};
+pub use super::shadow::{DiffReport, SetShadow, ShadowCounts, ShadowView};
+pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
     Progress, Ramp, Severity, Throttle, Verification,
@@ -201,6 +202,8 @@ pub trait Control: Send + Sync {
     async fn conflicts(&self, name: &str) -> Result<Vec<Conflict>, ControlError>;
     /// Differences that verifications found, newest first, at most 1,000.
     async fn mismatches(&self, name: &str) -> Result<Vec<Mismatch>, ControlError>;
+    /// What is asked, by shape, and how long each cluster takes for it.
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList, ControlError>;
     /// Writes that went past the proxy.
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport, ControlError>;
     /// Notes that they are known and do not matter: only later ones stand in the way of moves.
@@ -213,7 +216,7 @@ pub trait Control: Send + Sync {
     /// Sets which share of the reads also runs on the other cluster.
     async fn set_shadow(&self, by: &By, name: &str, asked: SetShadow) -> Result<ShadowView, ControlError>;
     /// What shadow reads have found, by query shape.
-    async fn diffs(&self, name: &str, page: DiffPage) -> Result<DiffReport, ControlError>;
+    async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport, ControlError>;
     /// The audit, newest first, at most 1,000.
     async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {
         Ok(self.audit(name, Page::default()).await?.events)

@@ -28,6 +28,7 @@ impl Engine {
                     *running.oplog_window.lock() = window;
                 }
                 publish(&context.name, &self.progress_of(&running));
+                running.tell_shapes(&context.name, context.clock.now());
                 for invariant in Invariant::ALL {
                     let labels = [
                         ("migration", context.name.to_string()),

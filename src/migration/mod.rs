@@ -34,6 +34,7 @@ pub mod running;
 mod sampling;
 pub mod scope;
 pub mod shadow;
+mod shapes;
 pub mod sharding;
 mod shown;
 mod starting;

@@ -10,8 +10,6 @@ use super::operation::Operation;
 use super::pipeline::Router;
 use super::reading::side_of_read;
 use super::writer::{HOLD, Writer, Written};
-use crate::clock::timeout;
-use crate::converge::active::Active;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
@@ -25,10 +23,6 @@ use crate::wire::error::{ErrorReply, NOT_NOW};
 use crate::wire::op_msg::build;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-/// A mirror that has not answered a read after this is taken for hung.
-const SLOW_READ: Duration = Duration::from_secs(10);
 
 /// Commands that a namespace must not see while it moves.
 const REFUSED_DDL: [&str; 14] = [
@@ -154,25 +148,6 @@ impl Router {
                 )),
             },
             _ => Ok(Course::Plain(authority.unwrap_or(Side::Old))),
-        }
-    }
-
-    /// Reads where the cluster is a mirror; when it does not answer in time, the authority does.
-    async fn read_on_mirror(
-        &self,
-        operation: &Operation<'_>,
-        mirror: Side,
-        authority: Side,
-        active: &Active,
-        reply: &mut BytesMut,
-    ) -> Result<Course, ErrorReply> {
-        let read = self.plain_within(operation, mirror, active.mirror_timeout, reply);
-        let read = timeout(&*self.shared.clock, SLOW_READ, read).await;
-        let answered = matches!(read, Ok(Ok(_)));
-        active.breakers.get(mirror).note(answered, self.shared.clock.now());
-        match read {
-            Ok(Ok(ok)) => Ok(Course::Answered(mirror, ok)),
-            _ => Ok(Course::Plain(authority)),
         }
     }
 

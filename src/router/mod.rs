@@ -13,6 +13,7 @@ mod pipeline;
 mod resolving;
 mod sending;
 mod shadowing;
+mod shapes;
 mod shared;
 mod together;
 

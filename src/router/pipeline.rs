@@ -143,12 +143,12 @@ impl Router {
             Ok(changing) => changing,
             Err(error) => return (side, Err(error)),
         };
-        let (mut routed, mut sampled) = (false, None);
-        if let Some(route) = self.migration_of(operation) {
-            routed = true;
-            sampled = self.sampled(operation, &route);
+        let migration = self.migration_of(operation);
+        let mut sampled = None;
+        if let Some(route) = &migration {
+            sampled = self.sampled(operation, route);
             // Boxed: most operations never come here, and a client's task is as large as its largest await.
-            let course = Box::pin(self.through_migration(operation, &route, reply)).await;
+            let course = Box::pin(self.through_migration(operation, route, reply)).await;
             match course {
                 Ok(Course::Plain(chosen)) => side = chosen,
                 Ok(Course::Answered(side, ok)) => {
@@ -158,8 +158,12 @@ impl Router {
                 Err(error) => return (side, Err(error)),
             }
         }
-        let unfollowed = self.unfollowed(operation, routed);
+        let unfollowed = self.unfollowed(operation, migration.is_some());
+        let begun = self.shared.clock.now();
         let result = self.plain(operation, side, reply).await;
+        if let Some(route) = &migration {
+            self.note_read(operation, route, side, begun, &result, reply);
+        }
         if let Some(unfollowed) = unfollowed {
             unfollowed.end(&result);
         }

@@ -4,9 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bson::RawDocument;
+use bytes::BytesMut;
 
 use super::entry::Gate;
+use super::migrating::Course;
 use super::operation::Operation;
+use super::pipeline::Router;
+use super::shapes::is_failure;
+use crate::clock::timeout;
 use crate::converge::active::Active;
 use crate::model::key::Key;
 use crate::model::side::Side;
@@ -18,6 +23,8 @@ use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW};
 /// How long a read that meets documents of both authorities waits for the mirror to be current.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
+/// A mirror that has not answered a read after this is taken for hung.
+const SLOW_READ: Duration = Duration::from_secs(10);
 
 /// Where a read goes.
 pub struct Chosen {
@@ -25,6 +32,30 @@ pub struct Chosen {
     pub side: Side,
     /// The authority to fall back on, when `side` is its mirror and does not answer.
     pub otherwise: Option<(Side, Arc<Active>)>,
+}
+
+impl Router {
+    /// Reads where the cluster is a mirror; when it does not answer in time, the authority does.
+    pub(super) async fn read_on_mirror(
+        &self,
+        operation: &Operation<'_>,
+        mirror: Side,
+        authority: Side,
+        active: &Active,
+        reply: &mut BytesMut,
+    ) -> Result<Course, ErrorReply> {
+        let begun = self.shared.clock.now();
+        let read = self.plain_within(operation, mirror, active.mirror_timeout, reply);
+        let read = timeout(&*self.shared.clock, SLOW_READ, read).await;
+        let answered = matches!(read, Ok(Ok(_)));
+        active.breakers.get(mirror).note(answered, self.shared.clock.now());
+        let failed = read.as_ref().map_or(true, |read| is_failure(read, reply));
+        self.note_read_of(operation, active, mirror, begun, failed);
+        match read {
+            Ok(Ok(ok)) => Ok(Course::Answered(mirror, ok)),
+            _ => Ok(Course::Plain(authority)),
+        }
+    }
 }
 
 /// The cluster for a read of a namespace that `route` routes.

@@ -18,6 +18,7 @@ use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
 use super::owning::Owning;
 use super::resolving::resolve;
 use super::sending::{part_of, send, whole};
+use super::shapes::note_write;
 use crate::clock::timeout;
 use crate::cluster::command::{ServerError, SharedCluster};
 use crate::converge::lanes::{MOST_KEYS, Taken};
@@ -180,7 +181,10 @@ impl Writer {
     ) -> Result<Outcome, ErrorReply> {
         let request = whole(command);
         let request = request.only_if(entered.only_if_held());
-        let answer = send(&**self.clusters.get(side), request, kind(command), hold, &self.gate.clock).await?;
+        let begun = self.gate.clock.now();
+        let answer = send(&**self.clusters.get(side), request, kind(command), hold, &self.gate.clock).await;
+        note_write(entered.active.as_deref(), command, side, begun, self.gate.clock.now(), &answer);
+        let answer = answer?;
         let mut times = PerSide::default();
         *times.get_mut(side) = answer.reply.operation_time;
         Ok(Outcome { reply: answer.reply.body, times, sent: answer.sent, keys: Vec::new() })
@@ -199,7 +203,9 @@ impl Writer {
         for part in parts {
             let request = part_of(command, &part).only_if(entered.only_if_held());
             let cluster = &**self.clusters.get(part.side);
+            let begun = self.gate.clock.now();
             let answer = send(cluster, request, kind(command), hold, &self.gate.clock).await;
+            note_write(entered.active.as_deref(), command, part.side, begun, self.gate.clock.now(), &answer);
             // What came before was done, whatever became of this part.
             let answer = answer.map_err(|error| unless_first(error, replies.is_empty()))?;
             *times.get_mut(part.side) = answer.reply.operation_time.or(*times.get(part.side));

@@ -14,6 +14,7 @@ pub mod recent;
 pub mod record;
 pub mod records;
 pub mod shadow;
+pub mod shapes;
 pub mod table;
 pub mod transactions;
 pub mod unsettled;

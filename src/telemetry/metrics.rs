@@ -105,3 +105,21 @@ pub const MIGRATION_OPLOG_WINDOW: &str = "reshard_migration_oplog_window_seconds
 pub const MIGRATION_LAG: &str = "reshard_migration_lag_seconds";
 /// 1 for the phase it is in, by migration and phase.
 pub const MIGRATION_PHASE: &str = "reshard_migration_phase";
+/// Shapes of commands that are told apart, by migration.
+pub const MIGRATION_SHAPE_COUNT: &str = "reshard_migration_shape_count";
+/// Operations of shapes beyond the bound, by migration.
+pub const MIGRATION_SHAPES_NOT_TOLD_APART: &str = "reshard_migration_shapes_not_told_apart";
+/// Operations whose shape was noted, by migration and cluster.
+pub const MIGRATION_SHAPE_OPERATIONS: &str = "reshard_migration_shape_operations";
+/// Of those, failed in a way that speaks about the cluster, by migration and cluster.
+pub const MIGRATION_SHAPE_ERRORS: &str = "reshard_migration_shape_errors";
+/// Operations of the last five minutes that did not fail, by migration and cluster.
+pub const MIGRATION_SHAPE_RECENT_OPERATIONS: &str = "reshard_migration_shape_recent_operations";
+/// Operations of the last five minutes that failed, by migration and cluster.
+pub const MIGRATION_SHAPE_RECENT_ERRORS: &str = "reshard_migration_shape_recent_errors";
+/// Milliseconds that half of the operations of the last five minutes took at most, by migration and cluster.
+pub const MIGRATION_SHAPE_P50: &str = "reshard_migration_shape_p50_ms";
+/// The same, for 95 %.
+pub const MIGRATION_SHAPE_P95: &str = "reshard_migration_shape_p95_ms";
+/// The same, for 99 %.
+pub const MIGRATION_SHAPE_P99: &str = "reshard_migration_shape_p99_ms";

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, BypassWrite, Complete, Conflict, Control,
-    ControlError, DiffPage, DiffReport, EventList, Finding, Lag, MigrationView, Mismatch, NewMigration, Page,
+    ControlError, DiffReport, EventList, Finding, Lag, MigrationView, Mismatch, NewMigration, Page, Part,
     Patience, Phase, Placement, PreflightReport, Progress, Ramp, Refusal, SetShadow, Severity, ShadowCounts,
-    ShadowView, Throttle, Verification,
+    ShadowView, ShapeList, ShapeView, SideLatency, Throttle, Verification,
 };
 use reshard::migration::shadow::{Example, ExampleField, LatencyView, ShapeDiff};
 
@@ -263,6 +263,30 @@ impl Control for FakeControl {
         }])
     }
 
+    async fn shapes(&self, name: &str, part: Part) -> Result<ShapeList> {
+        self.get(name).await?;
+        let side = |p99_ms| SideLatency {
+            operations: 1200,
+            recent_operations: 1000,
+            p50_ms: Some(1.0),
+            p95_ms: Some(2.0),
+            p99_ms: Some(p99_ms),
+            ..SideLatency::default()
+        };
+        let shape = ShapeView {
+            shape: "00c0ffee00c0ffee".into(),
+            namespace: "shop.orders".into(),
+            text: "{find: orders, filter: {_id: ?}}".into(),
+            old: side(3.0),
+            new: side(40.0),
+            baseline_samples: Some(5000),
+            baseline_p99_ms: Some(2.5),
+        };
+        let (old, new) = (shape.old, shape.new);
+        let shapes = if part.after == 0 { vec![shape] } else { Vec::new() };
+        Ok(ShapeList { shape_count: 1, shapes_not_told_apart: 0, old, new, shapes, next: None })
+    }
+
     async fn bypass_writes(&self, name: &str, page: Page) -> Result<BypassReport> {
         self.get(name).await?;
         let number = page.before.unwrap_or(6) - 1;
@@ -312,7 +336,7 @@ impl Control for FakeControl {
         Ok(ShadowView { percent: asked.percent, show_values: asked.show_values })
     }
 
-    async fn diffs(&self, name: &str, page: DiffPage) -> Result<DiffReport> {
+    async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport> {
         self.get(name).await?;
         let field = ExampleField {
             path: "address.zip".to_owned(),
@@ -348,7 +372,7 @@ impl Control for FakeControl {
             old: latency,
             new: latency,
         };
-        let next = page.limit.map(|limit| page.offset + u64::from(limit));
+        let next = page.limit.map(|limit| page.after + u64::from(limit));
         let skipped = [("joins".to_owned(), 3)].into();
         Ok(DiffReport { counts: counts(), skipped, shapes: vec![shape], next })
     }

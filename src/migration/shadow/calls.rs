@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use futures::FutureExt;
 
 use super::Shadower;
-use super::view::{DiffPage, DiffReport, SetShadow, ShadowCounts, ShadowView};
-use crate::migration::control::{ControlError, Refusal};
+use super::view::{DiffReport, SetShadow, ShadowCounts, ShadowView};
+use crate::migration::control::{ControlError, Part, Refusal};
 use crate::migration::engine::{Engine, Environment, unavailable};
 use crate::migration::running::Running;
 use crate::policy::shadow::eligible::Reason;
@@ -125,7 +125,7 @@ impl Engine {
     pub(in crate::migration) async fn diff_report(
         &self,
         running: &Running,
-        page: DiffPage,
+        page: Part,
     ) -> Result<DiffReport, ControlError> {
         if page.limit.is_some_and(|limit| !(1..=MOST_ON_A_PAGE).contains(&limit)) {
             let detail = format!("limit must be a whole number from 1 to {MOST_ON_A_PAGE}");
@@ -136,7 +136,7 @@ impl Engine {
             running.shadow.load(state).await.map_err(|error| unavailable(error.to_string()))?;
         }
         let all = running.shadow.list();
-        let offset = usize::try_from(page.offset).unwrap_or(usize::MAX).min(all.len());
+        let offset = usize::try_from(page.after).unwrap_or(usize::MAX).min(all.len());
         let end = all.len().min(offset + usize::from(page.limit.unwrap_or(PAGE)));
         let active = running.active.lock().clone();
         let skipped = Reason::ALL.into_iter().filter_map(|reason| {

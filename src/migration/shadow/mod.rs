@@ -15,7 +15,7 @@ mod view;
 pub use reports::Reports;
 pub use table::csv;
 pub use view::{
-    DiffPage, DiffReport, Example, ExampleField, LatencyView, SetShadow, ShadowCounts, ShadowView, ShapeDiff,
+    DiffReport, Example, ExampleField, LatencyView, SetShadow, ShadowCounts, ShadowView, ShapeDiff,
 };
 
 use std::sync::Arc;
@@ -35,14 +35,15 @@ use crate::model::namespace::Namespace;
 use crate::model::side::PerSide;
 use crate::policy::shadow::answer::{Answer, Comparison, compare};
 use crate::policy::shadow::eligible::{Eligible, Reason, decide, is_passing, whole_answer};
+use crate::policy::shape::Asked;
 use crate::state::shadow::{Job, Shadow};
 
 /// Connections of shadow reads to each server.
 pub const CONNECTIONS: usize = 4;
 /// First looks at once.
-const LOOKS: usize = 2;
+const LOOKS: usize = 4;
 /// Differences that are looked at again at once.
-const SETTLING: usize = 2;
+const SETTLING: usize = 8;
 /// A read that has waited longer tells little about the moment that it was served at.
 const STALE: Duration = Duration::from_secs(5);
 /// How often what was found is stored.
@@ -183,11 +184,6 @@ fn namespace(database: &str, body: &RawDocument) -> Option<Namespace> {
 
 /// What a read has in common with others that differ in their values alone.
 fn shape_of(read: &Read) -> (String, String) {
-    let mut text = format!("{} {}", read.namespace.as_str(), read.name);
-    for (name, value) in read.body.iter().flatten().skip(1) {
-        if matches!(name.as_str(), "filter" | "query" | "sort" | "pipeline" | "key" | "projection") {
-            text.push_str(&format!(" {}: {:?}", name.as_str(), value.element_type()));
-        }
-    }
-    (format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes())), text)
+    let asked = Asked { namespace: read.namespace.as_str(), body: &read.body, statements: None };
+    (format!("{:016x}", asked.hash()), asked.text())
 }

@@ -86,7 +86,7 @@ impl Shadower {
         let first = documents(&reply.body, "firstBatch")?;
         let rest =
             Cursor { cluster, namespace: &read.namespace, id: cursor_id(&reply.body), at: reply.server };
-        rest.to_its_end(first, || deadline.saturating_sub(self.context.clock.now())).await
+        rest.read_on(first, || deadline.saturating_sub(self.context.clock.now())).await
     }
 }
 
@@ -108,7 +108,7 @@ struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    async fn to_its_end(
+    async fn read_on(
         mut self,
         mut all: Vec<RawDocumentBuf>,
         left: impl Fn() -> Duration,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::reading::Read;
 use super::view::{Example, ExampleField, LatencyView};
 use crate::model::side::{PerSide, Side};
+use crate::policy::latency::{Measured, bucket};
 use crate::policy::shadow::answer::{Difference, Kind};
 use crate::policy::shadow::fields::{FieldDifference, FieldKind};
 
@@ -40,23 +41,17 @@ pub(super) enum Ended {
     Failed,
 }
 
-/// Times of reads, each in the class of its length.
+/// Times of reads, counted by `policy::latency`'s buckets; those at the end that count nothing are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Latencies(Vec<i64>);
 
-/// The first class ends here; each further one is longer by the square root of two.
-const FIRST_CLASS_MICROS: f64 = 64.0;
-const CLASSES: usize = 48;
-
 impl Latencies {
     fn add(&mut self, took: Duration) {
-        let doublings = (took.as_secs_f64() * 1e6 / FIRST_CLASS_MICROS).log2() * 2.0;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let class = doublings.ceil().clamp(0.0, (CLASSES - 1) as f64) as usize;
-        if self.0.len() <= class {
-            self.0.resize(class + 1, 0);
+        let bucket = bucket(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        if self.0.len() <= bucket {
+            self.0.resize(bucket + 1, 0);
         }
-        self.0[class] += 1;
+        self.0[bucket] += 1;
     }
 
     fn merge(&mut self, others: &Self) {
@@ -66,24 +61,16 @@ impl Latencies {
         self.0.iter_mut().zip(&others.0).for_each(|(count, more)| *count += more);
     }
 
-    /// The end of the class that holds this part of all, in milliseconds.
-    fn quantile(&self, part: f64) -> Option<f64> {
-        let all: i64 = self.0.iter().sum();
-        let mut left = all as f64 * part;
-        let class = self.0.iter().position(|count| {
-            left -= *count as f64;
-            left <= 0.0
-        });
-        let class = class.filter(|_| all > 0)?;
-        Some((FIRST_CLASS_MICROS * 2f64.powf(class as f64 / 2.0)).round() / 1000.0)
-    }
-
     pub(super) fn view(&self) -> LatencyView {
+        let mut measured = Measured::default();
+        for (count, stored) in measured.counts.iter_mut().zip(&self.0) {
+            *count = stored.unsigned_abs();
+        }
         LatencyView {
             samples: self.0.iter().sum(),
-            p50_ms: self.quantile(0.5),
-            p95_ms: self.quantile(0.95),
-            p99_ms: self.quantile(0.99),
+            p50_ms: measured.quantile_ms(0.5),
+            p95_ms: measured.quantile_ms(0.95),
+            p99_ms: measured.quantile_ms(0.99),
         }
     }
 }

@@ -149,15 +149,6 @@ pub struct DiffReport {
     pub skipped: BTreeMap<String, u64>,
     /// By shape; those with most differences come first.
     pub shapes: Vec<ShapeDiff>,
-    /// `offset` of the next page; null when there is none.
+    /// `after` of the next page; null when there is none.
     pub next: Option<u64>,
-}
-
-/// Which part of the shapes is asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DiffPage {
-    /// Shapes to leave out at the beginning.
-    pub offset: u64,
-    /// At most so many; 100 without it.
-    pub limit: Option<u16>,
 }

@@ -12,7 +12,10 @@ fn sorted(sort: &RawDocument, cut: bool) -> Terms {
     Terms { sort: Some(Sort::of(sort).unwrap()), cut, rounds: false }
 }
 
-fn found(comparison: Comparison) -> Vec<(Kind, Option<String>, Vec<(String, FieldKind)>)> {
+/// A kind, the `_id`, and where.
+type Told = (Kind, Option<String>, Vec<(String, FieldKind)>);
+
+fn found(comparison: Comparison) -> Vec<Told> {
     let Comparison::Different(all) = comparison else { panic!("{comparison:?}") };
     let one = |one: Difference| {
         let fields = one.fields.into_iter().map(|field| (field.path, field.kind)).collect();
@@ -179,10 +182,10 @@ proptest! {
     }
 
     #[test]
-    fn as_many_are_told_as_were_planted(count in 1..20_usize, planted in 0..3_u8, at in any::<prop::sample::Index>()) {
-        let all: Vec<Document> = (0..count).map(|id| doc! { "_id": id as i64, "v": 1 }).collect();
+    fn as_many_are_told_as_were_planted(count in 1..20_u8, planted in 0..3_u8, at in any::<prop::sample::Index>()) {
+        let all: Vec<Document> = (0..count).map(|id| doc! { "_id": i32::from(id), "v": 1 }).collect();
         let mut other = all.clone();
-        let at = at.index(count);
+        let at = at.index(usize::from(count));
         let kind = match planted {
             0 => { other.remove(at); Kind::Missing }
             1 => { other.insert(at, doc! { "_id": "new" }); Kind::Extra }

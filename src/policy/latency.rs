@@ -1,0 +1,152 @@
+//! Latencies in buckets: from 16 microseconds to about a minute, four to an octave, and what they say.
+
+/// Buckets to an octave; a bucket is 19 % wide.
+const TO_AN_OCTAVE: usize = 4;
+/// The first bucket ends at this power of two, in microseconds.
+const LOWEST: u32 = 4;
+const HIGHEST: u32 = 26;
+/// Buckets there are; the last one holds whatever took longer.
+pub const BUCKETS: usize = (HIGHEST - LOWEST) as usize * TO_AN_OCTAVE + 2;
+
+/// The bucket of a latency.
+#[must_use]
+pub fn bucket(micros: u64) -> usize {
+    if micros < 1 << LOWEST {
+        return 0;
+    }
+    let power = micros.ilog2();
+    if power >= HIGHEST {
+        return BUCKETS - 1;
+    }
+    // The two bits below the highest one.
+    let quarter = (micros >> (power - 2)) & 3;
+    #[expect(clippy::cast_possible_truncation, reason = "0 to 3")]
+    let quarter = quarter as usize;
+    1 + (power - LOWEST) as usize * TO_AN_OCTAVE + quarter
+}
+
+/// Where a bucket begins, in microseconds.
+#[must_use]
+pub fn begin(bucket: usize) -> f64 {
+    let Some(above) = bucket.checked_sub(1) else { return 0.0 };
+    let (power, quarter) = (above / TO_AN_OCTAVE, above % TO_AN_OCTAVE);
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    let begin = (1_u64 << (power + LOWEST as usize)) as f64 * (1.0 + quarter as f64 / 4.0);
+    begin
+}
+
+/// What was measured in some time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// How many took how long; those that failed are not among them.
+    pub counts: [u64; BUCKETS],
+    /// Operations that failed in a way that speaks about the cluster.
+    pub errors: u64,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        Self { counts: [0; BUCKETS], errors: 0 }
+    }
+}
+
+impl Measured {
+    /// Operations that did not fail.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The share of those that failed; `None` without any.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn error_rate(&self) -> Option<f64> {
+        let all = self.samples() + self.errors;
+        (all > 0).then(|| self.errors as f64 / all as f64)
+    }
+
+    /// Milliseconds that the `share` of all took at most, within the width of a bucket; `None` without samples.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn quantile_ms(&self, share: f64) -> Option<f64> {
+        let wanted = self.samples() as f64 * share;
+        let mut below = 0.0;
+        for (bucket, count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let count = *count as f64;
+            if below + count >= wanted {
+                let end = begin((bucket + 1).min(BUCKETS - 1));
+                let (from, width) = (begin(bucket), end - begin(bucket));
+                return Some((from + width * ((wanted - below) / count)) / 1000.0);
+            }
+            below += count;
+        }
+        None
+    }
+
+    /// Adds what was measured elsewhere or at another time.
+    pub fn add(&mut self, other: &Self) {
+        self.errors += other.errors;
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+    }
+}
+
+/// Codes with which a server says that it is not there, not fit, or not in time, among those above 10,000, which
+/// otherwise tell what is wrong with an expression.
+const ABOUT_THE_CLUSTER: [i32; 8] = [10107, 11600, 11602, 13388, 13435, 13436, 14031, 17280];
+
+/// Codes that tell what is wrong with a command, its data or its sender, wherever it is sent.
+const ABOUT_THE_COMMAND: [i32; 44] = [
+    2, 3, 4, 5, 9, 10, 14, 15, 16, 17, 18, 19, 20, 22, 26, 27, 28, 31, 40, 43, 48, 52, 53, 54, 55, 56, 57,
+    59, 66, 67, 68, 72, 73, 85, 86, 93, 112, 115, 121, 165, 166, 168, 225, 251,
+];
+
+/// Whether an error with this code speaks about the cluster that gave it. What is not known does.
+#[must_use]
+pub fn is_about_the_cluster(code: i32) -> bool {
+    if code >= 10_000 { ABOUT_THE_CLUSTER.contains(&code) } else { !ABOUT_THE_COMMAND.contains(&code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn errors_of_the_data_do_not_speak_about_the_cluster() {
+        for code in [11000, 11001, 121, 2, 112, 16410, 40415] {
+            assert!(!is_about_the_cluster(code), "{code}");
+        }
+        for code in [0, 1, 6, 13, 50, 64, 89, 91, 262, 10107, 11600, 189, 9001] {
+            assert!(is_about_the_cluster(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn quantiles_are_right_within_a_bucket() {
+        let mut measured = Measured::default();
+        assert_eq!(measured.quantile_ms(0.99), None);
+        assert_eq!(measured.error_rate(), None);
+        for micros in (100..=10_000).step_by(100) {
+            measured.counts[bucket(micros)] += 1;
+        }
+        for (share, expected) in [(0.5, 5.0), (0.95, 9.5), (0.99, 9.9)] {
+            let found = measured.quantile_ms(share).unwrap();
+            assert!((found / expected - 1.0).abs() < 0.2, "{share}: {found} for {expected}");
+        }
+        measured.errors = 100;
+        assert_eq!(measured.error_rate(), Some(0.5));
+    }
+
+    proptest! {
+        #[test]
+        fn every_latency_lies_in_its_bucket(micros in 0_u64..1 << 30) {
+            let bucket = bucket(micros);
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let micros = micros as f64;
+            prop_assert!(begin(bucket) <= micros);
+            prop_assert!(bucket == BUCKETS - 1 || micros < begin(bucket + 1));
+        }
+    }
+}

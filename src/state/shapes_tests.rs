@@ -1,0 +1,65 @@
+use super::*;
+use bson::rawdoc;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn note(
+    shapes: &Shapes,
+    field: &str,
+    side: Side,
+    took: Duration,
+    failed: bool,
+    now: Duration,
+) -> Arc<Watched> {
+    let mut filter = bson::RawDocumentBuf::new();
+    filter.append(bson::raw::CString::try_from(field).unwrap(), 1);
+    let body = rawdoc! { "find": "c", "filter": filter };
+    let asked = Asked { namespace: "d.c", body: &body, statements: None };
+    shapes.record(&asked, side, took, failed, now);
+    shapes.of(&asked)
+}
+
+#[test]
+fn each_side_is_measured_by_itself_and_windows_slide() {
+    let shapes = Shapes::default();
+    let at = Duration::from_secs;
+    let watched = note(&shapes, "a", Side::Old, 10 * MS, false, at(100));
+    note(&shapes, "a", Side::New, 40 * MS, false, at(100));
+    note(&shapes, "a", Side::New, 40 * MS, true, at(115));
+    let window = |side, now, span| watched.window(side, at(now), at(span));
+    assert_eq!(window(Side::Old, 115, 60).samples(), 1);
+    assert_eq!(window(Side::New, 115, 60).error_rate(), Some(0.5));
+    assert_eq!(window(Side::New, 115, 10).error_rate(), Some(1.0));
+    assert!(window(Side::New, 115, 60).quantile_ms(0.5).unwrap() > 30.0);
+    assert_eq!(window(Side::New, 100 + 400, 300), Measured::default());
+    // The same slot of the ring, five minutes later.
+    note(&shapes, "a", Side::Old, MS, false, at(400));
+    assert_eq!(window(Side::Old, 400, 300).samples(), 1);
+    assert_eq!(watched.total(Side::Old), (2, 0));
+    assert_eq!(watched.total(Side::New), (2, 1));
+}
+
+#[test]
+fn a_full_table_takes_the_rest_together() {
+    let shapes = Shapes::default();
+    for index in 0..MOST_SHAPES + 10 {
+        note(&shapes, &format!("f{index}"), Side::Old, MS, false, MS);
+    }
+    assert_eq!(shapes.all().len(), MOST_SHAPES + 1);
+    assert_eq!(shapes.not_told_apart(), 10);
+    assert_eq!(shapes.all().last().map(|other| other.hash), Some(OTHER));
+}
+
+#[test]
+fn baselines_survive_a_restart() {
+    let (before, after) = (Shapes::default(), Shapes::default());
+    let watched = note(&before, "a", Side::Old, 10 * MS, false, MS);
+    assert_eq!(watched.baseline(), None);
+    before.note_baselines(MS);
+    let kept = watched.baseline().unwrap();
+    assert_eq!(kept.samples, 1);
+    after.learn(&before.baselines());
+    let found = note(&after, "a", Side::Old, 500 * MS, false, MS);
+    assert_eq!(found.baseline(), Some(kept));
+    assert_eq!(after.all().len(), 1);
+}
