@@ -190,6 +190,7 @@ async fn lists_are_tables() {
     );
     assert!(diffs.contains("skipped 3: joins") && diffs.contains("More: --after 1"), "{diffs}");
     assert!(fixture.says("diffs orders --csv").await.starts_with("shape,namespace,"));
+    assert!(fixture.says("diffs orders --html").await.starts_with("<!doctype html>"));
     assert_eq!(
         fixture.says("shadow orders 2.5 --show-values").await,
         "2.5 % of the reads also run on the other cluster; examples show values\n"

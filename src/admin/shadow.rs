@@ -10,7 +10,7 @@ use super::Shared;
 use super::extract::{Answer, Body, Change, Named};
 use super::problem::Problem;
 use crate::migration::control::{DiffReport, Part, SetShadow, ShadowView};
-use crate::migration::shadow::csv;
+use crate::migration::shadow::{csv, html};
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
@@ -30,7 +30,7 @@ pub(super) async fn set_shadow(change: Change, Body(asked): Body<SetShadow>) -> 
     params(
         ("after" = Option<u64>, Query, description = "Leave out so many shapes: next of the page before"),
         ("limit" = Option<u16>, Query, description = "At most so many shapes, 1 to 1000; 100 by default"),
-        ("format" = Option<String>, Query, description = "json (default), or csv: the shapes as a table"),
+        ("format" = Option<String>, Query, description = "json (default); csv: the shapes as a table; html: a page that needs nothing else"),
     ),
     responses((status = 200, description = "As it is now", body = DiffReport)))]
 pub(super) async fn diffs(RawQuery(query): RawQuery, named: Named) -> Answer<Response> {
@@ -42,6 +42,10 @@ pub(super) async fn diffs(RawQuery(query): RawQuery, named: Named) -> Answer<Res
             let kind = HeaderValue::from_static("text/csv; charset=utf-8");
             ([(header::CONTENT_TYPE, kind)], csv(&report.shapes)).into_response()
         }
+        Format::Html => {
+            let kind = HeaderValue::from_static("text/html; charset=utf-8");
+            ([(header::CONTENT_TYPE, kind)], html(&named.name, &report)).into_response()
+        }
     })
 }
 
@@ -49,6 +53,7 @@ pub(super) async fn diffs(RawQuery(query): RawQuery, named: Named) -> Answer<Res
 enum Format {
     Json,
     Csv,
+    Html,
 }
 
 fn asked(query: &str) -> Result<(Part, Format), Box<Problem>> {
@@ -67,7 +72,8 @@ fn asked(query: &str) -> Result<(Part, Format), Box<Problem>> {
             }
             ("format", "json") => format = Format::Json,
             ("format", "csv") => format = Format::Csv,
-            ("format", _) => return Err(bad("format must be json or csv")),
+            ("format", "html") => format = Format::Html,
+            ("format", _) => return Err(bad("format must be json, csv or html")),
             (name, _) => {
                 return Err(bad(&format!("there is no parameter {name}; use after, limit and format")));
             }

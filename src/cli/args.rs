@@ -189,6 +189,9 @@ pub(super) enum Action {
         /// As a table of comma-separated values
         #[arg(long)]
         csv: bool,
+        /// As a page of HTML that needs nothing else
+        #[arg(long, conflicts_with = "csv")]
+        html: bool,
     },
     /// What is asked, by shape, with the latency of both clusters side by side
     Shapes {

@@ -81,12 +81,10 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             let asked = json!(SetShadow { percent, show_values, reset });
             session.show(Method::PUT, &path(&name, "shadow"), Some(asked), shadow::switched).await.map(drop)
         }
-        Action::Diffs { name, after, limit, csv } => session.diffs(&name, after, limit, csv).await,
-        Action::Shapes { name, after, limit } => {
-            let limit = limit.map_or(String::new(), |limit| format!("&limit={limit}"));
-            let path = format!("{}?after={after}{limit}", path(&name, "shapes"));
-            session.look(&path, shapes::shapes).await
+        Action::Diffs { name, after, limit, csv, html } => {
+            session.diffs(&name, after, limit, format_of(csv, html)).await
         }
+        Action::Shapes { name, after, limit } => session.shapes(&name, after, limit).await,
         Action::Bypass { name, before, limit } => {
             session.look(&page_of(&name, "bypass-writes", before, limit), show::bypass).await
         }
@@ -99,6 +97,10 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             session.look(&page_of(&name, "events", before, limit), show::events).await
         }
     }
+}
+
+fn format_of(csv: bool, html: bool) -> Option<&'static str> {
+    if html { Some("html") } else { csv.then_some("csv") }
 }
 
 /// Puts what an option says of some namespaces where it belongs.
@@ -154,21 +156,28 @@ impl Session {
         Err(Failure::Problem(Box::new(problem)))
     }
 
+    /// What is asked, by shape.
+    async fn shapes(&self, name: &str, after: u64, limit: Option<u16>) -> Result<(), Failure> {
+        let limit = limit.map(|limit| format!("limit={limit}"));
+        let path = with_query(path(name, "shapes"), [Some(format!("after={after}")), limit]);
+        self.look(&path, shapes::shapes).await
+    }
+
     /// What shadow reads have found.
     async fn diffs(
         &self,
         name: &str,
         after: Option<u64>,
         limit: Option<u16>,
-        csv: bool,
+        format: Option<&str>,
     ) -> Result<(), Failure> {
         let parts = [
             after.map(|n| format!("after={n}")),
             limit.map(|n| format!("limit={n}")),
-            csv.then(|| "format=csv".to_owned()),
+            format.map(|format| format!("format={format}")),
         ];
         let path = with_query(path(name, "diffs"), parts);
-        if csv {
+        if format.is_some() {
             output::text(self.text(&path).await?.trim_end());
             return Ok(());
         }

@@ -5,6 +5,7 @@
 //! own, and all limits are counted.
 
 mod calls;
+mod page;
 mod reading;
 mod report;
 mod reports;
@@ -12,6 +13,7 @@ mod settling;
 mod table;
 mod view;
 
+pub use page::html;
 pub use reports::Reports;
 pub use table::csv;
 pub use view::{
