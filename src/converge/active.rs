@@ -19,7 +19,7 @@ use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::process_writes::ProcessWrites;
-use crate::state::shadow::Shadow;
+use crate::state::shadowing::Shadow;
 use crate::state::shapes::Shapes;
 use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;

@@ -9,7 +9,7 @@ use super::operation::Operation;
 use super::pipeline::Router;
 use crate::model::side::Side;
 use crate::policy::classify::Class;
-use crate::state::shadow::{Served, Shadow};
+use crate::state::shadowing::{Served, Shadow};
 use crate::state::table::MigrationRoute;
 use crate::wire::op_msg::OpMsg;
 

@@ -38,7 +38,7 @@ use crate::model::side::PerSide;
 use crate::policy::shadow::answer::{Answer, Comparison, compare};
 use crate::policy::shadow::eligible::{Eligible, Reason, decide, is_passing, whole_answer};
 use crate::policy::shape::Asked;
-use crate::state::shadow::{Job, Shadow};
+use crate::state::shadowing::{Job, Shadow};
 
 /// Connections of shadow reads to each server.
 pub const CONNECTIONS: usize = 4;

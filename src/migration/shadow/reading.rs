@@ -12,7 +12,7 @@ use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::policy::shadow::answer::Answer;
 use crate::policy::shadow::eligible::{again, batch, is_passing, whole_answer};
-use crate::state::shadow::Job;
+use crate::state::shadowing::Job;
 
 /// Bytes of documents that are read of one cursor.
 const MOST_BYTES: usize = 16 << 20;
