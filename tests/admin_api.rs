@@ -124,6 +124,13 @@ async fn every_step_reaches_the_engine() {
             Some(json!({"reason": "x", "up_to": 5})),
             "acknowledge-bypass orders Some(5) x",
         ),
+        ("PUT", "shadow", Some(json!({"percent": 2.5})), "shadow orders 2.5 %"),
+        (
+            "PUT",
+            "shadow",
+            Some(json!({"percent": 1, "show_values": true, "reset": true})),
+            "shadow orders 1 %, with values, forgetting what was found",
+        ),
         ("POST", "complete", None, "complete false None orders"),
         ("POST", "complete", Some(json!({"force": true, "reason": "x"})), "complete true Some(\"x\") orders"),
         ("POST", "abort", None, "abort orders"),
@@ -148,6 +155,10 @@ async fn insight_is_given() {
         ("bypass-writes", "/writes/0/number", json!(5)),
         ("bypass-writes?before=3&limit=10", "/writes/0/number", json!(2)),
         ("events", "/events/0/who", json!("ann")),
+        ("progress", "/shadow_differences", json!(1)),
+        ("diffs", "/shapes/0/differences/type", json!(1)),
+        ("diffs?after=3&limit=10", "/next", json!(13)),
+        ("diffs?format=json", "/shadow_compared", json!(10)),
     ] {
         let answer = api.send("GET", &format!("/v1/migrations/orders/{resource}"), None, &[]).await;
         assert_eq!(json(&answer).pointer(pointer), Some(&expected), "{resource}");
@@ -169,6 +180,26 @@ async fn a_page_of_a_list_is_asked_for_by_known_parameters() {
             assert!(problem["detail"].as_str().unwrap().contains(named), "{problem}");
         }
     }
+}
+
+#[tokio::test]
+async fn differences_come_as_a_table_and_a_page_too() {
+    let api = Api::with_orders().await;
+    let answer = api.send("GET", "/v1/migrations/orders/diffs?format=csv", None, &[]).await;
+    assert_eq!(header(&answer, "content-type"), "text/csv; charset=utf-8");
+    let table = String::from_utf8(answer.body.to_vec()).unwrap();
+    assert!(table.starts_with("shape,namespace,command,query,runs,"), "{table}");
+    assert!(table.contains("\n00000000000000ab,shop.orders,find,\"{\"\"a\"\": 1}\",10,8,"), "{table}");
+    let page = api.send("GET", "/v1/migrations/orders/diffs?format=html", None, &[]).await;
+    assert_eq!(header(&page, "content-type"), "text/html; charset=utf-8");
+    let (page, path) = (String::from_utf8(page.body.to_vec()).unwrap(), "tests/data/diffs.html");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &page).unwrap();
+    }
+    assert!(page == std::fs::read_to_string(path).unwrap_or_default(), "{path} is not in step");
+    let (status, problem) = api.problem("GET", "/v1/migrations/orders/diffs?format=xml", "", &[]).await;
+    assert_eq!((status, &problem["code"]), (400, &json!("invalid-query")));
+    assert!(problem["detail"].as_str().unwrap().contains("format"), "{problem}");
 }
 
 #[tokio::test]

@@ -137,6 +137,8 @@ orders: created
   throttle  none
   violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all
+  shadow    2.5 % of reads; 10 compared, 1 differ for good, 1 differed for a moment; 2 nondeterministic, 0 unsettled, \
+0 failed, 4 dropped, 3 skipped
   verified  verified: 10 of 10 documents compared, no difference
   checked   no part by itself
   cut-over  not yet
@@ -186,6 +188,19 @@ async fn lists_are_tables() {
     assert_eq!(
         fixture.says("acknowledge-bypass orders --reason known --up-to 5").await,
         "acknowledged 2 writes to old, up to number 5, the last shop.orders, _id 1\n"
+    );
+    let diffs = fixture.says("diffs orders --limit 1").await;
+    assert!(diffs.contains("1.0,2.0,4.0 / 1.0,2.0,4.0  {\"a\": 1}"), "{diffs}");
+    assert!(
+        diffs.contains("changed _id 1 (served by old)\n    address.zip type: old Int32, new String"),
+        "{diffs}"
+    );
+    assert!(diffs.contains("skipped 3: joins") && diffs.contains("More: --after 1"), "{diffs}");
+    assert!(fixture.says("diffs orders --csv").await.starts_with("shape,namespace,"));
+    assert!(fixture.says("diffs orders --html").await.starts_with("<!doctype html>"));
+    assert_eq!(
+        fixture.says("shadow orders 2.5 --show-values").await,
+        "2.5 % of the reads also run on the other cluster; examples show values\n"
     );
     assert!(fixture.says("events orders").await.ends_with("ann  start  created -> copying  ok\n"));
     assert!(fixture.says("events orders --before 40 --limit 2").await.ends_with("More: --before 42\n"));

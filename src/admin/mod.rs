@@ -14,6 +14,7 @@ mod openapi;
 mod page;
 mod plan;
 mod problem;
+mod shadow;
 mod shapes;
 mod traffic;
 mod verification;
@@ -57,6 +58,7 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(insight::routes())
         .merge(bypass::routes())
         .merge(verification::routes())
+        .merge(shadow::routes())
         .merge(shapes::routes())
         .merge(plan::routes())
         .layer(from_fn(guard::same_origin))

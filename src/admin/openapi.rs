@@ -7,7 +7,7 @@ use utoipa::openapi::{
 use utoipa::{Modify, OpenApi};
 
 use super::problem::Problem;
-use super::{bypass, health, insight, lifecycle, migrations, plan, shapes, traffic, verification};
+use super::{bypass, health, insight, lifecycle, migrations, plan, shadow, shapes, traffic, verification};
 
 /// The description as served at `/openapi.json`.
 #[must_use]
@@ -52,6 +52,8 @@ pub fn document() -> Document {
         shapes::shapes,
         bypass::bypass_writes,
         bypass::acknowledge,
+        shadow::set_shadow,
+        shadow::diffs,
         health::healthz,
         health::readyz,
         health::metrics,

@@ -12,6 +12,7 @@ use crate::cluster::command::SharedCluster;
 use crate::cluster::{Cluster, Pools, Settings as ClusterSettings};
 use crate::converge::active::Registry;
 use crate::migration::engine::{Engine, Environment, Open, Opened, Settings};
+use crate::migration::shadow;
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
 use crate::router::entry::{Gate, MOST_HELD};
@@ -68,6 +69,13 @@ impl ControlPlane {
             let cluster = shared.get(side).clone()?;
             Some(Arc::new(Records::new(cluster, clock.clone(), Uuid::new_v4(), RECORD_LIMIT)))
         });
+        let shadow = match clusters {
+            [Some(old), Some(new)] => {
+                let own = |cluster: &Arc<Cluster>| cluster.pools(shadow::CONNECTIONS) as SharedCluster;
+                Some(PerSide { old: own(old), new: own(new) })
+            }
+            _ => None,
+        };
         let clusters = match shared {
             PerSide { old: Some(old), new: Some(new) } => Some(PerSide { old, new }),
             _ => None,
@@ -83,6 +91,7 @@ impl ControlPlane {
         let engine = Engine::new(Environment {
             holder: holder.to_owned(),
             clusters,
+            shadow,
             open,
             settings,
             clock,

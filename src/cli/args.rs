@@ -180,6 +180,34 @@ pub(super) enum Action {
     Conflicts { name: String },
     /// Differences that verifications found
     Mismatches { name: String },
+    /// Set which share of the reads also runs on the other cluster, to be compared; 0 switches it off
+    Shadow {
+        name: String,
+        /// 0 to 100, in steps of 0.1
+        percent: f64,
+        /// Examples of differences show values of documents
+        #[arg(long)]
+        show_values: bool,
+        /// Forget what was found so far
+        #[arg(long)]
+        reset: bool,
+    },
+    /// What shadow reads have found, by query shape
+    Diffs {
+        name: String,
+        /// Leave out so many shapes
+        #[arg(long, value_name = "N")]
+        after: Option<u64>,
+        /// At most so many shapes
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
+        /// As a table of comma-separated values
+        #[arg(long)]
+        csv: bool,
+        /// As a page of HTML that needs nothing else
+        #[arg(long, conflicts_with = "csv")]
+        html: bool,
+    },
     /// What is asked, by shape, with the latency of both clusters side by side
     Shapes {
         name: String,

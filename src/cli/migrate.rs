@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use super::args::{Action, Migrate};
 use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
-use super::{output, ramp, shapes, show, watch};
+use super::{output, ramp, shadow, shapes, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
-    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, Throttle, Verify,
+    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, SetShadow, Throttle, Verify,
 };
+use crate::policy::shard_key::ShardKey;
+use crate::policy::zones::Zone;
 
 /// A client that knows how to show answers.
 pub(super) struct Session {
@@ -25,12 +27,7 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
     let session = Session { client: client(&args)?, json: args.json };
     match args.action {
         Action::Create { name, namespaces, shard_keys, initial_chunks, zones } => {
-            let mut namespaces: Vec<_> = namespaces.into_iter().map(NamespaceSpec::plain).collect();
-            set(&mut namespaces, "--shard-key", shard_keys, |spec, key| spec.shard_key = Some(key))?;
-            set(&mut namespaces, "--initial-chunks", initial_chunks, |spec, n| {
-                spec.initial_chunks = Some(n)
-            })?;
-            set(&mut namespaces, "--zone", zones, |spec, zone| spec.zones.push(zone))?;
+            let namespaces = specs(namespaces, shard_keys, initial_chunks, zones)?;
             let new = json!(NewMigration { name, namespaces });
             session.show(Method::POST, "/v1/migrations", Some(new), show::view).await.map(drop)
         }
@@ -83,11 +80,14 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         }
         Action::Conflicts { name } => session.look(&path(&name, "conflicts"), show::conflicts).await,
         Action::Mismatches { name } => session.look(&path(&name, "mismatches"), show::mismatches).await,
-        Action::Shapes { name, after, limit } => {
-            let limit = limit.map_or(String::new(), |limit| format!("&limit={limit}"));
-            let path = format!("{}?after={after}{limit}", path(&name, "shapes"));
-            session.look(&path, shapes::shapes).await
+        Action::Shadow { name, percent, show_values, reset } => {
+            let asked = json!(SetShadow { percent, show_values, reset });
+            session.show(Method::PUT, &path(&name, "shadow"), Some(asked), shadow::switched).await.map(drop)
         }
+        Action::Diffs { name, after, limit, csv, html } => {
+            session.diffs(&name, after, limit, format_of(csv, html)).await
+        }
+        Action::Shapes { name, after, limit } => session.shapes(&name, after, limit).await,
         Action::Bypass { name, before, limit } => {
             session.look(&page_of(&name, "bypass-writes", before, limit), show::bypass).await
         }
@@ -100,6 +100,24 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             session.look(&page_of(&name, "events", before, limit), show::events).await
         }
     }
+}
+
+fn format_of(csv: bool, html: bool) -> Option<&'static str> {
+    if html { Some("html") } else { csv.then_some("csv") }
+}
+
+/// What moves, with all that is said of it.
+fn specs(
+    namespaces: Vec<String>,
+    shard_keys: Vec<(String, ShardKey)>,
+    initial_chunks: Vec<(String, u32)>,
+    zones: Vec<(String, Zone)>,
+) -> Result<Vec<NamespaceSpec>, Failure> {
+    let mut namespaces: Vec<_> = namespaces.into_iter().map(NamespaceSpec::plain).collect();
+    set(&mut namespaces, "--shard-key", shard_keys, |spec, key| spec.shard_key = Some(key))?;
+    set(&mut namespaces, "--initial-chunks", initial_chunks, |spec, n| spec.initial_chunks = Some(n))?;
+    set(&mut namespaces, "--zone", zones, |spec, zone| spec.zones.push(zone))?;
+    Ok(namespaces)
 }
 
 /// Puts what an option says of some namespaces where it belongs.
@@ -125,9 +143,11 @@ pub(super) fn path(name: &str, resource: &str) -> String {
 
 /// The path of one page of a list.
 pub(super) fn page_of(name: &str, list: &str, before: Option<i64>, limit: Option<u16>) -> String {
-    let (before, limit) = (before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}")));
-    let query: Vec<String> = before.into_iter().chain(limit).collect();
-    let path = path(name, list);
+    with_query(path(name, list), [before.map(|n| format!("before={n}")), limit.map(|n| format!("limit={n}"))])
+}
+
+fn with_query<const N: usize>(path: String, parts: [Option<String>; N]) -> String {
+    let query: Vec<String> = parts.into_iter().flatten().collect();
     if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) }
 }
 
@@ -157,6 +177,33 @@ impl Session {
         let answer = self.ask(Method::GET, path, None).await?;
         output::page(std::str::from_utf8(&answer).map_err(|_| stranger())?);
         Ok(())
+    }
+
+    /// What is asked, by shape.
+    async fn shapes(&self, name: &str, after: u64, limit: Option<u16>) -> Result<(), Failure> {
+        let limit = limit.map(|limit| format!("limit={limit}"));
+        let path = with_query(path(name, "shapes"), [Some(format!("after={after}")), limit]);
+        self.look(&path, shapes::shapes).await
+    }
+
+    /// What shadow reads have found.
+    async fn diffs(
+        &self,
+        name: &str,
+        after: Option<u64>,
+        limit: Option<u16>,
+        format: Option<&str>,
+    ) -> Result<(), Failure> {
+        let parts = [
+            after.map(|n| format!("after={n}")),
+            limit.map(|n| format!("limit={n}")),
+            format.map(|format| format!("format={format}")),
+        ];
+        let path = with_query(path(name, "diffs"), parts);
+        if format.is_some() {
+            return self.page(&path).await;
+        }
+        self.look(&path, shadow::diffs).await
     }
 
     /// One request whose answer is shown.

@@ -9,6 +9,7 @@ mod migrate;
 mod output;
 mod ramp;
 mod serve;
+mod shadow;
 mod shapes;
 mod show;
 mod watch;

@@ -19,7 +19,7 @@ use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::process_writes::ProcessWrites;
-use crate::state::shadow::PersistentDifferences;
+use crate::state::shadowing::Shadow;
 use crate::state::shapes::Shapes;
 use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;
@@ -48,12 +48,12 @@ pub struct Active {
     pub counters: Counters,
     /// What is asked, and how long each cluster takes.
     pub shapes: Shapes,
-    /// What shadow reads have found.
-    pub shadow_differences: PersistentDifferences,
     /// Where collections are told that come into being.
     pub newcomers: Arc<Newcomers>,
     /// History is being copied: nobody reads the mirror.
     pub copying: AtomicBool,
+    /// Where sampled reads go.
+    pub shadow: Arc<Shadow>,
 }
 
 /// What the data plane counts for a migration.
@@ -97,9 +97,9 @@ impl Active {
             expiry_changes: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             shapes: Shapes::default(),
-            shadow_differences: PersistentDifferences::default(),
             newcomers,
             copying: AtomicBool::new(false),
+            shadow: Arc::default(),
         }
     }
 
@@ -260,6 +260,8 @@ pub struct Registry {
     pub process: ProcessWrites,
     /// Changes of collections and indexes.
     pub ddl: Arc<Ddl>,
+    /// Reads of some migration are sampled: one look tells that there is nothing to do.
+    shadowing: AtomicBool,
     /// Its open transactions, once there is a data plane.
     pub transactions: OnceLock<Arc<dyn Transactions>>,
 }
@@ -269,6 +271,19 @@ impl Registry {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Active>> {
         self.active.load().get(name).cloned()
+    }
+
+    /// Whether reads of any migration are sampled.
+    #[must_use]
+    pub fn shadowing(&self) -> bool {
+        self.shadowing.load(Ordering::Relaxed)
+    }
+
+    /// Sets the share of `active`'s reads that are sampled, in tenths of a percent.
+    pub fn set_shadowing(&self, active: &Active, tenths: u32) {
+        active.shadow.set_tenths(tenths);
+        let any = tenths > 0 || self.active.load().values().any(|active| active.shadow.tenths() > 0);
+        self.shadowing.store(any, Ordering::Relaxed);
     }
 
     /// Adds or replaces one.

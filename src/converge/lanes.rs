@@ -3,6 +3,7 @@
 //! They make the first attempt of a mirror write succeed most of the time. No proof rests on them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -12,8 +13,15 @@ const STRIPES: usize = 4096;
 /// A command on more keys than this takes no lanes, and is not mirrored inline.
 pub const MOST_KEYS: usize = 64;
 
-/// Striped locks by key.
-pub struct Lanes(Vec<Arc<Mutex<()>>>);
+/// Striped locks by key, and how often a change stream has told of a key of each.
+pub struct Lanes {
+    locks: Vec<Arc<Mutex<()>>>,
+    touched: Vec<AtomicU64>,
+}
+
+/// How often each lane had been touched at some moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched(Vec<u64>);
 
 /// Lanes taken; given back when dropped.
 pub struct Taken {
@@ -22,23 +30,54 @@ pub struct Taken {
 
 impl Default for Lanes {
     fn default() -> Self {
-        Self((0..STRIPES).map(|_| Arc::default()).collect())
+        Self {
+            locks: (0..STRIPES).map(|_| Arc::default()).collect(),
+            touched: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 }
 
 impl Lanes {
     /// Takes the lanes of `keys` in ascending order, so that no two commands wait for each other.
     pub async fn take(&self, namespace: &str, keys: &[Key]) -> Taken {
-        let seed = xxhash_rust::xxh3::xxh3_64(namespace.as_bytes());
+        let seed = seed_of(namespace);
         let mut stripes: Vec<usize> = keys.iter().map(|key| stripe(seed, key)).collect();
         stripes.sort_unstable();
         stripes.dedup();
         let mut guards = Vec::with_capacity(stripes.len());
         for stripe in stripes {
-            guards.push(Arc::clone(&self.0[stripe]).lock_owned().await);
+            guards.push(Arc::clone(&self.locks[stripe]).lock_owned().await);
         }
         Taken { _guards: guards }
     }
+
+    /// Whether somebody writes `key`, or one that shares its lane. Nobody is kept waiting by the look.
+    #[must_use]
+    pub fn is_busy(&self, namespace: &str, key: &Key) -> bool {
+        self.locks[stripe(seed_of(namespace), key)].try_lock().is_err()
+    }
+
+    /// A change stream tells of a change of `key`.
+    pub fn touch(&self, namespace: &str, key: &Key) {
+        self.touched[stripe(seed_of(namespace), key)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often each lane has been touched by now.
+    #[must_use]
+    pub fn touched(&self) -> Touched {
+        Touched(self.touched.iter().map(|count| count.load(Ordering::Relaxed)).collect())
+    }
+
+    /// Whether no change of `key` was told of since `then`.
+    #[must_use]
+    pub fn rests(&self, namespace: &str, key: &Key, then: &Touched) -> bool {
+        let stripe = stripe(seed_of(namespace), key);
+        self.touched[stripe].load(Ordering::Relaxed) == then.0[stripe]
+    }
+}
+
+fn seed_of(namespace: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(namespace.as_bytes())
 }
 
 fn stripe(seed: u64, key: &Key) -> usize {

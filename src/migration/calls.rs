@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
-    DecisionList, EventList, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Plan,
-    PreflightReport, Progress, Ramp, RampView, Refusal, ShapeList, Steer, Throttle, Verification,
-    VerificationReport, Verify,
+    DecisionList, DiffReport, EventList, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Plan,
+    PreflightReport, Progress, Ramp, RampView, Refusal, SetShadow, ShadowView, ShapeList, Steer, Throttle,
+    Verification, VerificationReport, Verify,
 };
 use super::engine::{Engine, unavailable};
 use super::plan_calls::described;
@@ -368,6 +368,17 @@ impl Control for Engine {
         };
         self.note(by, &running, what, from, &made).await;
         made
+    }
+
+    async fn set_shadow(&self, by: &By, name: &str, asked: SetShadow) -> Result<ShadowView, ControlError> {
+        self.change(by, name, format!("shadow {asked}"), async |running| {
+            self.switch_shadow(running, asked).await
+        })
+        .await
+    }
+
+    async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport, ControlError> {
+        self.diff_report(&*self.running(name).await?, page).await
     }
 
     async fn audit(&self, name: &str, page: Page) -> Result<EventList, ControlError> {

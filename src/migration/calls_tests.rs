@@ -27,6 +27,7 @@ async fn engine() -> Arc<Engine> {
     let engine = Engine::new(Environment {
         holder: "test".to_owned(),
         clusters: None,
+        shadow: None,
         open: Arc::new(|_| async { Err("there is no cluster".to_owned()) }.boxed()),
         settings,
         clock: clock.clone(),

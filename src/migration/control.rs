@@ -13,6 +13,7 @@ pub use super::plan::{
     Verdict, Window,
 };
 pub use super::report::{Conclusion, Identities, VerificationReport};
+pub use super::shadow::{DiffReport, SetShadow, ShadowCounts, ShadowView};
 pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
 pub use super::verification::{Basis, ClusterTime, Compared, EqualUpTo, MOST_PARALLEL, Verification, Verify};
 pub use super::views::{
@@ -230,6 +231,10 @@ pub trait Control: Send + Sync {
         name: &str,
         asked: Acknowledge,
     ) -> Result<Acknowledged, ControlError>;
+    /// Sets which share of the reads also runs on the other cluster.
+    async fn set_shadow(&self, by: &By, name: &str, asked: SetShadow) -> Result<ShadowView, ControlError>;
+    /// What shadow reads have found, by query shape.
+    async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport, ControlError>;
     /// The audit, newest first, at most 1,000.
     async fn events(&self, name: &str) -> Result<Vec<AuditEvent>, ControlError> {
         Ok(self.audit(name, Page::default()).await?.events)

@@ -70,6 +70,8 @@ pub struct Environment {
     pub holder: String,
     /// Both clusters; `None` in a plain proxy.
     pub clusters: Option<PerSide<SharedCluster>>,
+    /// Connections of shadow reads, apart from all others; `None`: they share those of `clusters`.
+    pub shadow: Option<PerSide<SharedCluster>>,
     /// Opens more connections.
     pub open: Open,
     /// Times and limits.

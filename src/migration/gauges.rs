@@ -84,6 +84,22 @@ fn publish(migration: &str, progress: &Progress) {
     if let Some(seconds) = progress.oplog_window_seconds {
         set(names::MIGRATION_OPLOG_WINDOW, seconds);
     }
+    let shadow = &progress.shadow;
+    set(names::SHADOW_PERCENT, shadow.shadow_percent);
+    set(names::SHADOW_DIFFERENCES, shadow.shadow_differences.map_or(f64::NAN, |found| found as f64));
+    for (name, count) in [
+        (names::SHADOW_SAMPLED, shadow.shadow_sampled),
+        (names::SHADOW_COMPARED, shadow.shadow_compared),
+        (names::SHADOW_EQUAL, shadow.shadow_equal),
+        (names::SHADOW_TRANSIENT, shadow.shadow_transient),
+        (names::SHADOW_NONDETERMINISTIC, shadow.shadow_nondeterministic),
+        (names::SHADOW_UNSETTLED, shadow.shadow_unsettled),
+        (names::SHADOW_FAILED, shadow.shadow_failed),
+        (names::SHADOW_DROPPED, shadow.shadow_dropped),
+        (names::SHADOW_SKIPPED, shadow.shadow_skipped),
+    ] {
+        set(name, count as f64);
+    }
     for (direction, lag) in [("old_to_new", progress.lag.old_to_new), ("new_to_old", progress.lag.new_to_old)]
     {
         // Unknown must not look like none.

@@ -37,6 +37,7 @@ mod resuming;
 pub mod running;
 mod sampling;
 pub mod scope;
+pub mod shadow;
 mod shapes;
 pub mod sharding;
 mod shown;

@@ -148,7 +148,7 @@ impl Engine {
             conflicts: progress.conflicts,
             mirror_failures: before.map(|before| failures.saturating_sub(before)),
             oplog_window: looked.oplog_window,
-            shadow_differences: active.shadow_differences.get(),
+            shadow_differences: progress.shadow.shadow_differences,
         }
     }
 

@@ -140,6 +140,7 @@ impl Engine {
             bypass_writes: bypass.bypass_writes,
             bypass_writes_total: bypass.bypass_writes_total,
             bypass_writes_unjudged: bypass.bypass_writes_unjudged,
+            shadow: running.shadow_counts(),
             oplog_window_seconds: *running.oplog_window.lock(),
             can_cut_over: blocked_by.is_empty(),
             blocked_by,

@@ -20,6 +20,7 @@ use super::holder::{Watch, backfill_app_name};
 use super::pace::{Forecast, Pace};
 use super::preflight::oplog_window_seconds;
 use super::ranges;
+use super::shadow::Reports;
 use super::stored::Stored;
 use super::tailer::{Health, Tailer};
 use super::throttle::Limiter;
@@ -61,6 +62,8 @@ pub struct Running {
     pub copied: Arc<Copied>,
     /// What was written past the proxy.
     pub bypass: Arc<Log>,
+    /// What shadow reads have found.
+    pub shadow: Arc<Reports>,
     /// How fast it may go.
     pub limiter: Arc<Limiter>,
     /// The last full verification.
@@ -94,6 +97,7 @@ impl Running {
         Arc::new(Self {
             paused: watch::Sender::new(stored.paused),
             bypass: Arc::new(Log::new(&stored.name)),
+            shadow: Arc::new(Reports::new(&stored.name)),
             stored: Mutex::new(stored),
             context: Mutex::default(),
             active: Mutex::default(),
@@ -166,6 +170,7 @@ impl Running {
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
         self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
         self.spawn(environment, "settle", settle_mirrors(Arc::clone(&context)).boxed());
+        self.spawn_shadow(environment);
         self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
     }
 

@@ -9,6 +9,7 @@ use super::control::{
 };
 use super::plan::{Baselines, StoredPlan};
 use super::prepare::Created;
+use super::shadow::ShadowView;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
 use crate::state::violations::Violation;
@@ -80,6 +81,9 @@ pub struct Stored {
     /// The last comparison of a part, or by digests.
     #[serde(default)]
     pub spot_check: Option<Verification>,
+    /// How shadow reads run.
+    #[serde(default)]
+    pub shadow: ShadowView,
     /// Invariants that did not hold.
     #[serde(default)]
     pub violations: Vec<Violation>,
@@ -167,6 +171,7 @@ impl Stored {
             recheck: false,
             verification: None,
             spot_check: None,
+            shadow: ShadowView::default(),
             violations: Vec::new(),
             plan: None,
             baselines: Vec::new(),

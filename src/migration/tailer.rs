@@ -235,6 +235,7 @@ impl Tailer {
                 }
                 Event::Change { namespace, key, insert, kind, transaction, time } => {
                     newest = newest.max(*time);
+                    self.converger.lanes.touch(namespace.as_str(), key);
                     if self.is_accounted_for(namespace, key, *insert, *time) {
                         continue;
                     }

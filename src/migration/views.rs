@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 
-use super::control::{NamespaceSpec, Verification};
+use super::control::{NamespaceSpec, ShadowCounts, Verification};
 
 /// Where a collection lies on new, as it was laid out at the start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -204,6 +204,9 @@ pub struct Progress {
     pub bypass_writes_total: u64,
     /// Changes of which nobody can tell whether they went past the proxy, since the process began.
     pub bypass_writes_unjudged: u64,
+    /// Shadow reads.
+    #[serde(default, flatten)]
+    pub shadow: ShadowCounts,
     /// How far back old's oplog reaches; null while unknown.
     pub oplog_window_seconds: Option<f64>,
     /// Every gate for moving writes is measured and passed.

@@ -29,6 +29,7 @@ pub mod retry;
 pub mod safeguards;
 pub mod sample;
 pub mod secondary;
+pub mod shadow;
 pub mod shape;
 pub mod shard_key;
 pub mod split;

@@ -12,6 +12,7 @@ mod owning;
 mod pipeline;
 mod resolving;
 mod sending;
+mod shadowing;
 mod shapes;
 mod shared;
 mod together;

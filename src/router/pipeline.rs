@@ -144,12 +144,17 @@ impl Router {
             Err(error) => return (side, Err(error)),
         };
         let migration = self.migration_of(operation);
+        let mut sampled = None;
         if let Some(route) = &migration {
+            sampled = self.sampled(operation, route);
             // Boxed: most operations never come here, and a client's task is as large as its largest await.
             let course = Box::pin(self.through_migration(operation, route, reply)).await;
             match course {
                 Ok(Course::Plain(chosen)) => side = chosen,
-                Ok(Course::Answered(side, ok)) => return (side, Ok(ok)),
+                Ok(Course::Answered(side, ok)) => {
+                    self.hand_over(sampled, operation, side, reply);
+                    return (side, Ok(ok));
+                }
                 Err(error) => return (side, Err(error)),
             }
         }
@@ -161,6 +166,9 @@ impl Router {
         }
         if let Some(unfollowed) = unfollowed {
             unfollowed.end(&result);
+        }
+        if result.is_ok() {
+            self.hand_over(sampled, operation, side, reply);
         }
         (side, result)
     }

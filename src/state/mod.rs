@@ -13,7 +13,7 @@ pub mod process_writes;
 pub mod recent;
 pub mod record;
 pub mod records;
-pub mod shadow;
+pub mod shadowing;
 pub mod shapes;
 pub mod table;
 pub mod transactions;

@@ -81,6 +81,28 @@ pub const MIGRATION_THROTTLE_DOCUMENTS: &str = "reshard_migration_throttle_docum
 pub const MIGRATION_THROTTLE_MEGABYTES: &str = "reshard_migration_throttle_megabytes_per_second";
 /// 1 while an operator has halted it, by migration.
 pub const MIGRATION_PAUSED: &str = "reshard_migration_paused";
+/// Share of the reads that also run on the other cluster, by migration.
+pub const SHADOW_PERCENT: &str = "reshard_shadow_percent";
+/// Reads that were in the sample, by migration.
+pub const SHADOW_SAMPLED: &str = "reshard_shadow_sampled";
+/// Reads that were compared to an end, by migration.
+pub const SHADOW_COMPARED: &str = "reshard_shadow_compared";
+/// Of those, with the same reply, by migration.
+pub const SHADOW_EQUAL: &str = "reshard_shadow_equal";
+/// Of those, with a difference that has gone, by migration.
+pub const SHADOW_TRANSIENT: &str = "reshard_shadow_transient";
+/// Of those, with a difference that stays, by migration; NaN while unknown.
+pub const SHADOW_DIFFERENCES: &str = "reshard_shadow_differences";
+/// Reads that may differ from themselves, by migration.
+pub const SHADOW_NONDETERMINISTIC: &str = "reshard_shadow_nondeterministic";
+/// Reads whose difference changed at every look, by migration.
+pub const SHADOW_UNSETTLED: &str = "reshard_shadow_unsettled";
+/// Reads that a cluster did not answer in time, by migration.
+pub const SHADOW_FAILED: &str = "reshard_shadow_failed";
+/// Reads in the sample for which there was no room or time, by migration.
+pub const SHADOW_DROPPED: &str = "reshard_shadow_dropped";
+/// Reads in the sample that are never compared, by migration.
+pub const SHADOW_SKIPPED: &str = "reshard_shadow_skipped";
 /// Seconds that old's oplog reaches back, by migration.
 pub const MIGRATION_OPLOG_WINDOW: &str = "reshard_migration_oplog_window_seconds";
 /// Seconds behind, by migration and direction; NaN while unknown.

@@ -5,11 +5,13 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, AuditEvent, Basis, By, BypassReport, BypassWrite, ClusterTime, Compared,
-    Complete, Conclusion, Conflict, Control, ControlError, DecisionList, EqualUpTo, EventList, Finding, Gate,
-    Identities, Lag, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Phase, Place, Placement,
-    Plan, PreflightReport, Progress, Ramp, RampDecision, RampStatus, RampView, Refusal, Severity, ShapeList,
-    ShapeView, SideLatency, Steer, Throttle, Verdict, Verification, VerificationReport, Verify,
+    Complete, Conclusion, Conflict, Control, ControlError, DecisionList, DiffReport, EqualUpTo, EventList,
+    Finding, Gate, Identities, Lag, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Phase,
+    Place, Placement, Plan, PreflightReport, Progress, Ramp, RampDecision, RampStatus, RampView, Refusal,
+    SetShadow, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer, Throttle,
+    Verdict, Verification, VerificationReport, Verify,
 };
+use reshard::migration::shadow::{Example, ExampleField, LatencyView, ShapeDiff};
 
 /// What it knows, and how it is to behave.
 #[derive(Default)]
@@ -25,6 +27,22 @@ pub struct FakeControl {
     pub slow: Mutex<std::time::Duration>,
     verifying: Mutex<u32>,
     plan: Mutex<Option<Plan>>,
+}
+
+fn counts() -> ShadowCounts {
+    ShadowCounts {
+        shadow_percent: 2.5,
+        shadow_sampled: 20,
+        shadow_compared: 10,
+        shadow_equal: 8,
+        shadow_transient: 1,
+        shadow_differences: Some(1),
+        shadow_nondeterministic: 2,
+        shadow_unsettled: 0,
+        shadow_failed: 0,
+        shadow_dropped: 4,
+        shadow_skipped: 3,
+    }
 }
 
 type Result<T> = std::result::Result<T, ControlError>;
@@ -256,6 +274,7 @@ impl Control for FakeControl {
             bypass_writes: 2,
             bypass_writes_total: 5,
             bypass_writes_unjudged: 0,
+            shadow: counts(),
             oplog_window_seconds: Some(90_000.0),
             can_cut_over: name == "ready",
             blocked_by: if name == "ready" {
@@ -428,6 +447,53 @@ impl Control for FakeControl {
             who: by.who.0.clone(),
             reason: asked.reason,
         })
+    }
+
+    async fn set_shadow(&self, by: &By, name: &str, asked: SetShadow) -> Result<ShadowView> {
+        self.ask(by, name, format!("shadow {name} {asked}"))?;
+        self.get(name).await?;
+        Ok(ShadowView { percent: asked.percent, show_values: asked.show_values })
+    }
+
+    async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport> {
+        self.get(name).await?;
+        let field = ExampleField {
+            path: "address.zip".to_owned(),
+            kind: "type".to_owned(),
+            old: Some("Int32".to_owned()),
+            new: Some("String".to_owned()),
+        };
+        let example = Example {
+            at: 0,
+            kind: "changed".to_owned(),
+            served_by: "old".to_owned(),
+            key: Some("1".to_owned()),
+            fields: vec![field],
+        };
+        let latency = LatencyView { samples: 10, p50_ms: Some(1.0), p95_ms: Some(2.0), p99_ms: Some(4.0) };
+        let shape = ShapeDiff {
+            shape: "00000000000000ab".to_owned(),
+            namespace: "shop.orders".to_owned(),
+            command: "find".to_owned(),
+            query: "{\"a\": 1}".to_owned(),
+            runs: 10,
+            equal: 8,
+            permuted: 0,
+            transient: 1,
+            different: 1,
+            nondeterministic: 0,
+            unsettled: 0,
+            failed: 0,
+            differences: [("type".to_owned(), 1)].into(),
+            first_seen: Some(0),
+            last_seen: Some(0),
+            examples: vec![example],
+            old: latency,
+            new: latency,
+        };
+        let next = page.limit.map(|limit| page.after + u64::from(limit));
+        let skipped = [("joins".to_owned(), 3)].into();
+        Ok(DiffReport { counts: counts(), skipped, shapes: vec![shape], next })
     }
 
     async fn audit(&self, name: &str, page: Page) -> Result<EventList> {

@@ -172,6 +172,7 @@ impl Proxy {
             clock: clock.clone(),
         };
         let engine = Engine::new(Environment {
+            shadow: None,
             holder,
             clusters: Some(clusters.clone()),
             open: opener(site, &process),

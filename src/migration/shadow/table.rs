@@ -1,0 +1,121 @@
+//! Shadow reads as comma-separated values.
+
+use std::collections::BTreeSet;
+
+use super::view::{LatencyView, ShapeDiff};
+
+/// One line for each shape, with a column for each kind of difference that there is.
+#[must_use]
+pub fn csv(shapes: &[ShapeDiff]) -> String {
+    let kinds: BTreeSet<&str> =
+        shapes.iter().flat_map(|shape| shape.differences.keys().map(String::as_str)).collect();
+    let mut head = vec![
+        "shape",
+        "namespace",
+        "command",
+        "query",
+        "runs",
+        "equal",
+        "permuted",
+        "transient",
+        "different",
+        "nondeterministic",
+        "unsettled",
+        "failed",
+        "first_seen",
+        "last_seen",
+        "old_p50_ms",
+        "old_p95_ms",
+        "old_p99_ms",
+        "new_p50_ms",
+        "new_p95_ms",
+        "new_p99_ms",
+    ];
+    head.extend(&kinds);
+    let mut out = line(head.into_iter().map(str::to_owned));
+    for shape in shapes {
+        let time = |time: Option<i64>| time.map_or(String::new(), |time| time.to_string());
+        let texts = [&shape.shape, &shape.namespace, &shape.command, &shape.query].map(Clone::clone);
+        let counts = [
+            shape.runs,
+            shape.equal,
+            shape.permuted,
+            shape.transient,
+            shape.different,
+            shape.nondeterministic,
+            shape.unsettled,
+            shape.failed,
+        ];
+        let cells = texts
+            .into_iter()
+            .chain(counts.map(|count| count.to_string()))
+            .chain([time(shape.first_seen), time(shape.last_seen)])
+            .chain(latency(&shape.old))
+            .chain(latency(&shape.new))
+            .chain(kinds.iter().map(|kind| shape.differences.get(*kind).unwrap_or(&0).to_string()));
+        out.push_str(&line(cells));
+    }
+    out
+}
+
+fn latency(view: &LatencyView) -> impl Iterator<Item = String> {
+    let quantiles = [view.p50_ms, view.p95_ms, view.p99_ms];
+    quantiles.into_iter().map(|millis| millis.map_or(String::new(), |millis| millis.to_string()))
+}
+
+fn line(cells: impl Iterator<Item = String>) -> String {
+    let mut line = cells.map(|text| cell(&text)).collect::<Vec<_>>().join(",");
+    line.push_str("\r\n");
+    line
+}
+
+/// Quoted where it must be (RFC 4180); a formula, which a spreadsheet would run, begins with an apostrophe.
+fn cell(text: &str) -> String {
+    let text =
+        if text.starts_with(['=', '+', '-', '@', '\t']) { format!("'{text}") } else { text.to_owned() };
+    if text.contains([',', '"', '\n', '\r']) {
+        return format!("\"{}\"", text.replace('"', "\"\""));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_quoted_and_run_nothing() {
+        assert_eq!(cell("plain"), "plain");
+        assert_eq!(cell(r#"{"a": 1, "b": 2}"#), r#""{""a"": 1, ""b"": 2}""#);
+        assert_eq!(cell("=1+1"), "'=1+1");
+    }
+
+    #[test]
+    fn each_kind_has_its_column() {
+        let shape = |name: &str, kind: &str| ShapeDiff {
+            shape: name.into(),
+            namespace: "shop.c".into(),
+            command: "find".into(),
+            query: "{a: 1}, sort".into(),
+            runs: 5,
+            equal: 4,
+            permuted: 0,
+            transient: 0,
+            different: 1,
+            nondeterministic: 0,
+            unsettled: 0,
+            failed: 0,
+            differences: [(kind.to_owned(), 1)].into(),
+            first_seen: Some(7),
+            last_seen: None,
+            examples: Vec::new(),
+            old: LatencyView { samples: 1, p50_ms: Some(0.5), p95_ms: None, p99_ms: None },
+            new: LatencyView::default(),
+        };
+        let table = csv(&[shape("a", "missing"), shape("b", "value")]);
+        let lines: Vec<_> = table.lines().collect();
+        assert!(lines[0].ends_with("new_p99_ms,missing,value"));
+        assert_eq!(lines[1], "a,shop.c,find,\"{a: 1}, sort\",5,4,0,0,1,0,0,0,7,,0.5,,,,,,1,0");
+        assert!(lines[2].ends_with(",0,1"));
+    }
+}

@@ -1,0 +1,10 @@
+//! Shadow reads: which reads may also run on the other cluster, and what a difference between two replies is.
+//!
+//! One cluster has *served* the read, the other one is its *shadow*. Nothing here knows which is old and which is new.
+pub mod answer;
+pub mod eligible;
+pub mod fields;
+pub mod inputs;
+pub mod sorting;
+pub mod stages;
+pub mod steady;

@@ -1,0 +1,271 @@
+//! Shadow reads between two real clusters.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bson::{Document, doc};
+use futures::{StreamExt as _, TryStreamExt as _};
+use mongodb::Collection;
+use mongodb::options::FindOptions;
+use reshard::migration::control::{Control as _, DiffReport, Part, SetShadow, ShadowCounts};
+use reshard_testbed::{ReplicaSet, wait_for};
+use support::bed::Bed;
+use support::{LONG, Operator, me, proxy_with};
+
+async fn switch(operator: &Operator, percent: f64, show_values: bool) -> Result<()> {
+    let asked = SetShadow { percent, show_values, reset: false };
+    operator.engine.set_shadow(&me(), &operator.name, asked).await?;
+    Ok(())
+}
+
+async fn counts(operator: &Operator) -> Result<ShadowCounts> {
+    Ok(operator.progress().await?.shadow)
+}
+
+async fn diffs(operator: &Operator) -> Result<DiffReport> {
+    Ok(operator.engine.diffs(&operator.name, Part::default()).await?)
+}
+
+async fn filled(name: &str, documents: i32) -> Result<Bed> {
+    let bed = Bed::start(name).await?;
+    let all = (0..documents)
+        .map(|id| doc! { "_id": id, "n": id, "group": id % 10, "text": format!("secret {id}") });
+    bed.c().insert_many(all).await?;
+    bed.move_begins().await?;
+    Ok(bed)
+}
+
+async fn all(c: &Collection<Document>, filter: Document, options: FindOptions) -> Result<Vec<Document>> {
+    Ok(c.find(filter).with_options(options).await?.try_collect().await?)
+}
+
+/// Changes documents of a cluster such that its change stream does not tell: what the product would put right
+/// at once stays.
+async fn plant(set: &ReplicaSet, operations: Vec<Document>) -> Result<()> {
+    let admin = set.client().await?.database("admin");
+    let applied = admin.run_command(doc! { "applyOps": operations }).await?;
+    ensure!(applied.get_array("results")?.iter().all(|result| result.as_bool() == Some(true)), "{applied}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_a_missing_and_an_extra_document_are_told() -> Result<()> {
+    let bed = filled("shadow-planted", 300).await?;
+    let entry = |op: &str, o: Document| doc! { "op": op, "ns": "shop.c", "o": o };
+    let wrong =
+        doc! { "op": "i", "ns": "shop.c", "o": { "_id": 7, "n": 7_i64, "group": 7, "text": "planted" } };
+    plant(
+        &bed.new,
+        vec![
+            entry("d", doc! { "_id": 7 }),
+            wrong,
+            entry("d", doc! { "_id": 8 }),
+            entry("i", doc! { "_id": "more", "group": 9 }),
+        ],
+    )
+    .await?;
+    switch(&bed.operator, 100.0, false).await?;
+    ensure!(counts(&bed.operator).await?.shadow_differences.is_none(), "nothing has been compared");
+    let some = all(&bed.c(), doc! { "group": { "$lt": 5 } }, FindOptions::default()).await?;
+    ensure!(some.len() == 150);
+    wait_for("equal replies to be told", LONG, || async {
+        Ok(counts(&bed.operator).await?.shadow_differences == Some(0))
+    })
+    .await?;
+    // More than one batch: both sides are read to the end.
+    let every = all(&bed.c(), doc! {}, FindOptions::builder().sort(doc! { "_id": 1 }).build()).await?;
+    ensure!(every.len() == 300);
+    bed.c().count_documents(doc! { "group": 8 }).await?;
+    wait_for("the differences to be told", LONG, || async {
+        Ok(counts(&bed.operator).await?.shadow_differences == Some(2))
+    })
+    .await
+    .with_context(|| format!("{:?}", futures::executor::block_on(diffs(&bed.operator))))?;
+    let report = diffs(&bed.operator).await?;
+    let found = report.shapes.iter().find(|shape| shape.command == "find" && shape.different > 0);
+    let found = found.context("the sorted find")?;
+    let kinds: Vec<_> = found.differences.iter().map(|(kind, times)| (kind.as_str(), *times)).collect();
+    ensure!(kinds == [("extra", 1), ("missing", 1), ("type", 1), ("value", 1)], "{kinds:?}");
+    let mut examples: Vec<_> =
+        found.examples.iter().map(|one| (one.key.clone().unwrap_or_default(), one.kind.as_str())).collect();
+    examples.sort();
+    let number = |id: i32| format!("{{\"$numberInt\":\"{id}\"}}");
+    let expected = [("\"more\"".to_owned(), "extra"), (number(7), "changed"), (number(8), "missing")];
+    ensure!(examples == expected, "{examples:?}");
+    ensure!(!format!("{report:?}").contains("secret"), "values are shown: {report:?}");
+    ensure!(found.old.samples > 0 && found.new.p99_ms.is_some(), "{found:?}");
+
+    // It is kept by a process that follows.
+    let stored = Bed::on(&bed.old).await?.client().database("reshard").collection::<Document>("shadow_diffs");
+    wait_for("it to be stored", LONG, || async {
+        Ok(stored.count_documents(doc! { "different": 1 }).await? == 2)
+    })
+    .await?;
+    let before = diffs(&bed.operator).await?.shapes;
+    let Bed { old, new, proxy, .. } = bed;
+    proxy.shutdown().await;
+    let proxy = proxy_with(&old.uri(), Some(&new.uri()), support::settings()).await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.ready().await?;
+    wait_for("the switch and the reports to be read", LONG, || async {
+        let counts = counts(&operator).await?;
+        Ok(counts.shadow_percent == 100.0 && counts.shadow_differences == Some(2))
+    })
+    .await?;
+    ensure!(diffs(&operator).await?.shapes == before);
+    let reset = SetShadow { percent: 0.0, show_values: false, reset: true };
+    operator.engine.set_shadow(&me(), "m", reset).await?;
+    ensure!(diffs(&operator).await?.shapes.is_empty());
+    proxy.shutdown().await;
+    Ok(())
+}
+
+/// Writes that meet each other and every read, until it is told to end.
+async fn write_on(c: Collection<Document>, ends: &AtomicBool, wrote: &AtomicI32) -> Result<()> {
+    let mut step = 0;
+    while !ends.load(Ordering::Relaxed) {
+        let id = step * 7 % 300;
+        c.update_one(doc! { "_id": id }, doc! { "$inc": { "n": 1, "sum": 0.1 } }).await?;
+        c.delete_one(doc! { "_id": 1000 + step % 20 }).await?;
+        let more = doc! { "_id": 1000 + step % 20, "n": step, "group": step % 10 };
+        c.replace_one(doc! { "_id": 1000 + step % 20 }, more).upsert(true).await?;
+        if step % 10 == 0 {
+            c.update_many(doc! { "group": step % 7 }, doc! { "$set": { "at": step } }).await?;
+        }
+        step += 1;
+        wrote.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// One read of each kind; those of the second half may differ from themselves.
+async fn read_all_kinds(c: &Collection<Document>, step: i32) -> Result<()> {
+    let group = step % 10;
+    let sorted = |sort: Document| FindOptions::builder().sort(sort);
+    all(c, doc! { "group": group }, FindOptions::default()).await?;
+    all(c, doc! {}, sorted(doc! { "group": -1 }).limit(15).build()).await?;
+    all(c, doc! { "group": { "$ne": group } }, sorted(doc! { "n": 1, "_id": 1 }).skip(3).limit(20).build())
+        .await?;
+    c.find_one(doc! { "_id": step * 7 % 300 }).await?;
+    c.count_documents(doc! { "n": { "$gt": step % 100 } }).await?;
+    c.distinct("at", doc! { "group": group }).await?;
+    let pipelines = [
+        vec![doc! { "$group": { "_id": "$group", "sum": { "$sum": "$sum" }, "n": { "$sum": 1 } } }],
+        vec![doc! { "$match": { "group": group } }, doc! { "$sort": { "n": 1 } }, doc! { "$limit": 5 }],
+        // Of so many a server sorts all; a cursor at random takes seconds where so much is removed.
+        vec![doc! { "$sample": { "size": 50 } }],
+        vec![doc! { "$match": { "group": group } }, doc! { "$set": { "now": "$$NOW" } }],
+        vec![doc! { "$set": { "chance": { "$rand": {} } } }, doc! { "$limit": 3 }],
+        vec![doc! { "$group": { "_id": "$group", "all": { "$push": "$_id" } } }],
+    ];
+    for pipeline in pipelines {
+        c.aggregate(pipeline).await?.try_collect::<Vec<_>>().await?;
+    }
+    all(c, doc! {}, FindOptions::builder().limit(10).build()).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_false_is_told_while_all_is_written() -> Result<()> {
+    let bed = filled("shadow-load", 300).await?;
+    switch(&bed.operator, 100.0, true).await?;
+    let (ends, wrote) = (AtomicBool::new(false), AtomicI32::new(0));
+    let reading = async {
+        let (mut step, begun) = (0, Instant::now());
+        loop {
+            let now = counts(&bed.operator).await?;
+            if begun.elapsed() > 2 * LONG {
+                ends.store(true, Ordering::Relaxed);
+                bail!("too few reads are compared: {now:?} {:?}", diffs(&bed.operator).await?);
+            }
+            if now.shadow_compared >= 3000 && now.shadow_nondeterministic >= 500 {
+                break;
+            }
+            read_all_kinds(&bed.c(), step).await?;
+            step += 1;
+        }
+        ends.store(true, Ordering::Relaxed);
+        anyhow::Ok(())
+    };
+    let (read, written) = futures::join!(reading, write_on(bed.c(), &ends, &wrote));
+    read?;
+    written?;
+    let now = counts(&bed.operator).await?;
+    ensure!(wrote.load(Ordering::Relaxed) > 100);
+    println!("{} writes, {now:?}", wrote.load(Ordering::Relaxed));
+    ensure!(now.shadow_differences == Some(0), "{now:?} {:?}", diffs(&bed.operator).await?);
+    ensure!(now.shadow_equal > 0 && now.shadow_transient > 0, "no write met a read: {now:?}");
+    bed.equal().await?;
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_cluster_that_hangs_costs_the_application_nothing() -> Result<()> {
+    let bed = filled("shadow-hangs", 50).await?;
+    switch(&bed.operator, 100.0, false).await?;
+    let blocked = Duration::from_secs(10);
+    let data = doc! {
+        "failCommands": ["find", "aggregate", "count", "distinct", "getMore"], "blockConnection": true,
+        "blockTimeMS": i64::try_from(blocked.as_millis())?,
+    };
+    let point = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    bed.new.fail_point(point).await?;
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    let mut reads = 0_u64;
+    while begun.elapsed() < blocked {
+        let batch = futures::stream::iter(0..20).map(|id| {
+            let c = bed.c();
+            async move {
+                let began = Instant::now();
+                let found = c.find_one(doc! { "_id": id }).await?;
+                ensure!(found.is_some_and(|found| found.get_i32("n").ok() == Some(id)), "{id}");
+                anyhow::Ok(began.elapsed())
+            }
+        });
+        let took: Vec<Duration> = batch.buffer_unordered(8).try_collect().await?;
+        reads += took.len() as u64;
+        slowest = slowest.max(took.into_iter().max().unwrap_or_default());
+    }
+    bed.new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await?;
+    let now = counts(&bed.operator).await?;
+    ensure!(slowest < blocked / 2, "a read took {slowest:?}");
+    ensure!(now.shadow_dropped > 0, "{now:?}");
+    ensure!(now.shadow_sampled == reads, "{reads} {now:?}");
+    // Afterwards it goes on as if nothing had been.
+    let compared = now.shadow_compared;
+    wait_for("reads to be compared again", LONG, || async {
+        bed.c().find_one(doc! { "_id": 1 }).await?;
+        Ok(counts(&bed.operator).await?.shadow_compared > compared)
+    })
+    .await?;
+    ensure!(counts(&bed.operator).await?.shadow_differences == Some(0));
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_new_serves_are_shadowed_on_old() -> Result<()> {
+    let bed = filled("shadow-back", 50).await?;
+    bed.operator.reads(100).await?;
+    bed.operator.writes(100).await?;
+    let extra = doc! { "op": "i", "ns": "shop.c", "o": { "_id": "left", "group": 3 } };
+    plant(&bed.old, vec![extra]).await?;
+    switch(&bed.operator, 100.0, false).await?;
+    all(&bed.c(), doc! { "group": 3 }, FindOptions::default()).await?;
+    wait_for("it to be told", LONG, || async {
+        Ok(counts(&bed.operator).await?.shadow_differences == Some(1))
+    })
+    .await?;
+    let report = diffs(&bed.operator).await?;
+    let Some(example) = report.shapes.iter().find_map(|shape| shape.examples.first()) else {
+        bail!("{report:?}")
+    };
+    ensure!((example.kind.as_str(), example.served_by.as_str()) == ("missing", "new"), "{example:?}");
+    bed.proxy.shutdown().await;
+    Ok(())
+}
