@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::reading::Read;
 use super::view::{Example, ExampleField, LatencyView};
 use crate::model::side::{PerSide, Side};
+use crate::policy::fields::{FieldDifference, FieldKind};
 use crate::policy::latency::{Measured, bucket};
 use crate::policy::shadow::answer::{Difference, Kind};
-use crate::policy::shadow::fields::{FieldDifference, FieldKind};
 
 /// Examples kept of one shape: the newest.
 const MOST_EXAMPLES: usize = 5;

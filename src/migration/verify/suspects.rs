@@ -18,7 +18,7 @@ use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::compare::{Between, Content, Difference, Look, Verdict, judge};
-use crate::policy::paths::differing;
+use crate::policy::fields::differing;
 use crate::state::table::MigrationRoute;
 
 /// Rounds after which a key counts as unsettled.
@@ -79,7 +79,9 @@ impl Seen {
     /// Where the two documents of a key differ.
     fn paths(&self, key: &Key) -> Vec<String> {
         match (self.truth.get(key), self.mirror.get(key)) {
-            (Some(truth), Some(mirror)) => differing(truth, mirror, MOST_PATHS),
+            (Some(truth), Some(mirror)) => {
+                differing(truth, mirror, MOST_PATHS).into_iter().map(|field| field.path).collect()
+            }
             _ => Vec::new(),
         }
     }

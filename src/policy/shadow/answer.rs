@@ -6,10 +6,10 @@ use bson::RawDocument;
 use bson::raw::{RawArrayBuf, RawBson, RawBsonRef, RawDocumentBuf};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::fields::{FieldDifference, differing, differing_values};
 use super::sorting::Sort;
 use crate::model::key::Key;
 use crate::policy::canonical::key_of;
+use crate::policy::fields::{FieldDifference, differing, differing_values};
 
 /// Places told of one document.
 pub const MOST_FIELDS: usize = 20;

@@ -1,6 +1,6 @@
-use super::super::fields::FieldKind;
-use super::super::fields::tests::any_document;
 use super::*;
+use crate::policy::fields::FieldKind;
+use crate::policy::fields::tests::any_document;
 use bson::{Bson, Document, doc, rawdoc};
 use proptest::prelude::*;
 

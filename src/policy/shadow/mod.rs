@@ -3,7 +3,6 @@
 //! One cluster has *served* the read, the other one is its *shadow*. Nothing here knows which is old and which is new.
 pub mod answer;
 pub mod eligible;
-pub mod fields;
 pub mod inputs;
 pub mod sorting;
 pub mod stages;

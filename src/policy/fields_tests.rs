@@ -91,7 +91,7 @@ fn no_more_are_told_than_asked_for() {
     assert_eq!(differing(&raw(many(1)), &raw(many(2)), 20).len(), 20);
 }
 
-pub(in crate::policy::shadow) fn any_document() -> impl Strategy<Value = bson::Document> {
+pub(crate) fn any_document() -> impl Strategy<Value = bson::Document> {
     let leaf = prop_oneof![
         any::<i32>().prop_map(Bson::from),
         any::<i64>().prop_map(Bson::from),

@@ -216,4 +216,4 @@ fn scalar(served: RawBsonRef<'_>, shadow: RawBsonRef<'_>) -> Option<FieldKind> {
 
 #[cfg(test)]
 #[path = "fields_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;
