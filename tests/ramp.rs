@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
 use reshard::migration::control::{
-    Back, Control as _, Page, Plan, RampStatus, RampView, Shadow, Steer, Verdict,
+    Back, Control as _, Page, Plan, RampStatus, RampView, SetShadow, Shadow, Steer, Verdict,
 };
 use reshard_loadtest::Profile;
 use reshard_testbed::{ReplicaSet, wait_for};
@@ -18,7 +18,7 @@ use serde_json::json;
 use support::process::Server;
 use support::proof::no_errors;
 use support::trial::Trial;
-use support::{LONG, Operator, me, proxy, two_sets, uri};
+use support::{LONG, Operator, me, plant, proxy, two_sets, uri};
 
 const DOCUMENTS: i32 = 500;
 /// Readers, each with a session of its own: some of them are read on new at every step.
@@ -162,6 +162,34 @@ async fn errors_and_slowness_of_new_bring_it_down_at_the_second_look() -> Result
     let asked = shapes.shapes.iter().find(|one| one.text.starts_with("{distinct: c")).context("the shape")?;
     ensure!(asked.new.errors > 0 && asked.old.errors == 0, "{asked:?}");
     ensure!(asked.baseline_p99_ms.is_some(), "{asked:?}");
+    Ok(())
+}
+
+/// Without shadow reads it stays where it is; with them it goes up, and down again when they find what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_shadow_reads_find_decides() -> Result<()> {
+    let (old, new) = two_sets("ramp_shadow").await?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    filled(&uri(&proxy)).await?;
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    let _readers = Readers::start(&uri(&proxy)).await?;
+    let plan = Plan { reads: vec![20, 50], dwell_seconds: 6, shadow: Shadow::On, back: Back::Zero, ..plan() };
+    operator.engine.start_plan(&me(), "m", plan).await?;
+    let gate = |ramp: &RampView, verdict: Verdict| {
+        ramp.gates.iter().any(|gate| gate.name == "shadow_differences" && gate.verdict == verdict)
+    };
+    let held = until_ramp(&operator, "it to miss shadow reads", |ramp| gate(ramp, Verdict::Unknown)).await?;
+    ensure!(held.reads_percent == 0, "{held:#?}");
+    let shadow = SetShadow { percent: 10.0, show_values: false, reset: false };
+    operator.engine.set_shadow(&me(), "m", shadow).await?;
+    until_ramp(&operator, "the first step", |ramp| ramp.reads_percent == 20).await?;
+    let wrong = doc! { "op": "i", "ns": "shop.c", "o": { "_id": 1, "n": 1.5 } };
+    plant(&new, vec![doc! { "op": "d", "ns": "shop.c", "o": { "_id": 1 } }, wrong]).await?;
+    let down = until_ramp(&operator, "it to come down", |ramp| ramp.setbacks > 0).await?;
+    ensure!(gate(&down, Verdict::Broken) && down.reads_percent == 0, "{down:#?}");
     Ok(())
 }
 

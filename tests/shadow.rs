@@ -11,9 +11,9 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::Collection;
 use mongodb::options::FindOptions;
 use reshard::migration::control::{Control as _, DiffReport, Part, SetShadow, ShadowCounts};
-use reshard_testbed::{ReplicaSet, wait_for};
+use reshard_testbed::wait_for;
 use support::bed::Bed;
-use support::{LONG, Operator, me, proxy_with};
+use support::{LONG, Operator, me, plant, proxy_with};
 
 async fn switch(operator: &Operator, percent: f64, show_values: bool) -> Result<()> {
     let asked = SetShadow { percent, show_values, reset: false };
@@ -40,15 +40,6 @@ async fn filled(name: &str, documents: i32) -> Result<Bed> {
 
 async fn all(c: &Collection<Document>, filter: Document, options: FindOptions) -> Result<Vec<Document>> {
     Ok(c.find(filter).with_options(options).await?.try_collect().await?)
-}
-
-/// Changes documents of a cluster such that its change stream does not tell: what the product would put right
-/// at once stays.
-async fn plant(set: &ReplicaSet, operations: Vec<Document>) -> Result<()> {
-    let admin = set.client().await?.database("admin");
-    let applied = admin.run_command(doc! { "applyOps": operations }).await?;
-    ensure!(applied.get_array("results")?.iter().all(|result| result.as_bool() == Some(true)), "{applied}");
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ pub(crate) mod trial;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use bson::{Document, doc};
 use reshard::app::{Builder, Proxy};
 use reshard::cluster::Settings as ClusterSettings;
@@ -78,6 +78,16 @@ pub(crate) async fn makes_collections_slowly(set: &ReplicaSet, slowly: bool) -> 
         "data": { "failCommands": ["create", "createIndexes"], "blockConnection": true, "blockTimeMS": 3000 },
     })
     .await
+}
+
+/// Changes documents of a cluster such that its change stream does not tell: what the product would put right
+/// at once stays.
+pub(crate) async fn plant(set: &ReplicaSet, operations: Vec<Document>) -> Result<()> {
+    let admin = set.client().await?.database("admin");
+    let applied = admin.run_command(doc! { "applyOps": operations }).await?;
+    let all = applied.get_array("results")?.iter().all(|result| result.as_bool() == Some(true));
+    ensure!(all, "{applied}");
+    Ok(())
 }
 
 /// Writes until nothing of what is in the oplog now is left.
