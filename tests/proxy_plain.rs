@@ -203,6 +203,7 @@ async fn work(load: &Load) -> Result<()> {
 }
 
 async fn under_load<F: Future<Output = Result<()>>>(
+    set: &ReplicaSet,
     client: &Client,
     disturb: impl FnOnce() -> F,
 ) -> Result<()> {
@@ -213,7 +214,8 @@ async fn under_load<F: Future<Output = Result<()>>>(
     let before = Instant::now();
     disturb().await?;
     eprintln!("disturbed for {:?}", before.elapsed());
-    work(&state).await?;
+    let goes_on = work(&state).await;
+    goes_on.with_context(|| format!("{:?}\n{}", state.errors.lock(), set.log_tails()))?;
     state.stop.store(true, Ordering::Relaxed);
     for (worker, task) in join_all(tasks).await.into_iter().enumerate() {
         let acknowledged = task??;
@@ -239,7 +241,7 @@ async fn a_step_down_costs_no_error_and_repeats_nothing() -> Result<()> {
         }
     }));
     let client = Client::with_options(options)?;
-    under_load(&client, || set.stepdown()).await?;
+    under_load(&set, &client, || set.stepdown()).await?;
     ensure!(failures.load(Ordering::Relaxed) == 0, "the driver saw {failures:?} errors");
     Ok(())
 }
@@ -248,7 +250,7 @@ async fn a_step_down_costs_no_error_and_repeats_nothing() -> Result<()> {
 async fn the_death_of_the_primary_costs_no_error() -> Result<()> {
     let (set, _proxy, client) = start(3).await?;
     let primary = set.primary().await?;
-    under_load(&client, || async { set.node(primary).kill9().await }).await
+    under_load(&set, &client, || async { set.node(primary).kill9().await }).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
