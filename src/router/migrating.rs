@@ -25,7 +25,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Commands that a namespace must not see while it moves.
-const REFUSED_DDL: [&str; 14] = [
+const REFUSED_DDL: [&str; 15] = [
+    // Change streams do not tell of what it changes.
+    "applyOps",
     "drop",
     "renameCollection",
     "convertToCapped",
@@ -163,6 +165,7 @@ impl Router {
             let what = match name {
                 "movePrimary" | "moveprimary" => "collections of this database that are not sharded",
                 "dropDatabase" => "collections of this database",
+                "applyOps" => "collections, whose change streams do not tell of it",
                 _ => "this collection",
             };
             return Err(ErrorReply::new(
@@ -274,6 +277,7 @@ fn concerns(operation: &Operation<'_>, namespace: &Namespace, route: &MigrationR
     let command = &operation.command;
     let Some(database) = command.database else { return false };
     match command.name {
+        "applyOps" => true,
         "dropDatabase" => database == namespace.database(),
         // It goes to old, and takes along what is not sharded there.
         "movePrimary" | "moveprimary" => {
@@ -299,6 +303,9 @@ fn would_concern(operation: &Operation<'_>, route: &MigrationRoute) -> bool {
     };
     if route.phase.is_over() || !REFUSED_DDL.contains(&command.name) {
         return false;
+    }
+    if command.name == "applyOps" {
+        return !route.patterns.is_empty();
     }
     if command.name == "dropDatabase" {
         return route.patterns.iter().any(|pattern| Some(pattern.database()) == command.database);

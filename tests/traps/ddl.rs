@@ -28,6 +28,9 @@ async fn a_collection_is_not_pulled_away_through_the_proxy() -> Result<()> {
             let command = doc! { "renameCollection": from, "to": to, "dropTarget": true };
             answers.push((command.clone(), on_admin.run_command(command).await));
         }
+        let operation = doc! { "op": "i", "ns": "shop.c", "o": { "_id": "unseen" } };
+        let command = doc! { "applyOps": [operation] };
+        answers.push((command.clone(), on_admin.run_command(command).await));
         for (command, answer) in answers {
             let refused = answer.err().map(|error| error.to_string()).unwrap_or_default();
             let says_why = refused.contains("migration m") && refused.contains("complete or abort it first");
