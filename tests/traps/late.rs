@@ -28,7 +28,9 @@ async fn what_the_dead_have_sent_changes_nothing_when_it_arrives() -> Result<()>
     server.create_and_start("m", "shop.c").await?;
     server.until_free("m").await?;
     server.percent("m", "reads", 100).await?;
-    for round in 1..=3_i32 {
+    // Old decides all of it still when that arrives, then each a half. No write has moved before: one that may be a
+    // retry would have to be asked about where nobody answers.
+    for (round, on_new) in [(1, 0), (2, 50)] {
         network.set(Mode::Stall);
         // The mirror does not answer, and nobody waits for it for long.
         c.update_one(doc! { "_id": 0 }, doc! { "$inc": { "n": 1 } }).await?;
@@ -45,8 +47,6 @@ async fn what_the_dead_have_sent_changes_nothing_when_it_arrives() -> Result<()>
         c.update_one(doc! { "_id": 1 }, doc! { "$set": { "n": 0 } }).await?;
         c.insert_one(doc! { "_id": 1 + round, "n": 0 }).await?;
         c.delete_one(doc! { "_id": 100 + round }).await?;
-        // Old decides all of it still, then new does, then each a half.
-        let on_new = [0, 100, 50][usize::try_from(round)? - 1];
         server.percent("m", "writes", on_new).await?;
         let late = network.release().await?;
         ensure!(late > 0, "nothing came late");
@@ -62,8 +62,6 @@ async fn what_the_dead_have_sent_changes_nothing_when_it_arrives() -> Result<()>
             Ok(compare(&old.uri(), &new.uri(), "shop.c").await?.is_equal())
         })
         .await?;
-        server.insist("POST", "/v1/migrations/m/rollback", None).await?;
-        server.percent("m", "reads", 100).await?;
     }
     Ok(())
 }
