@@ -15,6 +15,7 @@ mod ending;
 pub mod engine;
 mod expiry;
 mod following;
+mod gates;
 mod gauges;
 pub mod holder;
 pub mod moving;

@@ -8,17 +8,16 @@ use bson::{Bson, Document, doc};
 
 use super::catalog::describe;
 use super::context::Context;
-use super::control::{ControlError, Patience, Phase, Ramp, Refusal};
+use super::control::{ControlError, Patience, Ramp, Refusal};
 use super::engine::{Engine, no_new, unavailable};
 use super::following::half_ended;
+use super::gates::unblocked;
 use super::moving::{Moved, Transfer};
 use super::noted::{TRANSACTIONS_SEEN, UNKEYED_SEEN};
 use super::preflight::single_step_reasons_of;
 use super::running::Running;
-use super::stored::Stored;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
-use crate::policy::gate::{Measured, blocked_by};
 use crate::policy::invariants::{Invariant, every_gate, only_adds};
 use crate::state::table::MigrationRoute;
 
@@ -101,43 +100,6 @@ pub(super) fn slots(slots: &SlotSet) -> Bson {
 }
 
 impl Engine {
-    /// Everything that stands in the way of more writes on new. There is no force.
-    pub(super) fn blocked_for_writes(&self, running: &Running) -> Vec<String> {
-        self.gates(running).reasons
-    }
-
-    fn gates(&self, running: &Running) -> Gates {
-        let mut gates = {
-            let stored = running.stored.lock();
-            let mut gates = gates(running, &stored);
-            if self.environment.safeguards.verified && !stored.phase.is_over() && stored.started_at.is_some()
-            {
-                gates.reasons.extend(gates.unverified.clone());
-                gates.reasons.extend(running.distrusted(&stored));
-            }
-            gates
-        };
-        if gates.measured.is_some() {
-            gates.reasons.extend(self.bypass_in_the_way(running));
-        }
-        gates
-    }
-
-    /// Everything that stands in the way of moving writes back to old.
-    pub(super) fn blocked(&self, running: &Running) -> Vec<String> {
-        gates(running, &running.stored.lock()).reasons
-    }
-
-    /// Everything that stands in the way of more reads on new.
-    pub(super) fn blocked_for_reads(&self, running: &Running) -> Vec<String> {
-        let stored = running.stored.lock();
-        let mut reasons = gates(running, &stored).reasons;
-        if self.environment.safeguards.verified {
-            reasons.extend(running.distrusted(&stored));
-        }
-        reasons
-    }
-
     pub(super) async fn move_reads(&self, running: &Running, percent: u8) -> Result<Ramp, ControlError> {
         let (context, route) = routed(running)?;
         let wanted = SlotSet::percent(percent);
@@ -149,6 +111,7 @@ impl Engine {
         }
         if wanted != route.reads_on_new {
             if wanted.len() > route.reads_on_new.len() {
+                self.let_obstacles_pass(running).await?;
                 unblocked(self.blocked_for_reads(running))?;
                 let current = running.aborting.unless_asked(context.make_mirrors_current()).await;
                 if let Err(error) = current.and_then(|current| current) {
@@ -199,6 +162,7 @@ impl Engine {
             let holds = !in_parts || unique() == before;
             holds.then_some(()).ok_or_else(|| "a unique index was made meanwhile".to_owned())
         });
+        self.let_obstacles_pass(running).await?;
         if up.is_empty() {
             unblocked(self.blocked(running))?;
         } else {
@@ -313,62 +277,6 @@ async fn is_in_force(context: &Context, wanted: SlotSet, error: ControlError) ->
             error.detail
         ))),
     }
-}
-
-/// What the gates looked at, and what they say.
-struct Gates {
-    reasons: Vec<String>,
-    /// `None`: there was nothing to look at.
-    measured: Option<Measured>,
-    unverified: Option<String>,
-}
-
-/// The gates that every move up or down must pass.
-fn gates(running: &Running, stored: &Stored) -> Gates {
-    let unverified = running.unverified(stored);
-    let closed = |why: String| Gates { reasons: vec![why], measured: None, unverified: unverified.clone() };
-    if stored.phase.is_over() {
-        return closed(format!("it is {}", stored.phase));
-    }
-    let Some(context) = running.parts() else { return closed("it has not started".into()) };
-    let measured = measured(running, stored, &context);
-    Gates { reasons: blocked_by(&measured), measured: Some(measured), unverified }
-}
-
-fn measured(running: &Running, stored: &Stored, context: &Context) -> Measured {
-    let leases = context.leases();
-    let recheck = stored
-        .recheck
-        .then(|| "a stream has missed changes: everything is compared again, then it goes on".to_owned());
-    let stream_problems = Side::BOTH
-        .into_iter()
-        .filter_map(|side| match &*running.health.get(side).lock() {
-            super::tailer::Health::Following => None,
-            super::tailer::Health::Idle => Some(format!("the change stream of {side} is not followed yet")),
-            super::tailer::Health::Waiting(why) => Some(format!("following {side} waits: {why}")),
-            super::tailer::Health::CutOff(why) | super::tailer::Health::Failed(why) => {
-                Some(format!("following {side} failed: {why}"))
-            }
-        })
-        .chain(recheck)
-        .collect();
-    Measured {
-        synced: stored.phase == Phase::Synced,
-        paused: stored.paused,
-        lag_old_to_new: context.frontiers.old.lag_seconds(context.clock.now()),
-        lag_new_to_old: context.frontiers.new.lag_seconds(context.clock.now()),
-        parked: context.parking.len(),
-        leases: (leases.old, leases.new),
-        holders: running.watch.problems(),
-        stream_problems,
-    }
-}
-
-fn unblocked(reasons: Vec<String>) -> Result<(), ControlError> {
-    if reasons.is_empty() {
-        return Ok(());
-    }
-    Err(conflict("blocked", format!("not now: {}", reasons.join("; "))).because(reasons))
 }
 
 fn routed(running: &Running) -> Result<(std::sync::Arc<Context>, MigrationRoute), ControlError> {

@@ -17,8 +17,10 @@ pub struct Measured {
     pub leases: (bool, bool),
     /// Holders that are not done with, each with the reason.
     pub holders: Vec<String>,
-    /// What the streams say is wrong.
+    /// What the streams say is wrong, and stays so.
     pub stream_problems: Vec<String>,
+    /// Why streams do not go on just now; they are tried again.
+    pub streams_waiting: Vec<String>,
 }
 
 /// A stream further behind than this many seconds does not get authority moved on it.
@@ -47,10 +49,25 @@ pub fn blocked_by(measured: &Measured) -> Vec<String> {
     no(measured.parked > 0, format!("{} keys cannot be made equal; see conflicts", measured.parked));
     no(!measured.leases.0, "the old cluster does not grant the lease to write".into());
     no(!measured.leases.1, "the new cluster does not grant the lease to write".into());
-    for why in measured.holders.iter().chain(&measured.stream_problems) {
+    let streams = measured.stream_problems.iter().chain(&measured.streams_waiting);
+    for why in measured.holders.iter().chain(streams) {
         no(true, why.clone());
     }
     reasons
+}
+
+/// Whether something stands in the way, and nothing but what may have passed in a moment: streams that are opened again,
+/// leases that are renewed, a short lag.
+#[must_use]
+pub fn may_pass(measured: &Measured) -> bool {
+    let passed = Measured {
+        lag_old_to_new: Some(0.0),
+        lag_new_to_old: Some(0.0),
+        leases: (true, true),
+        streams_waiting: Vec::new(),
+        ..measured.clone()
+    };
+    !blocked_by(measured).is_empty() && blocked_by(&passed).is_empty()
 }
 
 /// What is known of the last full comparison of both sides.
@@ -135,11 +152,29 @@ mod tests {
             Measured { leases: (true, false), ..good() },
             Measured { holders: vec!["x".into()], ..good() },
             Measured { stream_problems: vec!["x".into()], ..good() },
+            Measured { streams_waiting: vec!["x".into()], ..good() },
         ];
         for measured in bad {
             assert_eq!(blocked_by(&measured).len(), 1, "{measured:?}");
         }
         assert!(!blocked_by(&Measured::default()).is_empty());
+    }
+
+    #[test]
+    fn what_may_pass_is_waited_for_only_where_nothing_else_is_in_the_way() {
+        assert!(!may_pass(&good()), "nothing is in the way");
+        let passing = [
+            Measured { lag_old_to_new: None, ..good() },
+            Measured { lag_new_to_old: Some(60.0), ..good() },
+            Measured { leases: (false, true), ..good() },
+            Measured { streams_waiting: vec!["x".into()], ..good() },
+        ];
+        for measured in passing {
+            assert!(may_pass(&measured), "{measured:?}");
+            let stays = Measured { parked: 1, ..measured };
+            assert!(!may_pass(&stays), "{stays:?}");
+        }
+        assert!(!may_pass(&Measured { stream_problems: vec!["x".into()], ..good() }));
     }
 
     #[test]

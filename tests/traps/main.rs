@@ -10,6 +10,7 @@ mod ddl;
 mod keys;
 mod late;
 mod locks;
+mod moments;
 mod own_writes;
 mod past_the_proxy;
 mod sizes;
