@@ -84,7 +84,7 @@ async fn unique_values_that_pass_on_while_history_is_copied() -> Result<()> {
         bed.write(insert(some)).await?;
     }
     bed.operator.create(&["shop.c"]).await?;
-    let slowly = Throttle { documents_per_second: Some(500.0), megabytes_per_second: None };
+    let slowly = Throttle { documents_per_second: Some(120.0), megabytes_per_second: None };
     bed.operator.engine.set_throttle(&me(), "m", slowly).await?;
     bed.operator.start().await?;
     let on_new = Bed::on(&bed.new).await?.collection::<Document>("c");
