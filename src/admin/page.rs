@@ -1,11 +1,11 @@
 //! Self-contained HTML pages: nothing is loaded from elsewhere.
 
-/// A page with a title and a body that is HTML already.
-pub(super) fn page(title: &str, body: &str) -> String {
+/// A page with a title, what it needs of style beside that of all, and a body that is HTML already.
+pub(super) fn page(title: &str, style: &str, body: &str) -> String {
     let title = escaped(title);
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>{STYLE}</style>\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>{STYLE}{style}</style>\n\
          </head>\n<body>\n<h1>{title}</h1>\n{body}</body>\n</html>\n"
     )
 }
@@ -66,7 +66,7 @@ mod tests {
     fn nothing_that_users_wrote_becomes_markup() {
         let hostile = "<script>alert('x')</script> & \"y\"";
         let html =
-            page(hostile, &(table(&["a"], &[vec![hostile.to_owned()]]) + &list(&[hostile.to_owned()])));
+            page(hostile, "", &(table(&["a"], &[vec![hostile.to_owned()]]) + &list(&[hostile.to_owned()])));
         assert!(!html.contains("<script>"), "{html}");
         assert_eq!(html.matches("&lt;script&gt;alert(&#39;x&#39;)").count(), 4);
         assert!(table(&["a"], &[]).is_empty() && list(&[]).is_empty());

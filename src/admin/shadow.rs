@@ -1,8 +1,11 @@
 //! Shadow reads: the switch, and what they have found.
 
+mod csv;
+mod html;
+
 use axum::extract::RawQuery;
 use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 
@@ -10,7 +13,6 @@ use super::Shared;
 use super::extract::{Answer, Body, Change, Named};
 use super::problem::Problem;
 use crate::migration::control::{DiffReport, Part, SetShadow, ShadowView};
-use crate::migration::shadow::{csv, html};
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
@@ -40,12 +42,9 @@ pub(super) async fn diffs(RawQuery(query): RawQuery, named: Named) -> Answer<Res
         Format::Json => Json(report).into_response(),
         Format::Csv => {
             let kind = HeaderValue::from_static("text/csv; charset=utf-8");
-            ([(header::CONTENT_TYPE, kind)], csv(&report.shapes)).into_response()
+            ([(header::CONTENT_TYPE, kind)], csv::csv(&report.shapes)).into_response()
         }
-        Format::Html => {
-            let kind = HeaderValue::from_static("text/html; charset=utf-8");
-            ([(header::CONTENT_TYPE, kind)], html(&named.name, &report)).into_response()
-        }
+        Format::Html => Html(html::html(&named.name, &report)).into_response(),
     })
 }
 

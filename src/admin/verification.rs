@@ -76,7 +76,7 @@ fn html(report: &VerificationReport) -> String {
         "<p><small>Fingerprint (SHA-256 of the JSON form with an empty fingerprint): {}</small></p>\n",
         escaped(&report.fingerprint)
     );
-    page(&format!("Verification of {}", report.migration), &body)
+    page(&format!("Verification of {}", report.migration), "", &body)
 }
 
 fn comparison(last: &Verification) -> String {

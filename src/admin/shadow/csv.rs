@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::view::{LatencyView, ShapeDiff};
+use crate::migration::shadow::{LatencyView, ShapeDiff};
 
 /// One line for each shape, with a column for each kind of difference that there is.
 #[must_use]
-pub fn csv(shapes: &[ShapeDiff]) -> String {
+pub(super) fn csv(shapes: &[ShapeDiff]) -> String {
     let kinds: BTreeSet<&str> =
         shapes.iter().flat_map(|shape| shape.differences.keys().map(String::as_str)).collect();
     let mut head = vec![

@@ -2,30 +2,23 @@
 
 use std::fmt::Write;
 
-use super::view::{DiffReport, Example, LatencyView, ShapeDiff};
+use crate::admin::page::{escaped, page};
+use crate::migration::shadow::{DiffReport, Example, LatencyView, ShapeDiff};
 
-const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}\
-h2{font:600 15px ui-monospace,monospace;margin:2rem 0 .5rem;overflow-wrap:anywhere}table{border-collapse:collapse}\
-td,th{padding:.2rem .7rem .2rem 0;text-align:left;vertical-align:top}td.n{text-align:right}code{overflow-wrap:anywhere}\
-.bar{display:flex;height:14px;background:#eee;margin:.4rem 0}.bar i{display:block}.equal{background:#4a9}\
-.transient{background:#db4}.different{background:#c33}.other{background:#999}.old{background:#57a}.new{background:#a75}\
+const STYLE: &str = "h2{font:600 15px ui-monospace,monospace;margin:2rem 0 .5rem;overflow-wrap:anywhere}\
+.bar{display:flex;height:14px;background:#8883;margin:.4rem 0}.bar i{display:block}i.equal{background:#4a9}\
+i.transient{background:#db4}i.different{background:#c33}.other{background:#999}.old{background:#57a}.new{background:#a75}\
 .time{display:inline-block;height:10px}.none{color:#777}";
 
 /// The page about `report` of the migration `name`.
 #[must_use]
-pub fn html(name: &str, report: &DiffReport) -> String {
-    let name = escaped(name);
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Shadow reads of {name}</title>\n\
-         <style>{STYLE}</style>\n<h1>Shadow reads of {name}</h1>\n"
-    );
-    out.push_str(&counts(report));
+pub(super) fn html(name: &str, report: &DiffReport) -> String {
+    let mut body = counts(report);
     if report.shapes.is_empty() {
-        out.push_str("<p class=\"none\">Nothing has been compared.</p>\n");
+        body.push_str("<p class=\"none\">Nothing has been compared.</p>\n");
     }
-    report.shapes.iter().for_each(|one| out.push_str(&shape(one)));
-    out.push_str("</html>\n");
-    out
+    report.shapes.iter().for_each(|one| body.push_str(&shape(one)));
+    page(&format!("Shadow reads of {name}"), STYLE, &body)
 }
 
 fn counts(report: &DiffReport) -> String {
@@ -118,22 +111,6 @@ fn example(one: &Example) -> String {
         let _ = write!(out, "<code>{path}</code> {kind}: old {old}, new {new}<br>");
     }
     out.push('\n');
-    out
-}
-
-/// Text that is shown as it is and does nothing.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            other => out.push(other),
-        }
-    }
     out
 }
 

@@ -5,17 +5,13 @@
 //! own, and all limits are counted.
 
 mod calls;
-mod page;
 mod reading;
 mod report;
 mod reports;
 mod settling;
-mod table;
 mod view;
 
-pub use page::html;
 pub use reports::Reports;
-pub use table::csv;
 pub use view::{
     DiffReport, Example, ExampleField, LatencyView, SetShadow, ShadowCounts, ShadowView, ShapeDiff,
 };
