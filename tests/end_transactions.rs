@@ -88,6 +88,7 @@ async fn transactions_in_the_way_are_ended_where_that_is_allowed() -> Result<()>
             loop {
                 let again = doc! { "$inc": { "n": 1 } };
                 stage.c.update_one(doc! { "_id": "driver" }, again).session(&mut *session).await?;
+                // An application's pace.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
@@ -146,6 +147,7 @@ async fn transactions_are_waited_for_by_default() -> Result<()> {
         while begun.elapsed() < OVER_A_TRY {
             let again = doc! { "$inc": { "n": 1 } };
             stage.c.update_one(doc! { "_id": "a" }, again).session(&mut session).await?;
+            // An application's pace.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         session.commit_transaction().await

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
+use reshard::app::Proxy;
 use reshard::migration::control::{
     Back, Control as _, Page, Plan, RampStatus, RampView, SetShadow, Shadow, Steer, Verdict,
 };
@@ -103,6 +104,27 @@ async fn filled(uri: &str) -> Result<()> {
     Ok(())
 }
 
+/// A migration that may move, and readers.
+struct Read {
+    new: ReplicaSet,
+    operator: Operator,
+    _others: (ReplicaSet, Proxy, Readers),
+}
+
+impl Read {
+    async fn start(name: &str) -> Result<Self> {
+        let (old, new) = two_sets(name).await?;
+        let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+        filled(&uri(&proxy)).await?;
+        let operator = Operator::of(&proxy, "m");
+        operator.create(&["shop.c"]).await?;
+        operator.start().await?;
+        operator.until_synced().await?;
+        let readers = Readers::start(&uri(&proxy)).await?;
+        Ok(Self { new, operator, _others: (old, proxy, readers) })
+    }
+}
+
 async fn spoil(new: &ReplicaSet, mut how: Document) -> Result<()> {
     how.insert("failCommands", vec!["distinct"]);
     new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": how }).await
@@ -147,17 +169,10 @@ async fn comes_down(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_and_slowness_of_new_bring_it_down_at_the_second_look() -> Result<()> {
-    let (old, new) = two_sets("ramp_spoilt").await?;
-    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
-    filled(&uri(&proxy)).await?;
-    let operator = Operator::of(&proxy, "m");
-    operator.create(&["shop.c"]).await?;
-    operator.start().await?;
-    operator.until_synced().await?;
-    let _readers = Readers::start(&uri(&proxy)).await?;
-    comes_down(&operator, &new, doc! { "errorCode": 8 }, "errors", Back::Zero).await?;
+    let Read { new, operator, .. } = &Read::start("ramp_spoilt").await?;
+    comes_down(operator, new, doc! { "errorCode": 8 }, "errors", Back::Zero).await?;
     let slow = doc! { "blockConnection": true, "blockTimeMS": 2500 };
-    comes_down(&operator, &new, slow, "latency", Back::Step).await?;
+    comes_down(operator, new, slow, "latency", Back::Step).await?;
     let shapes = operator.engine.shapes("m", reshard::migration::control::Part::default()).await?;
     let asked = shapes.shapes.iter().find(|one| one.text.starts_with("{distinct: c")).context("the shape")?;
     ensure!(asked.new.errors > 0 && asked.old.errors == 0, "{asked:?}");
@@ -168,27 +183,20 @@ async fn errors_and_slowness_of_new_bring_it_down_at_the_second_look() -> Result
 /// Without shadow reads it stays where it is; with them it goes up, and down again when they find what is wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_shadow_reads_find_decides() -> Result<()> {
-    let (old, new) = two_sets("ramp_shadow").await?;
-    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
-    filled(&uri(&proxy)).await?;
-    let operator = Operator::of(&proxy, "m");
-    operator.create(&["shop.c"]).await?;
-    operator.start().await?;
-    operator.until_synced().await?;
-    let _readers = Readers::start(&uri(&proxy)).await?;
+    let Read { new, operator, .. } = &Read::start("ramp_shadow").await?;
     let plan = Plan { reads: vec![20, 50], dwell_seconds: 6, shadow: Shadow::On, back: Back::Zero, ..plan() };
     operator.engine.start_plan(&me(), "m", plan).await?;
     let gate = |ramp: &RampView, verdict: Verdict| {
         ramp.gates.iter().any(|gate| gate.name == "shadow_differences" && gate.verdict == verdict)
     };
-    let held = until_ramp(&operator, "it to miss shadow reads", |ramp| gate(ramp, Verdict::Unknown)).await?;
+    let held = until_ramp(operator, "it to miss shadow reads", |ramp| gate(ramp, Verdict::Unknown)).await?;
     ensure!(held.reads_percent == 0, "{held:#?}");
     let shadow = SetShadow { percent: 10.0, show_values: false, reset: false };
     operator.engine.set_shadow(&me(), "m", shadow).await?;
-    until_ramp(&operator, "the first step", |ramp| ramp.reads_percent == 20).await?;
+    until_ramp(operator, "the first step", |ramp| ramp.reads_percent == 20).await?;
     let wrong = doc! { "op": "i", "ns": "shop.c", "o": { "_id": 1, "n": 1.5 } };
-    plant(&new, vec![doc! { "op": "d", "ns": "shop.c", "o": { "_id": 1 } }, wrong]).await?;
-    let down = until_ramp(&operator, "it to come down", |ramp| ramp.setbacks > 0).await?;
+    plant(new, vec![doc! { "op": "d", "ns": "shop.c", "o": { "_id": 1 } }, wrong]).await?;
+    let down = until_ramp(operator, "it to come down", |ramp| ramp.setbacks > 0).await?;
     ensure!(gate(&down, Verdict::Broken) && down.reads_percent == 0, "{down:#?}");
     Ok(())
 }

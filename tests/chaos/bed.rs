@@ -60,20 +60,20 @@ impl Bed {
             }
             Step::HangProxy(time) => {
                 self.server.signal(Signal::STOP)?;
-                tokio::time::sleep(time).await;
+                lasts(time).await;
                 self.server.signal(Signal::CONT)?;
             }
             Step::OldElects => self.old.stepdown().await?,
             Step::HangOldPrimary(time) => {
                 let primary = self.old.node(self.old.primary().await?);
                 primary.pause().await?;
-                tokio::time::sleep(time).await;
+                lasts(time).await;
                 primary.resume().await?;
             }
             Step::KillOldMember(member, time) => {
                 let member = self.old.node(member);
                 member.kill9().await?;
-                tokio::time::sleep(time).await;
+                lasts(time).await;
                 member.start().await?;
             }
             Step::CutNew(time) => self.network_is(Mode::Cut, time).await,
@@ -81,12 +81,12 @@ impl Bed {
             Step::KillNewShard(shard, time) => {
                 let shard = self.new.shard(shard);
                 shard.kill9_all().await?;
-                tokio::time::sleep(time).await;
+                lasts(time).await;
                 shard.start_all().await?;
             }
             Step::FillNew(time) => {
                 self.disk_of_new(true).await?;
-                tokio::time::sleep(time).await;
+                lasts(time).await;
                 self.disk_of_new(false).await?;
             }
             Step::Reads(percent) => self.ask("PUT", "reads", Some(percent)).await,
@@ -102,7 +102,7 @@ impl Bed {
 
     async fn network_is(&self, mode: Mode, time: Duration) {
         self.network.set(mode);
-        tokio::time::sleep(time).await;
+        lasts(time).await;
         self.network.set(Mode::Carry);
     }
 
@@ -162,6 +162,11 @@ impl Bed {
             .await
             .with_context(|| self.server.tail())
     }
+}
+
+/// How long a fault lasts is what the plan says; no condition ends it.
+async fn lasts(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// Errors that drivers know from failovers and shutdowns of MongoDB itself, by the codes of the retryable

@@ -79,13 +79,16 @@ impl Relay {
         self.stranded.lock().push(these);
     }
 
-    /// Lets what was stranded arrive, and waits until it has; how many bytes that were.
+    /// Lets what was stranded arrive, and waits until the server has answered all of it and closed; how many bytes
+    /// that were. Whoever sent them must be gone.
     pub(crate) async fn release(&self) -> anyhow::Result<u64> {
         let held = self.held();
-        for these in &*self.stranded.lock() {
+        let stranded = std::mem::take(&mut *self.stranded.lock());
+        for these in &stranded {
             these.send_replace(Mode::Carry);
         }
-        wait_for("what was held to arrive", LONG, || async { Ok(self.held() == 0) }).await?;
+        let closed = || async { Ok(stranded.iter().all(|these| these.receiver_count() == 0)) };
+        wait_for("what was held to arrive", LONG, closed).await?;
         Ok(held)
     }
 }
