@@ -69,7 +69,11 @@ pub async fn describe(
     Ok(Some(Collection { kind, options, indexes }))
 }
 
-async fn indexes_of(
+/// The indexes of a collection on `cluster`; none where it is not there. Each question takes at most `limit`.
+///
+/// # Errors
+/// [`Unanswered`].
+pub async fn indexes_of(
     cluster: &dyn Commands,
     namespace: &Namespace,
     limit: Duration,

@@ -88,7 +88,8 @@ impl Documents {
     }
 }
 
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long one question to a cluster may take.
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Reads the documents of `keys`.
 ///

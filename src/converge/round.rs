@@ -3,20 +3,26 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bson::{RawDocument, Timestamp, rawdoc};
+use bson::raw::RawDocumentBuf;
+use bson::{Document, RawDocument, Timestamp, rawdoc};
 
+use super::catalog::indexes_of;
 use super::converger::{Converger, Order, Report, Stuck, Unavailable, majority};
 use super::looks::Look;
 use super::mirror::{Mirror, Written};
-use super::read::{Documents, Level, id_of, time_now};
+use super::read::{Documents, LIMIT, Level, ask, id_of, time_now};
 use super::shards::push_clocks;
-use crate::cluster::command::SharedCluster;
+use crate::cluster::command::{Commands, Request, SharedCluster};
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::converge::{Action, Failure, decide};
+use crate::policy::holders::{Holders, holders};
 use crate::policy::shard_key::ShardKey;
 use crate::state::records::first_batch;
+
+/// An array may need the values of so many documents at a time; the others are met at the next try.
+const MOST_HOLDERS: i32 = 20;
 
 /// Keys of one authority.
 pub(super) struct Group {
@@ -73,12 +79,13 @@ impl Round<'_> {
                     inserted.push(key);
                 }
                 Written::Again => again.push(key),
-                Written::Failed(Failure::Unique { key_value }) if tries < 10 => {
-                    let removed = self.make_room(&mirror, &key, &group, &key_value).await?;
+                Written::Failed(Failure::Unique { key_pattern, .. }) if tries < 10 => {
+                    if let Some(wanted) = want.get(&key) {
+                        again.extend(self.make_room(&mirror, &key, &group, (&key_pattern, wanted)).await?);
+                    }
                     again.push(key);
-                    again.extend(removed);
                 }
-                Written::Failed(Failure::Unique { key_value }) => {
+                Written::Failed(Failure::Unique { key_value, .. }) => {
                     report.stuck.push(Stuck {
                         key,
                         why: format!("another document holds {key_value:?} on {mirror_side}"),
@@ -223,24 +230,19 @@ impl Round<'_> {
 
     /// Another document on the mirror holds a unique value that this key needs. Its own authority state says
     /// what it should hold; a first try writes that, and where the two wait for each other (they swapped
-    /// values) later tries remove it from the mirror, to be inserted again after this key.
+    /// values) later tries remove it from the mirror, to be inserted again after this key. One that should hold
+    /// just that stays: then the authority lets both have the value, and this key is the one that cannot be made equal.
     async fn make_room(
         &self,
         mirror: &Mirror<'_>,
         key: &Key,
         group: &Group,
-        key_value: &RawDocument,
+        value: (&RawDocument, &RawDocument),
     ) -> Result<Vec<Key>, Unavailable> {
         let Self { namespace, tries, converger, .. } = *self;
         let mut removed = Vec::new();
         let what: Arc<str> = format!("making room in {namespace}").into();
-        let body = rawdoc! {
-            "find": namespace.collection(), "filter": key_value.to_owned(), "limit": 2,
-            "readConcern": { "level": "majority" },
-        };
-        let request = crate::cluster::command::Request::new(namespace.database(), body);
-        let reply = super::read::ask(mirror.cluster, request).await.map_err(Unavailable)?;
-        for holder in first_batch(&reply.body).map_err(Unavailable)? {
+        for holder in holders_on(mirror.cluster, namespace, value).await.map_err(Unavailable)? {
             let Some(holder_key) = id_of(&holder).filter(|holder| holder != key) else { continue };
             // Where the holder is at home on this cluster, both values count: nothing may be done about it here.
             let Some(_entered) = converger.enter_if_owned(namespace, &holder_key, group.authority, &what)
@@ -250,8 +252,11 @@ impl Round<'_> {
             let keys = [holder_key];
             let want = self.read(group, group.authority, &keys, Level::Majority(None)).await?;
             let [holder_key] = keys;
+            let action = decide(Some(&holder), want.get(&holder_key));
+            if action == Action::Nothing {
+                continue;
+            }
             if tries == 0 {
-                let action = decide(Some(&holder), want.get(&holder_key));
                 mirror.apply(&[(holder_key, action)]).await.map_err(Unavailable)?;
             } else {
                 mirror.remove(&holder_key, &holder).await.map_err(Unavailable)?;
@@ -260,6 +265,28 @@ impl Round<'_> {
         }
         Ok(removed)
     }
+}
+
+/// Documents that may hold, in a unique index with the key `pattern`, a value of `wanted`.
+async fn holders_on(
+    cluster: &dyn Commands,
+    namespace: &Namespace,
+    (pattern, wanted): (&RawDocument, &RawDocument),
+) -> Result<Vec<RawDocumentBuf>, String> {
+    let indexes = indexes_of(cluster, namespace, LIMIT).await.map_err(|error| error.to_string())?;
+    let pattern = Document::try_from(pattern).map_err(|error| error.to_string())?;
+    let unique = indexes.iter().filter(|index| index.is_unique());
+    let mut found = Vec::new();
+    for index in unique.filter(|index| index.spec.get_document("key").is_ok_and(|key| *key == pattern)) {
+        let Some(Holders { filter, collation }) = holders(&index.spec, wanted) else { continue };
+        let body = rawdoc! {
+            "find": namespace.collection(), "filter": filter, "collation": collation, "limit": MOST_HOLDERS,
+            "singleBatch": true, "readConcern": { "level": "majority" },
+        };
+        let request = Request::new(namespace.database(), body).within(LIMIT);
+        found.extend(first_batch(&ask(cluster, request).await?.body)?);
+    }
+    Ok(found)
 }
 
 /// What to do about each key, in the keys' order.

@@ -98,7 +98,9 @@ pub enum Failure {
     Guard,
     /// Another document on the mirror holds a value of a unique index.
     Unique {
-        /// The index key and the value, as the error gives them.
+        /// The key of the index.
+        key_pattern: bson::RawDocumentBuf,
+        /// The value, as the error gives it: for people, as it may be written as the index's collation has it.
         key_value: bson::RawDocumentBuf,
     },
     /// The mirror will not take it.
@@ -119,13 +121,14 @@ pub fn failure(error: &RawDocument) -> Failure {
         // 112 WriteConflict: somebody else was faster; the guard says who.
         return if code == 112 { Failure::Guard } else { Failure::Refused { code, message } };
     }
-    let is_id = error
-        .get_document("keyPattern")
-        .is_ok_and(|pattern| pattern.iter().flatten().all(|(name, _)| name.as_str() == "_id"));
-    match error.get_document("keyValue") {
-        _ if is_id => Failure::Guard,
-        Ok(key_value) => Failure::Unique { key_value: key_value.to_owned() },
-        Err(_) => Failure::Refused { code, message },
+    match (error.get_document("keyPattern"), error.get_document("keyValue")) {
+        (Ok(pattern), _) if pattern.iter().flatten().all(|(name, _)| name.as_str() == "_id") => {
+            Failure::Guard
+        }
+        (Ok(pattern), Ok(value)) => {
+            Failure::Unique { key_pattern: pattern.to_owned(), key_value: value.to_owned() }
+        }
+        _ => Failure::Refused { code, message },
     }
 }
 
@@ -161,6 +164,7 @@ mod tests {
         assert_eq!(failure(&on_id), Failure::Guard);
         let on_email =
             rawdoc! { "index": 0, "code": 11000, "keyPattern": { "email": 1 }, "keyValue": { "email": "x" } };
-        assert_eq!(failure(&on_email), Failure::Unique { key_value: rawdoc! { "email": "x" } });
+        let (key_pattern, key_value) = (rawdoc! { "email": 1 }, rawdoc! { "email": "x" });
+        assert_eq!(failure(&on_email), Failure::Unique { key_pattern, key_value });
     }
 }

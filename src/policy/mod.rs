@@ -15,6 +15,7 @@ pub mod expiry;
 pub mod failover;
 pub mod fields;
 pub mod gate;
+pub mod holders;
 pub mod invariants;
 pub mod latency;
 pub mod naming;

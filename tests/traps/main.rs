@@ -15,6 +15,7 @@ mod own_writes;
 mod past_the_proxy;
 mod sizes;
 mod times;
+mod unique;
 mod unkeyed;
 mod upserts;
 mod values;
