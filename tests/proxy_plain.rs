@@ -19,13 +19,13 @@ use reshard_testbed::ReplicaSet;
 
 async fn start(nodes: usize) -> Result<(ReplicaSet, Proxy, Client)> {
     let set = ReplicaSet::builder("rs0").nodes(nodes).start().await?;
-    let proxy = proxy(&set).await?;
+    let proxy = proxy(&set.uri()).await?;
     let client = client(&proxy).await?;
     Ok((set, proxy, client))
 }
 
-async fn proxy(set: &ReplicaSet) -> Result<Proxy> {
-    let old = cluster::Settings::parse(&set.uri()).await?.app_name("reshard-test");
+async fn proxy(uri: &str) -> Result<Proxy> {
+    let old = cluster::Settings::parse(uri).await?.app_name("reshard-test");
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let proxy = Builder::new(old, listener::Settings::new(listen)).start().await?;
     Ok(proxy)
@@ -96,6 +96,40 @@ async fn drivers_that_compress_are_served() -> Result<()> {
         ensure!(found == ids.map(large).collect::<Vec<_>>(), "{compressor}");
     }
     ensure!(things(&plain).count_documents(doc! {}).await? == 400);
+    Ok(())
+}
+
+/// What a server has sent and taken in compressed form, as it counts that itself.
+async fn compressed_bytes(server: &Client, compressor: &str) -> Result<[i64; 2]> {
+    let status = server.database("admin").run_command(doc! { "serverStatus": 1 }).await?;
+    let counts = status.get_document("network")?.get_document("compression")?.get_document(compressor)?;
+    Ok([
+        counts.get_document("compressor")?.get_i64("bytesIn")?,
+        counts.get_document("decompressor")?.get_i64("bytesOut")?,
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_to_clusters_are_compressed_where_their_connection_string_says_so() -> Result<()> {
+    let set = ReplicaSet::builder("plain-compressed").start().await?;
+    let direct = set.client().await?;
+    let large = |id: i32| doc! { "_id": id, "text": "again and again ".repeat(5000) };
+    for (number, compressor) in (0_i32..).zip(["snappy", "zstd", "zlib"]) {
+        let before = compressed_bytes(&direct, compressor).await?;
+        let proxy = proxy(&format!("{}&compressors={compressor}", set.uri())).await?;
+        let client = client(&proxy).await?;
+        let ids = number * 100..number * 100 + 100;
+        things(&client).insert_many(ids.clone().map(large)).await?;
+        let range = doc! { "_id": { "$gte": ids.start, "$lt": ids.end } };
+        let found: Vec<_> = things(&client).find(range).batch_size(30).await?.try_collect().await?;
+        ensure!(found == ids.map(large).collect::<Vec<_>>(), "{compressor}");
+        let after = compressed_bytes(&direct, compressor).await?;
+        ensure!(
+            after.iter().zip(before).all(|(after, before)| after - before > 7_000_000),
+            "{before:?} {after:?}"
+        );
+        ensure!(proxy.shutdown().await);
+    }
     Ok(())
 }
 

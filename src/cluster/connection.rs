@@ -5,7 +5,8 @@ use std::io::{self, IoSlice};
 use bson::{RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
 
-use crate::wire::header::{FrameError, HEADER_LEN, Header, OP_MSG, read_i32};
+use crate::wire::compressed::{Compressor, Compressors, compress, decompress};
+use crate::wire::header::{FrameError, HEADER_LEN, Header, OP_COMPRESSED, OP_MSG, read_i32};
 use crate::wire::op_msg::{self, MORE_TO_COME, OpMsg};
 
 use super::stream::{Cutter, Stream};
@@ -32,11 +33,17 @@ pub(super) enum ExchangeError {
 pub(super) struct Connection {
     stream: Stream,
     last_request_id: i32,
+    compressor: Option<Compressor>,
 }
 
 impl Connection {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, last_request_id: 0 }
+        Self { stream, last_request_id: 0, compressor: None }
+    }
+
+    /// From now on messages go compressed; what must not be is left as it is.
+    pub(super) fn compress(&mut self, with: Option<Compressor>) {
+        self.compressor = with;
     }
 
     /// What ends the connection while it is in use.
@@ -58,13 +65,42 @@ impl Connection {
         reply: &mut BytesMut,
     ) -> Result<bool, ExchangeError> {
         let request_id = message.first().and_then(|part| read_i32(part, 4));
-        self.write(message).await?;
-        let header = self.read(reply).await?;
+        let header = match self.compressor {
+            None => {
+                self.write(message).await?;
+                self.read(reply).await?
+            }
+            Some(compressor) => self.exchange_compressed(message, compressor, reply).await?,
+        };
         if request_id.is_some_and(|id| id != header.response_to) {
             return Err(FrameError::Malformed("it answers another request").into());
         }
         let flags = read_i32(reply, HEADER_LEN).map_or(0, i32::cast_unsigned);
         Ok(header.opcode != OP_MSG || flags & MORE_TO_COME == 0)
+    }
+
+    /// What answers a message is compressed as that was: short ones too, which hardly get shorter.
+    async fn exchange_compressed(
+        &mut self,
+        message: &mut [IoSlice<'_>],
+        compressor: Compressor,
+        reply: &mut BytesMut,
+    ) -> Result<Header, ExchangeError> {
+        let (mut plain, mut small) = (BytesMut::new(), BytesMut::new());
+        message.iter().for_each(|part| plain.extend_from_slice(part));
+        if may_be_compressed(&plain) && compress(&plain, compressor, &mut small) {
+            drop(plain);
+            self.write(&mut [IoSlice::new(&small)]).await?;
+        } else {
+            self.write(message).await?;
+        }
+        let header = self.read(reply).await?;
+        if header.opcode != OP_COMPRESSED {
+            return Ok(header);
+        }
+        decompress(reply, Compressors::NONE.with(compressor), &mut small)?;
+        std::mem::swap(reply, &mut small);
+        Header::parse(reply)?.ok_or(ExchangeError::Frame(FrameError::Malformed("a reply without a header")))
     }
 
     async fn write(&mut self, mut rest: &mut [IoSlice<'_>]) -> Result<(), ExchangeError> {
@@ -119,6 +155,28 @@ impl Connection {
         let body = RawDocument::from_bytes(&reply[body]);
         Ok(body.map_err(|_| FrameError::Malformed("the body is not BSON"))?.to_owned())
     }
+}
+
+/// Whether a message is of a command that may be compressed.
+/// Source: specifications/source/compression/OP_COMPRESSED.md, "Messages not allowed to be compressed".
+fn may_be_compressed(message: &[u8]) -> bool {
+    const NEVER: [&str; 11] = [
+        "hello",
+        "isMaster",
+        "ismaster",
+        "saslStart",
+        "saslContinue",
+        "getnonce",
+        "authenticate",
+        "createUser",
+        "updateUser",
+        "copydbSaslStart",
+        "copydbgetnonce",
+    ];
+    let Ok(parsed) = OpMsg::parse(message) else { return false };
+    let body = RawDocument::from_bytes(&message[parsed.body]).ok();
+    let command = body.and_then(|body| body.iter().next()?.ok());
+    command.is_some_and(|(name, _)| !NEVER.contains(&name.as_str()))
 }
 
 fn broken(sent: bool, error: io::Error) -> ExchangeError {

@@ -13,6 +13,7 @@ use super::stream::{Socket, Stream};
 use super::tls;
 use super::uri::Settings;
 use crate::model::span::spoken;
+use crate::wire::compressed::Compressor;
 
 /// Dead peers are noticed on idle connections after this and a few probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
@@ -45,6 +46,7 @@ pub(super) struct Connector {
     app_name: String,
     tls: Option<TlsConnector>,
     login: Option<Login>,
+    compressors: Vec<Compressor>,
     limit: Duration,
 }
 
@@ -56,6 +58,7 @@ impl Connector {
             app_name: settings.app_name.clone(),
             tls: settings.tls.as_ref().map(tls::connector).transpose()?,
             login: settings.credential.clone().map(Login::new),
+            compressors: settings.compressors.clone(),
             limit: settings.connect_timeout,
         })
     }
@@ -89,7 +92,7 @@ impl Connector {
         let stream = self.stream(address).await?;
         let mut connection = Connection::new(stream);
         let user = login.and_then(Login::user_to_ask_for);
-        let handshake = hello::handshake(&self.app_name, user.as_deref());
+        let handshake = hello::handshake(&self.app_name, user.as_deref(), &self.compressors);
         let asked = Instant::now();
         let answer = connection.command(&handshake).await.map_err(|error| unreachable(error.to_string()))?;
         let rtt = asked.elapsed();
@@ -105,6 +108,8 @@ impl Connector {
                 }
             })?;
         }
+        let agreed = |one: &&Compressor| hello.compressors.iter().any(|name| name == one.name());
+        connection.compress(self.compressors.iter().find(agreed).copied());
         Ok(Opened { connection, hello, rtt })
     }
 

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::raw::{RawArray, cstr};
+use bson::raw::{RawArray, RawArrayBuf, cstr};
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use super::command::{ServerError, number};
 use super::topology::Role;
+use crate::wire::compressed::Compressor;
 
 /// Longest `application.name` that servers accept, in bytes.
 const MAX_APP_NAME: usize = 128;
@@ -75,12 +76,14 @@ pub struct HelloReply {
     pub hello_ok: bool,
     /// How the asked-for user may log in; `None` when the server did not say.
     pub mechanisms: Option<Vec<String>>,
+    /// Names of the compressors that the server knows of those it was offered.
+    pub compressors: Vec<String>,
 }
 
-/// The first command on a connection. `user` is `<database>.<name>` when mechanisms are to be negotiated.
+/// The first command on a connection, which offers `compressors`. `user` is `<database>.<name>` when mechanisms are to be negotiated.
 /// It goes by the old name because servers before 4.4 know no other.
 #[must_use]
-pub fn handshake(app_name: &str, user: Option<&str>) -> RawDocumentBuf {
+pub fn handshake(app_name: &str, user: Option<&str>, compressors: &[Compressor]) -> RawDocumentBuf {
     let mut end = app_name.len().min(MAX_APP_NAME);
     while !app_name.is_char_boundary(end) {
         end -= 1;
@@ -97,6 +100,11 @@ pub fn handshake(app_name: &str, user: Option<&str>) -> RawDocumentBuf {
     };
     if let Some(user) = user {
         command.append(cstr!("saslSupportedMechs"), user);
+    }
+    if !compressors.is_empty() {
+        let mut names = RawArrayBuf::new();
+        compressors.iter().for_each(|one| names.push(one.name()));
+        command.append(cstr!("compression"), names);
     }
     command
 }
@@ -158,6 +166,10 @@ impl HelloReply {
             topology_version: topology_version(body),
             hello_ok: flag(body, "helloOk"),
             mechanisms: body.get_array("saslSupportedMechs").ok().map(|list| strings(list, str::to_owned)),
+            compressors: body
+                .get_array("compression")
+                .map(|list| strings(list, str::to_owned))
+                .unwrap_or_default(),
         })
     }
 }
@@ -248,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_long_application_name_is_cut_at_a_character() {
-        let command = handshake(&"ä".repeat(100), None);
+        let command = handshake(&"ä".repeat(100), None, &[]);
         let name = command.get_document("client").unwrap().get_document("application").unwrap();
         assert_eq!(name.get_str("name").unwrap().len(), 128);
     }

@@ -10,6 +10,7 @@ use mongodb::options::{
 };
 
 use super::command::ServerId;
+use crate::wire::compressed::Compressor;
 
 const DEFAULT_PORT: u16 = 27017;
 const DEFAULT_MAX_POOL_SIZE: u32 = 100;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub credential: Option<Credential>,
     /// How to encrypt; `None` for plain TCP.
     pub tls: Option<TlsSettings>,
+    /// How messages may be compressed, what is wanted most first; none: they are not.
+    pub compressors: Vec<Compressor>,
     /// The name that the servers' logs and `$currentOp` show.
     pub app_name: String,
     /// Most connections per server, all pool shards together.
@@ -155,6 +158,7 @@ impl Settings {
             direct,
             credential,
             tls,
+            compressors: options.compressors.iter().flatten().map(compressor).collect::<Result<_, _>>()?,
             app_name: options.app_name.unwrap_or_else(|| "reshard".to_owned()),
             max_pool_size: options.max_pool_size.unwrap_or(DEFAULT_MAX_POOL_SIZE),
             max_idle_time: options
@@ -186,6 +190,15 @@ fn seed(address: &ServerAddress) -> Result<ServerId, UriError> {
             Ok(if bare_ipv6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") }.into())
         }
         _ => unsupported("a Unix socket", "give host:port"),
+    }
+}
+
+fn compressor(wanted: &mongodb::options::Compressor) -> Result<Compressor, UriError> {
+    match wanted {
+        mongodb::options::Compressor::Snappy => Ok(Compressor::Snappy),
+        mongodb::options::Compressor::Zlib { .. } => Ok(Compressor::Zlib),
+        mongodb::options::Compressor::Zstd { .. } => Ok(Compressor::Zstd),
+        _ => unsupported("a compressor other than snappy, zstd and zlib", "remove it"),
     }
 }
 
@@ -232,7 +245,6 @@ fn mechanism_name(mechanism: &AuthMechanism) -> &'static str {
     }
 }
 
-const NO_COMPRESSION: &str = "remove it; links to the cluster are not compressed";
 const APPS_DECIDE: &str = "remove it; applications send it with their own operations";
 
 fn refuse_before_parsing(uri: &str) -> Result<(), UriError> {
@@ -240,7 +252,7 @@ fn refuse_before_parsing(uri: &str) -> Result<(), UriError> {
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         match (key.to_lowercase().as_str(), value) {
-            ("compressors" | "zlibcompressionlevel", _) => return unsupported(key, NO_COMPRESSION),
+            ("zlibcompressionlevel", _) => return unsupported(key, "remove it; zlib has its usual level"),
             ("proxyhost" | "proxyport" | "proxyusername" | "proxypassword", _) => {
                 return unsupported(key, "the clusters must be reachable without a SOCKS proxy");
             }

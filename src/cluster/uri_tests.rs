@@ -42,7 +42,7 @@ async fn defaults() {
 #[tokio::test]
 async fn what_is_not_supported_is_named_with_a_way_out() {
     for (uri, option, way_out) in [
-        ("mongodb://h/?compressors=zstd", "compressors", "remove it"),
+        ("mongodb://h/?zlibCompressionLevel=9", "zlibCompressionLevel", "remove it"),
         ("mongodb://h/?loadBalanced=true", "loadBalanced", "addresses of the servers"),
         ("mongodb://h/?readPreference=secondary", "readPreference", "applications"),
         ("mongodb://h/?readConcernLevel=majority", "readConcernLevel", "applications"),

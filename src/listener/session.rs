@@ -227,6 +227,7 @@ async fn compressed(
     let handled = command(context, stream, greeting, &plain.0, reply).await?;
     if let Some(compressor) = compressor.filter(|_| handled == Handled::Reply)
         && compress(reply, compressor, &mut plain.0)
+        && plain.0.len() < reply.len()
     {
         std::mem::swap(reply, &mut plain.0);
     }
