@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bson::{cstr, rawdoc};
 use parking_lot::Mutex;
 use reshard_testbed::wait_for;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,6 +21,8 @@ pub(crate) enum Mode {
     Carry,
     /// It keeps what it has, and what comes, until it carries again.
     Stall,
+    /// It keeps commands that write to the collection of this name, and carries all else.
+    StallWrites(&'static str),
     /// It breaks connections off and lets no others come about.
     Cut,
 }
@@ -28,7 +31,7 @@ pub(crate) enum Mode {
 #[derive(Clone)]
 struct Cable {
     mode: watch::Receiver<Mode>,
-    /// Bytes that are kept.
+    /// Pieces that are kept: messages, unless they are long.
     held: Arc<AtomicU64>,
 }
 
@@ -66,7 +69,7 @@ impl Relay {
         self.mode.lock().send_replace(mode);
     }
 
-    /// Bytes that are on their way and kept.
+    /// How many pieces are on their way and kept: messages, unless they are long.
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
@@ -79,8 +82,8 @@ impl Relay {
         self.stranded.lock().push(these);
     }
 
-    /// Lets what was stranded arrive, and waits until the server has answered all of it and closed; how many bytes
-    /// that were. Whoever sent them must be gone.
+    /// Lets what was stranded arrive, and waits until the server has answered all of it and closed; how many
+    /// pieces that were. Whoever sent them must be gone.
     pub(crate) async fn release(&self) -> anyhow::Result<u64> {
         let held = self.held();
         let stranded = std::mem::take(&mut *self.stranded.lock());
@@ -123,10 +126,30 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut cable: Cable)
         if read == 0 {
             return to.shutdown().await;
         }
-        cable.held.fetch_add(read as u64, Ordering::Relaxed);
-        let goes_on = cable.mode.wait_for(|mode| *mode != Mode::Stall).await.is_ok();
-        let written = if goes_on { to.write_all(&buffer[..read]).await } else { Ok(()) };
-        cable.held.fetch_sub(read as u64, Ordering::Relaxed);
+        let piece = &buffer[..read];
+        cable.held.fetch_add(1, Ordering::Relaxed);
+        let goes_on = cable.mode.wait_for(|mode| !mode.keeps(piece)).await.is_ok();
+        let written = if goes_on { to.write_all(piece).await } else { Ok(()) };
+        cable.held.fetch_sub(1, Ordering::Relaxed);
         written?;
     }
+}
+
+impl Mode {
+    fn keeps(self, piece: &[u8]) -> bool {
+        match self {
+            Self::Stall => true,
+            Self::StallWrites(collection) => writes_to(collection, piece),
+            Self::Carry | Self::Cut => false,
+        }
+    }
+}
+
+/// Whether a command within `piece` writes to `collection`: its first element is its name, with the collection's.
+fn writes_to(collection: &str, piece: &[u8]) -> bool {
+    [cstr!("insert"), cstr!("update"), cstr!("delete")].into_iter().any(|command| {
+        let command = rawdoc! { command: collection };
+        let element = &command.as_bytes()[4..command.as_bytes().len() - 1];
+        piece.windows(element.len()).any(|part| part == element)
+    })
 }
