@@ -18,6 +18,8 @@ use crate::tls::TlsFiles;
 
 const KEY_FILE: &str = "keyfile";
 const NOOP_INTERVAL: &str = "periodicNoopIntervalSecs";
+/// Signatures of cluster times are looked at always.
+const VALIDATE_CLUSTER_TIME: &str = "failpoint.alwaysValidateClientsClusterTime={\"mode\":\"alwaysOn\"}";
 
 /// Options that servers of every kind are started with.
 #[derive(Clone, Debug)]
@@ -251,6 +253,8 @@ impl ReplicaSetBuilder {
             // mongod refuses a key that others may read.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o400))?;
             args.extend([String::from("--keyFile"), path.to_string_lossy().into_owned()]);
+            // Else the time of another cluster is taken without a look at its signature, as long as it is not ahead.
+            args.extend([String::from("--setParameter"), String::from(VALIDATE_CLUSTER_TIME)]);
         }
         if let Some(tls) = &access.tls {
             args.extend(

@@ -1,0 +1,87 @@
+//! Clusters that ask who it is, and look at the signature of each time that they are shown.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use anyhow::{Context as _, Result, ensure};
+use bson::doc;
+use reshard_loadtest::{Load, Profile};
+use reshard_testbed::ReplicaSet;
+
+use support::proof::{load, no_errors, prove, work};
+use support::{Operator, proxy, uri};
+
+/// What `docs/operations.md` asks for, between replica sets.
+const ROLES: [(&str, &str); 7] = [
+    ("readAnyDatabase", "admin"),
+    ("clusterMonitor", "admin"),
+    ("hostManager", "admin"),
+    ("readWrite", "shop"),
+    ("dbAdmin", "shop"),
+    ("readWrite", "reshard"),
+    ("dbAdmin", "reshard"),
+];
+
+/// The connection string of an account on `set` that may do that, and no more: not move its clock either.
+async fn account(set: &ReplicaSet) -> Result<String> {
+    let roles: Vec<_> = ROLES.iter().map(|(role, db)| doc! { "role": role, "db": db }).collect();
+    let admin = set.client().await?.database("admin");
+    admin.run_command(doc! { "createUser": "mover", "pwd": "p", "roles": roles }).await?;
+    let (before, after) = set
+        .uri()
+        .split_once("root:root@")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .context("an account")?;
+    Ok(format!("{before}mover:p@{after}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_with_what_the_documentation_asks_for_moves_everything() -> Result<()> {
+    let start = |name| ReplicaSet::builder(name).auth("root", "root").start();
+    let (old, new) = tokio::try_join!(start("accounts-old"), start("accounts-new"))?;
+    let proxy = proxy(&account(&old).await?, Some(&account(&new).await?)).await?;
+    let config = load(uri(&proxy), Profile::Keyed, 5_000);
+    let namespace = config.namespace();
+    Load::prepare(&config).await?;
+    let operator = Operator::of(&proxy, &config.collection);
+    let load = Load::start(config).await?;
+    operator.create(&[&namespace]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(50).await?;
+    work(&load, 200).await?;
+    operator.writes(50).await?;
+    work(&load, 200).await?;
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    work(&load, 200).await?;
+    operator.rollback().await?;
+    work(&load, 200).await?;
+    let outcome = load.stop().await;
+    no_errors(&outcome.stats.errors)?;
+    operator.until_level().await?;
+    operator.found_none_past_the_proxy().await?;
+    prove(outcome, &old, &new, &uri(&proxy), &namespace).await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    operator.complete().await?;
+    ensure!(proxy.shutdown().await);
+    Ok(())
+}
+
+/// That a time of another cluster would be noticed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_of_another_cluster_is_refused() -> Result<()> {
+    let start = |name| ReplicaSet::builder(name).auth("root", "root").start();
+    let (one, other) = tokio::try_join!(start("accounts-one"), start("accounts-other"))?;
+    let ping = async |uri: &str, body| {
+        anyhow::Ok(mongodb::Client::with_uri_str(uri).await?.database("admin").run_command(body).await)
+    };
+    let foreign = ping(&account(&one).await?, doc! { "ping": 1 }).await??;
+    let time = foreign.get_document("$clusterTime")?.clone();
+    let refused = ping(&account(&other).await?, doc! { "ping": 1, "$clusterTime": time }).await?;
+    let why = refused.err().context("it was taken")?.to_string();
+    ensure!(["KeyNotFound", "TimeProofMismatch"].iter().any(|name| why.contains(name)), "{why}");
+    Ok(())
+}
