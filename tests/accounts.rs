@@ -5,6 +5,7 @@ mod support;
 
 use anyhow::{Context as _, Result, ensure};
 use bson::doc;
+use reshard::model::percent::Percent;
 use reshard_loadtest::{Load, Profile};
 use reshard_testbed::ReplicaSet;
 
@@ -48,6 +49,12 @@ async fn an_account_with_what_the_documentation_asks_for_moves_everything() -> R
     operator.create(&[&namespace]).await?;
     operator.start().await?;
     operator.until_synced().await?;
+    let least = Percent::of_tenths(1);
+    operator.reads(least).await?;
+    operator.writes(least).await?;
+    work(&load, 200).await?;
+    let progress = operator.progress().await?;
+    ensure!([progress.reads_percent, progress.writes_percent] == [least; 2], "{progress:?}");
     operator.reads(50).await?;
     work(&load, 200).await?;
     operator.writes(50).await?;

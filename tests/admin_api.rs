@@ -107,6 +107,7 @@ async fn every_step_reaches_the_engine() {
         ("POST", "resume", Some(json!({})), "resume orders"),
         ("POST", "verify", None, "verify orders"),
         ("PUT", "reads", Some(json!({"percent": 5})), "reads orders 5"),
+        ("PUT", "reads", Some(json!({"percent": 0.1})), "reads orders 0.1"),
         ("PUT", "writes", Some(json!({"percent": 100})), "writes orders 100 None None"),
         ("PUT", "writes", Some(json!({"percent": 5, "max_pause_ms": 200})), "writes orders 5 Some(200) None"),
         (
@@ -269,7 +270,7 @@ async fn what_makes_no_sense_is_a_problem() {
         ("POST", orders("complete"), r#"{"farce":true}"#, 400, "invalid-body"),
         ("PUT", orders("reads"), r#"{"percent":101}"#, 400, "invalid-percent"),
         ("PUT", orders("reads"), r#"{"percent":-1}"#, 400, "invalid-percent"),
-        ("PUT", orders("reads"), r#"{"percent":5.5}"#, 400, "invalid-body"),
+        ("PUT", orders("reads"), r#"{"percent":5.55}"#, 400, "invalid-percent"),
         ("PUT", orders("reads"), r#"{"percent":5,"max_pause_ms":1}"#, 400, "invalid-body"),
         ("PUT", orders("writes"), r#"{"percent":256}"#, 400, "invalid-percent"),
         ("PUT", orders("writes"), r#"{"percent":5,"max_pause_ms":49}"#, 400, "invalid-max-pause"),
@@ -309,7 +310,7 @@ async fn a_problem_in_full() {
         "type": "urn:reshard:problem:invalid-percent",
         "title": "Bad Request",
         "status": 400,
-        "detail": "percent must be a whole number from 0 to 100, not 101",
+        "detail": "percent must be a number from 0 to 100 with at most one decimal, not 101",
         "code": "invalid-percent",
         "reasons": [],
     });

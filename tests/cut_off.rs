@@ -235,7 +235,7 @@ async fn a_complete_cut_off_is_finished_by_the_next_and_by_a_restart() -> Result
     stage.operator.writes(100).await?;
     change(&stage.new, decided).await?;
     wait_for("the way back to be closed", LONG, || async {
-        let refused = stage.operator.engine.set_reads(&me(), "m", 100).await;
+        let refused = stage.operator.engine.set_reads(&me(), "m", 100.into()).await;
         Ok(refused.is_err_and(|why| why.detail.contains("call complete again")))
     })
     .await?;
@@ -292,7 +292,7 @@ async fn an_abort_does_not_wait_for_a_move_of_writes() -> Result<()> {
     let (mut session, write) = stage.long_write().await?;
     // In this order: the move is under way when the abort is asked for.
     let me = me();
-    let moving = stage.operator.engine.set_writes(&me, "m", 100, Patience::default());
+    let moving = stage.operator.engine.set_writes(&me, "m", 100.into(), Patience::default());
     let (moved, aborted) = tokio::join!(moving, stage.aborts_at_once());
     aborted?;
     let told = moved.as_ref().is_err_and(|why| why.code == "given-up" && why.detail.contains("aborted"));

@@ -50,7 +50,7 @@ impl Stage {
 
     async fn move_writes(&self, after: Option<u32>) -> Result<Ramp, ControlError> {
         let patience = Patience { max_pause_ms: None, end_transactions_after: after };
-        self.operator.engine.set_writes(&me(), "m", 100, patience).await
+        self.operator.engine.set_writes(&me(), "m", 100.into(), patience).await
     }
 
     /// What new has, by itself.

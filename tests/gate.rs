@@ -69,8 +69,9 @@ async fn writes_move_only_after_a_verification_that_outlives_the_process() -> Re
     until_but_for_a_verification(&operator).await?;
     // Reads do not need it.
     operator.reads(100).await?;
-    let move_writes =
-        async |operator: &Operator| operator.engine.set_writes(&me(), "m", 40, Patience::default()).await;
+    let move_writes = async |operator: &Operator| {
+        operator.engine.set_writes(&me(), "m", 40.into(), Patience::default()).await
+    };
     refused_as(move_writes(&operator).await.map(|_| ()), "blocked", "no full verification")?;
     let progress = operator.progress().await?;
     ensure!(!progress.can_cut_over && progress.verification.is_none(), "{progress:?}");
@@ -104,7 +105,7 @@ async fn writes_move_only_after_a_verification_that_outlives_the_process() -> Re
     let result = verified(&operator).await?;
     ensure!(result.mismatches == 1 && result.repaired == 0, "{result:?}");
     refused_as(
-        operator.engine.set_writes(&me(), "m", 100, Patience::default()).await.map(|_| ()),
+        operator.engine.set_writes(&me(), "m", 100.into(), Patience::default()).await.map(|_| ()),
         "blocked",
         "left 1 diff",
     )?;
@@ -167,7 +168,7 @@ async fn spot_checks_prove_nothing_and_can_disprove() -> Result<()> {
     let result = checked(digest).await?;
     ensure!(result.failure.is_none() && result.mismatches == 0, "{result:?}");
     let move_writes =
-        async || operator.engine.set_writes(&me(), "m", 40, Patience::default()).await.map(|_| ());
+        async || operator.engine.set_writes(&me(), "m", 40.into(), Patience::default()).await.map(|_| ());
     refused_as(move_writes().await, "blocked", "no full verification")?;
     let report = operator.engine.verification("m").await?;
     ensure!(report.conclusion == Conclusion::NotProved && !report.blind_spots.is_empty(), "{report:?}");

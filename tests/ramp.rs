@@ -13,6 +13,7 @@ use reshard::app::Proxy;
 use reshard::migration::control::{
     Back, Control as _, Page, Plan, RampStatus, RampView, SetShadow, Shadow, Steer, Verdict,
 };
+use reshard::model::percent::Percent;
 use reshard_loadtest::Profile;
 use reshard_testbed::{ReplicaSet, wait_for};
 use serde_json::json;
@@ -53,16 +54,24 @@ async fn a_clean_plan_reaches_everything_by_itself_under_load() -> Result<()> {
     let (old, new) = two_sets("ramp_clean").await?;
     let trial = Trial::start(old, new, Profile::Keyed, 3_000).await?;
     trial.operator.until_synced().await?;
-    let plan =
-        Plan { reads: vec![25, 100], writes: vec![100], dwell_seconds: 10, max_setbacks: 20, ..plan() };
+    let plan = Plan {
+        reads: steps(&[25, 100]),
+        writes: steps(&[100]),
+        dwell_seconds: 10,
+        max_setbacks: 20,
+        ..plan()
+    };
     let operator = &trial.operator;
     operator.engine.start_plan(&me(), &operator.name, plan).await?;
     let done = until_ramp(operator, "the plan to be done", |ramp| ramp.status == RampStatus::Done).await?;
-    ensure!((done.reads_percent, done.writes_percent) == (100, 100), "{done:#?}");
+    ensure!(done.reads_percent == 100 && done.writes_percent == 100, "{done:#?}");
     let decisions = operator.engine.decisions(&operator.name, Page::default()).await?.decisions;
     let ups: Vec<_> = decisions.iter().rev().filter(|one| one.act == "up" && one.result == "ok").collect();
-    let steps: Vec<_> = ups.iter().filter_map(|one| one.to).map(|to| (to.reads, to.writes)).collect();
-    ensure!(steps == [(25, 0), (100, 0), (100, 100)] || done.setbacks > 0, "{decisions:#?}");
+    let passed: Vec<_> = ups.iter().filter_map(|one| one.to).map(|to| [to.reads, to.writes]).collect();
+    ensure!(
+        passed == [[25, 0], [100, 0], [100, 100]].map(|step| step.map(Percent::whole)) || done.setbacks > 0,
+        "{decisions:#?}"
+    );
     ensure!(ups.windows(2).all(|two| two[1].at - two[0].at >= 10_000), "it did not dwell: {decisions:#?}");
     ensure!(ups.iter().all(|one| one.gates.iter().all(|gate| gate.verdict == Verdict::Passed)));
     trial.work(200).await?;
@@ -142,7 +151,7 @@ async fn comes_down(
     gate: &str,
     back: Back,
 ) -> Result<()> {
-    let plan = Plan { reads: vec![20, 50, 100], dwell_seconds: 6, back, ..plan() };
+    let plan = Plan { reads: steps(&[20, 50, 100]), dwell_seconds: 6, back, ..plan() };
     operator.engine.start_plan(&me(), &operator.name, plan).await?;
     until_ramp(operator, "half of the reads to be on new", |ramp| ramp.reads_percent == 50).await?;
     spoil(new, how).await?;
@@ -162,7 +171,7 @@ async fn comes_down(
         .iter()
         .filter(|one| one.number <= down.number && u128::from(one.at.unsigned_abs()) >= spoilt_at);
     ensure!(since.filter(broken).count() <= 2, "it took more than two looks: {decisions:#?}");
-    ensure!(operator.progress().await?.reads_percent <= 50);
+    ensure!(operator.progress().await?.reads_percent <= Percent::whole(50));
     operator.rollback().await?;
     Ok(())
 }
@@ -184,7 +193,8 @@ async fn errors_and_slowness_of_new_bring_it_down_at_the_second_look() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn what_shadow_reads_find_decides() -> Result<()> {
     let Read { new, operator, .. } = &Read::start("ramp_shadow").await?;
-    let plan = Plan { reads: vec![20, 50], dwell_seconds: 6, shadow: Shadow::On, back: Back::Zero, ..plan() };
+    let plan =
+        Plan { reads: steps(&[20, 50]), dwell_seconds: 6, shadow: Shadow::On, back: Back::Zero, ..plan() };
     operator.engine.start_plan(&me(), "m", plan).await?;
     let gate = |ramp: &RampView, verdict: Verdict| {
         ramp.gates.iter().any(|gate| gate.name == "shadow_differences" && gate.verdict == verdict)
@@ -208,7 +218,7 @@ async fn a_successor_goes_on_with_the_plan() -> Result<()> {
     filled(&server.uri()).await?;
     server.create_and_start("m", "shop.c").await?;
     server.until_free("m").await?;
-    let plan = Plan { reads: vec![20, 100], dwell_seconds: 20, min_samples: 20, ..plan() };
+    let plan = Plan { reads: steps(&[20, 100]), dwell_seconds: 20, min_samples: 20, ..plan() };
     let readers = Readers::start(&server.uri()).await?;
     server.call("PUT", "/v1/migrations/m/plan", Some(json!(plan))).await?;
     server.until("m", "the first step", |progress| progress["reads_percent"] == 20).await?;
@@ -231,4 +241,8 @@ async fn a_successor_goes_on_with_the_plan() -> Result<()> {
     });
     recorded.await.with_context(|| server.tail())?;
     Ok(())
+}
+
+fn steps(percents: &[u8]) -> Vec<Percent> {
+    percents.iter().copied().map(Percent::whole).collect()
 }

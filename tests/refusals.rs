@@ -152,13 +152,16 @@ async fn calls_that_do_not_fit_the_phase() -> Result<()> {
         Err(error) if error.kind == Refusal::Conflict => error.code,
         Err(_) => "not a conflict",
     };
-    ensure!(code(engine.set_writes(&me(), "m", 10, Patience::default()).await.map(|_| ())) == "wrong-phase");
+    ensure!(
+        code(engine.set_writes(&me(), "m", 10.into(), Patience::default()).await.map(|_| ()))
+            == "wrong-phase"
+    );
     ensure!(code(engine.pause(&me(), "m").await.map(|_| ())) == "wrong-phase");
     operator.start().await?;
     operator.start().await?;
     operator.until_synced().await?;
     ensure!(
-        code(engine.set_writes(&me(), "m", 10, Patience::default()).await.map(|_| ()))
+        code(engine.set_writes(&me(), "m", 10.into(), Patience::default()).await.map(|_| ()))
             == "writes-above-reads"
     );
     ensure!(code(engine.complete(&me(), "m", Complete::default()).await.map(|_| ())) == "not-all-on-new");
@@ -170,7 +173,7 @@ async fn calls_that_do_not_fit_the_phase() -> Result<()> {
 
     operator.reads(60).await?;
     operator.writes(40).await?;
-    ensure!(code(engine.set_reads(&me(), "m", 10).await.map(|_| ())) == "reads-below-writes");
+    ensure!(code(engine.set_reads(&me(), "m", 10.into()).await.map(|_| ())) == "reads-below-writes");
     ensure!(code(engine.abort(&me(), "m").await.map(|_| ())) == "writes-on-new");
     ensure!(code(engine.pause(&me(), "m").await.map(|_| ())) == "not-while-serving");
     operator.reads(100).await?;

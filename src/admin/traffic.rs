@@ -9,23 +9,24 @@ use super::Shared;
 use super::extract::{Answer, Body, Change, Nothing, OptionalBody, Tagged};
 use super::problem::Problem;
 use crate::migration::control::{MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, Throttle};
+use crate::model::percent::Percent;
 
 /// The share of reads that new is to serve.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetReads {
-    /// 0 to 100.
+    /// 0 to 100, in steps of 0.1.
     #[schema(minimum = 0, maximum = 100)]
-    pub percent: i64,
+    pub percent: f64,
 }
 
 /// The share of documents whose authority is to be new.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetWrites {
-    /// 0 to 100.
+    /// 0 to 100, in steps of 0.1.
     #[schema(minimum = 0, maximum = 100)]
-    pub percent: i64,
+    pub percent: f64,
     /// How long writes may be held, in milliseconds; left out, as configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 50, maximum = 10000)]
@@ -97,9 +98,6 @@ pub(super) async fn set_throttle(change: Change, Body(throttle): Body<Throttle>)
     Ok(Json(change.control.set_throttle(&change.by, &change.name, throttle).await?))
 }
 
-fn percent(wanted: i64) -> Result<u8, Box<Problem>> {
-    u8::try_from(wanted).ok().filter(|percent| *percent <= 100).ok_or_else(|| {
-        let detail = format!("percent must be a whole number from 0 to 100, not {wanted}");
-        Box::new(Problem::invalid("invalid-percent", detail))
-    })
+fn percent(wanted: f64) -> Result<Percent, Box<Problem>> {
+    Percent::try_from(wanted).map_err(|why| Box::new(Problem::invalid("invalid-percent", why)))
 }

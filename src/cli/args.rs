@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::ramp::Ramp;
 use crate::migration::control::{Basis, MOST_PARALLEL, Phase, Progress, Verify};
+use crate::model::percent::Percent;
 use crate::policy::shard_key::ShardKey;
 use crate::policy::zones::Zone;
 
@@ -109,14 +110,14 @@ pub(super) enum Action {
     /// Move reads: the share that new serves
     Reads {
         name: String,
-        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
-        percent: u8,
+        /// 0 to 100, in steps of 0.1
+        percent: Percent,
     },
     /// Move writes: the share of documents whose authority is new
     Writes {
         name: String,
-        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
-        percent: u8,
+        /// 0 to 100, in steps of 0.1
+        percent: Percent,
         /// How long writes may be held in one try (50 to 10000); as configured when left out
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(50..=10_000))]
         max_pause_ms: Option<u64>,

@@ -12,6 +12,7 @@ use super::migrate::{Session, page_of, path};
 use crate::migration::control::{
     Back, DecisionList, Gate, Place, Plan, RampStatus, RampView, Shadow, Verdict,
 };
+use crate::model::percent::Percent;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Ramp {
@@ -73,13 +74,13 @@ enum HowFar {
 }
 
 #[derive(Debug, Clone)]
-struct Steps(Vec<u8>);
+struct Steps(Vec<Percent>);
 
 fn steps(text: &str) -> Result<Steps, String> {
     if text == "none" {
         return Ok(Steps(Vec::new()));
     }
-    let steps = text.split(',').map(|step| step.trim().parse().ok()).collect::<Option<Vec<u8>>>();
+    let steps = text.split(',').map(|step| step.trim().parse().ok()).collect::<Option<Vec<Percent>>>();
     steps.map(Steps).ok_or_else(|| "write percentages like 5,10,25,50,75,100, or none".to_owned())
 }
 

@@ -15,6 +15,7 @@ use super::engine::{Engine, unavailable};
 use super::plan_calls::described;
 use super::running::Running;
 use super::stored;
+use crate::model::percent::Percent;
 
 impl Engine {
     /// Writes a change into the audit; the change is made whether or not that works.
@@ -198,7 +199,7 @@ impl Control for Engine {
         running.report(&self.environment).await
     }
 
-    async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp, ControlError> {
+    async fn set_reads(&self, by: &By, name: &str, percent: Percent) -> Result<Ramp, ControlError> {
         self.change_routing(
             by,
             name,
@@ -212,7 +213,7 @@ impl Control for Engine {
         &self,
         by: &By,
         name: &str,
-        percent: u8,
+        percent: Percent,
         patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let ends = patience.end_transactions_after;

@@ -20,6 +20,7 @@ pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
     Progress, Ramp, Severity, Throttle,
 };
+use crate::model::percent::Percent;
 pub use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 pub use crate::policy::zones::Zone;
@@ -185,13 +186,13 @@ pub trait Control: Send + Sync {
     /// What comparisons have proved so far, to be kept.
     async fn verification(&self, name: &str) -> Result<VerificationReport, ControlError>;
     /// Moves reads; answers when in force.
-    async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp, ControlError>;
+    async fn set_reads(&self, by: &By, name: &str, percent: Percent) -> Result<Ramp, ControlError>;
     /// Moves authority; answers when in force.
     async fn set_writes(
         &self,
         by: &By,
         name: &str,
-        percent: u8,
+        percent: Percent,
         patience: Patience,
     ) -> Result<Ramp, ControlError>;
     /// Returns all writes, then all reads, to old.

@@ -48,8 +48,8 @@ impl Engine {
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 fn publish(migration: &str, progress: &Progress) {
     let set = |name: &'static str, value: f64| gauge!(name, "migration" => migration.to_owned()).set(value);
-    set(names::MIGRATION_READS_PERCENT, f64::from(progress.reads_percent));
-    set(names::MIGRATION_WRITES_PERCENT, f64::from(progress.writes_percent));
+    set(names::MIGRATION_READS_PERCENT, progress.reads_percent.into());
+    set(names::MIGRATION_WRITES_PERCENT, progress.writes_percent.into());
     set(names::MIGRATION_EPOCH, progress.epoch as f64);
     set(names::MIGRATION_COPIED_DOCUMENTS, progress.copied_documents as f64);
     set(names::MIGRATION_TOTAL_DOCUMENTS, progress.total_documents as f64);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::control::Page;
+use crate::model::percent::Percent;
 pub use crate::policy::calendar::{Freeze, Window};
 pub use crate::policy::ramp::{Act, Back, Gate, Place, Plan, Shadow, State, Verdict};
 use crate::state::record::DATABASE;
@@ -64,9 +65,11 @@ pub struct RampView {
     /// When; Unix milliseconds.
     pub since: i64,
     /// Share of reads on new; in a dry run, where it would be.
-    pub reads_percent: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub reads_percent: Percent,
     /// Share of writes on new; in a dry run, where it would be.
-    pub writes_percent: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub writes_percent: Percent,
     /// Seconds that all gates have held at this step.
     pub dwelt_seconds: u64,
     /// How often it came down.

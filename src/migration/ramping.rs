@@ -16,6 +16,7 @@ use super::moving::{Moved, Transfer};
 use super::noted::{TRANSACTIONS_SEEN, UNKEYED_SEEN};
 use super::preflight::single_step_reasons_of;
 use super::running::Running;
+use crate::model::percent::Percent;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::invariants::{Invariant, every_gate, only_adds};
@@ -100,7 +101,7 @@ pub(super) fn slots(slots: &SlotSet) -> Bson {
 }
 
 impl Engine {
-    pub(super) async fn move_reads(&self, running: &Running, percent: u8) -> Result<Ramp, ControlError> {
+    pub(super) async fn move_reads(&self, running: &Running, percent: Percent) -> Result<Ramp, ControlError> {
         let (context, route) = routed(running)?;
         let wanted = SlotSet::percent(percent);
         if percent < route.owned_by_new.as_percent() {
@@ -127,7 +128,7 @@ impl Engine {
     pub(super) async fn move_writes(
         &self,
         running: &Running,
-        percent: u8,
+        percent: Percent,
         patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let (context, route) = routed(running)?;
@@ -154,7 +155,7 @@ impl Engine {
             active.as_ref().map_or(0, |active| active.counters.unique_indexes.load(Ordering::Relaxed))
         };
         let before = unique();
-        let in_parts = !matches!(percent, 0 | 100);
+        let in_parts = percent.is_part();
         if in_parts {
             running.aborting.unless_asked(self.must_allow_parts(running, &context)).await??;
         }
@@ -221,7 +222,7 @@ impl Engine {
             .because(reasons))
     }
 
-    async fn note_all_on_new(&self, running: &Running, context: &Context, percent: u8) {
+    async fn note_all_on_new(&self, running: &Running, context: &Context, percent: Percent) {
         running.stored.lock().all_on_new_at = (percent == 100).then(|| context.clock.wall_millis());
         if let Err(error) = running.persist(&context.records).await {
             tracing::warn!(%error, "the begin of the hold period could not be stored");
@@ -233,8 +234,8 @@ impl Engine {
         if let Some(plan) = &mut running.stored.lock().plan {
             plan.state.paused = true;
         }
-        let writes = self.move_writes(running, 0, Patience::default()).await?;
-        let reads = self.move_reads(running, 0).await?;
+        let writes = self.move_writes(running, Percent::ZERO, Patience::default()).await?;
+        let reads = self.move_reads(running, Percent::ZERO).await?;
         if running.stored.lock().plan.is_some()
             && let Err(error) = running.persist(self.environment.state()?).await
         {

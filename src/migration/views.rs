@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::model::percent::Percent;
 use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 
@@ -34,9 +35,11 @@ pub struct MigrationView {
     /// Copying and following are halted by an operator.
     pub paused: bool,
     /// Share of reads served by new.
-    pub reads_percent: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub reads_percent: Percent,
     /// Share of documents whose authority is new.
-    pub writes_percent: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub writes_percent: Percent,
     /// Version of its routing; also the ETag.
     pub epoch: u64,
     /// Unix milliseconds.
@@ -96,7 +99,8 @@ pub enum Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Ramp {
     /// The percentage now in force.
-    pub percent: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub percent: Percent,
     /// The epoch that brought it.
     pub epoch: u64,
     /// How long writes were held, in milliseconds (the successful attempt).
@@ -149,9 +153,11 @@ pub struct Progress {
     /// Halted by an operator.
     pub paused: bool,
     /// Share of reads served by new.
-    pub reads_percent: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub reads_percent: Percent,
     /// Share of documents whose authority is new.
-    pub writes_percent: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub writes_percent: Percent,
     /// The routing epoch.
     pub epoch: u64,
     /// Documents of history copied so far.

@@ -6,6 +6,7 @@ pub mod moves;
 pub mod namespace;
 pub mod number;
 pub mod pattern;
+pub mod percent;
 pub mod phase;
 pub mod side;
 pub mod slots;

@@ -1,5 +1,7 @@
 //! Slots: the unit in which authority and reads move.
 
+use super::percent::Percent;
+
 /// How many slots there are. Part of the stored format.
 pub const SLOTS: u16 = 1024;
 const WORDS: usize = SLOTS as usize / 64;
@@ -39,11 +41,11 @@ impl SlotSet {
     /// Every slot.
     pub const ALL: Self = Self([u64::MAX; WORDS]);
 
-    /// The first `percent` of all slots, rounded down; 100 is all.
+    /// The first `percent` of all slots, rounded down; 100 is all. A tenth of a percent is a slot at least.
     /// Raising the percentage only adds slots.
     #[must_use]
-    pub fn percent(percent: u8) -> Self {
-        let count = u32::from(percent.min(100)) * u32::from(SLOTS) / 100;
+    pub fn percent(percent: impl Into<Percent>) -> Self {
+        let count = u32::from(percent.into().tenths()) * u32::from(SLOTS) / 1000;
         (0..SLOTS).filter(|number| u32::from(*number) < count).map(Slot).collect()
     }
 
@@ -98,11 +100,10 @@ impl SlotSet {
         Self(std::array::from_fn(|word| op(self.0[word], other.0[word])))
     }
 
-    /// The smallest whole percentage that holds as many slots.
+    /// The smallest percentage that holds as many slots.
     #[must_use]
-    pub fn as_percent(&self) -> u8 {
-        let percent = (self.len() * 100).div_ceil(u32::from(SLOTS));
-        u8::try_from(percent).unwrap_or(100)
+    pub fn as_percent(&self) -> Percent {
+        Percent::of_tenths((self.len() * 1000).div_ceil(u32::from(SLOTS)))
     }
 
     /// The stored form: 128 bytes, little-endian words.

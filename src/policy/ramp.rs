@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::calendar::{Freeze, Window, closed};
+use crate::model::percent::Percent;
 
 /// How often the gates are looked at, in milliseconds.
 pub const EVERY_MS: i64 = 5_000;
@@ -38,9 +39,11 @@ pub enum Shadow {
 #[serde(default, deny_unknown_fields)]
 pub struct Plan {
     /// Percentages of reads, rising; empty leaves reads as they are.
-    pub reads: Vec<u8>,
+    #[schema(value_type = Vec<f64>)]
+    pub reads: Vec<Percent>,
     /// Percentages of writes, rising, once the reads are where they are to be; empty leaves writes as they are.
-    pub writes: Vec<u8>,
+    #[schema(value_type = Vec<f64>)]
+    pub writes: Vec<Percent>,
     /// Seconds that all gates must have held at each step.
     pub dwell_seconds: u32,
     /// Operations that new must have answered lately before it is judged.
@@ -75,7 +78,14 @@ pub struct Plan {
 }
 
 /// The steps of a plan that names none.
-pub const STEPS: [u8; 6] = [5, 10, 25, 50, 75, 100];
+pub const STEPS: [Percent; 6] = [
+    Percent::whole(5),
+    Percent::whole(10),
+    Percent::whole(25),
+    Percent::whole(50),
+    Percent::whole(75),
+    Percent::ALL,
+];
 
 impl Default for Plan {
     fn default() -> Self {
@@ -105,9 +115,11 @@ impl Default for Plan {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Place {
     /// Percent of reads.
-    pub reads: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub reads: Percent,
     /// Percent of writes.
-    pub writes: u8,
+    #[schema(value_type = f64, minimum = 0, maximum = 100)]
+    pub writes: Percent,
 }
 
 impl Plan {
@@ -122,11 +134,14 @@ impl Plan {
                 problems.push(why.to_owned());
             }
         };
-        let rising = |steps: &[u8]| {
-            steps.iter().all(|step| (1..=100).contains(step)) && steps.windows(2).all(|two| two[0] < two[1])
+        let rising = |steps: &[Percent]| {
+            steps.iter().all(|step| *step > Percent::ZERO) && steps.windows(2).all(|two| two[0] < two[1])
         };
-        no(!rising(&self.reads), "reads must be percentages from 1 to 100, each more than the one before");
-        no(!rising(&self.writes), "writes must be percentages from 1 to 100, each more than the one before");
+        no(!rising(&self.reads), "reads must be percentages from 0.1 to 100, each more than the one before");
+        no(
+            !rising(&self.writes),
+            "writes must be percentages from 0.1 to 100, each more than the one before",
+        );
         no(self.reads.is_empty() && self.writes.is_empty(), "reads or writes must have a step");
         let (reads, writes) = (self.reads.last(), self.writes.last());
         no(
@@ -151,8 +166,8 @@ impl Plan {
     /// Its steps, the lowest first.
     #[must_use]
     pub fn steps(&self) -> Vec<Place> {
-        let reads = self.reads.iter().map(|&reads| Place { reads, writes: 0 });
-        let last = self.reads.last().copied().unwrap_or(0);
+        let reads = self.reads.iter().map(|&reads| Place { reads, writes: Percent::ZERO });
+        let last = self.reads.last().copied().unwrap_or_default();
         reads.chain(self.writes.iter().map(|&writes| Place { reads: last, writes })).collect()
     }
 
@@ -167,7 +182,8 @@ impl Plan {
     /// Whether anything that it moves is on new.
     #[must_use]
     pub fn has_begun(&self, place: Place) -> bool {
-        self.moves_reads() && place.reads > 0 || self.moves_writes() && place.writes > 0
+        self.moves_reads() && place.reads > Percent::ZERO
+            || self.moves_writes() && place.writes > Percent::ZERO
     }
 
     /// The next step up from `place`.

@@ -6,11 +6,15 @@ fn gate(verdict: Verdict) -> Gate {
 }
 
 fn plan() -> Plan {
-    Plan { writes: vec![50, 100], dwell_seconds: 10, ..Plan::default() }
+    Plan { writes: steps(&[50, 100]), dwell_seconds: 10, ..Plan::default() }
+}
+
+fn steps(percents: &[u8]) -> Vec<Percent> {
+    percents.iter().copied().map(Percent::whole).collect()
 }
 
 fn place(reads: u8, writes: u8) -> Place {
-    Place { reads, writes }
+    Place { reads: reads.into(), writes: writes.into() }
 }
 
 #[test]
@@ -83,9 +87,9 @@ fn a_plan_that_makes_no_sense_names_the_field() {
     assert_eq!(Plan::default().problems(), Vec::<String>::new());
     assert_eq!(plan().problems(), Vec::<String>::new());
     let bad = [
-        (Plan { reads: vec![5, 5], ..plan() }, "reads"),
-        (Plan { writes: vec![101], ..plan() }, "writes"),
-        (Plan { reads: vec![50], ..plan() }, "writes may not end above reads"),
+        (Plan { reads: steps(&[5, 5]), ..plan() }, "reads"),
+        (Plan { writes: steps(&[0]), ..plan() }, "writes"),
+        (Plan { reads: steps(&[50]), ..plan() }, "writes may not end above reads"),
         (Plan { dwell_seconds: 0, ..plan() }, "dwell_seconds"),
         (Plan { max_p99_ratio: f64::NAN, ..plan() }, "max_p99_ratio"),
         (Plan { max_error_rate: 2.0, ..plan() }, "max_error_rate"),

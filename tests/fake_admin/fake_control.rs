@@ -12,6 +12,7 @@ use reshard::migration::control::{
     Verdict, Verification, VerificationReport, Verify,
 };
 use reshard::migration::shadow::{Example, ExampleField, LatencyView, ShapeDiff};
+use reshard::model::percent::Percent;
 
 /// What it knows, and how it is to behave.
 #[derive(Default)]
@@ -78,7 +79,7 @@ impl FakeControl {
         self.change(name, |view| view.phase = phase)
     }
 
-    fn ramp(&self, name: &str, percent: u8, how: impl FnOnce(&mut MigrationView)) -> Result<Ramp> {
+    fn ramp(&self, name: &str, percent: Percent, how: impl FnOnce(&mut MigrationView)) -> Result<Ramp> {
         let epoch = self.change(name, how)?.epoch;
         Ok(Ramp { percent, epoch, pause_ms: 42, attempts: 1, ended_transactions: 0 })
     }
@@ -93,8 +94,8 @@ impl Control for FakeControl {
             namespaces: new.namespaces,
             phase: Phase::Created,
             paused: false,
-            reads_percent: 0,
-            writes_percent: 0,
+            reads_percent: Percent::ZERO,
+            writes_percent: Percent::ZERO,
             epoch: 1,
             created_at: 1_700_000_000_000,
             failure: None,
@@ -205,12 +206,12 @@ impl Control for FakeControl {
         .sealed())
     }
 
-    async fn set_reads(&self, by: &By, name: &str, percent: u8) -> Result<Ramp> {
+    async fn set_reads(&self, by: &By, name: &str, percent: Percent) -> Result<Ramp> {
         self.ask(by, name, format!("reads {name} {percent}"))?;
         self.ramp(name, percent, |view| view.reads_percent = percent)
     }
 
-    async fn set_writes(&self, by: &By, name: &str, percent: u8, how: Patience) -> Result<Ramp> {
+    async fn set_writes(&self, by: &By, name: &str, percent: Percent, how: Patience) -> Result<Ramp> {
         let slow = *self.slow.lock().unwrap();
         // How long it takes is what a test asks for.
         tokio::time::sleep(slow).await;
@@ -221,7 +222,9 @@ impl Control for FakeControl {
 
     async fn rollback(&self, by: &By, name: &str) -> Result<Ramp> {
         self.ask(by, name, format!("rollback {name}"))?;
-        self.ramp(name, 0, |view| (view.reads_percent, view.writes_percent) = (0, 0))
+        self.ramp(name, Percent::ZERO, |view| {
+            (view.reads_percent, view.writes_percent) = (Percent::ZERO, Percent::ZERO);
+        })
     }
 
     async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView> {
@@ -357,8 +360,8 @@ impl Control for FakeControl {
             plan: plan.ok_or_else(none)?,
             by: "me".into(),
             since: 1_700_000_000_000,
-            reads_percent: 25,
-            writes_percent: 0,
+            reads_percent: Percent::whole(25),
+            writes_percent: Percent::ZERO,
             dwelt_seconds: 12,
             setbacks: 0,
             gates: vec![gate],
@@ -373,8 +376,8 @@ impl Control for FakeControl {
             at: 1_700_000_000_000,
             act: "up".into(),
             dry_run: false,
-            from: Place { reads: 10, writes: 0 },
-            to: Some(Place { reads: 25, writes: 0 }),
+            from: place(10),
+            to: Some(place(25)),
             why: "all gates hold".into(),
             result: "ok".into(),
             gates: Vec::new(),
@@ -513,4 +516,8 @@ impl Control for FakeControl {
     async fn not_ready(&self) -> Vec<String> {
         self.not_ready.lock().unwrap().clone()
     }
+}
+
+fn place(reads: u8) -> Place {
+    Place { reads: reads.into(), writes: Percent::ZERO }
 }

@@ -21,6 +21,7 @@ use reshard::migration::control::{
     Patience, Phase, Progress, Ramp, Verify,
 };
 use reshard::migration::engine::{Engine, Settings as MigrationSettings};
+use reshard::model::percent::Percent;
 use reshard::model::side::Side;
 use reshard::policy::invariants::Invariant;
 use reshard_loadtest::compare;
@@ -172,12 +173,14 @@ impl Operator {
         synced.with_context(|| format!("{:?}", futures::executor::block_on(self.progress())))
     }
 
-    pub(crate) async fn reads(&self, percent: u8) -> Result<Ramp> {
+    pub(crate) async fn reads(&self, percent: impl Into<Percent>) -> Result<Ramp> {
+        let percent = percent.into();
         let moved = self.engine.set_reads(&me(), &self.name, percent).await;
         moved.map_err(|error| anyhow::anyhow!("reads {percent}: {error} {:?}", error.reasons))
     }
 
-    pub(crate) async fn writes(&self, percent: u8) -> Result<Ramp> {
+    pub(crate) async fn writes(&self, percent: impl Into<Percent>) -> Result<Ramp> {
+        let percent = percent.into();
         let moved = self.engine.set_writes(&me(), &self.name, percent, Patience::default()).await;
         moved.map_err(|error| anyhow::anyhow!("writes {percent}: {error} {:?}", error.reasons))
     }

@@ -88,7 +88,7 @@ async fn writers_that_go_past_the_proxy() -> Result<()> {
 
 /// What the gate says when it is asked to let writes move.
 async fn refused(operator: &Operator, percent: u8) -> Result<String> {
-    let asked = operator.engine.set_writes(&me(), &operator.name, percent, Patience::default()).await;
+    let asked = operator.engine.set_writes(&me(), &operator.name, percent.into(), Patience::default()).await;
     let refused = asked.err().context("it moved")?;
     ensure!(refused.code == "blocked", "{refused:?}");
     Ok(refused.detail)

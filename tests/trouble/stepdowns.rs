@@ -5,6 +5,7 @@ use std::pin::pin;
 use anyhow::{Result, bail, ensure};
 use futures::future::{Either, select};
 use reshard::migration::control::Phase;
+use reshard::model::percent::Percent;
 use reshard::model::side::Side;
 use reshard::state::record::FenceState;
 use reshard_loadtest::Profile;
@@ -89,7 +90,7 @@ async fn old_steps_down_while_it_prepares(trial: &Trial) -> Result<()> {
 /// steps down. When the move is given up, nothing has changed, and it may be repeated.
 async fn old_steps_down_at_a_fence(trial: &Trial, percent: u8) -> Result<()> {
     let (operator, before) = (&trial.operator, trial.operator.progress().await?.writes_percent);
-    let giver = if percent > before { Side::Old } else { Side::New };
+    let giver = if Percent::from(percent) > before { Side::Old } else { Side::New };
     let is_fenced = || {
         let active = operator.engine.environment.registry.get(&operator.name);
         let record = active.and_then(|active| active.authorities.get(giver).known());

@@ -107,9 +107,9 @@ async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
             engine.create(&by, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
         }
         Step::Start => engine.start(&by, MIGRATION).await.map(|_| ()),
-        Step::Reads(percent) => engine.set_reads(&by, MIGRATION, percent).await.map(|_| ()),
+        Step::Reads(percent) => engine.set_reads(&by, MIGRATION, percent.into()).await.map(|_| ()),
         Step::Writes(percent) => {
-            let moved = engine.set_writes(&by, MIGRATION, percent, Patience::default()).await;
+            let moved = engine.set_writes(&by, MIGRATION, percent.into(), Patience::default()).await;
             if let Err(refused) = &moved
                 && refused.reasons.iter().any(|why| why.contains("run: reshard migrate verify"))
             {
