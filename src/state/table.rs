@@ -4,15 +4,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use bson::RawDocument;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::model::key::Key;
 use crate::model::moves::Move;
 use crate::model::namespace::Namespace;
 use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
+use crate::policy::route_key::{By, RouteKey};
 use crate::policy::shard_key::ShardKey;
 
 /// How one migration routes its namespaces.
@@ -44,7 +47,12 @@ pub struct MigrationRoute {
     pub shard_keys: Arc<ShardKeys>,
     /// What may come into being and is part of it then.
     pub patterns: Arc<[Pattern]>,
+    /// What slots are computed from, where it is not the `_id`.
+    pub route_keys: Arc<RouteKeys>,
 }
+
+/// Fields from which slots are computed, by namespace.
+pub type RouteKeys = HashMap<Namespace, RouteKey>;
 
 /// Shard keys on each cluster, by namespace; collections that are not sharded have none.
 pub type ShardKeys = PerSide<HashMap<Namespace, ShardKey>>;
@@ -68,7 +76,44 @@ impl MigrationRoute {
             ack_both: false,
             shard_keys: Arc::default(),
             patterns: Arc::default(),
+            route_keys: Arc::default(),
         }
+    }
+
+    /// What the slots of `namespace` are computed from.
+    #[must_use]
+    pub fn by(&self, namespace: &Namespace) -> By<'_> {
+        if self.route_keys.is_empty() {
+            return By::Id;
+        }
+        self.route_keys.get(namespace).map_or(By::Id, By::Field)
+    }
+
+    /// [`Self::by`], by the parts of a name.
+    #[must_use]
+    pub fn by_name(&self, database: &str, collection: &str) -> By<'_> {
+        if self.route_keys.is_empty() { By::Id } else { self.by(&Namespace::new(database, collection)) }
+    }
+
+    /// The cluster that owns a document; `None` while that is in doubt.
+    #[must_use]
+    pub fn authority_of(&self, namespace: &Namespace, document: &RawDocument) -> Option<Side> {
+        self.authority(self.by(namespace).of_document(document)?)
+    }
+
+    /// The cluster that owns the document of a key; `None` also where only the document could tell.
+    #[must_use]
+    pub fn authority_of_key(&self, namespace: &Namespace, key: &Key) -> Option<Side> {
+        match self.by(namespace).of_key(key) {
+            Some(slot) => self.authority(slot),
+            None => self.sole_authority(),
+        }
+    }
+
+    /// Slots in which the document of a key can lie.
+    #[must_use]
+    pub fn slots_of_key(&self, namespace: &Namespace, key: &Key) -> SlotSet {
+        self.by(namespace).of_key(key).map_or(SlotSet::ALL, |slot| std::iter::once(slot).collect())
     }
 
     /// The cluster that owns `slot`; `None` while the clusters' records disagree.
@@ -275,6 +320,7 @@ mod tests {
             ack_both: true,
             shard_keys: Arc::default(),
             patterns: [Pattern::parse("shop.*").unwrap()].into(),
+            route_keys: Arc::default(),
         })
     }
 

@@ -293,6 +293,7 @@ impl Control for FakeControl {
             placements: vec![Placement {
                 namespace: "shop.orders".to_owned(),
                 shard_key: None,
+                route_key: None,
                 primary_shard: Some("s1".to_owned()),
             }],
         })
