@@ -4,6 +4,7 @@
 mod support;
 
 mod refusals;
+mod sharded;
 mod tenants;
 
 use std::collections::BTreeSet;

@@ -103,14 +103,14 @@ impl Worker {
     }
 }
 
-struct Load {
+pub(crate) struct Load {
     workers: Vec<tokio::task::JoinHandle<Result<()>>>,
     ended: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
 }
 
 impl Load {
-    async fn start(through: &str) -> Result<Self> {
+    pub(crate) async fn start(through: &str) -> Result<Self> {
         let (ended, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut workers = Vec::new();
         for number in 0..WORKERS {
@@ -132,7 +132,7 @@ impl Load {
         Ok(Self { workers, ended, done })
     }
 
-    async fn work(&self) -> Result<()> {
+    pub(crate) async fn work(&self) -> Result<()> {
         let from = self.done.load(Ordering::Relaxed);
         wait_for("the load to go on", LONG, || async {
             let failed = self.workers.iter().any(tokio::task::JoinHandle::is_finished);
@@ -142,7 +142,7 @@ impl Load {
         .await
     }
 
-    async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         self.ended.store(true, Ordering::Relaxed);
         for worker in self.workers {
             worker.await??;
@@ -151,7 +151,7 @@ impl Load {
     }
 }
 
-fn documents() -> Vec<Document> {
+pub(crate) fn documents() -> Vec<Document> {
     let of = |tenant: i32| (0..OF_EACH).map(move |n| doc! { "tenant": tenant, "n": n, "count": 0 });
     (0..TENANTS).flat_map(of).collect()
 }
