@@ -1,11 +1,18 @@
 //! The same where only a document tells whose it is.
 
-use anyhow::{Error, Result, ensure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Error, Result, ensure};
+use async_trait::async_trait;
 use bson::raw::RawBsonRef;
 use bson::{Document, doc};
+use reshard::cluster::command::{Commands, Reply, Request, SendError, SharedCluster};
+use reshard::converge::converger::Order;
 use reshard::migration::prepare::{plan, prepare};
 use reshard::migration::ttl::expire_due;
 use reshard::model::namespace::Namespace;
+use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::SlotSet;
 use reshard::policy::canonical::key_of;
 use reshard::state::record::StoredRouteKey;
@@ -91,5 +98,76 @@ async fn due_documents_are_removed_where_their_tenant_is() -> Result<()> {
     ensure!(bed.are_equal().await?);
     let left = bed.pair.on_new(doc! { "count": "c" }).await?;
     ensure!(left.get_i32("n")? == 0, "{left}");
+    Ok(())
+}
+
+/// A cluster to which something happens once a document has been looked for a second time, on either.
+struct Meddled {
+    cluster: SharedCluster,
+    both: PerSide<SharedCluster>,
+    looks: Arc<AtomicUsize>,
+    meanwhile: Arc<Vec<(Side, Document)>>,
+}
+
+#[async_trait]
+impl Commands for Meddled {
+    async fn run(&self, request: Request) -> std::result::Result<Reply, SendError> {
+        let is_look = request.body.get_str("find").is_ok_and(|collection| collection == "c");
+        let reply = self.cluster.run(request).await?;
+        if is_look && self.looks.fetch_add(1, Ordering::SeqCst) == 1 {
+            for (side, command) in &*self.meanwhile {
+                let done = common::run(&**self.both.get(*side), "shop", command).await;
+                done.map_err(|error| SendError::Unknown(format!("{error:#}")))?;
+            }
+        }
+        Ok(reply)
+    }
+}
+
+/// Between the look that tells whose a document is and the looks that go before the write, it is deleted, and the other
+/// tenant, of the other cluster, takes its `_id`.
+#[tokio::test(flavor = "multi_thread")]
+async fn converging_does_not_touch_what_has_become_anothers() -> Result<()> {
+    let half = SlotSet::percent(50);
+    let is_on_new =
+        |tenant: i32| key_of(RawBsonRef::Int32(tenant)).is_some_and(|key| half.contains(key.id_slot()));
+    let of = |on_new| (0..100).find(|tenant| is_on_new(*tenant) == on_new).context("a tenant");
+    let (on_old, on_new) = (of(false)?, of(true)?);
+    let mut pair = Pair::start().await?;
+    let both = pair.clusters.clone();
+    let concern = doc! { "w": "majority" };
+    let insert = |tenant| {
+        doc! { "insert": "c", "documents": [{ "_id": 1, "tenant": tenant }], "writeConcern": concern.clone() }
+    };
+    let delete = doc! { "delete": "c", "deletes": [{ "q": { "_id": 1 }, "limit": 1 }], "writeConcern": concern.clone() };
+    let looks = Arc::new(AtomicUsize::new(usize::MAX / 2));
+    let meanwhile = Arc::new(vec![(Side::Old, delete), (Side::New, insert(on_new))]);
+    pair.clusters = PerSide::from_fn(|side| {
+        let cluster: SharedCluster = Arc::new(Meddled {
+            cluster: both.get(side).clone(),
+            both: both.clone(),
+            looks: looks.clone(),
+            meanwhile: meanwhile.clone(),
+        });
+        cluster
+    });
+    let bed = Bed::divided(pair, 50, by_tenant()).await?;
+    let (converger, key) = (&bed.ctx.converger, key_of(RawBsonRef::Int32(1)).context("a key")?);
+    bed.unseen(async |_| {
+        common::run(&*both.old, "shop", &insert(on_old)).await?;
+        looks.store(0, Ordering::SeqCst);
+        let order = Order::durable(PerSide::default());
+        let report = converger.converge(&Namespace::new("shop", "c"), vec![key], &order).await?;
+        ensure!(report.stuck.is_empty(), "{report:?}");
+        ensure!(looks.load(Ordering::SeqCst) > 2, "it was not looked at again");
+        Ok(())
+    })
+    .await?;
+    for side in Side::BOTH {
+        let found = common::run(&**both.get(side), "shop", &doc! { "find": "c" }).await?;
+        let batch = found.get_document("cursor")?.get_array("firstBatch")?;
+        let expected = bson::Bson::from(doc! { "_id": 1, "tenant": on_new });
+        ensure!(batch == &vec![expected], "{side}: {found}");
+    }
     Ok(())
 }
