@@ -10,6 +10,7 @@ use reshard::policy::bulk::BulkWrite;
 use reshard::policy::canonical::key_of;
 use reshard::policy::catalog::Collection;
 use reshard::policy::others::Others;
+use reshard::policy::route_key::{By, RouteKey};
 use reshard::policy::shard_key::ShardKey;
 use reshard::policy::writes::{Verb, WriteCommand};
 use reshard::policy::{ddl, expiry, reads};
@@ -134,8 +135,9 @@ fn command_body(bytes: &[u8]) {
     assert!(command.cursor_ids().all(|(_, place)| place.end <= bytes.len()));
     let Ok(body) = RawDocument::from_bytes(bytes) else { panic!("it was a document") };
     _ = Others::of("d", body);
+    let Ok(tenant) = RouteKey::parse("tenant") else { panic!("it is a field") };
     for name in ["find", "count", "distinct", "aggregate", command.name] {
-        _ = reads::key_of_read(name, body);
+        _ = (reads::slot_of_read(name, body, By::Id), reads::slot_of_read(name, body, By::Field(&tenant)));
     }
     _ = (reads::joins(body), reads::is_change_stream(body));
     _ = ddl::is_done(body, &Collection::default());
@@ -174,6 +176,9 @@ fn write(body: &[u8], sequence: Option<&[u8]>) {
         for statement in &write.statements {
             _ = write.place(statement, &shard_key);
         }
+        let tenant = RouteKey::parse("tenant").expect("a field");
+        _ = (write.slots(By::Id), write.keeps_route_keys(By::Field(&tenant), true));
+        assert!(!write.slots(By::Field(&tenant)).is_empty());
         _ = (write.session(), write.sequence());
     }
 }
@@ -191,6 +196,6 @@ pub(crate) fn key(bytes: &[u8]) {
         alone.append(bson::cstr!("_id"), value);
         let again = alone.get("_id").ok().flatten().and_then(key_of).expect("the same value is a key");
         assert_eq!(again.canonical(), key.canonical());
-        assert!(key.slot().number() < 1024);
+        assert!(key.id_slot().number() < 1024);
     }
 }

@@ -99,16 +99,19 @@ async fn a_layout_is_given_on_the_command_line() {
     fixture
         .says(&format!(
             "create laid-out --namespace shop.o --shard-key shop.o=r:1,n:1 --initial-chunks shop.o=12 \
-             --zone shop.o={zone}"
+             --route-key shop.o=customer_id --zone shop.o={zone}"
         ))
         .await;
     let known = fixture.0.control.get("laid-out").await.unwrap();
     let spec = serde_json::to_value(&known.namespaces[0]).unwrap();
     assert_eq!(spec["initial_chunks"], 12);
+    assert_eq!(spec["route_key"], "customer_id");
     assert_eq!(spec["zones"][0], serde_json::from_str::<serde_json::Value>(zone).unwrap());
     for (option, told) in [
         ("--initial-chunks shop.o=many", "no number of chunks"),
         ("--initial-chunks shop.x=2", "shop.x is no --namespace"),
+        ("--route-key shop.o=a.b", "only a field of the top level"),
+        ("--route-key shop.x=a", "shop.x is no --namespace"),
         ("--zone shop.o={}", "missing field `zone`"),
     ] {
         let (code, _, error) = fixture.run(&format!("create wrong --namespace shop.o {option}")).await;
@@ -143,7 +146,7 @@ orders: created
   checked   no part by itself
   cut-over  not yet
             - the copy is not finished
-  placed    shop.orders has no shard_key; its primary shard on new is s1
+  placed    shop.orders has no shard_key; its primary shard on new is s1; shop.orders is divided by its route_key customer_id
 ";
     assert_eq!(fixture.says("status orders").await, expected);
     fixture.says("create behind --namespace shop.c").await;

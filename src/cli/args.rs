@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::ramp::Ramp;
 use crate::migration::control::{Basis, MOST_PARALLEL, Phase, Progress, Verify};
 use crate::model::percent::Percent;
+use crate::policy::route_key::RouteKey;
 use crate::policy::shard_key::ShardKey;
 use crate::policy::zones::Zone;
 
@@ -81,6 +82,10 @@ pub(super) enum Action {
         /// By what new is to shard one of them, as DB.COLLECTION=FIELD:1,FIELD:hashed; may be repeated
         #[arg(long = "shard-key", value_name = "DB.COLLECTION=KEY", value_parser = shard_key)]
         shard_keys: Vec<(String, ShardKey)>,
+        /// By which field of one of them, instead of _id, reads and writes are divided between the clusters, such
+        /// as a tenant's id: all its documents move together; may be repeated
+        #[arg(long = "route-key", value_name = "DB.COLLECTION=FIELD", value_parser = route_key)]
+        route_keys: Vec<(String, String)>,
         /// Into how many chunks one with a shard key is cut before the copy; may be repeated
         #[arg(long = "initial-chunks", value_name = "DB.COLLECTION=N", value_parser = initial_chunks)]
         initial_chunks: Vec<(String, u32)>,
@@ -324,6 +329,13 @@ fn shard_key(text: &str) -> Result<(String, ShardKey), String> {
         pattern.insert(path, kind);
     }
     Ok((namespace.to_owned(), ShardKey::parse(&pattern)?))
+}
+
+/// Reads `shop.orders=customer_id`.
+fn route_key(text: &str) -> Result<(String, String), String> {
+    let (namespace, field) = text.split_once('=').ok_or("write DB.COLLECTION=FIELD")?;
+    RouteKey::parse(field)?;
+    Ok((namespace.to_owned(), field.to_owned()))
 }
 
 /// Reads how much may be copied each second.

@@ -26,8 +26,8 @@ pub(super) struct Session {
 pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
     let session = Session { client: client(&args)?, json: args.json };
     match args.action {
-        Action::Create { name, namespaces, shard_keys, initial_chunks, zones } => {
-            let namespaces = specs(namespaces, shard_keys, initial_chunks, zones)?;
+        Action::Create { name, namespaces, shard_keys, route_keys, initial_chunks, zones } => {
+            let namespaces = specs(namespaces, shard_keys, route_keys, initial_chunks, zones)?;
             let new = json!(NewMigration { name, namespaces });
             session.show(Method::POST, "/v1/migrations", Some(new), show::view).await.map(drop)
         }
@@ -110,11 +110,13 @@ fn format_of(csv: bool, html: bool) -> Option<&'static str> {
 fn specs(
     namespaces: Vec<String>,
     shard_keys: Vec<(String, ShardKey)>,
+    route_keys: Vec<(String, String)>,
     initial_chunks: Vec<(String, u32)>,
     zones: Vec<(String, Zone)>,
 ) -> Result<Vec<NamespaceSpec>, Failure> {
     let mut namespaces: Vec<_> = namespaces.into_iter().map(NamespaceSpec::plain).collect();
     set(&mut namespaces, "--shard-key", shard_keys, |spec, key| spec.shard_key = Some(key))?;
+    set(&mut namespaces, "--route-key", route_keys, |spec, field| spec.route_key = Some(field))?;
     set(&mut namespaces, "--initial-chunks", initial_chunks, |spec, n| spec.initial_chunks = Some(n))?;
     set(&mut namespaces, "--zone", zones, |spec, zone| spec.zones.push(zone))?;
     Ok(namespaces)

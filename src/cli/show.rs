@@ -258,16 +258,15 @@ fn violated(progress: &Progress) -> String {
     }
 }
 
-/// Where a collection lies on new; `None` where there is only one place.
+/// Where a collection lies on new and by what it is divided; `None` where that is as always.
 fn place(placement: &Placement) -> Option<String> {
-    let Placement { namespace, shard_key, primary_shard } = placement;
-    match (shard_key, primary_shard) {
-        (Some(key), _) => Some(format!("{namespace} is sharded on new by {}", key.pattern())),
-        (None, Some(shard)) => {
-            Some(format!("{namespace} has no shard_key; its primary shard on new is {shard}"))
-        }
-        (None, None) => None,
-    }
+    let Placement { namespace, shard_key, route_key, primary_shard } = placement;
+    let shard = |shard| format!("{namespace} has no shard_key; its primary shard on new is {shard}");
+    let key = shard_key.as_ref().map(|key| format!("{namespace} is sharded on new by {}", key.pattern()));
+    let lies = key.or_else(|| primary_shard.as_ref().map(shard));
+    let divided = route_key.as_ref().map(|field| format!("{namespace} is divided by its route_key {field}"));
+    let all: Vec<String> = [lies, divided].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// Nothing where no collection is sharded.

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
-use bson::{Timestamp, rawdoc};
+use bson::{RawDocument, Timestamp, rawdoc};
 
 use super::lanes::{Lanes, Taken};
 use super::looks::{Aims, Looks};
-use super::round::{Group, Round};
+use super::round::Round;
 use super::sessions::Sessions;
 use super::witness::Witness;
 use crate::clock::SharedClock;
@@ -19,6 +19,7 @@ use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::invariants::{Invariant, only_mirror};
+use crate::policy::route_key::By;
 use crate::policy::safeguards::Safeguards;
 use crate::state::inflight::{Inflight, Ticket, Work};
 use crate::state::own_writes::OwnWrites;
@@ -140,15 +141,15 @@ impl Converger {
         let what: Arc<str> = format!("converge {namespace}").into();
         while !pending.is_empty() {
             let lanes = self.lanes_if_contended(namespace, &pending, tries).await;
-            let ticket = self.enter(&pending, &what).await;
-            let groups = self.by_authority(namespace, &pending, &ticket);
-            if groups.is_empty() {
-                return Ok(report);
-            }
-            pending = Vec::new();
+            let ticket = self.enter(namespace, &pending, &what).await;
+            let Some(route) = ticket.table.route(namespace.as_str()) else { return Ok(report) };
+            let owned = self.by_authority(clusters, namespace, pending, route, order).await?;
+            report.stuck.extend(owned.stuck);
+            let groups = owned.groups;
+            pending = owned.again;
             for group in groups {
                 let work = Round { converger: self, clusters, namespace, order, tries };
-                let (authority, slots) = (group.authority, group.keys.iter().map(Key::slot).collect());
+                let (authority, slots) = (group.authority, group.slots);
                 let wrote = report.wrote;
                 pending.extend(work.run(group, &mut report).await?);
                 if report.wrote > wrote {
@@ -177,8 +178,11 @@ impl Converger {
     }
 
     /// Enters once no slot of `keys` is sealed by a fence or without an owner.
-    async fn enter(&self, keys: &[Key], what: &Arc<str>) -> Ticket {
-        let slots: SlotSet = keys.iter().map(Key::slot).collect();
+    async fn enter(&self, namespace: &Namespace, keys: &[Key], what: &Arc<str>) -> Ticket {
+        let slots = {
+            let table = self.inflight.routing().peek();
+            slots_of(table.route(namespace.as_str()).map(|route| route.by(namespace)), keys)
+        };
         loop {
             let ticket = self.inflight.enter(&self.migration, slots, Work::Converge, what);
             let route = ticket.table.routes.values().find(|route| route.name == self.migration);
@@ -195,20 +199,24 @@ impl Converger {
         }
     }
 
-    /// Enters for a key that `authority` has now; `None` where the other cluster has it, or a fence is about
+    /// Enters for a document that `authority` has now; `None` where the other cluster has it, or a fence is about
     /// to move it. Nobody waits here: whoever asks is at work on other keys.
     pub(super) fn enter_if_owned(
         &self,
         namespace: &Namespace,
-        key: &Key,
+        document: &RawDocument,
         authority: Side,
         what: &Arc<str>,
     ) -> Option<Ticket> {
-        let slots: SlotSet = std::iter::once(key.slot()).collect();
+        let slot = {
+            let table = self.inflight.routing().peek();
+            table.route(namespace.as_str())?.by(namespace).of_document(document)?
+        };
+        let slots: SlotSet = std::iter::once(slot).collect();
         let ticket = self.inflight.enter(&self.migration, slots, Work::Converge, what);
         let route = ticket.table.route(namespace.as_str())?;
         let sealed = self.safeguards.workers_fenced && route.sealed.meets(&slots);
-        (!sealed && route.authority(key.slot()) == Some(authority)).then_some(ticket)
+        (!sealed && route.authority(slot) == Some(authority)).then_some(ticket)
     }
 
     /// `authority` must own the slots still whose mirror was written.
@@ -218,21 +226,11 @@ impl Converger {
             self.violations.watch(Invariant::OnlyMirror, only_mirror(slots, route.owned_by(authority)));
         }
     }
+}
 
-    /// The keys grouped by who owns them; empty when the migration is over.
-    fn by_authority(&self, namespace: &Namespace, keys: &[Key], ticket: &Ticket) -> Vec<Group> {
-        let Some(route) = ticket.table.route(namespace.as_str()) else { return Vec::new() };
-        Side::BOTH
-            .into_iter()
-            .map(|authority| {
-                let owned = keys.iter().filter(|key| route.authority(key.slot()) == Some(authority));
-                Group {
-                    authority,
-                    keys: owned.cloned().collect(),
-                    shard_keys: PerSide::from_fn(|side| route.shard_keys.get(side).get(namespace).cloned()),
-                }
-            })
-            .filter(|group| !group.keys.is_empty())
-            .collect()
-    }
+/// Slots in which documents of `keys` may lie. Where only the documents tell, it may be any, and whoever works on
+/// them waits for every fence.
+fn slots_of(by: Option<By<'_>>, keys: &[Key]) -> SlotSet {
+    let by = by.unwrap_or(By::Id);
+    keys.iter().map(|key| by.of_key(key)).collect::<Option<SlotSet>>().unwrap_or(SlotSet::ALL)
 }

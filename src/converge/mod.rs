@@ -11,6 +11,7 @@ pub mod converger;
 pub mod lanes;
 pub mod looks;
 pub mod mirror;
+mod owners;
 pub mod read;
 mod round;
 pub mod sessions;

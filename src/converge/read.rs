@@ -76,6 +76,16 @@ impl Documents {
         self.others.extend(others.others);
     }
 
+    /// These, each by its key.
+    #[cfg(test)]
+    pub(super) fn of(documents: impl IntoIterator<Item = RawDocumentBuf>) -> Self {
+        let mut all = Self::default();
+        for document in documents {
+            all.add(id_of(&document).expect("a document with an _id"), document);
+        }
+        all
+    }
+
     fn add(&mut self, key: Key, document: RawDocumentBuf) {
         match self.first.entry(key) {
             Entry::Vacant(first) => {

@@ -10,6 +10,7 @@ use super::catalog::indexes_of;
 use super::converger::{Converger, Order, Report, Stuck, Unavailable, majority};
 use super::looks::Look;
 use super::mirror::{Mirror, Written};
+use super::owners::Group;
 use super::read::{Documents, LIMIT, Level, ask, id_of, time_now};
 use super::shards::push_clocks;
 use crate::cluster::command::{Commands, Request, SharedCluster};
@@ -18,19 +19,10 @@ use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::converge::{Action, Failure, decide};
 use crate::policy::holders::{Holders, holders};
-use crate::policy::shard_key::ShardKey;
 use crate::state::records::first_batch;
 
 /// An array may need the values of so many documents at a time; the others are met at the next try.
 const MOST_HOLDERS: i32 = 20;
-
-/// Keys of one authority.
-pub(super) struct Group {
-    pub(super) authority: Side,
-    pub(super) keys: Vec<Key>,
-    /// By what each cluster has sharded the collection.
-    pub(super) shard_keys: PerSide<Option<ShardKey>>,
-}
 
 /// One round over keys of one namespace.
 #[derive(Clone, Copy)]
@@ -49,8 +41,9 @@ impl Round<'_> {
         let Self { clusters, namespace, order, tries, converger } = *self;
         let mirror_side = group.authority.other();
         let (seen, want) = self.look(&group).await?;
-        let (doubled, keys): (Vec<Key>, Vec<Key>) =
-            group.keys.iter().cloned().partition(|key| want.has_several(key));
+        let (mine, mut again): (Vec<Key>, Vec<Key>) =
+            group.keys.iter().cloned().partition(|key| group.owns_all(key, [&seen, &want]));
+        let (doubled, keys): (Vec<Key>, Vec<Key>) = mine.into_iter().partition(|key| want.has_several(key));
         report.stuck.extend(doubled.into_iter().map(|key| Stuck {
             key,
             why: format!("{} holds several documents with this _id, on several shards", group.authority),
@@ -68,7 +61,7 @@ impl Round<'_> {
             guard: converger.safeguards.guard,
             shard_key: group.shard_keys.get(mirror_side).as_ref(),
         };
-        let (mut again, mut inserted) = (Vec::new(), Vec::new());
+        let mut inserted = Vec::new();
         for (key, written) in mirror.apply(&actions).await.map_err(Unavailable)? {
             match written {
                 Written::Done => {
@@ -245,15 +238,14 @@ impl Round<'_> {
         for holder in holders_on(mirror.cluster, namespace, value).await.map_err(Unavailable)? {
             let Some(holder_key) = id_of(&holder).filter(|holder| holder != key) else { continue };
             // Where the holder is at home on this cluster, both values count: nothing may be done about it here.
-            let Some(_entered) = converger.enter_if_owned(namespace, &holder_key, group.authority, &what)
-            else {
+            let Some(_entered) = converger.enter_if_owned(namespace, &holder, group.authority, &what) else {
                 continue;
             };
             let keys = [holder_key];
             let want = self.read(group, group.authority, &keys, Level::Majority(None)).await?;
             let [holder_key] = keys;
             let action = decide(Some(&holder), want.get(&holder_key));
-            if action == Action::Nothing {
+            if action == Action::Nothing || !group.owns_all(&holder_key, [&want, &want]) {
                 continue;
             }
             if tries == 0 {

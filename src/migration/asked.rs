@@ -4,6 +4,7 @@ use super::control::{ControlError, NamespaceSpec, NewMigration, Refusal};
 use crate::model::namespace::Namespace;
 use crate::model::pattern::Pattern;
 use crate::policy::naming;
+use crate::policy::route_key::RouteKey;
 
 /// More are of no use to an empty collection.
 const MOST_CHUNKS: u32 = 8192;
@@ -30,6 +31,7 @@ pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError
             Ok(parsed) => namespaces.push(parsed),
             Err(why) => wrong.push(format!("namespaces: {why}")),
         }
+        wrong.extend(route_key_problem(spec).map(|why| format!("namespaces: {}: {why}", spec.namespace)));
         wrong.extend(layout_problem(spec).map(|why| format!("namespaces: {}: {why}", spec.namespace)));
     }
     match wrong.as_slice() {
@@ -53,6 +55,17 @@ fn read(text: &str) -> Result<Namespace, String> {
     }
     let parsed = Namespace::parse(text).ok_or_else(|| format!("{text:?} is not \"database.collection\""))?;
     naming::problem(&parsed).map_or(Ok(parsed), Err)
+}
+
+/// What is wrong with the field that is to divide a collection.
+fn route_key_problem(spec: &NamespaceSpec) -> Option<String> {
+    let field = spec.route_key.as_ref()?;
+    if Pattern::is_meant(&spec.namespace) {
+        return Some(
+            "route_key needs one collection, and a pattern names many; name it by itself".to_owned(),
+        );
+    }
+    RouteKey::parse(field).err()
 }
 
 /// What makes no sense about how a collection is to lie on new, whatever new is.
@@ -88,6 +101,20 @@ mod tests {
             assert_eq!(told, 1, "{part}: {:?}", refused.reasons);
         }
         assert_eq!(refused.reasons.len(), 6);
+    }
+
+    #[test]
+    fn a_route_key_is_a_field_of_one_collection() {
+        let with = |namespace: &str, field: &str| {
+            let mut new = asked("orders", &[namespace]);
+            new.namespaces[0].route_key = Some(field.to_owned());
+            checked(&new).map(drop).map_err(|error| error.detail)
+        };
+        assert_eq!(with("shop.orders", "customer_id"), Ok(()));
+        let path = with("shop.orders", "customer.id").unwrap_err();
+        assert!(path.starts_with("namespaces: shop.orders: route_key: \"customer.id\" is a path"), "{path}");
+        assert!(with("shop.*", "customer_id").unwrap_err().contains("a pattern names many"));
+        assert!(with("shop.orders", "_id").unwrap_err().contains("leave it out"));
     }
 
     #[test]

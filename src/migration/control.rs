@@ -83,6 +83,12 @@ pub struct NamespaceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>, example = json!({ "customer_id": 1, "order_id": 1 }))]
     pub shard_key: Option<ShardKey>,
+    /// The field of the top level by which reads and writes are divided between the clusters, such as a tenant's id:
+    /// all documents with one value move together. The application names it in its filters and never changes it.
+    /// By default it is `_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "customer_id")]
+    pub route_key: Option<String>,
     /// Into how many chunks it is cut on new before the copy; four for each shard by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_chunks: Option<u32>,
@@ -95,7 +101,13 @@ impl NamespaceSpec {
     /// One that is not sharded, or as it is on new.
     #[must_use]
     pub fn plain(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), shard_key: None, initial_chunks: None, zones: Vec::new() }
+        Self {
+            namespace: namespace.into(),
+            shard_key: None,
+            route_key: None,
+            initial_chunks: None,
+            zones: Vec::new(),
+        }
     }
 }
 

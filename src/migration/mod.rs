@@ -35,6 +35,7 @@ mod ramping;
 pub mod ranges;
 pub mod report;
 mod resuming;
+mod route_keys;
 pub mod running;
 mod sampling;
 pub mod scope;

@@ -278,7 +278,8 @@ impl Context {
             self.inflight.drained(&self.name, &slots, sealed, &[Work::Converge]).await;
         }
         self.settle_sessions().await?;
-        if self.parking.any_in(&slots) {
+        let route = self.route().ok_or("its records are not known")?;
+        if self.parking.any_in(&slots, |namespace, key| route.slots_of_key(namespace, key)) {
             return Err("keys that cannot be made equal lie in these slots".into());
         }
         fence.marker_from = Some(from);

@@ -4,13 +4,15 @@
 use std::sync::atomic::Ordering;
 
 use super::context::Context;
+use super::control::NamespaceSpec;
 use super::running::Running;
 use super::stored::Stored;
 use crate::model::side::Side;
 use crate::policy::invariants::{Invariant, one_authority};
+use crate::state::record::StoredRouteKey;
 
 /// Why a partial percentage is refused once such writes have been seen.
-pub(super) const UNKEYED_SEEN: &str = "writes of single documents that do not name their _id have been seen: a \
+pub(super) const UNKEYED_SEEN: &str = "writes of single documents that do not name their _id (or their route key) have been seen: a \
                                        retry could choose another document on the other cluster";
 /// The same for transactions.
 pub(super) const TRANSACTIONS_SEEN: &str =
@@ -20,6 +22,15 @@ impl Running {
     /// The names and patterns of what it moves.
     pub(super) fn specs(&self) -> Vec<String> {
         self.stored.lock().namespaces.iter().map(|spec| spec.namespace.clone()).collect()
+    }
+
+    /// The fields by which some of it is divided.
+    pub(super) fn route_keys(&self) -> Vec<StoredRouteKey> {
+        let stored = self.stored.lock();
+        let route_key = |spec: &NamespaceSpec| {
+            Some(StoredRouteKey { namespace: spec.namespace.clone(), field: spec.route_key.clone()? })
+        };
+        stored.namespaces.iter().filter_map(route_key).collect()
     }
 
     /// Takes note of what has been seen since; `true`: there is something to be stored.

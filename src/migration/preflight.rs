@@ -7,6 +7,7 @@ mod clusters;
 mod collections;
 mod findings;
 mod privileges;
+mod route_keys;
 mod sharding;
 
 pub(super) use clusters::hello;
@@ -22,7 +23,8 @@ use crate::migration::prepare::Wanted;
 use crate::model::namespace::Namespace;
 use crate::model::pattern::INTERNAL;
 use crate::model::side::{PerSide, Side};
-use crate::policy::catalog::{Index, unique_without_id};
+use crate::policy::catalog::{Index, unique_across};
+use crate::policy::route_key::RouteKey;
 
 pub use self::clusters::oplog_window_seconds;
 
@@ -99,14 +101,19 @@ pub fn single_step_reasons(report: &PreflightReport) -> Vec<String> {
 
 /// As [`single_step_reasons`], from the indexes of one namespace.
 #[must_use]
-pub fn single_step_reasons_of(namespace: &Namespace, indexes: &[Index]) -> Vec<String> {
-    let unique = unique_without_id(indexes).into_iter();
-    unique.map(|index| format!("{namespace}: {}", unique_message(index))).collect()
+pub fn single_step_reasons_of(
+    namespace: &Namespace,
+    indexes: &[Index],
+    route_key: Option<&RouteKey>,
+) -> Vec<String> {
+    let unique = unique_across(indexes, route_key.map(RouteKey::field)).into_iter();
+    unique.map(|index| format!("{namespace}: {}", unique_message(index, route_key))).collect()
 }
 
-fn unique_message(index: &Index) -> String {
+fn unique_message(index: &Index, route_key: Option<&RouteKey>) -> String {
+    let first = route_key.map_or("_id", RouteKey::field);
     format!(
-        "unique index {} does not begin with _id: while two clusters take writes, each could accept the same \
+        "unique index {} does not begin with {first}: while two clusters take writes, each could accept the same \
          value for another document",
         index.name()
     )

@@ -19,6 +19,7 @@ use crate::converge::shards;
 use crate::model::namespace::Namespace;
 use crate::model::side::PerSide;
 use crate::policy::catalog::{Collection, comparable_options, creation_options};
+use crate::policy::route_key::RouteKey;
 use crate::policy::shard_key::{ShardKey, StoredKey};
 use crate::policy::zones::{StoredZone, Zone};
 use crate::state::records::write_concern_problem;
@@ -43,6 +44,9 @@ pub struct Created {
     /// By what it is to be sharded on new.
     #[serde(default)]
     pub shard_key: Option<StoredKey>,
+    /// By which field it is divided, if not by `_id`.
+    #[serde(default)]
+    pub route_key: Option<String>,
     /// Into how many chunks it is cut there.
     #[serde(default)]
     pub initial_chunks: Option<u32>,
@@ -67,6 +71,8 @@ pub struct Wanted {
     pub namespace: Namespace,
     /// By what it is to be sharded there.
     pub shard_key: Option<ShardKey>,
+    /// By which field it is divided, if not by `_id`.
+    pub route_key: Option<RouteKey>,
     /// Into how many chunks it is cut there.
     pub initial_chunks: Option<u32>,
     /// Which parts belong on which shards.
@@ -75,7 +81,7 @@ pub struct Wanted {
 
 impl From<Namespace> for Wanted {
     fn from(namespace: Namespace) -> Self {
-        Self { namespace, shard_key: None, initial_chunks: None, zones: Vec::new() }
+        Self { namespace, shard_key: None, route_key: None, initial_chunks: None, zones: Vec::new() }
     }
 }
 
@@ -84,7 +90,8 @@ impl Wanted {
     #[must_use]
     pub fn with(namespace: Namespace, spec: &NamespaceSpec) -> Self {
         let NamespaceSpec { shard_key, initial_chunks, zones, .. } = spec.clone();
-        Self { namespace, shard_key, initial_chunks, zones }
+        let route_key = spec.route_key.as_ref().and_then(|field| RouteKey::parse(field).ok());
+        Self { namespace, shard_key, route_key, initial_chunks, zones }
     }
 }
 
@@ -120,6 +127,7 @@ impl Created {
         Placement {
             namespace: self.namespace.clone(),
             shard_key: self.shard_key.clone().map(ShardKey::from),
+            route_key: self.route_key.clone(),
             primary_shard: self.primary_shard.clone(),
         }
     }
@@ -133,7 +141,7 @@ impl Created {
 pub async fn plan(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> Result<Vec<Created>, String> {
     let mut plan = Vec::with_capacity(wanted.len());
     let sharded = shards::is_sharded(&*clusters.new).await?;
-    for Wanted { namespace, shard_key, initial_chunks, zones } in wanted {
+    for Wanted { namespace, shard_key, route_key, initial_chunks, zones } in wanted {
         let source = source(clusters, namespace).await?;
         let target = on(&*clusters.new, namespace).await?;
         let ttl = source.indexes.iter().filter(|index| index.is_ttl());
@@ -155,6 +163,7 @@ pub async fn plan(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> Resul
             indexes_created: lacking.map(|index| index.name().to_owned()).collect(),
             ttl: ttl.collect::<Result<_, _>>()?,
             shard_key: shard_key.clone().map(StoredKey::from),
+            route_key: route_key.as_ref().map(|key| key.field().to_owned()),
             initial_chunks: *initial_chunks,
             zones: zones.iter().cloned().map(StoredZone::from).collect(),
             zones_joined,
@@ -359,6 +368,7 @@ mod tests {
             indexes_created: Vec::new(),
             ttl: vec![("t_1".into(), ttl)],
             shard_key: None,
+            route_key: None,
             initial_chunks: None,
             zones: Vec::new(),
             zones_joined: Vec::new(),

@@ -199,11 +199,15 @@ impl Engine {
     /// Refuses a partial percentage where it could not be right; there is no force.
     async fn must_allow_parts(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
         let mut reasons = running.stored.lock().single_step.clone();
+        let route = context.route().ok_or_else(no_new)?;
         for namespace in &context.scope.known() {
+            let route_key = route.by(namespace).field();
             // An index may have been made since preflight.
             let found = describe(&*context.clusters.old, namespace, DESCRIBE_LIMIT).await;
             let found = found.map_err(|error| unavailable(format!("{namespace} on old: {error}")))?;
-            reasons.extend(found.iter().flat_map(|found| single_step_reasons_of(namespace, &found.indexes)));
+            reasons.extend(
+                found.iter().flat_map(|found| single_step_reasons_of(namespace, &found.indexes, route_key)),
+            );
         }
         if let Some(active) = &*running.active.lock() {
             if active.counters.unkeyed_retryable.load(Ordering::Relaxed) > 0 {
@@ -216,7 +220,7 @@ impl Engine {
         reasons.sort();
         reasons.dedup();
         if reasons.is_empty() {
-            return Ok(());
+            return context.must_have_no_arrays(&route).await;
         }
         Err(conflict("single-step", "writes of this migration move in one step: use 0 or 100")
             .because(reasons))

@@ -204,13 +204,15 @@ impl Engine {
         let patterns: Vec<String> =
             context.scope.patterns().iter().map(|pattern| pattern.as_str().to_owned()).collect();
         let shard_keys = running.aborting.unless_asked(shard_keys(&context)).await?.map_err(unavailable)?;
+        let route_keys = running.route_keys();
         for side in Side::BOTH {
             lay_out(&**context.clusters.get(side)).await.map_err(unavailable)?;
             let record = AuthorityRecord {
                 shard_keys: shard_keys.clone(),
                 patterns: patterns.clone(),
                 ..AuthorityRecord::begin(&context.name, side, identities.clone(), names.clone())
-            };
+            }
+            .routed_by(route_keys.clone());
             context.authorities.get(side).create(&record).await.map_err(to_control)?;
             context.beat(side).await.map_err(to_control)?;
         }

@@ -112,6 +112,8 @@ mod specs {
         #[serde(default)]
         shard_key: Option<StoredKey>,
         #[serde(default)]
+        route_key: Option<String>,
+        #[serde(default)]
         initial_chunks: Option<u32>,
         #[serde(default)]
         zones: Vec<StoredZone>,
@@ -124,6 +126,7 @@ mod specs {
         let stored = specs.iter().cloned().map(|spec| Spec {
             namespace: spec.namespace,
             shard_key: spec.shard_key.map(StoredKey::from),
+            route_key: spec.route_key,
             initial_chunks: spec.initial_chunks,
             zones: spec.zones.into_iter().map(StoredZone::from).collect(),
         });
@@ -137,6 +140,7 @@ mod specs {
         let spec = |spec: Spec| NamespaceSpec {
             namespace: spec.namespace,
             shard_key: spec.shard_key.map(ShardKey::from),
+            route_key: spec.route_key,
             initial_chunks: spec.initial_chunks,
             zones: spec.zones.into_iter().map(Zone::from).collect(),
         };

@@ -18,8 +18,9 @@ use crate::converge::read::{ask, id_of};
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
-use crate::model::slots::SlotSet;
+use crate::model::slots::{Slot, SlotSet};
 use crate::policy::catalog::{Index, SUSPENDED};
+use crate::policy::route_key::RouteKey;
 use crate::state::inflight::{Ticket, Work};
 use crate::state::own_writes::By;
 use crate::state::records::{first_batch, write_concern_problem};
@@ -89,6 +90,14 @@ pub async fn expire_due(ctx: &Context, saved: &[Created]) -> Result<u64, String>
     Ok(removed)
 }
 
+/// A document that is due.
+struct Due {
+    key: Key,
+    slot: Slot,
+    /// What holds as long as it lies in that slot.
+    condition: Option<RawDocumentBuf>,
+}
+
 /// The work on one index on one side.
 struct Expiry<'a> {
     ctx: &'a Context,
@@ -131,42 +140,51 @@ impl<'a> Expiry<'a> {
     }
 
     /// Documents that are due and whose authority this side is.
-    async fn find(&self) -> Result<Vec<Key>, String> {
+    async fn find(&self) -> Result<Vec<Due>, String> {
+        let Some(route) = self.ctx.route() else { return Ok(Vec::new()) };
+        let by = route.by(self.namespace);
+        let projection = by.field().map_or_else(|| rawdoc! { "_id": 1 }, RouteKey::projection);
         let body = rawdoc! {
-            "find": self.namespace.collection(), "filter": self.due.clone(), "projection": { "_id": 1 },
+            "find": self.namespace.collection(), "filter": self.due.clone(), "projection": projection,
             "hint": self.index.name(), "limit": LOOK, "batchSize": LOOK, "singleBatch": true,
             "readConcern": { "level": "majority" },
         };
         let request = Request::new(self.namespace.database(), body).within(LIMIT);
         let reply = ask(&**self.ctx.clusters.get(self.side), request).await?;
-        let Some(route) = self.ctx.route() else { return Ok(Vec::new()) };
-        let keys = first_batch(&reply.body)?;
-        let mine = keys
+        let found = first_batch(&reply.body)?;
+        let due = |document: &RawDocumentBuf| {
+            let slot = by.of_document(document)?;
+            let condition = by.field().map(|field| field.condition(document));
+            Some(Due { key: id_of(document)?, slot, condition })
+        };
+        let mine = found
             .iter()
-            .filter_map(|document| id_of(document))
-            .filter(|key| route.authority(key.slot()) == Some(self.side) && !route.held.contains(key.slot()));
+            .filter_map(due)
+            .filter(|due| route.authority(due.slot) == Some(self.side) && !route.held.contains(due.slot));
         Ok(mine.take(usize::try_from(BATCH).unwrap_or(0)).collect())
     }
 
     /// Removes those of `keys` that still are due, under the rules of every write to an authority: entered
     /// in the register, by the table, under the lease, and on a session that can be barred.
-    async fn remove(&self, keys: Vec<Key>) -> Result<u64, String> {
+    async fn remove(&self, all: Vec<Due>) -> Result<u64, String> {
         let ctx = self.ctx;
-        let slots: SlotSet = keys.iter().map(Key::slot).collect();
+        let slots: SlotSet = all.iter().map(|due| due.slot).collect();
         let what: Arc<str> = format!("expire {}", self.namespace).into();
         let ticket = ctx.inflight.enter(&ctx.converger.migration, slots, Work::Write, &what);
-        let keys: Vec<Key> = keys.into_iter().filter(|key| self.may(&ticket, key)).collect();
+        let all: Vec<Due> = all.into_iter().filter(|due| self.may(&ticket, due.slot)).collect();
+        let keys: Vec<Key> = all.iter().map(|due| due.key.clone()).collect();
         let lease = &ctx.authorities.get(self.side).lease;
         let Some(_under) = lease.begin().filter(|_| !keys.is_empty()) else { return Ok(0) };
         let mut statements = Vec::new();
-        for key in &keys {
+        for due in &all {
             let mut filter = RawDocumentBuf::new();
             let mut equal = RawDocumentBuf::new();
-            equal.append(cstr!("$eq"), key.value());
+            equal.append(cstr!("$eq"), due.key.value());
             filter.append(cstr!("_id"), equal);
             let mut both = bson::raw::RawArrayBuf::new();
             both.push(filter);
             both.push(self.due.clone());
+            due.condition.iter().for_each(|condition| both.push(condition.clone()));
             let statement =
                 rawdoc! { "q": { "$and": both }, "limit": 1, "collation": { "locale": "simple" } };
             statements.extend_from_slice(statement.as_bytes());
@@ -188,11 +206,10 @@ impl<'a> Expiry<'a> {
         Ok(number(&reply.body, "n").unwrap_or(0.0) as u64)
     }
 
-    /// Whether the table that the ticket goes by lets this side be written for `key`.
-    fn may(&self, ticket: &Ticket, key: &Key) -> bool {
+    /// Whether the table that the ticket goes by lets this side be written in `slot`.
+    fn may(&self, ticket: &Ticket, slot: Slot) -> bool {
         let route = ticket.table.route(self.namespace.as_str());
         route.is_some_and(|route| {
-            let slot = key.slot();
             route.authority(slot) == Some(self.side)
                 && !route.held.contains(slot)
                 && !route.sealed.contains(slot)

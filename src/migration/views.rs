@@ -18,6 +18,9 @@ pub struct Placement {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub shard_key: Option<ShardKey>,
+    /// By which field its reads and writes are divided between the clusters; null when it is `_id`.
+    #[serde(default)]
+    pub route_key: Option<String>,
     /// The shard of its database, where it lies unless it is sharded; null when new is a replica set.
     #[serde(default)]
     pub primary_shard: Option<String>,

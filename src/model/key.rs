@@ -45,9 +45,10 @@ impl Key {
         self.fingerprint() ^ xxhash_rust::xxh3::xxh3_128(namespace.as_str().as_bytes())
     }
 
-    /// The slot that decides its authority.
+    /// The slot of its form: that of the document where slots are computed from `_id`s. Whoever asks whose a
+    /// document is asks `policy::route_key::By`.
     #[must_use]
-    pub fn slot(&self) -> Slot {
+    pub fn id_slot(&self) -> Slot {
         Slot::of_hash(xxhash_rust::xxh3::xxh3_64(&self.canonical))
     }
 }

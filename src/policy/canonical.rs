@@ -260,7 +260,7 @@ mod tests {
             .into_iter()
             .map(|id| {
                 let document = bson::RawDocumentBuf::try_from(&doc! { "_id": id }).unwrap();
-                key_of(document.get("_id").unwrap().unwrap()).unwrap().slot().number()
+                key_of(document.get("_id").unwrap().unwrap()).unwrap().id_slot().number()
             })
             .collect();
         assert_eq!(slots, [362, 533, 223]);

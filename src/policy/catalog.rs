@@ -209,12 +209,18 @@ pub fn has_collation(options: &Document) -> bool {
     collation.is_some_and(|collation| collation.get_str("locale").ok() != Some("simple"))
 }
 
-/// Why documents cannot be divided between two authorities: each unique index whose values another document
-/// could hold on the other cluster.
+/// Why documents cannot be divided between two authorities by their `_id` or by the field `route_key`: each unique
+/// index whose values another document could hold on the other cluster.
 #[must_use]
-pub fn unique_without_id(indexes: &[Index]) -> Vec<&Index> {
+pub fn unique_across<'a>(indexes: &'a [Index], route_key: Option<&str>) -> Vec<&'a Index> {
     let unique = indexes.iter().filter(|index| !index.is_implied() && index.is_unique());
-    unique.filter(|index| index.first_field() != "_id").collect()
+    // Under another collation, values that are equal to the index may lie in two slots.
+    let begins_with = |index: &Index, field| index.first_field() == field && !has_collation(&index.spec);
+    unique
+        .filter(|index| {
+            index.first_field() != "_id" && !route_key.is_some_and(|field| begins_with(index, field))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -271,8 +277,16 @@ mod tests {
             index(doc! { "key": { "_id": 1, "x": 1 }, "name": "both", "unique": true }),
             index(doc! { "key": { "x": 1 }, "name": "x_1" }),
         ];
-        let names: Vec<_> = unique_without_id(&indexes).into_iter().map(Index::name).collect();
-        assert_eq!(names, ["email_1"]);
+        let names = |route_key| -> Vec<_> {
+            unique_across(&indexes, route_key).into_iter().map(Index::name).collect()
+        };
+        assert_eq!(names(None), ["email_1"]);
+        assert_eq!(names(Some("other")), ["email_1"]);
+        assert!(names(Some("email")).is_empty());
+        let german = index(doc! {
+            "key": { "email": 1 }, "name": "e", "unique": true, "collation": { "locale": "de" },
+        });
+        assert_eq!(unique_across(&[german], Some("email")).len(), 1);
     }
 
     #[test]

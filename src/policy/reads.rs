@@ -3,8 +3,7 @@
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
 
-use super::statement::key_in;
-use crate::model::key::Key;
+use super::route_key::By;
 use crate::model::side::Side;
 use crate::model::slots::{Slot, SlotSet};
 
@@ -104,9 +103,9 @@ fn one_of(ask: &Ask, wanted: Side, authority: Side, foreign: SlotSet) -> Plan {
     }
 }
 
-/// The key of the document that a read names.
+/// The slot of all that a read can meet, if it names one.
 #[must_use]
-pub fn key_of_read(name: &str, body: &RawDocument) -> Option<Key> {
+pub fn slot_of_read(name: &str, body: &RawDocument, by: By<'_>) -> Option<Slot> {
     let simple = !matches!(body.get("collation"), Ok(Some(_)));
     let filter = match name {
         "find" => body.get_document("filter").ok()?,
@@ -117,7 +116,7 @@ pub fn key_of_read(name: &str, body: &RawDocument) -> Option<Key> {
         },
         _ => return None,
     };
-    key_in(filter, simple)
+    by.of_filter(filter, simple)
 }
 
 /// Whether a pipeline reads other collections too.

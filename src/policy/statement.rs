@@ -86,7 +86,8 @@ pub(super) fn has_collation(body: &RawDocument) -> bool {
     matches!(body.get("collation"), Ok(Some(_)))
 }
 
-fn is_replacement(update: &RawDocument) -> bool {
+/// Whether an update takes the place of the whole document.
+pub(super) fn is_replacement(update: &RawDocument) -> bool {
     update.iter().next().is_none_or(|first| matches!(first, Ok((name, _)) if !name.as_str().starts_with('$')))
 }
 
@@ -95,19 +96,23 @@ fn only_id(filter: &RawDocument) -> bool {
     matches!(fields.next(), Some(Ok((name, _))) if name.as_str() == "_id") && fields.next().is_none()
 }
 
-/// The key that a filter pins down by `_id: value` or `_id: {$eq: value}`, also as one of the conditions of an
-/// `$and`. Under a collation a string in a filter is not a key.
+/// The key that a filter names.
+fn key_in(filter: &RawDocument, simple: bool) -> Option<Key> {
+    value_in(filter, "_id", simple)
+}
+
+/// The one value of `field` that a filter lets through.
 #[must_use]
-pub fn key_in(filter: &RawDocument, simple: bool) -> Option<Key> {
+pub fn value_in(filter: &RawDocument, field: &str, simple: bool) -> Option<Key> {
     // Not deeper: drivers and mappers wrap once, and nobody may make this go as deep as a message is long.
-    equality(filter, simple).or_else(|| {
+    equality(filter, field, simple).or_else(|| {
         let all = filter.get_array("$and").ok()?;
-        all.into_iter().flatten().find_map(|condition| equality(condition.as_document()?, simple))
+        all.into_iter().flatten().find_map(|condition| equality(condition.as_document()?, field, simple))
     })
 }
 
-fn equality(filter: &RawDocument, simple: bool) -> Option<Key> {
-    let value = filter.get("_id").ok().flatten()?;
+fn equality(filter: &RawDocument, field: &str, simple: bool) -> Option<Key> {
+    let value = filter.get(field).ok().flatten()?;
     let value = match value {
         RawBsonRef::Document(document) => match document.iter().next() {
             Some(Ok((name, inner))) if name.as_str() == "$eq" && document.iter().count() == 1 => inner,

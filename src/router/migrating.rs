@@ -323,7 +323,9 @@ async fn write(
 ) -> Result<Course, ErrorReply> {
     let plain = || Course::Plain(route.sole_authority().unwrap_or(Side::Old));
     let Some(command) = understand(operation) else { return Ok(plain()) };
-    let Some(Written { mut body, operation_time }) = writer.write(&command).await? else {
+    let Some(Written { mut body, operation_time }) =
+        writer.write(&command, route.by(&command.namespace)).await?
+    else {
         return Ok(plain());
     };
     if let Some(time) = operation_time {

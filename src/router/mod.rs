@@ -28,6 +28,7 @@ pub mod operation;
 pub mod preference;
 pub mod reading;
 pub mod route;
+mod route_keys;
 pub mod transacting;
 pub mod transactions;
 pub mod writer;

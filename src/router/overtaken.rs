@@ -48,12 +48,12 @@ pub(super) async fn executed_before(
         return Ok(homes);
     }
     let mut ask: PerSide<Vec<usize>> = PerSide::default();
-    let now = gate.clock.now();
+    let (now, by) = (gate.clock.now(), entered.route.by(&command.namespace));
     {
         let mut memory = active.retries.lock();
         for (index, statement) in command.statements.iter().enumerate() {
             // One that names no key stands for all slots; every upward move includes the first.
-            let slot = statement.key.as_ref().map_or_else(|| Slot::of_hash(0), crate::model::key::Key::slot);
+            let slot = command.slot_of(statement, by).unwrap_or_else(|| Slot::of_hash(0));
             let Some(authority) = entered.route.authority(slot) else { continue };
             match memory.judge(session, slot, txn_number, authority, &entered.route.moves, now) {
                 Verdict::Run => {}

@@ -13,10 +13,10 @@ use super::pipeline::Router;
 use super::shapes::is_failure;
 use crate::clock::timeout;
 use crate::converge::active::Active;
-use crate::model::key::Key;
 use crate::model::side::Side;
 use crate::model::slots::{Slot, SlotSet};
-use crate::policy::reads::{Ask, Ownership, Plan, is_change_stream, joins, key_of_read, plan};
+use crate::policy::reads::{Ask, Ownership, Plan, is_change_stream, joins, plan, slot_of_read};
+use crate::policy::route_key::By;
 use crate::state::table::MigrationRoute;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW};
 
@@ -67,7 +67,7 @@ pub async fn side_of_read(
     operation: &Operation<'_>,
     route: &MigrationRoute,
 ) -> Result<Chosen, ErrorReply> {
-    let ask = ask(operation);
+    let ask = ask(operation, route);
     let owned = Ownership {
         old: route.owned_by_old,
         new: route.owned_by_new,
@@ -92,8 +92,12 @@ pub async fn side_of_read(
     }
 }
 
-fn ask(operation: &Operation<'_>) -> Ask {
+fn ask(operation: &Operation<'_>, route: &MigrationRoute) -> Ask {
     let command = &operation.command;
+    let by = command
+        .database
+        .zip(command.collection())
+        .map_or(By::Id, |(database, collection)| route.by_name(database, collection));
     let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
     let hash = xxhash_rust::xxh3::xxh3_64;
     let session =
@@ -102,7 +106,7 @@ fn ask(operation: &Operation<'_>) -> Ask {
         body.and_then(|body| body.get_document("readConcern").ok()).and_then(|rc| rc.get_str("level").ok());
     let strict = matches!(level, Some("linearizable" | "snapshot"));
     Ask {
-        slot: body.and_then(|body| key_of_read(command.name, body)).as_ref().map(Key::slot),
+        slot: body.and_then(|body| slot_of_read(command.name, body, by)),
         session: Slot::of_hash(session),
         authority_only: strict || body.is_some_and(joins),
         causal: command.read_concern.is_some() && command.after_cluster_time().is_some(),

@@ -20,6 +20,7 @@ use crate::model::number::number;
 use crate::model::side::{PerSide, Side};
 use crate::policy::canonical::key_of;
 use crate::policy::failover::Kind;
+use crate::policy::route_key::RouteKey;
 use crate::policy::split::{Part, merge};
 use crate::policy::statement::Statement;
 use crate::policy::writes::{Verb, WriteCommand};
@@ -37,28 +38,35 @@ pub(super) async fn resolve(
 ) -> Result<Outcome, ErrorReply> {
     let mut replies: Vec<(Part, RawDocumentBuf)> = Vec::new();
     let mut times = PerSide::default();
-    let mut touched = Vec::new();
+    let (mut touched, mut all_known) = (Vec::new(), true);
+    let by = entered.route.by(&command.namespace);
     for (index, statement) in command.statements.iter().enumerate() {
-        let found = match &statement.key {
-            Some(key) => Found::Keys(vec![key.clone()]),
+        let named = command.slot_of(statement, by).and_then(|slot| entered.route.authority(slot));
+        let found = match named {
+            Some(_) => Found::Documents(Vec::new()),
             None => {
                 let found = find(writer, command, statement, entered, hold).await;
                 found.map_err(|error| unless_first(error, replies.is_empty()))?
             }
         };
         let (mut found, refused) = match found {
-            Found::Keys(keys) => (keys, None),
+            Found::Documents(found) => (found, None),
             Found::Refused(error) => (Vec::new(), Some(error)),
         };
-        let mut plan = by_authority(&found, entered);
         let mut upserts = false;
-        if found.is_empty() && statement.upsert && refused.is_none() {
+        if found.is_empty() && statement.upsert && refused.is_none() && named.is_none() {
             let id = rawdoc! { "_id": ObjectId::new() };
+            // By a route key it would have been refused: whose it would be is not known.
+            let slot = by.of_document(&id);
+            let side = slot.and_then(|slot| entered.route.authority(slot));
             let key = id.get("_id").ok().flatten().and_then(key_of);
-            found.extend(key);
-            plan = by_authority(&found, entered);
+            found.extend(side.zip(key).map(|(side, key)| One { side, key, condition: None }));
             upserts = true;
         }
+        let mut plan = by_authority(&found);
+        // It names its documents itself, and may upsert.
+        let as_it_is = named.is_some();
+        plan.extend(named.map(|side| (side, Vec::new())));
         if plan.is_empty() {
             // It matches nothing, or nothing can match it: a server says what is wrong with it.
             plan.push((Side::Old, Vec::new()));
@@ -67,13 +75,15 @@ pub(super) async fn resolve(
         for (side, keys) in plan {
             for keys in keys.chunks(CHUNK).chain(keys.is_empty().then_some(&[][..])) {
                 // Each anew: the keys may be many, and what is sent later than a lease is not this write any more.
-                let request = keyed(command, statement, keys, upserts).only_if(entered.only_if_held());
+                let request =
+                    keyed(command, statement, keys, as_it_is, upserts).only_if(entered.only_if_held());
                 let cluster = &**writer.clusters.get(side);
                 let answer = send(cluster, request, Kind::Once, hold, &writer.gate.clock).await;
                 let answer = answer.map_err(|error| unless_first(error, replies.is_empty()))?;
                 *times.get_mut(side) = answer.reply.operation_time.or(*times.get(side));
                 if answer.reply.error().is_some() {
-                    return Ok(Outcome { reply: answer.reply.body, times, sent: 1, keys: touched });
+                    let keys = if all_known { touched } else { Vec::new() };
+                    return Ok(Outcome { reply: answer.reply.body, times, sent: 1, keys });
                 }
                 let mut reply = answer.reply.body;
                 if let Some(error) = refused.as_ref().filter(|_| reply.get_array("writeErrors").is_err()) {
@@ -83,17 +93,28 @@ pub(super) async fn resolve(
                 replies.push((Part { side, indexes: vec![index; keys.len().max(1)] }, reply));
             }
         }
-        touched.extend(found);
+        all_known &= named.is_none() || statement.key.is_some();
+        touched.extend(found.into_iter().map(|one| one.key).chain(statement.key.clone()));
         if stop {
             break;
         }
     }
-    Ok(Outcome { reply: merge(&replies), times, sent: 1, keys: touched })
+    let keys = if all_known { touched } else { Vec::new() };
+    Ok(Outcome { reply: merge(&replies), times, sent: 1, keys })
+}
+
+/// A document that a statement is to be sent for.
+struct One {
+    /// Whose it is.
+    side: Side,
+    key: Key,
+    /// What holds as long as it is.
+    condition: Option<RawDocumentBuf>,
 }
 
 /// What came of looking for the documents of a statement.
 enum Found {
-    Keys(Vec<Key>),
+    Documents(Vec<One>),
     /// A server does not take its filter.
     Refused(ServerError),
 }
@@ -108,18 +129,15 @@ fn failed(verb: Verb, error: &ServerError) -> RawDocumentBuf {
     reply
 }
 
-fn by_authority(keys: &[Key], entered: &Entered) -> Vec<(Side, Vec<Key>)> {
+fn by_authority(found: &[One]) -> Vec<(Side, Vec<&One>)> {
     Side::BOTH
         .into_iter()
-        .map(|side| {
-            let owned = keys.iter().filter(|key| entered.route.authority(key.slot()) == Some(side));
-            (side, owned.cloned().collect::<Vec<_>>())
-        })
-        .filter(|(_, keys)| !keys.is_empty())
+        .map(|side| (side, found.iter().filter(|one| one.side == side).collect::<Vec<_>>()))
+        .filter(|(_, found)| !found.is_empty())
         .collect()
 }
 
-/// The keys that match on the authority of their slot.
+/// The documents that match on the authority of their slot.
 async fn find(
     writer: &Writer,
     command: &WriteCommand,
@@ -129,11 +147,13 @@ async fn find(
 ) -> Result<Found, ErrorReply> {
     let filter =
         statement.raw.get_document("q").map_err(|_| ErrorReply::new(BAD_VALUE, "a statement without q"))?;
+    let by = entered.route.by(&command.namespace);
+    let projection = by.field().map_or_else(|| rawdoc! { "_id": 1 }, RouteKey::projection);
     let mut keys = Vec::new();
     for side in Side::BOTH {
         let cluster = &**writer.clusters.get(side);
         let mut body = rawdoc! {
-            "find": command.namespace.collection(), "filter": filter.to_owned(), "projection": { "_id": 1 },
+            "find": command.namespace.collection(), "filter": filter.to_owned(), "projection": projection.clone(),
             "batchSize": 10_000, "readConcern": { "level": "local" },
         };
         for (name, field) in
@@ -152,8 +172,11 @@ async fn find(
                 return Ok(Found::Refused(error));
             }
             let found = batch(&answer.reply.body, field).map_err(|why| ErrorReply::new(BAD_VALUE, why))?;
-            let here = |key: &Key| entered.route.authority(key.slot()) == Some(side);
-            keys.extend(found.iter().filter_map(|document| id_of(document)).filter(here));
+            keys.extend(found.iter().filter_map(|document| {
+                let owner = entered.route.authority(by.of_document(document)?)?;
+                let condition = by.field().map(|field| field.condition(document));
+                (owner == side).then_some(One { side, key: id_of(document)?, condition })
+            }));
             let cursor = cursor_id(&answer.reply.body);
             if cursor == 0 {
                 break;
@@ -166,15 +189,19 @@ async fn find(
             field = "nextBatch";
         }
     }
-    Ok(Found::Keys(keys))
+    Ok(Found::Documents(keys))
 }
 
-/// The statement for each of `keys`; one that names its key is sent as it is. Without any, for a document that there
-/// is not.
-fn keyed(command: &WriteCommand, statement: &Statement, keys: &[Key], upserts: bool) -> Request {
+/// The statement for each of `keys`, or as it is. Without any, for a document that there is not.
+fn keyed(
+    command: &WriteCommand,
+    statement: &Statement,
+    keys: &[&One],
+    as_it_is: bool,
+    upserts: bool,
+) -> Request {
     let mut documents = Vec::new();
-    if statement.key.is_some() {
-        // It names its key itself, and may upsert.
+    if as_it_is {
         documents.extend_from_slice(statement.raw.as_bytes());
     } else {
         for key in keys {
@@ -207,19 +234,20 @@ fn keyed(command: &WriteCommand, statement: &Statement, keys: &[Key], upserts: b
 }
 
 /// A statement for the document of one key; `None`: for none.
-fn one(raw: &RawDocument, key: Option<&Key>, upserts: bool) -> RawDocumentBuf {
+fn one(raw: &RawDocument, key: Option<&One>, upserts: bool) -> RawDocumentBuf {
     let mut copy = RawDocumentBuf::new();
     for (name, value) in raw.iter().flatten() {
         match (name.as_str(), value) {
             ("q", RawBsonRef::Document(filter)) => {
                 let mut equal = RawDocumentBuf::new();
                 match key {
-                    Some(key) => equal.append(cstr!("_id"), key.value()),
+                    Some(one) => equal.append(cstr!("_id"), one.key.value()),
                     None => equal.append(cstr!("_id"), rawdoc! { "$in": [] }),
                 }
                 let mut both = RawArrayBuf::new();
                 both.push(equal);
                 both.push(filter.to_owned());
+                key.and_then(|one| one.condition.as_ref()).into_iter().for_each(|it| both.push(it.clone()));
                 copy.append(name, rawdoc! { "$and": both });
             }
             // All that match, of which there is one now. Other limits are for the server to refuse.
@@ -236,13 +264,19 @@ mod tests {
     use super::*;
     use crate::model::namespace::Namespace;
 
+    fn found(id: i32) -> One {
+        One { side: Side::Old, key: key_of(RawBsonRef::Int32(id)).unwrap(), condition: None }
+    }
+
     /// The statements of the batch's second statement, as sent for `keys`.
     fn sent(statement: RawDocumentBuf, keys: &[i32], upserts: bool) -> Vec<RawDocumentBuf> {
         let body = rawdoc! { "update": "c", "updates": [statement], "txnNumber": 4_i64 };
         let command =
             WriteCommand::parse(Namespace::new("d", "c"), Verb::Update, &body, None, ObjectId::new).unwrap();
-        let ids: Vec<Key> = keys.iter().filter_map(|id| key_of(RawBsonRef::Int32(*id))).collect();
-        let request = keyed(&command, &command.statements[0], &ids, upserts);
+        let found: Vec<One> = keys.iter().map(|id| found(*id)).collect();
+        let found: Vec<&One> = found.iter().collect();
+        let as_it_is = command.statements[0].key.is_some();
+        let request = keyed(&command, &command.statements[0], &found, as_it_is, upserts);
         assert!(request.body.get("txnNumber").unwrap().is_none());
         let bytes = request.sequence.unwrap().documents;
         let mut rest = &bytes[..];
@@ -272,8 +306,17 @@ mod tests {
     }
 
     #[test]
+    fn a_document_is_written_only_as_long_as_it_has_the_route_key_that_it_was_found_with() {
+        let tenant = RouteKey::parse("tenant").unwrap();
+        let with = One { condition: Some(tenant.condition(&rawdoc! { "_id": 2, "tenant": 7 })), ..found(2) };
+        let sent = one(&rawdoc! { "q": { "a": 1 }, "limit": 0 }, Some(&with), false);
+        let filter = rawdoc! { "$and": [{ "_id": 2 }, { "a": 1 }, { "tenant": { "$eq": 7 } }] };
+        assert_eq!(sent.get_document("q").unwrap(), &*filter);
+    }
+
+    #[test]
     fn what_a_server_refuses_stays_as_it_is() {
-        let key = key_of(RawBsonRef::Int32(7)).unwrap();
+        let key = found(7);
         let limit = |limit: bson::raw::RawBson| {
             let mut delete = rawdoc! { "q": { "a": 1 } };
             delete.append(cstr!("limit"), limit);
@@ -288,7 +331,7 @@ mod tests {
         };
         let command =
             WriteCommand::parse(Namespace::new("d", "c"), Verb::Update, &body, None, ObjectId::new).unwrap();
-        let sent = keyed(&command, &command.statements[0], &[], false);
+        let sent = keyed(&command, &command.statements[0], &[], false, false);
         assert_eq!((sent.body.get_i32("txnNumber").unwrap(), sent.body.get_i32("ordered").unwrap()), (4, 1));
         let nothing = rawdoc! { "$and": [{ "_id": { "$in": [] } }, { "a": 1 }] };
         let statement = RawDocument::from_bytes(&sent.sequence.unwrap().documents).unwrap().to_owned();

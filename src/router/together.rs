@@ -117,6 +117,7 @@ mod tests {
             ack_both: true,
             shard_keys: Arc::default(),
             patterns: Arc::default(),
+            route_keys: Arc::default(),
         })
     }
 

@@ -17,6 +17,7 @@ use super::outcome::{Outcome, all_done, changed_something, keys_in_reply, nothin
 use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
 use super::owning::Owning;
 use super::resolving::resolve;
+use super::route_keys::{may_run, must_name_slots};
 use super::sending::{part_of, send, whole};
 use super::shapes::note_write;
 use crate::clock::timeout;
@@ -27,13 +28,14 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::failover::Kind;
 use crate::policy::invariants::{Invariant, once};
+use crate::policy::route_key::By;
 use crate::policy::shard_key::Place;
 use crate::policy::split::{Part, merge, parts, stops};
 use crate::policy::statement::Statement;
 use crate::policy::writes::{Verb, WriteCommand};
 use crate::state::inflight::Work;
 use crate::state::table::MigrationRoute;
-use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, NOT_NOW, RETRYABLE_WRITE};
+use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE};
 use crate::wire::header::MAX_MESSAGE_LEN;
 
 /// How long a write may wait for fences, leases and servers, unless its `maxTimeMS` is shorter.
@@ -72,18 +74,18 @@ enum Attempt {
 }
 
 impl Writer {
-    /// Runs a write; `Ok(None)`: its namespace does not migrate (any more).
+    /// Runs a write whose slots are computed `by` something; `Ok(None)`: its namespace does not migrate (any more).
     ///
     /// What was answered after its lease had ended is not shown. A write that servers know by its number is
     /// sent again under the next lease, while there is time: they answer with what it did the first time.
     ///
     /// # Errors
     /// The error to answer with.
-    pub async fn write(&self, command: &WriteCommand) -> Result<Option<Written>, ErrorReply> {
+    pub async fn write(&self, command: &WriteCommand, by: By<'_>) -> Result<Option<Written>, ErrorReply> {
         let deadline = self.gate.clock.now() + hold(command);
         let mut is_first = true;
         loop {
-            match self.attempt(command, deadline).await {
+            match self.attempt(command, by, deadline).await {
                 Ok(Attempt::Written(written)) => return Ok(Some(written)),
                 Ok(Attempt::Elsewhere) => return Ok(None),
                 Ok(Attempt::LeaseEnded(error)) => {
@@ -98,15 +100,21 @@ impl Writer {
         }
     }
 
-    async fn attempt(&self, command: &WriteCommand, deadline: Duration) -> Result<Attempt, ErrorReply> {
+    async fn attempt(
+        &self,
+        command: &WriteCommand,
+        by: By<'_>,
+        deadline: Duration,
+    ) -> Result<Attempt, ErrorReply> {
         let left = || deadline.saturating_sub(self.gate.clock.now());
         let keys = command.keys();
-        let slots: SlotSet = keys.as_ref().map_or(SlotSet::ALL, |keys| keys.iter().map(Key::slot).collect());
+        let slots = command.slots(by);
         let namespace = command.namespace.as_str();
         let what: Arc<str> = format!("{} on {namespace}", command.verb.name()).into();
         let Some(entered) = self.gate.enter(namespace, slots, Work::Write, &what, left()).await? else {
             return Ok(Attempt::Elsewhere);
         };
+        may_run(command, &entered, by)?;
         note_shape(command, &entered);
         self.must_not_be_overtaken(command, &entered)?;
         let before_lanes = self.gate.clock.now();
@@ -158,13 +166,14 @@ impl Writer {
         homes: &[Option<Side>],
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
-        let sole = entered.route.sole_authority();
+        let (sole, by) = (entered.route.sole_authority(), entered.route.by(&command.namespace));
         let statements: Option<Vec<(Side, usize)>> = command
             .statements
             .iter()
             .zip(homes)
             .map(|(statement, home)| {
-                let owner = || statement.key.as_ref().map_or(sole, |key| entered.route.authority(key.slot()));
+                let slot = || command.slot_of(statement, by);
+                let owner = || slot().map_or(sole, |slot| entered.route.authority(slot));
                 Some(((*home).or_else(owner)?, statement.raw.as_bytes().len() + FOR_A_NUMBER))
             })
             .collect();
@@ -274,14 +283,7 @@ impl Writer {
         entered: &Entered,
         hold: Duration,
     ) -> Result<Outcome, ErrorReply> {
-        let single = |statement: &Statement| statement.key.is_none() && !statement.multi;
-        if command.statements.iter().any(single) {
-            return Err(ErrorReply::new(
-                NOT_NOW,
-                "a write of one document that does not name its _id cannot run while writes are divided \
-                 between two clusters; move this namespace's writes in one step",
-            ));
-        }
+        must_name_slots(command, entered.route.by(&command.namespace))?;
         resolve(self, command, entered, hold).await
     }
 }
@@ -308,7 +310,8 @@ pub(super) fn kind(command: &WriteCommand) -> Kind {
 fn note_shape(command: &WriteCommand, entered: &Entered) {
     use std::sync::atomic::Ordering::Relaxed;
     let Some(active) = &entered.active else { return };
-    for statement in command.statements.iter().filter(|statement| statement.key.is_none()) {
+    let by = entered.route.by(&command.namespace);
+    for statement in command.statements.iter().filter(|statement| command.slot_of(statement, by).is_none()) {
         active.counters.unkeyed_writes.fetch_add(1, Relaxed);
         if !statement.multi && command.txn_number.is_some() {
             active.counters.unkeyed_retryable.fetch_add(1, Relaxed);
@@ -366,7 +369,11 @@ fn effect(
         && command.statements.iter().all(|statement| statement.direct);
     Effect {
         namespace: command.namespace.clone(),
-        slots: if all_known { keys.iter().map(Key::slot).collect() } else { slots.or(&SlotSet::ALL) },
+        slots: match entered.route.by(&command.namespace) {
+            By::Id if all_known => keys.iter().map(Key::id_slot).collect(),
+            By::Id => SlotSet::ALL,
+            By::Field(_) => slots,
+        },
         keys,
         all_known,
         times: outcome.times,

@@ -160,10 +160,10 @@ impl Parking {
         self.len() == 0
     }
 
-    /// Whether any lies in `slots`.
+    /// Whether any lies in `slots`, by `slots_of` each.
     #[must_use]
-    pub fn any_in(&self, slots: &SlotSet) -> bool {
-        self.keys.lock().keys().any(|(_, key)| slots.contains(key.slot()))
+    pub fn any_in(&self, slots: &SlotSet, slots_of: impl Fn(&Namespace, &Key) -> SlotSet) -> bool {
+        self.keys.lock().keys().any(|(namespace, key)| slots.meets(&slots_of(namespace, key)))
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::table::{MigrationRoute, ShardKeys};
+use super::table::{MigrationRoute, RouteKeys, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
 use crate::model::namespace::Namespace;
@@ -19,10 +19,13 @@ use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
+use crate::policy::route_key::RouteKey;
 use crate::policy::shard_key::StoredKey;
 
 /// Version of the stored format; a process refuses records of a version it does not know.
 pub const SCHEMA: i32 = 1;
+/// Version of a record with route keys.
+const SCHEMA_WITH_ROUTE_KEYS: i32 = 2;
 /// Collection of [`AuthorityRecord`]s.
 pub const AUTHORITY: &str = "authority";
 /// Collection that streams are pushed with.
@@ -34,7 +37,7 @@ pub struct AuthorityRecord {
     /// The migration's name.
     #[serde(rename = "_id")]
     pub name: String,
-    /// [`SCHEMA`].
+    /// [`SCHEMA`]; a higher one with route keys.
     pub schema: i32,
     /// Which cluster this record is about; a swapped URI shows here.
     pub side: Side,
@@ -66,6 +69,18 @@ pub struct AuthorityRecord {
     /// the other.
     #[serde(default)]
     pub shard_keys: PerSide<Vec<StoredShardKey>>,
+    /// From what slots are computed, where it is not the `_id`. Fixed from the start on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub route_keys: Vec<StoredRouteKey>,
+}
+
+/// From what the slots of one collection are computed, as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRouteKey {
+    /// `database.collection`.
+    pub namespace: String,
+    /// The field.
+    pub field: String,
 }
 
 /// By what a collection is sharded, as stored.
@@ -167,7 +182,18 @@ impl AuthorityRecord {
             holders: BTreeMap::new(),
             moves: Vec::new(),
             shard_keys: PerSide::default(),
+            route_keys: Vec::new(),
         }
+    }
+
+    /// With route keys. A version that knows nothing of them would compute other slots: it must not read this.
+    #[must_use]
+    pub fn routed_by(mut self, route_keys: Vec<StoredRouteKey>) -> Self {
+        if !route_keys.is_empty() {
+            self.schema = SCHEMA_WITH_ROUTE_KEYS;
+        }
+        self.route_keys = route_keys;
+        self
     }
 
     /// Reads one that is stored on `side`.
@@ -184,7 +210,8 @@ impl AuthorityRecord {
     /// # Errors
     /// In words, what does not fit.
     pub fn check(&self, side: Side, identity: Option<&str>) -> Result<(), String> {
-        if self.schema != SCHEMA {
+        let known = if self.route_keys.is_empty() { SCHEMA } else { SCHEMA_WITH_ROUTE_KEYS };
+        if self.schema != known || route_keys(self).len() != self.route_keys.len() {
             return Err(format!("migration {} was stored by another version of reshard", self.name));
         }
         if self.side != side {
@@ -263,6 +290,7 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         moves,
         shard_keys: Arc::new(shard_keys(newest)),
         patterns: newest.patterns.iter().filter_map(|text| Pattern::parse(text).ok()).collect(),
+        route_keys: Arc::new(route_keys(newest)),
     })
 }
 
@@ -279,6 +307,15 @@ fn shard_keys(record: &AuthorityRecord) -> ShardKeys {
             .filter_map(|stored| Some((Namespace::parse(&stored.namespace)?, stored.key.clone().into())))
             .collect()
     })
+}
+
+fn route_keys(record: &AuthorityRecord) -> RouteKeys {
+    let stored = record.route_keys.iter();
+    stored
+        .filter_map(|stored| {
+            Some((Namespace::parse(&stored.namespace)?, RouteKey::parse(&stored.field).ok()?))
+        })
+        .collect()
 }
 
 mod slot_bytes {
@@ -332,6 +369,24 @@ mod tests {
         });
         let document = bson::serialize_to_document(&record).unwrap();
         assert_eq!(bson::deserialize_from_document::<AuthorityRecord>(document).unwrap(), record);
+    }
+
+    #[test]
+    fn a_record_with_route_keys_is_not_for_versions_that_do_not_know_them() {
+        let begun = || AuthorityRecord::begin("m", Side::Old, PerSide::default(), vec!["d.c".into()]);
+        let by = |field: &str| {
+            begun().routed_by(vec![StoredRouteKey { namespace: "d.c".into(), field: field.into() }])
+        };
+        assert_eq!((begun().schema, by("tenant").schema), (1, 2));
+        let check = |record: &AuthorityRecord| record.check(Side::Old, Some(""));
+        assert!(check(&begun()).is_ok() && check(&by("tenant")).is_ok());
+        // Nor what this one cannot read, which would be routed by `_id`.
+        assert!(check(&by("a.b")).is_err());
+        assert!(check(&AuthorityRecord { schema: 1, ..by("tenant") }).is_err());
+        let route = route(Some(&by("tenant")), None).unwrap();
+        let namespace = Namespace::new("d", "c");
+        assert_eq!(route.by(&namespace).field().map(RouteKey::field), Some("tenant"));
+        assert!(route.by(&Namespace::new("d", "other")).field().is_none());
     }
 
     #[test]

@@ -7,12 +7,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::model::key::Key;
 use crate::model::moves::Move;
 use crate::model::namespace::Namespace;
 use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
+use crate::policy::route_key::{By, RouteKey};
 use crate::policy::shard_key::ShardKey;
 
 /// How one migration routes its namespaces.
@@ -44,7 +46,12 @@ pub struct MigrationRoute {
     pub shard_keys: Arc<ShardKeys>,
     /// What may come into being and is part of it then.
     pub patterns: Arc<[Pattern]>,
+    /// What slots are computed from, where it is not the `_id`.
+    pub route_keys: Arc<RouteKeys>,
 }
+
+/// Fields from which slots are computed, by namespace.
+pub type RouteKeys = HashMap<Namespace, RouteKey>;
 
 /// Shard keys on each cluster, by namespace; collections that are not sharded have none.
 pub type ShardKeys = PerSide<HashMap<Namespace, ShardKey>>;
@@ -68,7 +75,38 @@ impl MigrationRoute {
             ack_both: false,
             shard_keys: Arc::default(),
             patterns: Arc::default(),
+            route_keys: Arc::default(),
         }
+    }
+
+    /// What the slots of `namespace` are computed from.
+    #[must_use]
+    pub fn by(&self, namespace: &Namespace) -> By<'_> {
+        if self.route_keys.is_empty() {
+            return By::Id;
+        }
+        self.route_keys.get(namespace).map_or(By::Id, By::Field)
+    }
+
+    /// [`Self::by`], by the parts of a name.
+    #[must_use]
+    pub fn by_name(&self, database: &str, collection: &str) -> By<'_> {
+        if self.route_keys.is_empty() { By::Id } else { self.by(&Namespace::new(database, collection)) }
+    }
+
+    /// The cluster that owns the document of a key; `None` also where only the document could tell.
+    #[must_use]
+    pub fn authority_of_key(&self, namespace: &Namespace, key: &Key) -> Option<Side> {
+        match self.by(namespace).of_key(key) {
+            Some(slot) => self.authority(slot),
+            None => self.sole_authority(),
+        }
+    }
+
+    /// Slots in which the document of a key can lie.
+    #[must_use]
+    pub fn slots_of_key(&self, namespace: &Namespace, key: &Key) -> SlotSet {
+        self.by(namespace).of_key(key).map_or(SlotSet::ALL, |slot| std::iter::once(slot).collect())
     }
 
     /// The cluster that owns `slot`; `None` while the clusters' records disagree.
@@ -259,6 +297,7 @@ impl Routing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::canonical::key_of;
 
     fn route(phase: Phase) -> Arc<MigrationRoute> {
         Arc::new(MigrationRoute {
@@ -275,6 +314,7 @@ mod tests {
             ack_both: true,
             shard_keys: Arc::default(),
             patterns: [Pattern::parse("shop.*").unwrap()].into(),
+            route_keys: Arc::default(),
         })
     }
 
@@ -290,6 +330,29 @@ mod tests {
         assert!(table.route("shop.b").is_some() && table.awaiting("shop.b").is_none());
         table.remove("m");
         assert!(table.route("shop.a").is_none() && table.route("shop.b").is_none());
+    }
+
+    #[test]
+    fn where_only_a_document_tells_a_key_may_lie_anywhere() {
+        let (tenants, others) = (Namespace::new("shop", "a"), Namespace::new("shop", "b"));
+        let tenant = RouteKey::parse("tenant").unwrap();
+        let half = SlotSet::percent(50);
+        let route = MigrationRoute {
+            owned_by_old: SlotSet::ALL.minus(&half),
+            owned_by_new: half,
+            route_keys: Arc::new([(tenants.clone(), tenant)].into()),
+            ..MigrationRoute::named("m")
+        };
+        let document = bson::rawdoc! { "_id": 1, "tenant": "a" };
+        let key = key_of(document.get("_id").unwrap().unwrap()).unwrap();
+        // Whatever moves, a parked key of such a collection may be part of it.
+        assert_eq!(route.slots_of_key(&tenants, &key), SlotSet::ALL);
+        assert_eq!(route.slots_of_key(&others, &key).len(), 1);
+        assert_eq!(route.authority_of_key(&tenants, &key), None);
+        // 362 and 533, see `slots_are_pinned`.
+        assert_eq!(route.authority_of_key(&others, &key), Some(Side::New));
+        let sole = MigrationRoute { owned_by_old: SlotSet::ALL, owned_by_new: SlotSet::EMPTY, ..route };
+        assert_eq!(sole.authority_of_key(&tenants, &key), Some(Side::Old));
     }
 
     #[test]

@@ -296,6 +296,7 @@ impl Control for FakeControl {
             placements: vec![Placement {
                 namespace: "shop.orders".to_owned(),
                 shard_key: None,
+                route_key: Some("customer_id".to_owned()),
                 primary_shard: Some("s1".to_owned()),
             }],
         })

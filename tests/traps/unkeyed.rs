@@ -108,7 +108,7 @@ async fn connections_without_sessions_stay_on_a_cluster_each() -> Result<()> {
 async fn lease_on_new_is_over(bed: &Bed) -> Result<bool> {
     let mut ids = (0..).map(|n| format!("nobody {n}"));
     let on_new =
-        |id: &String| key_of(RawBsonRef::String(id)).is_some_and(|key| half_on_new().contains(key.slot()));
+        |id: &String| key_of(RawBsonRef::String(id)).is_some_and(|key| half_on_new().contains(key.id_slot()));
     let id = ids.find(on_new).context("a key")?;
     let write = rawdoc! { "update": "c", "updates": [{ "q": { "_id": id }, "u": { "$inc": { "n": 1 } } }], "maxTimeMS": 50 };
     let answer = bed.raw(write).await;
@@ -129,7 +129,7 @@ async fn a_write_by_filter_ends_with_its_lease() -> Result<()> {
     bed.move_begins().await?;
     bed.half().await?;
     let is_on_new =
-        |id: i32| key_of(RawBsonRef::Int32(id)).is_some_and(|key| half_on_new().contains(key.slot()));
+        |id: i32| key_of(RawBsonRef::Int32(id)).is_some_and(|key| half_on_new().contains(key.id_slot()));
     let held = (0..DOCUMENTS).find(|id| !is_on_new(*id)).context("a document of old")?;
     let past = bed.old.client().await?;
     let mut session = past.start_session().await?;

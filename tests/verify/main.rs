@@ -4,6 +4,7 @@
 mod common;
 mod expiry;
 mod proofs;
+mod route_keys;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use reshard::state::lease::Lease;
 use reshard::state::own_writes::OwnWrites;
 use reshard::state::parking::Parking;
 use reshard::state::recent::Recent;
-use reshard::state::record::AuthorityRecord;
+use reshard::state::record::{AuthorityRecord, StoredRouteKey};
 use reshard::state::records::Records;
 use reshard::state::table::Routing;
 use reshard::state::violations::Violations;
@@ -57,6 +58,10 @@ struct Bed {
 
 impl Bed {
     async fn start(pair: Pair, new_percent: u8) -> Result<Self> {
+        Self::divided(pair, new_percent, Vec::new()).await
+    }
+
+    async fn divided(pair: Pair, new_percent: u8, route_keys: Vec<StoredRouteKey>) -> Result<Self> {
         let namespaces = vec![Namespace::new("shop", "c")];
         let clock: SharedClock = Arc::new(SystemClock);
         let clusters = pair.clusters.clone();
@@ -74,6 +79,7 @@ impl Bed {
             let mut record = AuthorityRecord::begin(NAME, side, PerSide::default(), vec!["shop.c".into()]);
             record.owned = if side == Side::New { owned } else { SlotSet::ALL.minus(&owned) };
             record.phase = Phase::Synced;
+            let record = record.routed_by(route_keys.clone());
             authorities.get(side).create(&record).await?;
             ensure!(authorities.get(side).beat(|| ()).await?);
         }

@@ -4,15 +4,16 @@ use bson::rawdoc;
 
 use super::clusters::Seen;
 use super::findings::Findings;
-use super::{LIMIT, UNIQUE, is_seen, sharding, unique_message};
+use super::{LIMIT, UNIQUE, is_seen, route_keys, sharding, unique_message};
 use crate::cluster::command::{Commands, Request, SharedCluster};
 use crate::migration::catalog::{Unanswered, describe, question};
 use crate::migration::prepare::Wanted;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::catalog::{
-    Collection, comparable_options, creation_options, has_collation, unique_without_id,
+    Collection, comparable_options, creation_options, has_collation, unique_across,
 };
+use crate::policy::route_key::RouteKey;
 use crate::state::records::first_batch;
 
 const NO_MAJORITY_READS: i32 = 148;
@@ -29,7 +30,7 @@ pub(super) async fn look(
     if is_seen(seen, Side::Old) {
         let found = on(Side::Old, &*clusters.old, namespace, findings).await;
         match &found {
-            Some(Some(collection)) => look_at_source(collection, namespace, findings),
+            Some(Some(collection)) => look_at_source(collection, wanted, findings),
             // Why it cannot be told is said already.
             None => {}
             Some(None) => findings.refuse(
@@ -40,6 +41,9 @@ pub(super) async fn look(
             ),
         }
         source = found.flatten();
+        if let (Some(_), Some(route_key)) = (&source, &wanted.route_key) {
+            route_keys::look(&*clusters.old, namespace, route_key, findings).await;
+        }
     }
     if !is_seen(seen, Side::New) {
         return;
@@ -113,8 +117,8 @@ fn refuse_kind(collection: &Collection, side: Side, of: &str, findings: &mut Fin
     true
 }
 
-fn look_at_source(source: &Collection, namespace: &Namespace, findings: &mut Findings) {
-    let of = namespace.as_str();
+fn look_at_source(source: &Collection, wanted: &Wanted, findings: &mut Findings) {
+    let of = wanted.namespace.as_str();
     if refuse_kind(source, Side::Old, of, findings) {
         return;
     }
@@ -132,9 +136,10 @@ fn look_at_source(source: &Collection, namespace: &Namespace, findings: &mut Fin
         let message = format!("index {} is being built on old", index.name());
         findings.refuse("index-build", of, message, "wait until it is built, or drop it");
     }
-    for index in unique_without_id(&source.indexes) {
+    let route_key = wanted.route_key.as_ref();
+    for index in unique_across(&source.indexes, route_key.map(RouteKey::field)) {
         let remedy = "writes move in one step, from 0 to 100 percent; or drop the index";
-        findings.limit(UNIQUE, of, unique_message(index), remedy);
+        findings.limit(UNIQUE, of, unique_message(index, route_key), remedy);
     }
     for index in source.indexes.iter().filter(|index| index.is_ttl()) {
         if index.ttl().is_some() {

@@ -111,7 +111,7 @@ impl Shadower {
         });
         let authority = |key: Option<&Key>| {
             let route = now.route.as_ref()?;
-            key.map_or_else(|| route.sole_authority(), |key| route.authority(key.slot()))
+            key.map_or_else(|| route.sole_authority(), |key| route.authority_of_key(&read.namespace, key))
         };
         let (lanes, namespace) = (&self.context.converger.lanes, read.namespace.as_str());
         let quiet = before.touched == now.touched;

@@ -17,8 +17,10 @@ use crate::migration::parked::park;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
+use crate::model::slots::SlotSet;
 use crate::policy::compare::{Between, Content, Difference, Look, Verdict, judge};
 use crate::policy::fields::differing;
+use crate::policy::route_key::Owner;
 use crate::state::table::MigrationRoute;
 
 /// Rounds after which a key counts as unsettled.
@@ -141,10 +143,13 @@ impl Looking<'_> {
         let Some(route) = self.run.ctx.route() else { return Ok((Vec::new(), keys)) };
         let mut owned: PerSide<Vec<Key>> = PerSide::default();
         let mut again = Vec::new();
-        for key in keys {
-            match Side::BOTH.into_iter().find(|side| belongs(&route, &key, *side)) {
-                Some(side) => owned.get_mut(side).push(key),
-                None => again.push(key),
+        for chunk in keys.chunks(BATCH) {
+            let authorities = self.authorities(&route, chunk).await?;
+            for (key, authority) in chunk.iter().cloned().zip(authorities) {
+                match authority {
+                    Some(side) => owned.get_mut(side).push(key),
+                    None => again.push(key),
+                }
             }
         }
         let mut firsts = Vec::new();
@@ -161,6 +166,29 @@ impl Looking<'_> {
             }
         }
         Ok((firsts, again))
+    }
+
+    /// Whose each key is, as long as no fence is open on it.
+    async fn authorities(&self, route: &MigrationRoute, keys: &[Key]) -> Result<Vec<Option<Side>>, String> {
+        let (namespace, ctx) = (self.namespace, self.run.ctx);
+        if route.by(namespace).field().is_none() || route.sole_authority().is_some() {
+            let authority = |key| {
+                let held = route.held.meets(&route.slots_of_key(namespace, key));
+                route.authority_of_key(namespace, key).filter(|_| !held)
+            };
+            return Ok(keys.iter().map(authority).collect());
+        }
+        let level = PerSide::from_fn(|_| Level::Majority(None));
+        let owners = ctx.converger.owners(&ctx.clusters, namespace, keys, route, level).await;
+        let owners = owners.map_err(|error| error.to_string())?;
+        let authority = |key| match owners.get(key)? {
+            (_, slots) if route.held.meets(slots) => None,
+            // Neither has it any more, which any look will show.
+            (Owner::Nobody, _) => Some(Side::Old),
+            (Owner::One(side), _) => Some(*side),
+            (Owner::Unknown | Owner::Several, _) => None,
+        };
+        Ok(keys.iter().map(authority).collect())
     }
 
     /// Reads the mirror, then the authority.
@@ -202,7 +230,7 @@ impl Looking<'_> {
     ) -> Result<Vec<(&'a First, Verdict, Vec<String>)>, String> {
         let all: Vec<Key> = firsts.iter().map(|first| first.key.clone()).collect();
         let _lanes = self.run.ctx.converger.lanes.take(self.namespace.as_str(), &all).await;
-        let mut verdicts = Vec::with_capacity(firsts.len());
+        let (mut verdicts, namespace) = (Vec::with_capacity(firsts.len()), self.namespace);
         for authority in Side::BOTH {
             let group: Vec<&First> = firsts.iter().filter(|first| first.authority == authority).collect();
             if group.is_empty() {
@@ -213,7 +241,7 @@ impl Looking<'_> {
             let route = self.run.ctx.route();
             for (first, second) in group.into_iter().zip(seen.looks(&keys)) {
                 let same = |route: &MigrationRoute| {
-                    route.epoch == first.epoch && belongs(route, &first.key, authority)
+                    route.epoch == first.epoch && belongs(route, namespace, &first.key, &seen, authority)
                 };
                 let between = Between {
                     same_authority: route.as_ref().is_some_and(same),
@@ -278,9 +306,18 @@ impl Looking<'_> {
     }
 }
 
-/// Whether `side` is the authority of `key`, and no fence is open on it.
-fn belongs(route: &MigrationRoute, key: &Key, side: Side) -> bool {
-    route.authority(key.slot()) == Some(side) && !route.held.contains(key.slot())
+/// Whether `side` is the authority of `key`, of which this was seen, and no fence is open on it.
+fn belongs(route: &MigrationRoute, namespace: &Namespace, key: &Key, seen: &Seen, side: Side) -> bool {
+    let by = route.by(namespace);
+    let slots: SlotSet = match by.of_key(key) {
+        Some(slot) => std::iter::once(slot).collect(),
+        None => {
+            let copies = seen.truth.copies(key).chain(seen.mirror.copies(key));
+            copies.filter_map(|document| by.of_document(document)).collect()
+        }
+    };
+    let foreign = slots.minus(route.owned_by(side)).or(&slots.and(route.owned_by(side.other())));
+    foreign.is_empty() && !route.held.meets(&slots)
 }
 
 fn content(documents: &Documents, key: &Key) -> Content {

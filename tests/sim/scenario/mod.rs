@@ -334,7 +334,7 @@ fn slots() -> BTreeMap<Key, Slot> {
     let ids = (0..REGISTERS).chain(COUNTERS..COUNTERS + COUNTED).chain(1000..1000 + UNTOUCHED);
     ids.map(|id| {
         let id = bson::RawBsonRef::Int32(id);
-        (key_of(id), canonical::key_of(id).unwrap().slot())
+        (key_of(id), canonical::key_of(id).unwrap().id_slot())
     })
     .collect()
 }

@@ -20,6 +20,7 @@ use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::SlotSet;
 use reshard::policy::canonical;
 use reshard::policy::invariants::Invariant;
+use reshard::policy::route_key::By;
 use reshard::policy::safeguards::Safeguards;
 use reshard::policy::writes::WriteCommand;
 use reshard::router::Operation;
@@ -246,7 +247,7 @@ impl Proxy {
             let side = match proxy.route() {
                 Some(route) => {
                     let side = side_of_read(&proxy.writer.gate, &operation, &route).await.ok()?.side;
-                    let slot = canonical::key_of(RawBsonRef::Int32(id))?.slot();
+                    let slot = canonical::key_of(RawBsonRef::Int32(id))?.id_slot();
                     let on_mirror = route.authority(slot).is_some_and(|authority| authority != side);
                     proxy.mirror_reads.fetch_add(u64::from(on_mirror), Ordering::Relaxed);
                     side
@@ -264,7 +265,7 @@ impl Proxy {
         // As the router does it.
         let _passing = Passing::by(&self.writer.gate.routing);
         admit(&self.writer, &command.namespace, HOLD).await?;
-        match self.writer.write(command).await? {
+        match self.writer.write(command, By::Id).await? {
             Some(written) => Ok(written.body),
             None => plain(&self.writer.clusters.old, command).await.inspect_err(|error| {
                 let namespace = command.namespace.as_str();

@@ -31,7 +31,7 @@ async fn a_batch_that_is_cut_in_two(stage: Arc<Stage>) -> Ending {
     let proxy = stage.proxy(1).await;
     stage.synced().await?;
     stage.steps(&[Step::Writes(60)]).await?;
-    let moved = |id: &i32| SlotSet::percent(60).contains(key_of(RawBsonRef::Int32(*id)).unwrap().slot());
+    let moved = |id: &i32| SlotSet::percent(60).contains(key_of(RawBsonRef::Int32(*id)).unwrap().id_slot());
     let (new, old): (Vec<i32>, Vec<i32>) = (COUNTERS..COUNTERS + COUNTED).partition(moved);
     let (Some(on_old), Some(on_new)) = (old.first(), new.first()) else {
         return Err("all counters are on one side".into());

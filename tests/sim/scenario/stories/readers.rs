@@ -33,7 +33,7 @@ async fn watch(stage: &Stage, reader: &Client, proxy: &Arc<Proxy>, (id, how): (i
 
 /// A register of the first `PART` percent that is there from the beginning.
 fn that_stays_on_new() -> i32 {
-    let stays = |id: &i32| SlotSet::percent(PART).contains(key_of(RawBsonRef::Int32(*id)).unwrap().slot());
+    let stays = |id: &i32| SlotSet::percent(PART).contains(key_of(RawBsonRef::Int32(*id)).unwrap().id_slot());
     (0..REGISTERS).step_by(2).find(stays).unwrap()
 }
 
