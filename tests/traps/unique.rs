@@ -137,11 +137,17 @@ async fn unique_values_that_pass_on_while_history_is_copied() -> Result<()> {
     bed.operator.engine.set_throttle(&me(), "m", slowly).await?;
     bed.operator.start().await?;
     let on_new = Bed::on(&bed.new).await?.collection::<Document>("c");
-    wait_for("the first document to be copied", LONG, || async {
-        Ok(on_new.find_one(doc! { "_id": 0 }).await?.is_some())
-    })
-    .await?;
-    ensure!(on_new.find_one(doc! { "_id": 5999 }).await?.is_none(), "the last is copied already");
+    let ids: BTreeSet<i32> = (0..6000).collect();
+    let on_both = async || {
+        let found: Vec<Document> =
+            on_new.find(doc! {}).projection(doc! { "_id": 1 }).await?.try_collect().await?;
+        anyhow::Ok(found.iter().filter_map(|document| document.get_i32("_id").ok()).collect::<BTreeSet<_>>())
+    };
+    wait_for("some documents to be copied", LONG, || async { Ok(!on_both().await?.is_empty()) }).await?;
+    let copied = on_both().await?;
+    let (Some(&giver), Some(&taker)) = (copied.first(), ids.difference(&copied).last()) else {
+        anyhow::bail!("everything is copied already");
+    };
     let point = |commands: &[&str], mode: &str, data: Document| {
         let mut data = data;
         data.insert("failCommands", commands);
@@ -151,19 +157,19 @@ async fn unique_values_that_pass_on_while_history_is_copied() -> Result<()> {
     let full = doc! { "namespace": "shop.c", "errorCode": 14031 };
     bed.old.fail_point(point(&["getMore"], "alwaysOn", late)).await?;
     bed.new.fail_point(point(&["update", "insert", "delete"], "alwaysOn", full)).await?;
-    bed.write(update(rawdoc! { "_id": 0 }, rawdoc! { "$set": { "u": "away" } })).await?;
-    bed.write(update(rawdoc! { "_id": 5999 }, rawdoc! { "$set": { "u": 0 } })).await?;
+    bed.write(update(rawdoc! { "_id": giver }, rawdoc! { "$set": { "u": "away" } })).await?;
+    bed.write(update(rawdoc! { "_id": taker }, rawdoc! { "$set": { "u": giver } })).await?;
     bed.new.fail_point(point(&["update"], "off", doc! {})).await?;
-    ensure!(on_new.find_one(doc! { "_id": 0, "u": 0 }).await?.is_some(), "new has heard of it");
+    ensure!(on_new.find_one(doc! { "_id": giver, "u": giver }).await?.is_some(), "new has heard of it");
     bed.operator.engine.set_throttle(&me(), "m", Throttle::default()).await?;
-    wait_for("the copy to bring the last one", LONG, || async {
-        Ok(on_new.find_one(doc! { "_id": 5999, "u": 0 }).await?.is_some())
+    wait_for("the copy to bring the other one", LONG, || async {
+        Ok(on_new.find_one(doc! { "_id": taker, "u": giver }).await?.is_some())
     })
     .await?;
     bed.old.fail_point(point(&["getMore"], "off", doc! {})).await?;
     bed.operator.until_synced().await?;
     bed.equal().await?;
-    ensure!(on_new.find_one(doc! { "_id": 0, "u": "away" }).await?.is_some());
+    ensure!(on_new.find_one(doc! { "_id": giver, "u": "away" }).await?.is_some());
     bed.proxy.shutdown().await;
     Ok(())
 }
