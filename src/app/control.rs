@@ -11,6 +11,7 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::cluster::command::SharedCluster;
 use crate::cluster::{Cluster, Pools, Settings as ClusterSettings};
 use crate::converge::active::Registry;
+use crate::converge::sessions::SESSIONS;
 use crate::migration::engine::{Engine, Environment, Open, Opened, Settings};
 use crate::migration::shadow;
 use crate::model::side::{PerSide, Side};
@@ -46,6 +47,7 @@ pub(super) const fn defaults() -> Settings {
         lease: Duration::from_secs(6),
         hold: Duration::from_secs(7 * 24 * 60 * 60),
         backfill_parallel: None,
+        mirror_sessions: SESSIONS,
         state: Side::Old,
     }
 }

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cluster::Settings as ClusterSettings;
 use crate::config::{ClusterSection, Config, StateHome};
+use crate::converge::sessions::SESSIONS;
 use crate::handover::{End, Handed, Successor};
 use crate::listener::{Entrance, Settings as ListenerSettings};
 use crate::migration::engine::Settings as MigrationSettings;
@@ -131,6 +132,7 @@ pub async fn builder(config: &Config) -> Result<Builder, StartError> {
         lease: config.migration.lease,
         hold: config.migration.hold,
         backfill_parallel: usize::try_from(config.migration.backfill_parallel).ok().filter(|&set| set > 0),
+        mirror_sessions: SESSIONS,
         state: match config.migration.state {
             StateHome::Old => Side::Old,
             StateHome::New => Side::New,

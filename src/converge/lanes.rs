@@ -2,8 +2,8 @@
 //!
 //! They make the first attempt of a mirror write succeed most of the time. No proof rests on them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -15,7 +15,8 @@ pub const MOST_KEYS: usize = 64;
 
 /// Striped locks by key, and how often a change stream has told of a key of each.
 pub struct Lanes {
-    locks: Vec<Arc<Mutex<()>>>,
+    /// Made when they are first needed: most never are.
+    locks: Vec<OnceLock<Arc<Mutex<()>>>>,
     touched: Vec<AtomicU64>,
 }
 
@@ -31,7 +32,7 @@ pub struct Taken {
 impl Default for Lanes {
     fn default() -> Self {
         Self {
-            locks: (0..STRIPES).map(|_| Arc::default()).collect(),
+            locks: (0..STRIPES).map(|_| OnceLock::new()).collect(),
             touched: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -46,7 +47,8 @@ impl Lanes {
         stripes.dedup();
         let mut guards = Vec::with_capacity(stripes.len());
         for stripe in stripes {
-            guards.push(Arc::clone(&self.locks[stripe]).lock_owned().await);
+            let lock = self.locks[stripe].get_or_init(Arc::default);
+            guards.push(Arc::clone(lock).lock_owned().await);
         }
         Taken { _guards: guards }
     }
@@ -54,7 +56,8 @@ impl Lanes {
     /// Whether somebody writes `key`, or one that shares its lane. Nobody is kept waiting by the look.
     #[must_use]
     pub fn is_busy(&self, namespace: &str, key: &Key) -> bool {
-        self.locks[stripe(seed_of(namespace), key)].try_lock().is_err()
+        let lock = self.locks[stripe(seed_of(namespace), key)].get();
+        lock.is_some_and(|lock| lock.try_lock().is_err())
     }
 
     /// A change stream tells of a change of `key`.

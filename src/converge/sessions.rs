@@ -20,7 +20,8 @@ use crate::model::side::Side;
 use crate::state::frontier::Frontier;
 use crate::state::records::lsid;
 
-/// Mirror sessions of one process on one cluster; also the bound on its concurrent mirror writes there.
+/// Mirror sessions of one process on one cluster, unless its settings say otherwise; also the bound on its concurrent
+/// mirror writes there.
 pub const SESSIONS: i32 = 64;
 
 const NAMES: Uuid = Uuid::from_u128(0x8f1c_5a0e_9d24_4a77_b1d3_6a5b_7e90_2f41);
@@ -72,9 +73,16 @@ impl Sessions {
     /// The sessions of `holder` on `cluster`, which is `side`.
     #[must_use]
     pub fn new(holder: &str, side: Side, cluster: SharedCluster, clock: SharedClock) -> Self {
+        Self::so_many(SESSIONS, holder, side, cluster, clock)
+    }
+
+    /// The same, and how many there are. Its record of authority must say the same number: so many are barred when the
+    /// process is taken for dead.
+    #[must_use]
+    pub fn so_many(count: i32, holder: &str, side: Side, cluster: SharedCluster, clock: SharedClock) -> Self {
         let session =
             |index| Session { id: session_id(holder, side, index), number: 0, tainted: false, open: false };
-        let free: Vec<_> = (0..SESSIONS).map(session).collect();
+        let free: Vec<_> = (0..count).map(session).collect();
         let permits = Arc::new(Semaphore::new(free.len()));
         Self { cluster, clock, free: Mutex::new(free), permits, doubt: Mutex::default() }
     }

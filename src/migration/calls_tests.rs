@@ -22,6 +22,7 @@ async fn engine() -> Arc<Engine> {
         lease: Duration::from_secs(6),
         hold: Duration::from_secs(60),
         backfill_parallel: None,
+        mirror_sessions: 64,
         state: Side::Old,
     };
     let engine = Engine::new(Environment {

@@ -21,7 +21,7 @@ use crate::converge::active::{Active, Registry};
 use crate::converge::converger::Converger;
 use crate::converge::lanes::Lanes;
 use crate::converge::looks::Looks;
-use crate::converge::sessions::{SESSIONS, Sessions};
+use crate::converge::sessions::Sessions;
 use crate::model::capabilities::Capabilities;
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
@@ -49,6 +49,8 @@ pub struct Settings {
     pub hold: Duration,
     /// Ranges copied at once; `None` leaves it to the kind of new.
     pub backfill_parallel: Option<usize>,
+    /// Mirror writes under way at once on each cluster, each in a session of its own.
+    pub mirror_sessions: i32,
     /// Where checkpoints and the like are stored.
     pub state: Side,
 }
@@ -221,6 +223,7 @@ impl Engine {
         let prepared = stored.created.iter().filter_map(|created| created.parsed().ok());
         let scope = Arc::new(Scope::new(&stored.namespaces, prepared));
         let clock = environment.clock.clone();
+        let sessions = environment.settings.mirror_sessions;
         let authorities = PerSide::from_fn(|side| {
             let lease = Lease::new(clock.clone(), environment.settings.lease);
             let records = environment.records.get(side).clone().unwrap_or_else(|| Arc::clone(state));
@@ -228,7 +231,7 @@ impl Engine {
                 side,
                 &name,
                 &environment.holder,
-                SESSIONS,
+                sessions,
                 records,
                 clock.clone(),
                 lease,
@@ -237,7 +240,7 @@ impl Engine {
         let sessions = PerSide::from_fn(|side| {
             // Named after the migration too: sessions of two migrations must not get in each other's way.
             let holder = mirror_name(&environment.holder, &name);
-            Arc::new(Sessions::new(&holder, side, clusters.get(side).clone(), clock.clone()))
+            Arc::new(Sessions::so_many(sessions, &holder, side, clusters.get(side).clone(), clock.clone()))
         });
         let violations = Violations::new(&name, clock.clone());
         violations.learn(&stored.violations);

@@ -18,6 +18,8 @@ pub(crate) struct Tally {
     pub(crate) steps: u64,
     /// Commands sent in all of them.
     pub(crate) commands: u64,
+    /// The hashes of all that happened, added up: the same for the same schedules, in whatever order they were run.
+    pub(crate) trace: u64,
     /// Seeds that failed, with the reason.
     pub(crate) failures: Vec<(u64, String)>,
     /// How long it took.
@@ -72,6 +74,8 @@ pub(crate) fn tally(
 pub(crate) struct Found {
     /// Commands sent.
     pub(crate) commands: u64,
+    /// The hash of all that happened.
+    pub(crate) trace: u64,
     /// Why it failed.
     pub(crate) failure: Option<String>,
 }
@@ -99,6 +103,7 @@ pub(crate) fn many(name: &str, default: u64, schedule: impl Fn(u64) -> Found + S
             let mut tally = tally.lock();
             tally.schedules += 1;
             tally.commands += found.commands;
+            tally.trace = tally.trace.wrapping_add(found.trace);
             tally.failures.extend(found.failure.map(|why| (seed, why)));
         }
     };
@@ -110,7 +115,8 @@ pub(crate) fn many(name: &str, default: u64, schedule: impl Fn(u64) -> Found + S
     let mut tally = tally.into_inner();
     tally.failures.sort();
     tally.took = started.elapsed();
-    println!("{name}: {} schedules, {} commands in {:?}", tally.schedules, tally.commands, tally.took);
+    let Tally { schedules, commands, trace, took, .. } = &tally;
+    println!("{name}: {schedules} schedules, {commands} commands in {took:?}; histories {trace:016x}");
     tally
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn settings() -> MigrationSettings {
         lease: Duration::from_secs(3),
         hold: Duration::from_secs(7 * 24 * 60 * 60),
         backfill_parallel: Some(2),
+        mirror_sessions: 64,
         state: Side::Old,
     }
 }

@@ -106,8 +106,9 @@ impl History {
 
     /// The operations on one key, as a history of their own.
     pub(crate) fn only(&self, ns: &str, key: &Key) -> Self {
-        let mut operations = self.operations();
-        operations.retain(|operation| operation.ns == ns && operation.key == *key);
+        let all = self.operations.lock();
+        let its = all.iter().filter(|operation| operation.ns == ns && operation.key == *key);
+        let operations = its.cloned().collect();
         Self { executor: self.executor.clone(), operations: Arc::new(Mutex::new(operations)) }
     }
 

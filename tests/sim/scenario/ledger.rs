@@ -22,8 +22,10 @@ use crate::mongo::log::{Entry, Op};
 struct Seen {
     at: Duration,
     side: Side,
-    app: String,
+    app: Arc<str>,
     entry: Entry,
+    /// What it says, where it is a record of authority.
+    record: Option<Arc<AuthorityRecord>>,
 }
 
 /// All changes of both clusters; clones share them.
@@ -49,7 +51,8 @@ impl Ledger {
     fn note(&self, side: Side, app: &str, entry: &Entry) {
         let (Op::Put { ns, .. } | Op::Delete { ns, .. }) = &entry.op else { return };
         if moves(ns) || is_authority(ns) {
-            let seen = Seen { at: self.executor.now(), side, app: app.to_owned(), entry: entry.clone() };
+            let record = whole_record(&entry.op).map(Arc::new);
+            let seen = Seen { at: self.executor.now(), side, app: app.into(), entry: entry.clone(), record };
             self.seen.lock().push(seen);
         }
     }
@@ -88,7 +91,7 @@ impl Ledger {
         let events: Vec<_> = self.lasting(clusters, |seen| {
             let (ns, key) = document(&seen.entry.op)?;
             if is_authority(ns) {
-                return Some((seen.at, Happened::Owns(seen.side, record(&seen.entry.op)?)));
+                return Some((seen.at, Happened::Owns(seen.side, seen.record.as_ref()?.owned)));
             }
             let of = seen.entry.statement.as_ref().filter(|_| by_client(&seen.entry)).map(|made| &made.of)?;
             let write = (of.session.clone(), of.number);
@@ -113,8 +116,8 @@ impl Ledger {
         let wrong = self.lasting(clusters, |seen| {
             let (ns, key) = document(&seen.entry.op)?;
             if is_authority(ns) {
-                if let Some(slots) = record(&seen.entry.op) {
-                    *owned.get_mut(seen.side) = slots;
+                if let Some(record) = &seen.record {
+                    *owned.get_mut(seen.side) = record.owned;
                 }
                 return None;
             }
@@ -143,9 +146,9 @@ impl Ledger {
     }
 
     /// What the clusters' records said one after the other.
-    pub(crate) fn records(&self) -> Vec<(Side, AuthorityRecord)> {
+    pub(crate) fn records(&self) -> Vec<(Side, Arc<AuthorityRecord>)> {
         let seen = self.seen.lock();
-        seen.iter().filter_map(|seen| Some((seen.side, whole_record(&seen.entry.op)?))).collect()
+        seen.iter().filter_map(|seen| Some((seen.side, seen.record.clone()?))).collect()
     }
 
     /// Who changed documents that move, whether a failover undid it, and how often.
@@ -181,7 +184,7 @@ impl Ledger {
             let lost = undone.get(seen.side).iter().any(|entry| entry.position() == seen.entry.position());
             let lost = if lost { " (undone)" } else { "" };
             if is_authority(ns) {
-                if let Some(slots) = record(&seen.entry.op)
+                if let Some(slots) = seen.record.as_ref().map(|record| record.owned)
                     && owned.insert(seen.side, slots) != Some(slots)
                 {
                     text += &format!("\n  {:?} {} owns {} %{lost}", seen.at, seen.side, slots.as_percent());
@@ -225,11 +228,6 @@ fn document(op: &Op) -> Option<(&str, &Key)> {
         Op::Put { ns, key, .. } | Op::Delete { ns, key, .. } => Some((ns, key)),
         _ => None,
     }
-}
-
-/// The slots that a record says its cluster owns.
-fn record(op: &Op) -> Option<SlotSet> {
-    whole_record(op).map(|record| record.owned)
 }
 
 fn whole_record(op: &Op) -> Option<AuthorityRecord> {

@@ -47,6 +47,8 @@ use crate::world::World;
 const UNTOUCHED: i32 = 20;
 /// How long the streams may take to settle in the end.
 const SETTLE: Duration = Duration::from_secs(300);
+/// How long nothing may change, several times, before it has settled: longer than any pause before another attempt.
+const REST: Duration = Duration::from_millis(600);
 
 /// One schedule from its seed to its checks.
 ///
@@ -267,7 +269,7 @@ impl Scenario {
                 }
                 world.sleep(Duration::from_millis(100)).await;
             }
-            world.sleep(Duration::from_secs(1)).await;
+            world.sleep(REST).await;
             quiet = if self.ledger.changes() == before { quiet + 1 } else { 0 };
         }
         Ok(())

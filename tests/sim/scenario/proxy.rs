@@ -135,6 +135,8 @@ const SETTINGS: Settings = Settings {
     lease: LEASE,
     hold: Duration::from_secs(3600),
     backfill_parallel: Some(2),
+    // Few enough that several writes follow each other in one; and each of a dead process is barred one by one.
+    mirror_sessions: 8,
     state: Side::Old,
 };
 const RECORD_LIMIT: Duration = Duration::from_secs(10);

@@ -301,7 +301,7 @@ fn survey() {
         if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             continue;
         }
-        let found = |seed| Found { commands: 0, failure: mutation.failure(seed, off) };
+        let found = |seed| Found { commands: 0, trace: 0, failure: mutation.failure(seed, off) };
         let tally = schedules::many(name, 100, found);
         let kinds = tally.failures.iter().take(6);
         let kinds = kinds.map(|(seed, why)| format!("{seed}: {}", why.split(':').next().unwrap_or_default()));

@@ -49,12 +49,12 @@ impl Coverage {
 
     /// What the clusters' records and documents went through.
     pub(super) fn count_changes(&self, ledger: &Ledger, clusters: &PerSide<Cluster>) {
-        let mut before: PerSide<Option<AuthorityRecord>> = PerSide::default();
+        let mut before: PerSide<Option<Arc<AuthorityRecord>>> = PerSide::default();
         for (side, record) in ledger.records() {
             let known = before.get_mut(side);
             let fence = |record: &AuthorityRecord| record.fence.as_ref().map(|it| (it.id.clone(), it.state));
             if let Some(now) = record.fence.as_ref()
-                && known.as_ref().and_then(fence) != fence(&record)
+                && known.as_deref().and_then(fence) != fence(&record)
             {
                 let way = if now.to == Side::New { "up" } else { "down" };
                 let state = match now.state {
@@ -65,7 +65,7 @@ impl Coverage {
                 self.add(format!("branch: a fence {state} on the way {way}"));
             }
             let holders = |record: &AuthorityRecord| record.holders.len();
-            if known.as_ref().map_or(0, holders) > holders(&record) {
+            if known.as_deref().map_or(0, holders) > holders(&record) {
                 self.add("branch: a dead holder forgotten");
             }
             let parts = |record: &AuthorityRecord| record.namespaces.len();

@@ -58,19 +58,27 @@ fn kept(plan: Plan) -> Plan {
     plan.only(&kept.split(',').filter_map(|index| index.trim().parse().ok()).collect::<Vec<_>>())
 }
 
+/// What came of a plan.
+struct Played {
+    result: Result<(), String>,
+    coverage: Coverage,
+    commands: u64,
+    trace: u64,
+}
+
 /// Plays the plan in a world of its own.
-fn played(plan: &Plan, safeguards: Safeguards) -> (Result<(), String>, Coverage, u64) {
+fn played(plan: &Plan, safeguards: Safeguards) -> Played {
     let world = World::new(plan.seed, Weather::calm());
     let (result, coverage) = schedules::caught(|| play(&world, plan, safeguards))
         .unwrap_or_else(|panic| (Err(format!("panicked: {panic}")), Coverage::default()));
-    let commands = world.network().sent();
+    let (commands, trace) = (world.network().sent(), world.trace());
     world.end();
-    (result, coverage, commands)
+    Played { result, coverage, commands, trace }
 }
 
 /// Why the schedule of `seed` fails with these safeguards.
 pub(super) fn failure(seed: u64, safeguards: Safeguards) -> Option<String> {
-    played(&Plan::of(seed), safeguards).0.err()
+    played(&Plan::of(seed), safeguards).result.err()
 }
 
 /// What is wrong, without the details.
@@ -80,10 +88,10 @@ fn kind(why: &str) -> String {
 
 /// A failing schedule, made short, and how to play it again.
 fn told(plan: &Plan, why: &str) -> String {
-    let fails = |plan: &Plan| played(plan, UNVERIFIED).0.is_err_and(|other| kind(&other) == kind(why));
+    let fails = |plan: &Plan| played(plan, UNVERIFIED).result.is_err_and(|other| kind(&other) == kind(why));
     let acts = shrink(plan, TRIES, fails);
     let short = plan.only(&acts);
-    let why = played(&short, UNVERIFIED).0.err().unwrap_or_else(|| why.to_owned());
+    let why = played(&short, UNVERIFIED).result.err().unwrap_or_else(|| why.to_owned());
     let keep = acts.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
     format!(
         "SIM_SEED={} SIM_KEEP={keep} cargo test --test sim generated_schedules -- --nocapture\n{short}    {why}",
@@ -97,13 +105,13 @@ fn generated_schedules() {
     let tally = schedules::many("generated_schedules", 120, |seed| {
         let plan = kept(Plan::of(seed));
         let is_whole = std::env::var("SIM_KEEP").is_err();
-        let (result, coverage, commands) = played(&plan, UNVERIFIED);
+        let Played { result, coverage, commands, trace } = played(&plan, UNVERIFIED);
         total.merge(&coverage);
         let result = result.and_then(|()| match is_whole && commands < LEAST_COMMANDS {
             true => Err(format!("a schedule of {commands} commands only")),
             false => Ok(()),
         });
-        Found { commands, failure: result.err() }
+        Found { commands, trace, failure: result.err() }
     });
     print!("{total}");
     for (seed, why) in tally.failures.iter().take(3) {
