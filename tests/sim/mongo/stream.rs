@@ -26,6 +26,8 @@ pub(crate) struct Stream {
     database: Option<String>,
     collection: Option<Ns>,
     stages: Vec<RawDocumentBuf>,
+    /// Some stage looks at whole documents; else only events that are shown get theirs.
+    looks_inside: bool,
 }
 
 /// Whether an aggregation opens a stream.
@@ -46,13 +48,15 @@ pub(crate) fn open(state: &mut State, place: Place, command: &Command<'_>) -> Ou
     let collection = command.argument.as_str().map(|name| command.named(name));
     let everywhere = options.get_bool("allChangesForCluster").unwrap_or(false);
     let ns = collection.clone().unwrap_or_else(|| command.named("$cmd.aggregate"));
-    let stages = command.documents("pipeline")?;
+    let stages = command.documents("pipeline")?.into_iter().skip(1);
+    let stages: Vec<RawDocumentBuf> = stages.map(RawDocument::to_owned).collect();
     let mut stream = Stream {
         position,
         token: token_at(position),
         database: (!everywhere).then(|| command.database().to_owned()),
         collection,
-        stages: stages.into_iter().skip(1).map(RawDocument::to_owned).collect(),
+        looks_inside: stages.iter().any(looks_inside),
+        stages,
     };
     let size = command.document("cursor").and_then(|cursor| cursor.get_i32("batchSize").ok());
     let batch = advance(&mut stream, state, size.map_or(1000, |size| size as usize))?;
@@ -141,6 +145,9 @@ impl Stream {
             return Ok(None);
         }
         let mut event = describe(entry, database, collection)?;
+        if self.looks_inside {
+            show_document(&mut event, entry);
+        }
         for stage in &self.stages {
             if let Ok(filter) = stage.get_document("$match") {
                 if !matches(filter, &event)? {
@@ -153,7 +160,26 @@ impl Stream {
                 return Err(Failure::new(BAD_VALUE, format!("the simulator knows no stage {stage:?}")));
             }
         }
+        if !self.looks_inside {
+            show_document(&mut event, entry);
+        }
         Ok(Some(event))
+    }
+}
+
+/// Whether a stage needs the document of an event: all do but filters that do not name it, and the one that splits.
+fn looks_inside(stage: &RawDocumentBuf) -> bool {
+    let named = |bytes: &[u8]| bytes.windows(12).any(|name| name == b"fullDocument");
+    match stage.get_document("$match") {
+        Ok(filter) => named(filter.as_bytes()),
+        Err(_) => stage.get("$changeStreamSplitLargeEvent").ok().flatten().is_none(),
+    }
+}
+
+/// Appends the document that an event shows.
+fn show_document(event: &mut RawDocumentBuf, entry: &Entry) {
+    if let Op::Put { document, kind: Kind::Insert | Kind::Replace, .. } = &entry.op {
+        event.append(cstr!("fullDocument"), RawBsonRef::Document(document));
     }
 }
 
@@ -188,9 +214,6 @@ fn describe(entry: &Entry, database: &str, collection: &str) -> Outcome<RawDocum
         let mut key = RawDocumentBuf::new();
         key.append(cstr!("_id"), id);
         event.append(cstr!("documentKey"), key);
-    }
-    if let Op::Put { document, kind: Kind::Insert | Kind::Replace, .. } = &entry.op {
-        event.append(cstr!("fullDocument"), RawBsonRef::Document(document));
     }
     Ok(event)
 }
