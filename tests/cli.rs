@@ -198,6 +198,12 @@ async fn lists_are_tables() {
         diffs.contains("changed _id 1 (served by old)\n    address.zip type: old Int32, new String"),
         "{diffs}"
     );
+    assert!(
+        diffs.contains(
+            "00000000000000ab: old uses an index, 1 examined; new scans the whole collection, 90 examined, asks all shards"
+        ),
+        "{diffs}"
+    );
     assert!(diffs.contains("skipped 3: joins") && diffs.contains("More: --after 1"), "{diffs}");
     assert!(fixture.says("diffs orders --csv").await.starts_with("shape,namespace,"));
     assert!(fixture.says("diffs orders --html").await.starts_with("<!doctype html>"));

@@ -10,8 +10,9 @@ use bson::{Document, doc};
 use futures::{StreamExt as _, TryStreamExt as _};
 use mongodb::Collection;
 use mongodb::options::FindOptions;
-use reshard::migration::control::{Control as _, DiffReport, Part, SetShadow, ShadowCounts};
-use reshard_testbed::wait_for;
+use reshard::migration::control::{Control as _, DiffReport, NamespaceSpec, Part, SetShadow, ShadowCounts};
+use reshard::policy::shard_key::ShardKey;
+use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
 use support::bed::Bed;
 use support::{LONG, Operator, me, plant, proxy_with};
 
@@ -236,6 +237,76 @@ async fn a_new_cluster_that_hangs_costs_the_application_nothing() -> Result<()> 
     .await?;
     ensure!(counts(&bed.operator).await?.shadow_differences == Some(0));
     bed.proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_new_lacks_is_told() -> Result<()> {
+    let bed = filled("shadow-access", 100).await?;
+    Bed::on(&bed.old)
+        .await?
+        .collection::<Document>("c")
+        .create_index(mongodb::IndexModel::builder().keys(doc! { "group": 1 }).build())
+        .await?;
+    switch(&bed.operator, 100.0, false).await?;
+    let told = async |command: &str| {
+        let shapes = diffs(&bed.operator).await?.shapes;
+        let found = shapes.into_iter().find(|shape| shape.command == command);
+        anyhow::Ok(found.and_then(|shape| Some((shape.old_access?, shape.new_access?))))
+    };
+    wait_for("every kind of read to be explained", LONG, || async {
+        all(&bed.c(), doc! { "group": 3 }, FindOptions::default()).await?;
+        bed.c().count_documents(doc! { "group": 3 }).await?;
+        bed.c().distinct("n", doc! { "group": 3 }).await?;
+        let all = [told("find").await?, told("aggregate").await?, told("distinct").await?];
+        Ok(all.into_iter().all(|one| one.is_some()))
+    })
+    .await
+    .with_context(|| format!("{:?}", futures::executor::block_on(diffs(&bed.operator))))?;
+    for command in ["find", "aggregate", "distinct"] {
+        let (old, new) = told(command).await?.context("it was there")?;
+        ensure!(old.scan == "index" && old.documents_examined <= 10, "{command}: {old:?}");
+        ensure!(new.scan == "collection" && new.documents_examined == 100, "{command}: {new:?}");
+        ensure!(new.shards == "unsharded", "{command}: {new:?}");
+    }
+    ensure!(counts(&bed.operator).await?.shadow_differences == Some(0));
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_many_shards_of_new_a_read_asks_is_told() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("shadow-sharded").start(),
+        ShardedCluster::builder().shards(2).start()
+    )?;
+    let proxy = proxy_with(&old.uri(), Some(&new.uri()), support::settings()).await?;
+    let client = mongodb::Client::with_uri_str(support::uri(&proxy)).await?;
+    let orders = client.database("shop").collection::<Document>("orders");
+    orders.insert_many((0..40).map(|n| doc! { "_id": n, "customer": n })).await?;
+    let operator = Operator::of(&proxy, "m");
+    let shard_key = ShardKey::parse(&doc! { "customer": "hashed" }).ok();
+    operator.create_as(vec![NamespaceSpec { shard_key, ..NamespaceSpec::plain("shop.orders") }]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    switch(&operator, 100.0, false).await?;
+    let told = async |field: &str| {
+        let shapes = diffs(&operator).await?.shapes;
+        let found = shapes.into_iter().find(|shape| shape.query.contains(field));
+        anyhow::Ok(found.and_then(|shape| shape.new_access))
+    };
+    wait_for("both reads to be explained", LONG, || async {
+        all(&orders, doc! { "customer": 5 }, FindOptions::default()).await?;
+        all(&orders, doc! { "other": 5 }, FindOptions::default()).await?;
+        Ok(told("customer").await?.is_some() && told("other").await?.is_some())
+    })
+    .await
+    .with_context(|| format!("{:?}", futures::executor::block_on(diffs(&operator))))?;
+    let (by_key, by_other) = (told("customer").await?.context("it")?, told("other").await?.context("it")?);
+    ensure!((by_key.scan.as_str(), by_key.shards.as_str()) == ("index", "one"), "{by_key:?}");
+    ensure!((by_other.scan.as_str(), by_other.shards.as_str()) == ("collection", "all"), "{by_other:?}");
+    ensure!(by_other.documents_examined == 40, "{by_other:?}");
+    proxy.shutdown().await;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::human::{count, table, time};
 use crate::migration::control::{DiffReport, Progress, ShadowCounts, ShadowView};
-use crate::migration::shadow::{LatencyView, ShapeDiff};
+use crate::migration::shadow::{AccessView, LatencyView, ShapeDiff};
 
 pub(super) fn switched(view: &ShadowView) -> String {
     if view.percent == 0.0 {
@@ -54,6 +54,13 @@ pub(super) fn diffs(report: &DiffReport) -> String {
     });
     let head = ["SHAPE", "RUNS", "DIFFERENT", "TRANSIENT", "NONDET.", "P50,P95,P99 MS OLD/NEW", "QUERY"];
     out.push_str(&table(head, rows.collect()));
+    for shape in report.shapes.iter().filter(|shape| shape.new_access.is_some() || shape.old_access.is_some())
+    {
+        let sides = [("old", &shape.old_access), ("new", &shape.new_access)];
+        let told: Vec<_> =
+            sides.into_iter().filter_map(|(side, view)| Some(access(side, view.as_ref()?))).collect();
+        let _ = write!(out, "\n{}: {}", shape.shape, told.join("; "));
+    }
     for shape in report.shapes.iter().filter(|shape| shape.different > 0) {
         out.push('\n');
         out.push_str(&examples(shape));
@@ -67,6 +74,21 @@ pub(super) fn diffs(report: &DiffReport) -> String {
 fn quantiles(view: &LatencyView) -> String {
     let one = |quantile: Option<f64>| quantile.map_or("-".to_owned(), |millis| format!("{millis:.1}"));
     [view.p50_ms, view.p95_ms, view.p99_ms].map(one).join(",")
+}
+
+/// How one side gets at the documents of a shape.
+fn access(side: &str, view: &AccessView) -> String {
+    let scan = match view.scan.as_str() {
+        "collection" => "scans the whole collection",
+        "index" => "uses an index",
+        _ => "looks at no document",
+    };
+    let shards = match view.shards.as_str() {
+        "unsharded" => String::new(),
+        "one" => ", asks one shard".to_owned(),
+        asked => format!(", asks {asked} shards"),
+    };
+    format!("{side} {scan}, {} examined{shards}", count(u64::try_from(view.documents_examined).unwrap_or(0)))
 }
 
 fn examples(shape: &ShapeDiff) -> String {

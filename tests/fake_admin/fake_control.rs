@@ -11,7 +11,7 @@ use reshard::migration::control::{
     SetShadow, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer, Throttle,
     Verdict, Verification, VerificationReport, Verify,
 };
-use reshard::migration::shadow::{Example, ExampleField, LatencyView, ShapeDiff};
+use reshard::migration::shadow::{AccessView, Example, ExampleField, LatencyView, ShapeDiff};
 use reshard::model::percent::Percent;
 
 /// What it knows, and how it is to behave.
@@ -475,6 +475,10 @@ impl Control for FakeControl {
             fields: vec![field],
         };
         let latency = LatencyView { samples: 10, p50_ms: Some(1.0), p95_ms: Some(2.0), p99_ms: Some(4.0) };
+        let access = |scan: &str, documents_examined, shards: &str| {
+            let (scan, shards) = (scan.to_owned(), shards.to_owned());
+            Some(AccessView { at: 0, scan, documents_examined, shards })
+        };
         let shape = ShapeDiff {
             shape: "00000000000000ab".to_owned(),
             namespace: "shop.orders".to_owned(),
@@ -494,6 +498,8 @@ impl Control for FakeControl {
             examples: vec![example],
             old: latency,
             new: latency,
+            old_access: access("index", 1, "unsharded"),
+            new_access: access("collection", 90, "all"),
         };
         let next = page.limit.map(|limit| page.after + u64::from(limit));
         let skipped = [("joins".to_owned(), 3)].into();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::migration::shadow::{LatencyView, ShapeDiff};
+use crate::migration::shadow::{AccessView, LatencyView, ShapeDiff};
 
 /// One line for each shape, with a column for each kind of difference that there is.
 #[must_use]
@@ -30,6 +30,12 @@ pub(super) fn csv(shapes: &[ShapeDiff]) -> String {
         "new_p50_ms",
         "new_p95_ms",
         "new_p99_ms",
+        "old_scan",
+        "old_documents_examined",
+        "old_shards",
+        "new_scan",
+        "new_documents_examined",
+        "new_shards",
     ];
     head.extend(&kinds);
     let mut out = line(head.into_iter().map(str::to_owned));
@@ -52,6 +58,8 @@ pub(super) fn csv(shapes: &[ShapeDiff]) -> String {
             .chain([time(shape.first_seen), time(shape.last_seen)])
             .chain(latency(&shape.old))
             .chain(latency(&shape.new))
+            .chain(access(shape.old_access.as_ref()))
+            .chain(access(shape.new_access.as_ref()))
             .chain(kinds.iter().map(|kind| shape.differences.get(*kind).unwrap_or(&0).to_string()));
         out.push_str(&line(cells));
     }
@@ -61,6 +69,12 @@ pub(super) fn csv(shapes: &[ShapeDiff]) -> String {
 fn latency(view: &LatencyView) -> impl Iterator<Item = String> {
     let quantiles = [view.p50_ms, view.p95_ms, view.p99_ms];
     quantiles.into_iter().map(|millis| millis.map_or(String::new(), |millis| millis.to_string()))
+}
+
+fn access(view: Option<&AccessView>) -> [String; 3] {
+    view.map_or_else(Default::default, |view| {
+        [view.scan.clone(), view.documents_examined.to_string(), view.shards.clone()]
+    })
 }
 
 fn line(cells: impl Iterator<Item = String>) -> String {
@@ -111,11 +125,21 @@ mod tests {
             examples: Vec::new(),
             old: LatencyView { samples: 1, p50_ms: Some(0.5), p95_ms: None, p99_ms: None },
             new: LatencyView::default(),
+            old_access: None,
+            new_access: Some(AccessView {
+                at: 1,
+                scan: "collection".into(),
+                documents_examined: 90,
+                shards: "all".into(),
+            }),
         };
         let table = csv(&[shape("a", "missing"), shape("b", "value")]);
         let lines: Vec<_> = table.lines().collect();
-        assert!(lines[0].ends_with("new_p99_ms,missing,value"));
-        assert_eq!(lines[1], "a,shop.c,find,\"{a: 1}, sort\",5,4,0,0,1,0,0,0,7,,0.5,,,,,,1,0");
+        assert!(lines[0].ends_with("new_documents_examined,new_shards,missing,value"));
+        assert_eq!(
+            lines[1],
+            "a,shop.c,find,\"{a: 1}, sort\",5,4,0,0,1,0,0,0,7,,0.5,,,,,,,,,collection,90,all,1,0"
+        );
         assert!(lines[2].ends_with(",0,1"));
     }
 }

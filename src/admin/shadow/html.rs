@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::admin::page::{escaped, page};
-use crate::migration::shadow::{DiffReport, Example, LatencyView, ShapeDiff};
+use crate::migration::shadow::{AccessView, DiffReport, Example, LatencyView, ShapeDiff};
 
 const STYLE: &str = "h2{font:600 15px ui-monospace,monospace;margin:2rem 0 .5rem;overflow-wrap:anywhere}\
 .bar{display:flex;height:14px;background:#8883;margin:.4rem 0}.bar i{display:block}i.equal{background:#4a9}\
@@ -67,6 +67,7 @@ fn shape(one: &ShapeDiff) -> String {
         escaped(&one.shape)
     );
     out.push_str(&latencies(one));
+    out.push_str(&accesses(one));
     if one.different > 0 {
         let kinds: Vec<_> =
             one.differences.iter().map(|(kind, times)| format!("{} {times}", escaped(kind))).collect();
@@ -94,6 +95,23 @@ fn latencies(one: &ShapeDiff) -> String {
         }
     }
     out + "</table>\n"
+}
+
+fn accesses(one: &ShapeDiff) -> String {
+    let mut out = String::new();
+    for (side, access) in [("old", &one.old_access), ("new", &one.new_access)] {
+        let Some(AccessView { scan, documents_examined, shards, .. }) = access else { continue };
+        let _ = writeln!(
+            out,
+            "<tr><th>{side}<td>{}<td class=\"n\">{documents_examined}<td>{}",
+            escaped(scan),
+            escaped(shards)
+        );
+    }
+    if out.is_empty() {
+        return out;
+    }
+    format!("<table>\n<tr><th><th>scan<th>documents examined<th>shards asked\n{out}</table>\n")
 }
 
 fn share(part: f64, all: f64) -> f64 {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use futures::FutureExt;
 
 use super::Shadower;
+use super::explaining::Turns;
 use super::view::{DiffReport, SetShadow, ShadowCounts, ShadowView};
 use crate::migration::control::{ControlError, Part, Refusal};
 use crate::migration::engine::{Engine, Environment, unavailable};
@@ -61,6 +62,7 @@ impl Running {
             context,
             shadow: Arc::clone(&active.shadow),
             reports: Arc::clone(&self.shadow),
+            turns: Turns::default(),
         };
         self.spawn(environment, "shadow", shadower.run().boxed());
     }

@@ -5,6 +5,7 @@
 //! own, and all limits are counted.
 
 mod calls;
+mod explaining;
 mod reading;
 mod report;
 mod reports;
@@ -13,7 +14,8 @@ mod view;
 
 pub use reports::Reports;
 pub use view::{
-    DiffReport, Example, ExampleField, LatencyView, SetShadow, ShadowCounts, ShadowView, ShapeDiff,
+    AccessView, DiffReport, Example, ExampleField, LatencyView, SetShadow, ShadowCounts, ShadowView,
+    ShapeDiff,
 };
 
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use bson::RawDocument;
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc};
 
+use self::explaining::Turns;
 use self::reading::{Read, Trouble};
 use self::report::{Ended, Look};
 use self::settling::Settled;
@@ -59,6 +62,7 @@ pub struct Shadower {
     pub reports: Arc<Reports>,
     /// Whether its history is copied: before that everything differs.
     pub copied: Box<dyn Fn() -> bool + Send + Sync>,
+    turns: Turns,
 }
 
 impl Shadower {
@@ -120,7 +124,7 @@ impl Shadower {
             }
             self.first_look(&read, &job).await
         };
-        let (look, served, shadow) = match first {
+        let (mut look, served, shadow) = match first {
             Ok(first) => first,
             Err(Trouble::TooLarge) => {
                 self.shadow.skip(Reason::TooLarge);
@@ -146,6 +150,7 @@ impl Shadower {
                 Err(_) => Ended::Unsettled,
             },
         };
+        look.access = self.explained(&read).await;
         self.reports.note(&read, look, ended, &*self.context.clock);
     }
 

@@ -8,7 +8,7 @@ use bson::raw::RawBson;
 use serde::{Deserialize, Serialize};
 
 use super::reading::Read;
-use super::view::{Example, ExampleField, LatencyView};
+use super::view::{AccessView, Example, ExampleField, LatencyView};
 use crate::model::side::{PerSide, Side};
 use crate::policy::fields::{FieldDifference, FieldKind};
 use crate::policy::latency::{Measured, bucket};
@@ -21,10 +21,13 @@ const MOST_PLACES: usize = 10;
 /// A longer value, `_id` or query is cut off.
 const MOST_TEXT: usize = 200;
 
-/// How long a read took on each side, where it ran.
-#[derive(Debug, Clone, Copy, Default)]
+/// What was seen of a read on each side, where it ran.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Look {
+    /// How long it took.
     pub(super) took: PerSide<Option<Duration>>,
+    /// How the cluster gets at its documents, if it was asked.
+    pub(super) access: PerSide<Option<AccessView>>,
 }
 
 /// How the comparison of one read ended.
@@ -96,6 +99,7 @@ pub(super) struct ShapeReport {
     pub(super) last_seen: Option<i64>,
     pub(super) examples: Vec<Example>,
     pub(super) latency: PerSide<Latencies>,
+    pub(super) access: PerSide<Option<AccessView>>,
 }
 
 impl ShapeReport {
@@ -117,6 +121,7 @@ impl ShapeReport {
                 self.latency.get_mut(side).add(*took);
             }
         }
+        self.see(&look.access);
         if let Ended::Different(differences) = ended {
             self.first_seen = Some(self.first_seen.unwrap_or(now));
             self.last_seen = Some(now);
@@ -145,6 +150,18 @@ impl ShapeReport {
         self.add_examples(others.examples.clone());
         for side in Side::BOTH {
             self.latency.get_mut(side).merge(others.latency.get(side));
+        }
+        self.see(&others.access);
+    }
+
+    /// The newest explanation of each side stays.
+    fn see(&mut self, others: &PerSide<Option<AccessView>>) {
+        for side in Side::BOTH {
+            let (known, other) = (self.access.get_mut(side), others.get(side));
+            let age = |access: &Option<AccessView>| access.as_ref().map(|access| access.at);
+            if age(other) > age(known) {
+                known.clone_from(other);
+            }
         }
     }
 

@@ -63,6 +63,27 @@ fn reports_add_up_and_stay_small() {
 }
 
 #[test]
+fn the_newest_explanation_of_each_side_stays() {
+    let access = |at, scan: &str| {
+        let (scan, shards) = (scan.to_owned(), "unsharded".to_owned());
+        Some(AccessView { at, scan, documents_examined: 1, shards })
+    };
+    let explained = |old, new| {
+        let look = Look { access: PerSide { old, new }, ..Look::default() };
+        let mut report = ShapeReport::default();
+        report.note(&read(Side::Old), look, Ended::Equal, 1, false);
+        report
+    };
+    let mut all = explained(access(5, "index"), access(5, "index"));
+    all.merge(&explained(access(4, "collection"), access(6, "collection")));
+    all.merge(&explained(None, None));
+    let scans = [&all.access.old, &all.access.new].map(|one| one.as_ref().map(|one| one.scan.as_str()));
+    assert_eq!(scans, [Some("index"), Some("collection")]);
+    let stored = bson::serialize_to_document(&all).unwrap();
+    assert_eq!(bson::deserialize_from_document::<ShapeReport>(stored).unwrap(), all);
+}
+
+#[test]
 fn latencies_keep_their_quantiles() {
     let mut latencies = Latencies::default();
     assert_eq!(latencies.view().p50_ms, None);

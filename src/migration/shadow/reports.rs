@@ -14,7 +14,7 @@ use crate::state::records::{RecordError, Records};
 
 const DIFFS: &str = "shadow_diffs";
 /// Shapes that are told apart; all further ones make one.
-const MOST_SHAPES: usize = 200;
+pub(super) const MOST_SHAPES: usize = 200;
 /// What the further ones are known by.
 const OTHERS: &str = "others";
 const MOST_RACES: u32 = 10;
@@ -247,6 +247,8 @@ fn shown(report: ShapeReport) -> ShapeDiff {
     ShapeDiff {
         old: report.latency.old.view(),
         new: report.latency.new.view(),
+        old_access: report.access.old,
+        new_access: report.access.new,
         shape: report.shape,
         namespace: report.namespace,
         command: report.command,

@@ -69,6 +69,19 @@ pub struct LatencyView {
     pub p99_ms: Option<f64>,
 }
 
+/// How a cluster gets at the documents of a read, by its `explain` of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccessView {
+    /// When it was asked; Unix milliseconds.
+    pub at: i64,
+    /// `collection` (at least one shard looks at every document), `index`, or `nothing` (it knows without looking).
+    pub scan: String,
+    /// Documents that it looked at, on all shards together.
+    pub documents_examined: i64,
+    /// How many of its shards it asked: `one`, `several` or `all`; `unsharded` where there are none.
+    pub shards: String,
+}
+
 /// Where a document differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExampleField {
@@ -137,6 +150,10 @@ pub struct ShapeDiff {
     pub old: LatencyView,
     /// How long new took.
     pub new: LatencyView,
+    /// How old got at the documents of one of them, when it was last asked; null before that.
+    pub old_access: Option<AccessView>,
+    /// How new did.
+    pub new_access: Option<AccessView>,
 }
 
 /// What shadow reads have found.
