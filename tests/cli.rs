@@ -62,7 +62,7 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ),
         (
             "rollback orders",
-            "old serves all reads and writes (epoch 7); writes were held 42 ms\n".to_owned(),
+            "old serves all reads and writes (epoch 7) after 57 ms; writes were held 42 ms\n".to_owned(),
         ),
         (
             "throttle orders --documents-per-second 10",
@@ -211,7 +211,7 @@ async fn lists_are_tables() {
         fixture.says("shadow orders 2.5 --show-values").await,
         "2.5 % of the reads also run on the other cluster; examples show values\n"
     );
-    assert!(fixture.says("events orders").await.ends_with("ann  start  created -> copying  ok\n"));
+    assert!(fixture.says("events orders").await.ends_with("ann  start  created -> copying  ok (57 ms)\n"));
     assert!(fixture.says("events orders --before 40 --limit 2").await.ends_with("More: --before 42\n"));
 }
 

@@ -109,7 +109,16 @@ async fn writes_move_only_after_a_verification_that_outlives_the_process() -> Re
         "blocked",
         "left 1 diff",
     )?;
-    operator.rollback().await?;
+    let began = std::time::Instant::now();
+    let back = operator.rollback().await?;
+    let took = u64::try_from(began.elapsed().as_millis())?;
+    ensure!(
+        (1..=took).contains(&back.elapsed_ms) && back.elapsed_ms >= back.pause_ms,
+        "{back:?} of {took} ms"
+    );
+    let events = operator.engine.events("m").await?;
+    let told = events.iter().find(|event| event.what == "rollback").and_then(|event| event.elapsed_ms);
+    ensure!(told.is_some_and(|told| (back.elapsed_ms..=took).contains(&told)), "{back:?} {events:?}");
     new.client().await?.database("shop").run_command(indexed).await?;
     verified(&operator).await?;
     operator.reads(100).await?;

@@ -3,6 +3,11 @@
 pub(super) use crate::model::instant::spelled as time;
 pub(super) use crate::model::number::grouped as count;
 
+/// How something ended, and after how long.
+pub(super) fn ended(result: &str, elapsed_ms: Option<u64>) -> String {
+    elapsed_ms.map_or_else(|| result.to_owned(), |millis| format!("{result} ({millis} ms)"))
+}
+
 /// Bytes with a unit, in powers of 1000.
 pub(super) fn bytes(number: f64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];

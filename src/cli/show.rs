@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::human::{bar, bytes, count, duration, percent, table, time};
+use super::human::{bar, bytes, count, duration, ended, percent, table, time};
 use crate::admin::{ConflictList, MigrationList, MismatchList};
 use crate::migration::control::{
     Acknowledged, BypassReport, EventList, MigrationView, Phase, Placement, PreflightReport, Progress, Ramp,
@@ -100,8 +100,8 @@ pub(super) fn writes(answer: &Ramp) -> String {
 
 pub(super) fn rollback(answer: &Ramp) -> String {
     format!(
-        "old serves all reads and writes (epoch {}); writes were held {} ms",
-        answer.epoch, answer.pause_ms
+        "old serves all reads and writes (epoch {}) after {} ms; writes were held {} ms",
+        answer.epoch, answer.elapsed_ms, answer.pause_ms
     )
 }
 
@@ -389,7 +389,7 @@ pub(super) fn events(list: &EventList) -> String {
     }
     let rows = list.events.iter().map(|one| {
         let change = if one.from == one.to { one.to.clone() } else { format!("{} -> {}", one.from, one.to) };
-        [time(one.at), one.who.clone(), one.what.clone(), change, one.result.clone()]
+        [time(one.at), one.who.clone(), one.what.clone(), change, ended(&one.result, one.elapsed_ms)]
     });
     let mut out = table(["TIME", "WHO", "WHAT", "STATE", "RESULT"], rows.collect());
     if let Some(next) = list.next {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::bypass::shown;
 use super::control::{
-    Acknowledge, Acknowledged, AuditEvent, By, BypassReport, Complete, Conflict, Control, ControlError,
-    DecisionList, DiffReport, EventList, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Plan,
+    Acknowledge, Acknowledged, By, BypassReport, Complete, Conflict, Control, ControlError, DecisionList,
+    DiffReport, EventList, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Plan,
     PreflightReport, Progress, Ramp, RampView, Refusal, SetShadow, ShadowView, ShapeList, Steer, Throttle,
     Verification, VerificationReport, Verify,
 };
@@ -18,33 +18,6 @@ use super::stored;
 use crate::model::percent::Percent;
 
 impl Engine {
-    /// Writes a change into the audit; the change is made whether or not that works.
-    async fn note<T>(
-        &self,
-        by: &By,
-        running: &Running,
-        what: String,
-        from: String,
-        result: &Result<T, ControlError>,
-    ) {
-        let event = AuditEvent {
-            at: self.environment.clock.wall_millis(),
-            who: by.who.0.clone(),
-            what,
-            from,
-            to: describe(&self.view(running)),
-            result: match result {
-                Ok(_) => "ok".into(),
-                Err(error) => format!("{}: {}", error.code, error.detail),
-            },
-        };
-        let name = running.stored.lock().name.clone();
-        let Ok(state) = self.environment.state() else { return };
-        if let Err(error) = stored::audit(state, &name, &event).await {
-            tracing::warn!(%error, ?event, "the audit could not be written");
-        }
-    }
-
     /// Runs one call that changes a migration, once what is stored of it has been read.
     async fn change<T>(
         &self,
@@ -85,13 +58,14 @@ impl Engine {
         self.must_be_ready()?;
         let running = self.running(name).await?;
         let _one_at_a_time = running.calls.lock().await;
+        let began = self.environment.clock.now();
         let (from, what) = (describe(&self.view(&running)), what(&running));
         let result = match by.may_change(self.view(&running).epoch) {
             Ok(()) => call(&running).await,
             Err(outdated) => Err(outdated),
         };
         self.keep_ddl(&running);
-        self.note(by, &running, what, from, &result).await;
+        self.note(by, &running, (what, from), &result, began).await;
         result
     }
 }
@@ -111,7 +85,7 @@ fn may_be_aborted(running: &Running) -> bool {
 }
 
 /// What an operator can change of a migration, for the audit.
-fn describe(view: &MigrationView) -> String {
+pub(super) fn describe(view: &MigrationView) -> String {
     let paused = if view.paused { " (paused)" } else { "" };
     format!(
         "{}{paused}, reads {} %, writes {} %, epoch {}, throttle {}",
@@ -137,8 +111,9 @@ fn completion(how: &Complete, lacking: &[String]) -> String {
 #[async_trait]
 impl Control for Engine {
     async fn create(&self, by: &By, new: NewMigration) -> Result<MigrationView, ControlError> {
+        let began = self.environment.clock.now();
         let running = self.create_migration(new).await?;
-        self.note(by, &running, "create".into(), String::new(), &Ok(())).await;
+        self.note(by, &running, ("create".into(), String::new()), &Ok(()), began).await;
         Ok(self.view(&running))
     }
 
@@ -355,6 +330,7 @@ impl Control for Engine {
         self.must_be_ready()?;
         let running = self.running(name).await?;
         let _one_at_a_time = running.calls.lock().await;
+        let began = self.environment.clock.now();
         let from = describe(&self.view(&running));
         let made = match by.may_change(self.view(&running).epoch) {
             Ok(()) => self.acknowledge(&by.who, &running, &asked).await,
@@ -367,7 +343,7 @@ impl Control for Engine {
             ),
             Err(_) => format!("acknowledge-bypass {}", asked.reason),
         };
-        self.note(by, &running, what, from, &made).await;
+        self.note(by, &running, (what, from), &made, began).await;
         made
     }
 

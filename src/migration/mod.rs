@@ -3,6 +3,7 @@ pub mod aborting;
 mod ahead;
 mod alone;
 mod asked;
+mod auditing;
 pub mod backfill;
 mod beginning;
 pub mod bypass;

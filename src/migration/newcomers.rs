@@ -113,6 +113,7 @@ impl Running {
             from: phase.clone(),
             to: phase,
             result: result.clone(),
+            elapsed_ms: None,
         };
         let name = self.stored.lock().name.clone();
         if admitted == &Ok(true) && make {

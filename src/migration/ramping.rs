@@ -102,6 +102,7 @@ pub(super) fn slots(slots: &SlotSet) -> Bson {
 
 impl Engine {
     pub(super) async fn move_reads(&self, running: &Running, percent: Percent) -> Result<Ramp, ControlError> {
+        let began = self.environment.clock.now();
         let (context, route) = routed(running)?;
         let wanted = SlotSet::percent(percent);
         if percent < route.owned_by_new.as_percent() {
@@ -122,7 +123,14 @@ impl Engine {
             }
             set_reads(&context, &route, wanted).await?;
         }
-        Ok(Ramp { percent, epoch: context.epoch(), pause_ms: 0, attempts: 1, ended_transactions: 0 })
+        Ok(Ramp {
+            percent,
+            epoch: context.epoch(),
+            pause_ms: 0,
+            attempts: 1,
+            ended_transactions: 0,
+            elapsed_ms: self.millis_since(began),
+        })
     }
 
     pub(super) async fn move_writes(
@@ -131,6 +139,7 @@ impl Engine {
         percent: Percent,
         patience: Patience,
     ) -> Result<Ramp, ControlError> {
+        let began = self.environment.clock.now();
         let (context, route) = routed(running)?;
         let wanted = SlotSet::percent(percent);
         let (up, down) = (wanted.minus(&route.owned_by_new), route.owned_by_new.minus(&wanted));
@@ -139,7 +148,14 @@ impl Engine {
                 // The process that moved them died before it could note that.
                 self.note_all_on_new(running, &context, percent).await;
             }
-            return Ok(Ramp { percent, epoch: route.epoch, pause_ms: 0, attempts: 0, ended_transactions: 0 });
+            return Ok(Ramp {
+                percent,
+                epoch: route.epoch,
+                pause_ms: 0,
+                attempts: 0,
+                ended_transactions: 0,
+                elapsed_ms: self.millis_since(began),
+            });
         }
         let nested = only_adds(&route.owned_by_new, &wanted);
         context.converger.violations.watch(Invariant::OnlyAdds, nested.clone());
@@ -193,7 +209,14 @@ impl Engine {
         self.note_all_on_new(running, &context, percent).await;
         let pause_ms = u64::try_from(moved.pause.as_millis()).unwrap_or(u64::MAX);
         let Moved { attempts, ended_transactions, .. } = moved;
-        Ok(Ramp { percent, epoch: context.epoch(), pause_ms, attempts, ended_transactions })
+        Ok(Ramp {
+            percent,
+            epoch: context.epoch(),
+            pause_ms,
+            attempts,
+            ended_transactions,
+            elapsed_ms: self.millis_since(began),
+        })
     }
 
     /// Refuses a partial percentage where it could not be right; there is no force.
@@ -234,6 +257,7 @@ impl Engine {
     }
 
     pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
+        let began = self.environment.clock.now();
         // A plan would go up again by itself.
         if let Some(plan) = &mut running.stored.lock().plan {
             plan.state.paused = true;
@@ -245,7 +269,8 @@ impl Engine {
         {
             tracing::warn!(%error, "it could not be stored that the ramp is halted");
         }
-        Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, ..reads })
+        let elapsed_ms = self.millis_since(began);
+        Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, elapsed_ms, ..reads })
     }
 }
 

@@ -377,6 +377,7 @@ mod tests {
             from: String::new(),
             to: String::new(),
             result: String::new(),
+            elapsed_ms: None,
         };
         let list = whole_page(times.iter().map(event).collect(), limit);
         (list.events.iter().map(|event| event.at).collect(), list.next)

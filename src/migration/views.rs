@@ -113,6 +113,9 @@ pub struct Ramp {
     /// Open transactions that were ended for it, as `end_transactions_after` allowed.
     #[serde(default)]
     pub ended_transactions: u32,
+    /// How long the whole move took, all tries and both clusters' records among it, in milliseconds.
+    #[serde(default)]
+    pub elapsed_ms: u64,
 }
 
 /// How fast the copy may go; `None` is unlimited.
@@ -290,4 +293,7 @@ pub struct AuditEvent {
     pub to: String,
     /// How it ended.
     pub result: String,
+    /// How long it took, in milliseconds; null for what the process noted by itself, and for events of earlier versions.
+    #[serde(default)]
+    pub elapsed_ms: Option<u64>,
 }

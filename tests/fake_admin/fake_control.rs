@@ -81,7 +81,7 @@ impl FakeControl {
 
     fn ramp(&self, name: &str, percent: Percent, how: impl FnOnce(&mut MigrationView)) -> Result<Ramp> {
         let epoch = self.change(name, how)?.epoch;
-        Ok(Ramp { percent, epoch, pause_ms: 42, attempts: 1, ended_transactions: 0 })
+        Ok(Ramp { percent, epoch, pause_ms: 42, attempts: 1, ended_transactions: 0, elapsed_ms: 57 })
     }
 }
 
@@ -515,6 +515,7 @@ impl Control for FakeControl {
             from: "created".to_owned(),
             to: "copying".to_owned(),
             result: "ok".to_owned(),
+            elapsed_ms: Some(57),
         };
         let next = page.limit.map(|limit| page.before.unwrap_or(0) + i64::from(limit));
         Ok(EventList { events: vec![event], next })
