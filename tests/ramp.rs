@@ -243,6 +243,30 @@ async fn a_successor_goes_on_with_the_plan() -> Result<()> {
     Ok(())
 }
 
+/// New is away, so that nothing can be given back. Whoever asked for a way back does not find a successor going up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_is_refused_halts_the_plan_for_good() -> Result<()> {
+    let (old, new) = two_sets("ramp_halted").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    filled(&server.uri()).await?;
+    server.create_and_start("m", "shop.c").await?;
+    server.until_free("m").await?;
+    server.percent("m", "reads", 100).await?;
+    server.percent("m", "writes", 50).await?;
+    let plan = Plan { writes: steps(&[50, 100]), dwell_seconds: 3600, ..plan() };
+    server.call("PUT", "/v1/migrations/m/plan", Some(json!(plan))).await?;
+    new.kill9_all().await?;
+    let (status, answer) = server.http("POST", "/v1/migrations/m/rollback", None).await?;
+    ensure!(status != 200, "{answer}");
+    server.kill9()?;
+    new.start_all().await?;
+    server.restart().await?;
+    wait_for("the plan to be known, and halted", LONG, || async {
+        Ok(server.call("GET", "/v1/migrations/m/plan", None).await?["status"] == "paused")
+    })
+    .await
+}
+
 fn steps(percents: &[u8]) -> Vec<Percent> {
     percents.iter().copied().map(Percent::whole).collect()
 }

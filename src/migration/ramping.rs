@@ -16,6 +16,7 @@ use super::moving::{Moved, Transfer};
 use super::noted::{TRANSACTIONS_SEEN, UNKEYED_SEEN};
 use super::preflight::single_step_reasons_of;
 use super::running::Running;
+use crate::clock::timeout;
 use crate::model::percent::Percent;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
@@ -23,6 +24,8 @@ use crate::policy::invariants::{Invariant, every_gate, only_adds};
 use crate::state::table::MigrationRoute;
 
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a rollback waits until it is stored that a plan is halted.
+const HALTING: Duration = Duration::from_secs(2);
 
 pub(super) fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
     ControlError::new(Refusal::Conflict, code, detail)
@@ -258,19 +261,33 @@ impl Engine {
 
     pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
-        // A plan would go up again by itself.
-        if let Some(plan) = &mut running.stored.lock().plan {
-            plan.state.paused = true;
-        }
+        let is_halted = self.halt_plan(running).await;
         let writes = self.move_writes(running, Percent::ZERO, Patience::default()).await?;
         let reads = self.move_reads(running, Percent::ZERO).await?;
-        if running.stored.lock().plan.is_some()
-            && let Err(error) = running.persist(self.environment.state()?).await
-        {
-            tracing::warn!(%error, "it could not be stored that the ramp is halted");
+        if !is_halted {
+            self.halt_plan(running).await;
         }
         let elapsed_ms = self.millis_since(began);
         Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, elapsed_ms, ..reads })
+    }
+
+    /// A plan would go up again by itself, and so would a successor's. Where that cannot be stored, this does not hold
+    /// up the way back: `false`.
+    async fn halt_plan(&self, running: &Running) -> bool {
+        match &mut running.stored.lock().plan {
+            Some(plan) => plan.state.paused = true,
+            None => return true,
+        }
+        let storing = async {
+            running.persist(self.environment.state()?).await.map_err(|error| unavailable(error.to_string()))
+        };
+        let why = match timeout(&*self.environment.clock, HALTING, storing).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error.detail,
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(why, "it could not be stored that the ramp is halted");
+        false
     }
 }
 
