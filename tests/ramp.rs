@@ -38,9 +38,12 @@ fn plan() -> Plan {
     }
 }
 
+/// On a busy machine a ramp comes down now and then, and dwells again.
+const RAMPING: Duration = Duration::from_secs(400);
+
 async fn until_ramp(operator: &Operator, what: &str, holds: impl Fn(&RampView) -> bool) -> Result<RampView> {
     let seen =
-        wait_for(what, LONG, || async { Ok(holds(&operator.engine.plan(&operator.name).await?)) }).await;
+        wait_for(what, RAMPING, || async { Ok(holds(&operator.engine.plan(&operator.name).await?)) }).await;
     let view = operator.engine.plan(&operator.name).await?;
     let decisions = || operator.engine.decisions(&operator.name, Page::default());
     if seen.is_err() {
