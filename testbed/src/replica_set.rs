@@ -100,6 +100,27 @@ impl ReplicaSet {
         };
         wait_for(&format!("all members of {} to be ready", self.name), LIMIT, ready)
             .await
+            .with_context(|| self.log_tails())?;
+        self.any_may_take_over().await
+    }
+
+    /// A member that has copied another keeps no changes from before that. One that is further behind cannot follow it,
+    /// and were it to take over now, nothing would have a majority. What all have acknowledged leaves none behind.
+    async fn any_may_take_over(&self) -> Result<()> {
+        let running = self.nodes.iter().filter(|node| node.pid().is_some()).count();
+        if running < 2 {
+            return Ok(());
+        }
+        let members = i32::try_from(running).context("so many members")?;
+        let leveled = || async {
+            let Some(primary) = self.current_primary().await? else { bail!("there is no primary") };
+            let concern = doc! {"w": members, "wtimeout": 1000};
+            let note = doc! {"appendOplogNote": 1, "data": {"testbed": "level"}, "writeConcern": concern};
+            let answer = self.nodes[primary].admin(note).await?;
+            Ok(!answer.contains_key("writeConcernError"))
+        };
+        wait_for(&format!("all members of {} to be level", self.name), LIMIT, leveled)
+            .await
             .with_context(|| self.log_tails())
     }
 
