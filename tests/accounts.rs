@@ -4,7 +4,7 @@
 mod support;
 
 use anyhow::{Context as _, Result, ensure};
-use bson::doc;
+use bson::{Document, doc};
 use reshard::model::percent::Percent;
 use reshard_loadtest::{Load, Profile};
 use reshard_testbed::ReplicaSet;
@@ -23,17 +23,24 @@ const ROLES: [(&str, &str); 7] = [
     ("dbAdmin", "reshard"),
 ];
 
-/// The connection string of an account on `set` that may do that, and no more: not move its clock either.
+/// Makes an account on `set` that may do that, and no more: not move its clock either. Its connection string.
 async fn account(set: &ReplicaSet) -> Result<String> {
     let roles: Vec<_> = ROLES.iter().map(|(role, db)| doc! { "role": role, "db": db }).collect();
     let admin = set.client().await?.database("admin");
     admin.run_command(doc! { "createUser": "mover", "pwd": "p", "roles": roles }).await?;
-    let (before, after) = set
-        .uri()
-        .split_once("root:root@")
-        .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        .context("an account")?;
+    account_on(set)
+}
+
+fn account_on(set: &ReplicaSet) -> Result<String> {
+    let uri = set.uri();
+    let (before, after) = uri.split_once("root:root@").context("an account")?;
     Ok(format!("{before}mover:p@{after}"))
+}
+
+/// The time of a cluster, with its signature.
+async fn time_of(uri: &str) -> Result<Document> {
+    let admin = mongodb::Client::with_uri_str(uri).await?.database("admin");
+    Ok(admin.run_command(doc! { "ping": 1 }).await?.get_document("$clusterTime")?.clone())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,6 +69,10 @@ async fn an_account_with_what_the_documentation_asks_for_moves_everything() -> R
     operator.reads(100).await?;
     operator.writes(100).await?;
     work(&load, 200).await?;
+    // An application that spoke to old itself before brings a time along that new would refuse.
+    let application = mongodb::Client::with_uri_str(uri(&proxy)).await?.database("shop");
+    let find = doc! { "find": "orders", "limit": 1, "$clusterTime": time_of(&account_on(&old)?).await? };
+    application.run_command(find).await?;
     operator.rollback().await?;
     work(&load, 200).await?;
     let outcome = load.stop().await;
@@ -82,12 +93,9 @@ async fn an_account_with_what_the_documentation_asks_for_moves_everything() -> R
 async fn a_time_of_another_cluster_is_refused() -> Result<()> {
     let start = |name| ReplicaSet::builder(name).auth("root", "root").start();
     let (one, other) = tokio::try_join!(start("accounts-one"), start("accounts-other"))?;
-    let ping = async |uri: &str, body| {
-        anyhow::Ok(mongodb::Client::with_uri_str(uri).await?.database("admin").run_command(body).await)
-    };
-    let foreign = ping(&account(&one).await?, doc! { "ping": 1 }).await??;
-    let time = foreign.get_document("$clusterTime")?.clone();
-    let refused = ping(&account(&other).await?, doc! { "ping": 1, "$clusterTime": time }).await?;
+    let time = time_of(&account(&one).await?).await?;
+    let admin = mongodb::Client::with_uri_str(account(&other).await?).await?.database("admin");
+    let refused = admin.run_command(doc! { "ping": 1, "$clusterTime": time }).await;
     let why = refused.err().context("it was taken")?.to_string();
     ensure!(["KeyNotFound", "TimeProofMismatch"].iter().any(|name| why.contains(name)), "{why}");
     Ok(())
