@@ -214,13 +214,19 @@ async fn what_shadow_reads_find_decides() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_successor_goes_on_with_the_plan() -> Result<()> {
-    let (old, new) = two_sets("ramp_successor").await?;
+/// Both clusters, and a process of its own with the migration `m`, which is free to move.
+async fn served(name: &str) -> Result<([ReplicaSet; 2], Server)> {
+    let (old, new) = two_sets(name).await?;
     let server = Server::start(&old.uri(), Some(&new.uri())).await?;
     filled(&server.uri()).await?;
     server.create_and_start("m", "shop.c").await?;
     server.until_free("m").await?;
+    Ok(([old, new], server))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_goes_on_with_the_plan() -> Result<()> {
+    let (_sets, server) = served("ramp_successor").await?;
     let plan = Plan { reads: steps(&[20, 100]), dwell_seconds: 20, min_samples: 20, ..plan() };
     let readers = Readers::start(&server.uri()).await?;
     server.call("PUT", "/v1/migrations/m/plan", Some(json!(plan))).await?;
@@ -249,11 +255,7 @@ async fn a_successor_goes_on_with_the_plan() -> Result<()> {
 /// New is away, so that nothing can be given back. Whoever asked for a way back does not find a successor going up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_that_is_refused_halts_the_plan_for_good() -> Result<()> {
-    let (old, new) = two_sets("ramp_halted").await?;
-    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    filled(&server.uri()).await?;
-    server.create_and_start("m", "shop.c").await?;
-    server.until_free("m").await?;
+    let ([_old, new], server) = served("ramp_halted").await?;
     server.percent("m", "reads", 100).await?;
     server.percent("m", "writes", 50).await?;
     let plan = Plan { writes: steps(&[50, 100]), dwell_seconds: 3600, ..plan() };

@@ -58,15 +58,21 @@ impl Away {
     }
 }
 
+/// A proxy between both clusters, and a load that goes on through it.
+async fn under_load(old: &ReplicaSet, new: &ReplicaSet) -> Result<(Server, Load)> {
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    Ok((server, load))
+}
+
 /// New is away in every phase: unnoticed as long as it has no authority, also over a restart of the proxy and for
 /// longer than any lease. Later its writes fail, with errors after which drivers try again, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_away_in_every_phase() -> Result<()> {
     let (old, new) = two_sets("new-away").await?;
-    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
-    Load::prepare(&config).await?;
-    let load = Load::start(config).await?;
+    let (server, load) = under_load(&old, &new).await?;
     server.create_and_start("orders", "shop.orders").await?;
 
     Away::Dead.a_while(&new, &server, &load).await?;
@@ -205,10 +211,7 @@ async fn new_away_while_it_prepares(server: &Server, new: &ReplicaSet) -> Result
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_away_early_is_not_noticed() -> Result<()> {
     let (old, new) = two_sets("new-away-behind").await?;
-    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
-    Load::prepare(&config).await?;
-    let load = Load::start(config).await?;
+    let (server, load) = under_load(&old, &new).await?;
     new_away_while_it_prepares(&server, &new).await?;
     streams_of_old(&old, true).await?;
     server.until("orders", "the copy to end", |progress| progress["phase"] == "catching_up").await?;
