@@ -11,7 +11,7 @@ use reshard::app::Proxy;
 use reshard::cluster::command::{Reply, Request, SharedCluster};
 use reshard::cluster::{Cluster, Settings as ClusterSettings};
 use reshard::migration::engine::Settings;
-use reshard::migration::stream::token_time;
+use reshard::policy::streams::token_time;
 use reshard::shutdown::Tasks;
 use reshard::state::records::lsid;
 use reshard_testbed::{ReplicaSet, wait_for};

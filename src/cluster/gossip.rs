@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
-use bson::{RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf, Timestamp};
 use parking_lot::Mutex;
 
 /// The highest `$clusterTime` seen in replies of one cluster.
@@ -40,6 +40,14 @@ impl Gossip {
         self.latest.load_full()
     }
 
+    /// The time of [`Self::latest`].
+    #[must_use]
+    pub fn newest(&self) -> Timestamp {
+        let newest = self.newest.load(Ordering::Relaxed);
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        Timestamp { time: (newest >> 32) as u32, increment: newest as u32 }
+    }
+
     /// Takes the `$clusterTime` document of a reply; cheap when it is not newer.
     pub fn observe(&self, cluster_time: &RawDocument) {
         let Ok(time) = cluster_time.get_timestamp("clusterTime") else { return };
@@ -57,7 +65,7 @@ impl Gossip {
 
 #[cfg(test)]
 mod tests {
-    use bson::{Timestamp, rawdoc};
+    use bson::rawdoc;
 
     use super::*;
 

@@ -11,6 +11,7 @@ use crate::converge::read::cursor_id;
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::policy::canonical::key_of;
+use crate::policy::streams::token_time;
 use crate::state::process_writes::Transaction;
 use crate::state::record::{DATABASE, MARKERS};
 
@@ -266,26 +267,9 @@ fn shown_until(position: Timestamp, last: Option<&Event>) -> Timestamp {
     }
 }
 
-/// The cluster time that a resume token stands for: its key string begins with the type byte of a timestamp
-/// and eight big-endian bytes.
-#[must_use]
-pub fn token_time(token: &RawDocument) -> Option<Timestamp> {
-    let data = token.get_str("_data").ok()?;
-    let number = |from: usize| u32::from_str_radix(data.get(from..from + 8)?, 16).ok();
-    (data.get(..2)? == "82").then_some(())?;
-    Some(Timestamp { time: number(2)?, increment: number(10)? })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_time_of_a_token() {
-        let token = rawdoc! { "_data": "8263F4A1C2000000052B0229296E04" };
-        assert_eq!(token_time(&token), Some(Timestamp { time: 0x63F4_A1C2, increment: 5 }));
-        assert_eq!(token_time(&rawdoc! { "_data": "82zz" }), None);
-    }
 
     #[test]
     fn a_batch_may_end_in_the_middle_of_a_transaction() {

@@ -1,6 +1,8 @@
 //! Past moves of authority.
 
-use super::side::Side;
+use bson::Timestamp;
+
+use super::side::{PerSide, Side};
 use super::slots::SlotSet;
 
 /// One past move of authority.
@@ -14,4 +16,6 @@ pub struct Move {
     pub epoch: u64,
     /// Unix milliseconds, to forget it one day.
     pub at: i64,
+    /// The times of the fence on both clusters; what an older version stored has none.
+    pub markers: Option<PerSide<Timestamp>>,
 }

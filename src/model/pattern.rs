@@ -57,6 +57,12 @@ impl Pattern {
             && meet(self.0.collection().as_bytes(), collection.as_bytes(), false)
     }
 
+    /// Whether it names every collection of `database`.
+    #[must_use]
+    pub fn names_all_of(&self, database: &str) -> bool {
+        database == self.database() && self.0.collection().bytes().all(|byte| byte == b'*')
+    }
+
     /// Whether some collection has both names.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
@@ -119,6 +125,7 @@ mod tests {
         assert!(!orders.names("shop", "orders_x") && !orders.names("shop", "orders_1_y"));
         assert!(pattern("shop.*a*").names("shop", "bab") && !pattern("shop.*a*").names("shop", "bcb"));
         assert!(pattern("shop.a*b*c").names("shop", "abbcbc") && !pattern("shop.a*").names("shop", "ba"));
+        assert!(all.names_all_of("shop") && !all.names_all_of("stop") && !orders.names_all_of("shop"));
     }
 
     #[test]

@@ -38,5 +38,6 @@ pub mod shape;
 pub mod shard_key;
 pub mod split;
 pub mod statement;
+pub mod streams;
 pub mod writes;
 pub mod zones;

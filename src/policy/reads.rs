@@ -19,8 +19,6 @@ pub struct Ask {
     /// It must see what its session has seen: the authority answers where there is one, and else a cluster
     /// that misses no acknowledged write.
     pub causal: bool,
-    /// It is a change stream.
-    pub change_stream: bool,
 }
 
 /// What routing knows of the namespace.
@@ -63,9 +61,6 @@ pub fn plan(ask: &Ask, owned: &Ownership) -> Plan {
         (false, true) if owned.old.is_empty() => Some(Side::New),
         _ => None,
     };
-    if ask.change_stream {
-        return Plan::Authority(sole.unwrap_or(Side::Old));
-    }
     match (ask.slot, sole) {
         (Some(slot), _) => keyed(ask, slot, owned),
         (None, Some(authority)) => {
@@ -153,13 +148,7 @@ mod tests {
     }
 
     fn ask(key: Option<u16>, session: u16) -> Ask {
-        Ask {
-            slot: key.map(slot),
-            session: slot(session),
-            authority_only: false,
-            causal: false,
-            change_stream: false,
-        }
+        Ask { slot: key.map(slot), session: slot(session), authority_only: false, causal: false }
     }
 
     #[test]

@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_first_number_after_a_move_asks_and_asks_again() {
-        let moves = [Move { slots: SlotSet::percent(50), former: Side::Old, epoch: 3, at: 0 }];
+        let moves = [Move { slots: SlotSet::percent(50), former: Side::Old, epoch: 3, at: 0, markers: None }];
         let mut memory = Memory::new(100);
         assert_eq!(judge(&mut memory, 7, 1, &moves), Verdict::Ask(Side::Old));
         assert_eq!(judge(&mut memory, 7, 1, &moves), Verdict::Ask(Side::Old));
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn nobody_is_asked_about_what_only_this_process_could_have_sent() {
-        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
+        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0, markers: None }];
         let mut memory = Memory::new(100);
         memory.note_alone(Side::Old, true, true, NOW);
         memory.note_move(Side::Old, 3);
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn another_process_may_have_sent_it() {
-        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
+        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0, markers: None }];
         let mut memory = Memory::new(100);
         memory.note_move(Side::Old, 3);
         assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Ask(Side::Old), "nobody has looked");
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_others_may_have_sent_is_asked_for_as_long_as_retries_live() {
-        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
+        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0, markers: None }];
         let slot = Slot::from_number(1).unwrap();
         let mut memory = Memory::new(1);
         memory.note_alone(Side::Old, true, false, NOW);
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_move_is_forgotten_when_no_retry_can_be_older() {
-        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0 }];
+        let moves = [Move { slots: SlotSet::ALL, former: Side::Old, epoch: 3, at: 0, markers: None }];
         let slot = Slot::from_number(1).unwrap();
         let mut memory = Memory::new(100);
         let mut at = |number, now| memory.judge([1; 16], slot, number, Side::New, &moves, now);

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
+use bson::Timestamp;
 use parking_lot::Mutex;
 
 use crate::cluster::command::ServerId;
 use crate::model::side::Side;
+use crate::policy::streams::Watched;
 
 /// Servers forget cursors of idle sessions after 30 minutes; so long one must be known here, and no longer.
 pub const IDLE: Duration = Duration::from_secs(40 * 60);
@@ -26,10 +28,23 @@ pub struct CursorHome {
     pub id: i64,
 }
 
+/// What is known of a cursor that is an application's change stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// What it watches.
+    pub watched: Watched,
+    /// Another cluster serves it now; everything up to this time is still shown.
+    pub until: Option<Timestamp>,
+    /// It has been shown to its end.
+    pub ended: bool,
+}
+
 #[derive(Debug)]
 struct Known {
     home: CursorHome,
     used: Duration,
+    /// Boxed: most cursors are none.
+    stream: Option<Box<Stream>>,
 }
 
 /// The open cursors by the ids that clients know, shared by all workers. Bounded; idle ones are forgotten.
@@ -50,7 +65,7 @@ impl Cursors {
             }
             match shard.entry(id) {
                 Entry::Vacant(place) => {
-                    place.insert(Known { home, used: now });
+                    place.insert(Known { home, used: now, stream: None });
                     return id;
                 }
                 Entry::Occupied(mut known) if known.get().home == home => {
@@ -65,10 +80,23 @@ impl Cursors {
     /// Where the cursor lives that the client knows as `id`.
     #[must_use]
     pub fn find(&self, id: i64, now: Duration) -> Option<CursorHome> {
+        self.find_with_stream(id, now).map(|(home, _)| home)
+    }
+
+    /// As [`Self::find`], with what is known of it as a change stream.
+    #[must_use]
+    pub fn find_with_stream(&self, id: i64, now: Duration) -> Option<(CursorHome, Option<Stream>)> {
         let mut shard = self.shard(id).lock();
         let known = shard.get_mut(&id)?;
         known.used = now;
-        Some(known.home.clone())
+        Some((known.home.clone(), known.stream.as_deref().cloned()))
+    }
+
+    /// Remembers that `id` is a change stream, and how it stands.
+    pub fn note_stream(&self, id: i64, stream: Stream) {
+        if let Some(known) = self.shard(id).lock().get_mut(&id) {
+            known.stream = Some(Box::new(stream));
+        }
     }
 
     /// Forgets a cursor that is dead.

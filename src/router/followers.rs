@@ -37,11 +37,18 @@ impl Router {
         let (Some(id), Some(_), Some(_)) = (id, command.collection_field, command.database) else {
             return self.left_to_a_server(operation, reply).await;
         };
-        let Some(home) = self.shared.cursors.find(id, self.now()) else {
+        let Some((home, stream)) = self.shared.cursors.find_with_stream(id, self.now()) else {
             return (Side::Old, Err(ErrorReply::new(CURSOR_NOT_FOUND, format!("cursor id {id} not found"))));
         };
         let side = home.side;
-        let result = self.get_more_at(operation, id, home, reply).await;
+        let leaving = match stream.map(|stream| self.leaving(id, side, stream)).transpose() {
+            Ok(leaving) => leaving.flatten(),
+            Err(error) => return (side, Err(error)),
+        };
+        let mut result = self.get_more_at(operation, id, home, reply).await;
+        if let (Some(stream), Ok(true)) = (leaving, &result) {
+            result = self.shown(id, side, stream, reply);
+        }
         if result.as_ref().is_err_and(|error| error.code == CURSOR_NOT_FOUND) {
             self.shared.cursors.close(id);
         }

@@ -15,6 +15,7 @@ mod sending;
 mod shadowing;
 mod shapes;
 mod shared;
+mod streams;
 mod together;
 
 pub mod census;

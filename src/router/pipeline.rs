@@ -130,6 +130,9 @@ impl Router {
         let writes = matches!(operation.class, Class::Write | Class::PipelineWrite);
         let _passing =
             self.writer.as_ref().filter(|_| writes).map(|writer| Passing::by(&writer.gate.routing));
+        if let Some(watched) = self.watched(operation) {
+            return Box::pin(self.open_stream(operation, watched, reply)).await;
+        }
         if let Err(error) = self.served_together(operation) {
             return (side, Err(error));
         }

@@ -15,7 +15,7 @@ use crate::clock::timeout;
 use crate::converge::active::Active;
 use crate::model::side::Side;
 use crate::model::slots::{Slot, SlotSet};
-use crate::policy::reads::{Ask, Ownership, Plan, is_change_stream, joins, plan, slot_of_read};
+use crate::policy::reads::{Ask, Ownership, Plan, joins, plan, slot_of_read};
 use crate::policy::route_key::By;
 use crate::state::table::MigrationRoute;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW};
@@ -110,7 +110,6 @@ fn ask(operation: &Operation<'_>, route: &MigrationRoute) -> Ask {
         session: Slot::of_hash(session),
         authority_only: strict || body.is_some_and(joins),
         causal: command.read_concern.is_some() && command.after_cluster_time().is_some(),
-        change_stream: body.is_some_and(is_change_stream),
     }
 }
 

@@ -142,7 +142,7 @@ impl Authority {
                 "owned": slots(&owned), "epoch": as_long(epoch), "fence.state": "committed",
                 "fence.marker_from": fence.marker_from, "fence.marker_to": fence.marker_to, "fence.decided_at": at,
             },
-            "$push": { "moves": { "$each": [past_move(&fence.slots, self.side, epoch, at)], "$slice": -500 } },
+            "$push": { "moves": { "$each": [past_move(fence, self.side, epoch, at)], "$slice": -500 } },
         };
         let query = doc! { "epoch": as_long(fence.epoch), "fence.id": &fence.id, "fence.state": "open" };
         Ok(self.change(query, update).await?.is_some())
@@ -175,7 +175,7 @@ impl Authority {
         let at = self.clock.wall_millis();
         let update = doc! {
             "$set": { "owned": slots(&known.owned.or(&fence.slots)), "epoch": as_long(epoch.max(known.epoch)) },
-            "$push": { "moves": { "$each": [past_move(&fence.slots, former, epoch, at)], "$slice": -500 } },
+            "$push": { "moves": { "$each": [past_move(fence, former, epoch, at)], "$slice": -500 } },
         };
         match self.change(doc! { "epoch": as_long(known.epoch) }, update).await? {
             Some(_) => Ok(()),
@@ -247,8 +247,15 @@ fn slots(slots: &SlotSet) -> Bson {
     Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: slots.to_bytes() })
 }
 
-fn past_move(moved: &SlotSet, former: Side, epoch: u64, at: i64) -> Document {
-    doc! { "slots": slots(moved), "former": former.as_str(), "epoch": as_long(epoch), "at": at }
+fn past_move(fence: &Fence, former: Side, epoch: u64, at: i64) -> Document {
+    let mut past =
+        doc! { "slots": slots(&fence.slots), "former": former.as_str(), "epoch": as_long(epoch), "at": at };
+    for (side, marker) in [(former, fence.marker_from), (former.other(), fence.marker_to)] {
+        if let Some(marker) = marker {
+            past.insert(format!("marker_{side}"), marker);
+        }
+    }
+    past
 }
 
 /// An epoch as stored.

@@ -161,6 +161,19 @@ pub struct StoredMove {
     pub epoch: u64,
     /// Unix milliseconds.
     pub at: i64,
+    /// The marker on old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker_old: Option<Timestamp>,
+    /// The marker on new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker_new: Option<Timestamp>,
+}
+
+impl From<&StoredMove> for Move {
+    fn from(stored: &StoredMove) -> Self {
+        let markers = stored.marker_old.zip(stored.marker_new).map(|(old, new)| PerSide { old, new });
+        Self { slots: stored.slots, former: stored.former, epoch: stored.epoch, at: stored.at, markers }
+    }
 }
 
 impl AuthorityRecord {
@@ -267,8 +280,7 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
     for record in [old, new].into_iter().flatten() {
         held = held.or(&record.fenced());
         for stored in &record.moves {
-            let known =
-                Move { slots: stored.slots, former: stored.former, epoch: stored.epoch, at: stored.at };
+            let known = Move::from(stored);
             if !moves.contains(&known) {
                 moves.push(known);
             }

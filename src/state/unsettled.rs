@@ -102,7 +102,7 @@ mod tests {
     const SESSION: [u8; 16] = [1; 16];
 
     fn moves(epoch: u64) -> [Move; 1] {
-        [Move { slots: SlotSet::percent(50), former: Side::Old, epoch, at: 0 }]
+        [Move { slots: SlotSet::percent(50), former: Side::Old, epoch, at: 0, markers: None }]
     }
 
     #[test]
