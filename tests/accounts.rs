@@ -100,3 +100,64 @@ async fn a_time_of_another_cluster_is_refused() -> Result<()> {
     ensure!(["KeyNotFound", "TimeProofMismatch"].iter().any(|name| why.contains(name)), "{why}");
     Ok(())
 }
+
+/// Users and roles that applications make while collections move are there when they come to new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_roles_and_default_concerns_reach_both_clusters_or_neither() -> Result<()> {
+    let start = |name| ReplicaSet::builder(name).auth("root", "root").start();
+    let (old, new) = tokio::try_join!(start("users-old"), start("users-new"))?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let client = mongodb::Client::with_uri_str(uri(&proxy)).await?;
+    let shop = client.database("shop");
+    shop.collection("orders").insert_one(doc! { "_id": 1 }).await?;
+    // Before a migration they are old's alone.
+    let user = |name: &str, role: &str| doc! { "createUser": name, "pwd": "secret", "roles": [role] };
+    shop.run_command(user("early", "read")).await?;
+    let operator = Operator::of(&proxy, "users");
+    operator.create(&["shop.orders"]).await?;
+    operator.start().await?;
+
+    shop.run_command(doc! { "createRole": "reader", "privileges": [], "roles": ["read"] }).await?;
+    shop.run_command(user("late", "reader")).await?;
+    shop.run_command(doc! { "grantRolesToUser": "late", "roles": ["readWrite"] }).await?;
+    for set in [&old, &new] {
+        let late =
+            set.uri().replace("root:root@", "late:secret@").replace("authSource=admin", "authSource=shop");
+        ensure!(late.contains("authSource=shop"), "{late}");
+        let as_late = mongodb::Client::with_uri_str(late).await?.database("shop");
+        as_late.collection("by_late").insert_one(doc! { "_id": 1 }).await?;
+    }
+
+    // What old refuses is gone from new again; what is not on new does not keep it on old.
+    let again = shop.run_command(user("early", "read")).await;
+    ensure!(again.is_err_and(|why| why.to_string().contains("already exists")));
+    ensure!(users(&new).await? == ["late"], "{:?}", users(&new).await?);
+    shop.run_command(doc! { "dropUser": "early" }).await?;
+    ensure!(users(&old).await? == ["late"]);
+
+    // What new refuses, old does not get.
+    new.client().await?.database("shop").run_command(doc! { "dropRole": "reader" }).await?;
+    let refused =
+        shop.run_command(user("other", "reader")).await.err().context("a role that new has not got")?;
+    ensure!(refused.to_string().contains("new refuses it"), "{refused}");
+    ensure!(users(&old).await? == ["late"]);
+
+    let concerns =
+        doc! { "setDefaultRWConcern": 1, "defaultWriteConcern": { "w": "majority", "wtimeout": 7 } };
+    client.database("admin").run_command(concerns).await?;
+    for set in [&old, &new] {
+        let admin = set.client().await?.database("admin");
+        let default = admin.run_command(doc! { "getDefaultRWConcern": 1 }).await?;
+        ensure!(default.get_document("defaultWriteConcern")?.get_i32("wtimeout")? == 7, "{default}");
+    }
+    proxy.shutdown().await;
+    Ok(())
+}
+
+/// Users of `shop`.
+async fn users(set: &ReplicaSet) -> Result<Vec<String>> {
+    let shop = set.client().await?.database("shop");
+    let reply = shop.run_command(doc! { "usersInfo": 1 }).await?;
+    let users = reply.get_array("users")?.iter().filter_map(|user| user.as_document());
+    users.map(|user| Ok(user.get_str("user")?.to_owned())).collect()
+}

@@ -1,4 +1,5 @@
 //! Decisions without IO, clock, randomness or logs: what makes the product right or wrong.
+pub mod accounts;
 pub mod bulk;
 pub mod bulk_reply;
 pub mod bypass;

@@ -1,4 +1,5 @@
 //! The data plane: one operation in, one reply out.
+mod accounts;
 mod both_sides;
 mod bulk;
 mod dispatch;

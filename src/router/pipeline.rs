@@ -92,6 +92,9 @@ impl Router {
             Class::SessionAdmin => self.every_cluster(operation, reply).await,
             Class::Write if self.is_divided(operation) => Box::pin(self.divided(operation, reply)).await,
             _ if operation.command.in_transaction() => self.transaction(operation, reply).await,
+            Class::Ddl | Class::Admin if self.is_for_both(operation) => {
+                Box::pin(self.on_both(operation, reply)).await
+            }
             _ => self.outside_transactions(operation, reply).await,
         };
         let outcome = match &result {

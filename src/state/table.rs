@@ -183,6 +183,12 @@ pub struct RoutingTable {
 }
 
 impl RoutingTable {
+    /// Whether anything moves, or has moved, to the other cluster.
+    #[must_use]
+    pub fn moves_anything(&self) -> bool {
+        self.routes.values().chain(&self.patterned).any(|route| route.phase != Phase::Aborted)
+    }
+
     /// The migration that moves `namespace` (`database.collection`), if one does.
     #[must_use]
     pub fn route(&self, namespace: &str) -> Option<&Arc<MigrationRoute>> {
