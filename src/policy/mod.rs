@@ -19,6 +19,7 @@ pub mod gate;
 pub mod holders;
 pub mod invariants;
 pub mod latency;
+pub mod listing;
 pub mod naming;
 pub mod nesting;
 pub mod newcomers;

@@ -6,6 +6,7 @@ mod dispatch;
 mod expiry;
 mod followers;
 mod foreign_commits;
+mod listing;
 mod migrating;
 mod outcome;
 mod overtaken;

@@ -95,6 +95,7 @@ impl Router {
             Class::Ddl | Class::Admin if self.is_for_both(operation) => {
                 Box::pin(self.on_both(operation, reply)).await
             }
+            Class::Read if self.lists_both(operation) => Box::pin(self.list_both(operation, reply)).await,
             _ => self.outside_transactions(operation, reply).await,
         };
         let outcome = match &result {
