@@ -1,6 +1,7 @@
 //! Many clients on few connections, and clients that leave in the middle.
 
 mod raw;
+mod support;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -18,6 +19,7 @@ use reshard::wire::op_msg::build;
 use reshard::{cluster, listener};
 use reshard_testbed::{ReplicaSet, wait_for};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::process::Server;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
@@ -29,6 +31,11 @@ const CONNECTIONS: usize = 64;
 const CONTROL: usize = 1;
 /// Both ends of all clients are in this process.
 const FILES: u64 = 5_000;
+/// They cost this process and the proxy one each.
+const IDLE_CLIENTS: i32 = 5_000;
+const FILES_OF_IDLE_CLIENTS: u64 = 6_000;
+/// In the proxy, for each of them.
+const MOST_BYTES: u64 = 12 * 1024;
 const LONG: Duration = Duration::from_secs(120);
 const APPLICATION: &str = "crowd";
 
@@ -185,6 +192,47 @@ async fn a_client_that_leaves_a_long_read_leaves_nothing_to_others() -> Result<(
         let found = ask_as(&mut stays, 100, &find, Duration::from_secs(30)).await?;
         let batch = found.get_document("cursor")?.get_array("firstBatch")?;
         ensure!(*batch == vec![doc! { "_id": 1 }.into()], "{found}");
+    }
+    Ok(())
+}
+
+/// Bytes of memory that a process has.
+fn memory(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes * 1024)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_idle_clients_cost_little_memory() -> Result<()> {
+    may_open(FILES_OF_IDLE_CLIENTS)?;
+    let set = ReplicaSet::builder("idle").start().await?;
+    let server = Server::start(&set.uri(), None).await?;
+    let address: SocketAddr =
+        server.uri().trim_start_matches("mongodb://").trim_end_matches('/').parse().context("an address")?;
+    let come = async |number: i32| {
+        let mut stream = TcpStream::connect(address).await?;
+        ask_as(&mut stream, 1, &rawdoc! { "hello": 1, "$db": "admin" }, LONG).await?;
+        let find = rawdoc! { "find": "idle", "filter": { "_id": number }, "$db": "test" };
+        ask_as(&mut stream, 2, &find, LONG).await?;
+        anyhow::Ok(stream)
+    };
+    // What is made for the first ones is not the price of one more.
+    let mut clients = Vec::new();
+    for number in 0..100 {
+        clients.push(come(number).await?);
+    }
+    let before = memory(server.pid()?)?;
+    for number in 0..IDLE_CLIENTS {
+        clients.push(come(number).await?);
+    }
+    let each = memory(server.pid()?)?.saturating_sub(before) / u64::try_from(IDLE_CLIENTS)?;
+    ensure!(each <= MOST_BYTES, "{each} bytes for each idle client");
+    println!("{each} bytes for each of {} idle clients", clients.len());
+    // They are all there yet.
+    for stream in &mut clients {
+        ask_as(stream, 3, &rawdoc! { "ping": 1, "$db": "admin" }, LONG).await?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::round::Outcome;
 /// CPU per operation that the proxy may use, in multiples of HAProxy's.
 const CPU_LIMIT: f64 = 1.5;
 /// Memory that an idle client may cost.
-const IDLE_LIMIT_KB: f64 = 16.0;
+const IDLE_LIMIT_KB: f64 = 12.0;
 
 /// What lies between client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
