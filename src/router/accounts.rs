@@ -2,7 +2,7 @@
 //! What new refuses, old does not get.
 
 use bson::raw::CString;
-use bson::{Document, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
 
 use super::operation::Operation;
@@ -12,7 +12,6 @@ use crate::converge::read::ask;
 use crate::model::side::Side;
 use crate::policy::accounts::{is_for_both, is_so_already, undo};
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
-use crate::wire::op_msg::build;
 use crate::wire::reply::ReplyFields;
 
 impl Router {
@@ -33,8 +32,9 @@ impl Router {
             Ok(true) => true,
             Ok(false) => match refusal(reply) {
                 Some(refused) if is_so_already(name, refused.code) => false,
-                _ => {
-                    say_who_refused(operation, reply);
+                // As a server says it: most of what new refuses, old would have refused in the same words.
+                refused => {
+                    tracing::warn!(command = name, ?refused, "new refuses it, and old does not get it");
                     return (Side::New, Ok(false));
                 }
             },
@@ -67,24 +67,6 @@ impl Router {
             ErrorReply::new(HOST_UNREACHABLE, message)
         })
     }
-}
-
-/// Puts before the text of new's refusal that it is new's.
-fn say_who_refused(operation: &Operation<'_>, reply: &mut BytesMut) {
-    let fields = ReplyFields::scan(reply);
-    let body = fields
-        .ok()
-        .and_then(|fields| Document::try_from(RawDocument::from_bytes(&reply[fields.body]).ok()?).ok());
-    let Some(mut body) = body else { return };
-    let text = format!(
-        "reshard: {} must hold on both clusters while collections move, and new refuses it: {}; nothing has changed",
-        operation.command.name,
-        body.get_str("errmsg").unwrap_or_default()
-    );
-    body.insert("errmsg", text);
-    let Ok(body) = RawDocumentBuf::try_from(&body) else { return };
-    reply.clear();
-    reply.extend_from_slice(&build(0, operation.request_id(), 0, body.as_bytes(), None));
 }
 
 /// The error in a reply.

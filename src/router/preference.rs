@@ -6,7 +6,10 @@ use crate::cluster::{ReadMode, ReadPreference, Selection};
 use crate::wire::element::{ARRAY, DOCUMENT, Element};
 use crate::wire::scan::find;
 
-/// The server that `preference` asks for; the primary when there is none or its mode is not known (the server
+/// Less than this no server takes as `maxStalenessSeconds`.
+const LEAST_STALENESS: i64 = 90;
+
+/// The server that `preference` asks for; the primary when there is none or no server takes it (the server
 /// then says what is wrong with it).
 #[must_use]
 pub fn selection(preference: Option<Element<'_>>) -> Selection {
@@ -19,6 +22,10 @@ pub fn selection(preference: Option<Element<'_>>) -> Selection {
         _ => return Selection::Primary,
     };
     let staleness = find(preference, b"maxStalenessSeconds").and_then(|seconds| seconds.as_i64());
+    // As by servers, -1 and 0 are taken for none.
+    if staleness.is_some_and(|seconds| seconds < -1 || (1..LEAST_STALENESS).contains(&seconds)) {
+        return Selection::Primary;
+    }
     let staleness = staleness.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
     Selection::ReadPreference(ReadPreference {
         mode,
@@ -57,5 +64,8 @@ mod tests {
         };
         assert_eq!(selection(Some(element)), Selection::ReadPreference(expected));
         assert_eq!(selection(None), Selection::Primary);
+        let short = bson::rawdoc! { "$readPreference": { "mode": "secondary", "maxStalenessSeconds": 89 } };
+        let short = Elements::of(short.as_bytes()).unwrap().next().unwrap().unwrap();
+        assert_eq!(selection(Some(short)), Selection::Primary, "for a server to refuse");
     }
 }
