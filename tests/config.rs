@@ -134,11 +134,46 @@ fn ports_that_others_can_reach_are_refused() {
     let listen = errors("127.0.0.1:27017", "0.0.0.0:27017");
     assert_eq!(
         listen,
-        "r.toml:3: listen.address: 0.0.0.0:27017 can be reached from other machines without encryption; \
-         write \"127.0.0.1:27017\", or add allow_insecure = true below [listen] if the network is trusted"
+        "r.toml:3: listen.address: 0.0.0.0:27017 can be reached by everybody on other machines; write \
+         \"127.0.0.1:27017\", or below [listen] add tls with a ca_file, or allow_insecure = true if the network is \
+         trusted"
     );
     let meant = SMALLEST.replace("127.0.0.1:27017\"", "0.0.0.0:27017\"\nallow_insecure = true");
     assert!(parse(&meant).is_ok());
+}
+
+#[test]
+fn files_for_tls_are_read_when_a_file_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = reshard_testbed::TlsFiles::generate(folder.path()).unwrap();
+    let (server, ca) = (files.server.display(), files.ca.display());
+    let tls = |tls: &str| with_listen(&format!("tls = {tls}"), "");
+    let read = tls(&format!("{{ certificate_key_file = \"{server}\" }}")).unwrap().listen.tls.unwrap();
+    assert_eq!((read.certificate_key_file, read.ca_file), (files.server.clone(), None));
+    let errors = [
+        ("{}", "needs certificate_key_file = \"server.pem\": a certificate and its key".to_owned()),
+        ("\"server.pem\"", "must be like { certificate_key_file = \"server.pem\" }, not a text".to_owned()),
+        (
+            "{ certificate_key_file = \"no.pem\" }",
+            "no.pem: No such file or directory (os error 2)".to_owned(),
+        ),
+        (
+            &format!("{{ certificate_key_file = \"{ca}\" }}"),
+            format!("{ca}: no PEM private key (without password)"),
+        ),
+    ];
+    for (written, error) in errors {
+        let found = tls(written).unwrap_err();
+        assert!(found.starts_with(&format!("r.toml:4: listen.tls: {error}")), "{found}");
+    }
+    let unknown = tls(&format!("{{ certificate_key_file = \"{server}\", key = \"x\" }}")).unwrap_err();
+    assert!(unknown.contains("key is not known; known here: certificate_key_file, ca_file"), "{unknown}");
+
+    // Encryption alone keeps nobody out.
+    let open =
+        |tls: &str| parse(&SMALLEST.replace("127.0.0.1:27017\"", &format!("0.0.0.0:27017\"\ntls = {tls}")));
+    assert!(open(&format!("{{ certificate_key_file = \"{server}\" }}")).is_err());
+    assert!(open(&format!("{{ certificate_key_file = \"{server}\", ca_file = \"{ca}\" }}")).is_ok());
 }
 
 /// The smallest configuration with more below `[listen]`, and more sections.
@@ -204,7 +239,7 @@ fn each_way_to_get_a_face_wrong() {
     assert_eq!(tags, "r.toml:6: listen.tags: dc must be a text in quotes, not a whole number");
     let open = set("secondaries = [{ address = \"0.0.0.0:1\", host = \"a:1\" }]");
     assert!(open.starts_with("r.toml:6: listen.secondaries[0].address: 0.0.0.0:1 can be reached"), "{open}");
-    assert!(open.ends_with("below [listen] if the network is trusted"), "{open}");
+    assert!(open.contains("below [listen] add tls with a ca_file, or allow_insecure"), "{open}");
 
     let extra =
         |name: &str, lines: &str| with_listen("", &format!("[listeners.{name}]\n{lines}\n")).unwrap_err();
@@ -212,7 +247,7 @@ fn each_way_to_get_a_face_wrong() {
         extra("two", "workers = 1"),
         "r.toml:5: listeners.two.address: missing; add address = \"127.0.0.1:27117\" below [listeners.two]\n\
          r.toml:6: listeners.two.workers: unknown key; known here: address, allow_insecure, face, set_name, host, \
-         tags, secondaries"
+         tags, secondaries, tls"
     );
     assert_eq!(
         extra("two", "address = \"127.0.0.1:27017\""),

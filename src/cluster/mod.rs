@@ -8,6 +8,7 @@ pub mod hello;
 mod login;
 mod member;
 mod monitor;
+pub mod pem;
 mod pool;
 pub mod pooled;
 pub mod pools;

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
+use super::pem::{certificate_and_key, certificates};
 use super::uri::TlsSettings;
 
 /// Reads the files of `settings`.
@@ -47,27 +48,6 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
         roots.add(certificate).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(roots)
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let content = read(file)?;
-    let found: Result<Vec<_>, _> = rustls_pemfile::certs(&mut content.as_slice()).collect();
-    let found = found.map_err(|error| format!("{}: {error}", file.display()))?;
-    if found.is_empty() { Err(format!("{}: no PEM certificate", file.display())) } else { Ok(found) }
-}
-
-type CertificateAndKey = (Vec<CertificateDer<'static>>, rustls::pki_types::PrivateKeyDer<'static>);
-
-fn certificate_and_key(file: &Path) -> Result<CertificateAndKey, String> {
-    let content = read(file)?;
-    let key = rustls_pemfile::private_key(&mut content.as_slice())
-        .map_err(|error| format!("{}: {error}", file.display()))?
-        .ok_or_else(|| format!("{}: no PEM private key (without password)", file.display()))?;
-    Ok((certificates(file)?, key))
 }
 
 /// The name of `address` (`host:port`) that the certificate must carry and that SNI announces.

@@ -6,6 +6,7 @@ use super::StateHome;
 use super::reader::Reader;
 use super::sections::Draft;
 use crate::listener::face::{Face, Secondary};
+use crate::listener::tls::TlsFiles;
 
 /// Notes every contradiction.
 pub(super) fn together(draft: &Draft, reader: &mut Reader<'_>) {
@@ -16,16 +17,24 @@ pub(super) fn together(draft: &Draft, reader: &mut Reader<'_>) {
 
 /// Every address that applications connect to: its section, itself, and whether it may be reached.
 fn entrances(draft: &Draft) -> Vec<(String, SocketAddr, bool)> {
-    let first = draft.listen.iter().map(|it| ("listen".to_owned(), it.address, it.allow_insecure, &it.face));
-    let more = draft.listeners.iter();
-    let more = more.map(|it| (format!("listeners.{}", it.name), it.address, it.allow_insecure, &it.face));
+    // Whoever shows a certificate is known; encryption by itself keeps nobody out.
+    let is_safe = |allowed: bool, tls: &Option<TlsFiles>| {
+        allowed || tls.as_ref().is_some_and(|tls| tls.ca_file.is_some())
+    };
+    let first = draft.listen.iter();
+    let first =
+        first.map(|it| ("listen".to_owned(), it.address, is_safe(it.allow_insecure, &it.tls), &it.face));
+    let more = draft.listeners.iter().map(|it| {
+        let is_safe = is_safe(it.allow_insecure, &it.tls);
+        (format!("listeners.{}", it.name), it.address, is_safe, &it.face)
+    });
     let mut all = Vec::new();
-    for (section, address, allow_insecure, face) in first.chain(more) {
+    for (section, address, is_safe, face) in first.chain(more) {
         let inner = |(number, other): (usize, &Secondary)| {
-            (format!("{section}.secondaries[{number}]"), other.address, allow_insecure)
+            (format!("{section}.secondaries[{number}]"), other.address, is_safe)
         };
         let secondaries: Vec<_> = face.secondaries().enumerate().map(inner).collect();
-        all.push((section, address, allow_insecure));
+        all.push((section, address, is_safe));
         all.extend(secondaries);
     }
     all
@@ -42,13 +51,13 @@ fn addresses(draft: &Draft, reader: &mut Reader<'_>) {
         reader.problem_at("admin", "address", message);
     }
     let mut taken: Vec<(String, SocketAddr)> = Vec::new();
-    for (section, address, allow_insecure) in entrances(draft) {
+    for (section, address, is_safe) in entrances(draft) {
         let listener = section.split(".secondaries").next().unwrap_or(&section).to_owned();
         let is_sure = reader.is_sure(&format!("{listener}.allow_insecure"));
-        if !address.ip().is_loopback() && !allow_insecure && is_sure {
+        if !address.ip().is_loopback() && !is_safe && is_sure {
             let message = format!(
-                "{address} can be reached from other machines without encryption; write \"127.0.0.1:{}\", or \
-                 add allow_insecure = true below [{listener}] if the network is trusted",
+                "{address} can be reached by everybody on other machines; write \"127.0.0.1:{}\", or below \
+                 [{listener}] add tls with a ca_file, or allow_insecure = true if the network is trusted",
                 address.port()
             );
             reader.problem_at(&section, "address", message);

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use super::reader::Reader;
 use super::section::Section;
 use super::sections::address;
+use super::uri::Context;
 use crate::listener::face::{Face, ReplicaSet, Secondary, Tags};
+use crate::listener::tls::{self, TlsFiles};
 use crate::wire::compressed::{Compressor, Compressors};
 
 /// `[listen]`: where applications connect.
@@ -17,6 +19,8 @@ pub struct Listen {
     pub allow_insecure: bool,
     /// What drivers see.
     pub face: Face,
+    /// Clients must speak TLS.
+    pub tls: Option<TlsFiles>,
     /// Client connections at the same time, over all listeners; more are refused.
     pub max_connections: u32,
     /// Worker threads; 0 is one for each core.
@@ -36,6 +40,8 @@ pub struct ExtraListener {
     pub allow_insecure: bool,
     /// What drivers see.
     pub face: Face,
+    /// Clients must speak TLS.
+    pub tls: Option<TlsFiles>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,10 +56,11 @@ const KINDS: [(&str, Kind); 3] =
 /// What only a replica set has.
 const OF_SETS: [&str; 4] = ["set_name", "host", "tags", "secondaries"];
 
-pub(super) fn listen(mut section: Section<'_, '_>) -> Option<Listen> {
+pub(super) fn listen(mut section: Section<'_, '_>, context: &Context<'_>) -> Option<Listen> {
     let address = address(&mut section, "127.0.0.1:27017");
     let allow_insecure = section.boolean("allow_insecure", false);
     let face = face(&mut section, address);
+    let tls = tls(&mut section, context);
     let max_connections = section.integer("max_connections", 10_000, 1..=1_000_000);
     let workers = section.integer("workers", 0, 0..=1_024);
     let words = Compressor::ALL.map(|one| (one.name(), one));
@@ -62,11 +69,19 @@ pub(super) fn listen(mut section: Section<'_, '_>) -> Option<Listen> {
         None => Compressors::ALL,
     };
     section.finish();
-    Some(Listen { address: address?, allow_insecure, face: face?, max_connections, workers, compressors })
+    Some(Listen {
+        address: address?,
+        allow_insecure,
+        face: face?,
+        tls,
+        max_connections,
+        workers,
+        compressors,
+    })
 }
 
 /// Those that can be read; of the others the problems are noted.
-pub(super) fn extra(reader: &mut Reader<'_>) -> Vec<ExtraListener> {
+pub(super) fn extra(reader: &mut Reader<'_>, context: &Context<'_>) -> Vec<ExtraListener> {
     let mut found = Vec::new();
     reader.sections_of("listeners", |name, mut section| {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -78,9 +93,10 @@ pub(super) fn extra(reader: &mut Reader<'_>) -> Vec<ExtraListener> {
         let address = address(&mut section, "127.0.0.1:27117");
         let allow_insecure = section.boolean("allow_insecure", false);
         let face = face(&mut section, address);
+        let tls = tls(&mut section, context);
         section.finish();
         if let (Some(address), Some(face)) = (address, face) {
-            found.push(ExtraListener { name: name.to_owned(), address, allow_insecure, face });
+            found.push(ExtraListener { name: name.to_owned(), address, allow_insecure, face, tls });
         }
     });
     found
@@ -146,9 +162,38 @@ fn host(section: &mut Section<'_, '_>, address: Option<SocketAddr>) -> Option<Op
     None
 }
 
+/// `tls = { certificate_key_file = "...", ca_file = "..." }`; files are relative to the configuration.
+fn tls(section: &mut Section<'_, '_>, context: &Context<'_>) -> Option<TlsFiles> {
+    if !section.has("tls") {
+        section.refuse("tls");
+        return None;
+    }
+    let (mut certificate_key_file, mut ca_file) = (None, None);
+    for (name, file) in section.texts("tls", "{ certificate_key_file = \"server.pem\" }") {
+        let file = Some(context.directory.join(file));
+        match name.as_str() {
+            "certificate_key_file" => certificate_key_file = file,
+            "ca_file" => ca_file = file,
+            other => {
+                let message = format!("{other} is not known; known here: certificate_key_file, ca_file");
+                section.problem_at("tls", message);
+            }
+        }
+    }
+    let Some(certificate_key_file) = certificate_key_file else {
+        section.problem_at("tls", "needs certificate_key_file = \"server.pem\": a certificate and its key");
+        return None;
+    };
+    let files = TlsFiles { certificate_key_file, ca_file };
+    if let Err(why) = tls::acceptor(&files) {
+        section.problem_at("tls", why);
+    }
+    Some(files)
+}
+
 fn tags(section: &mut Section<'_, '_>) -> Tags {
     let mut tags = Tags::new();
-    for (name, value) in section.texts("tags") {
+    for (name, value) in section.texts("tags", "{ dc = \"east\" }") {
         if name.contains('\0') {
             section.problem_at("tags", "a tag's name cannot have a zero byte");
         }

@@ -133,11 +133,11 @@ impl<'a> Section<'_, 'a> {
         self.has(key)
     }
 
-    /// Texts by their names, as in `{ dc = "east" }`.
-    pub(super) fn texts(&mut self, key: &'static str) -> Vec<(String, String)> {
+    /// Texts by their names, as in `example`.
+    pub(super) fn texts(&mut self, key: &'static str, example: &str) -> Vec<(String, String)> {
         let Some((value, line)) = self.take(key) else { return Vec::new() };
         let DeValue::Table(table) = value else {
-            self.problem(line, key, format!("must be like {{ dc = \"east\" }}, not {}", kind(&value)));
+            self.problem(line, key, format!("must be like {example}, not {}", kind(&value)));
             return Vec::new();
         };
         let mut found = Vec::new();

@@ -89,8 +89,8 @@ impl Draft {
 
 /// Reads all sections.
 pub(super) fn read(reader: &mut Reader<'_>, context: &Context<'_>) -> Draft {
-    let listen = listen::listen(reader.section("listen"));
-    let listeners = listen::extra(reader);
+    let listen = listen::listen(reader.section("listen"), context);
+    let listeners = listen::extra(reader, context);
     let old = cluster(reader.section("old"), context, "27018");
     let new_section = reader.section("new");
     let new_is_there = new_section.present();

@@ -9,6 +9,7 @@ use bson::oid::ObjectId;
 use metrics::counter;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::handover::Handed;
@@ -16,6 +17,7 @@ use crate::telemetry::metrics as names;
 
 use super::face::Appearance;
 use super::settings::Entrance;
+use super::tls;
 use super::worker::Workers;
 
 /// Connections that the system keeps ready while none is taken.
@@ -24,11 +26,11 @@ const BACKLOG: i32 = 4096;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A bound socket.
-#[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     appearance: Arc<Appearance>,
+    tls: Option<TlsAcceptor>,
 }
 
 /// Binds the sockets of `entrance`, its own first, then those of its secondaries; one that was handed to this
@@ -36,8 +38,9 @@ pub struct Listener {
 /// Must be called on a runtime.
 ///
 /// # Errors
-/// When an address cannot be bound.
+/// When an address cannot be bound, or a file for TLS not be used.
 pub fn bind(entrance: &Entrance, service: ObjectId, handed: &mut Handed) -> std::io::Result<Vec<Listener>> {
+    let tls = entrance.tls.as_ref().map(tls::acceptor).transpose().map_err(std::io::Error::other)?;
     let secondaries = entrance.face.secondaries().map(|secondary| secondary.address);
     let bind = |address| {
         let named = |error: std::io::Error| {
@@ -53,6 +56,7 @@ pub fn bind(entrance: &Entrance, service: ObjectId, handed: &mut Handed) -> std:
     let bound: Vec<_> = listeners.iter().map(Listener::address).collect();
     for (listener, shown) in listeners.iter_mut().zip(Appearance::of(&entrance.face, service, &bound)) {
         listener.appearance = Arc::new(shown);
+        listener.tls.clone_from(&tls);
     }
     Ok(listeners)
 }
@@ -70,7 +74,7 @@ impl Listener {
     fn over(socket: std::net::TcpListener) -> std::io::Result<Self> {
         let socket = TcpListener::from_std(socket)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address, appearance: Arc::new(Appearance::Router) })
+        Ok(Self { socket, address, appearance: Arc::new(Appearance::Router), tls: None })
     }
 
     /// Where it listens, with the port that was taken.
@@ -104,7 +108,7 @@ impl Listener {
             match handed {
                 Ok(_) if workers.clients.open() >= max_clients => refused.increment(1),
                 Ok(stream) => {
-                    workers.hand_over(turn, stream, Arc::clone(&self.appearance));
+                    workers.hand_over(turn, stream, Arc::clone(&self.appearance), self.tls.clone());
                     turn = turn.wrapping_add(1);
                 }
                 Err(error) => {

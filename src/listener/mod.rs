@@ -2,12 +2,14 @@
 mod acceptor;
 mod belongings;
 mod buffers;
+mod client;
 mod introduction;
 mod session;
 
 pub mod face;
 pub mod hello;
 pub mod settings;
+pub mod tls;
 pub mod worker;
 
 pub use acceptor::{Listener, bind};

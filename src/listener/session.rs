@@ -3,17 +3,11 @@
 //! Between requests a session holds a socket and nothing else; buffers and the state of a request exist
 //! only while one is there.
 
-use std::io::ErrorKind;
-use std::mem::MaybeUninit;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use futures::FutureExt;
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Selection;
@@ -30,6 +24,7 @@ use crate::wire::query::{self, Query};
 
 use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
+use super::client::Client;
 use super::face::Appearance;
 use super::hello::{self, Greeting, SharedCapabilities};
 
@@ -64,13 +59,13 @@ pub(super) enum SessionEnd {
 /// Serves a client until it leaves, errs, or `drain` tells to stop between two requests.
 pub(super) async fn serve(
     context: &Context,
-    stream: &mut TcpStream,
+    client: &mut Client,
     connection_id: i32,
     appearance: Arc<Appearance>,
     drain: CancellationToken,
 ) -> Result<(), SessionEnd> {
     let mut greeting = Greeting::new(connection_id, appearance, context.compressors);
-    let end = until_end(context, stream, &mut greeting, &drain).await;
+    let end = until_end(context, client, &mut greeting, &drain).await;
     if let Some(belongings) = greeting.belongings {
         Box::pin(release(context, connection_id, *belongings)).await;
     }
@@ -79,7 +74,7 @@ pub(super) async fn serve(
 
 async fn until_end(
     context: &Context,
-    stream: &mut TcpStream,
+    client: &mut Client,
     greeting: &mut Greeting,
     drain: &CancellationToken,
 ) -> Result<(), SessionEnd> {
@@ -88,11 +83,11 @@ async fn until_end(
         tokio::select! {
             biased;
             // First: a request that is there already is answered, whatever else is the matter.
-            ready = stream.readable() => ready?,
+            ready = client.readable() => ready?,
             () = &mut drained => return Ok(()),
         }
         // Boxed, so that an idle session does not keep room for it.
-        Box::pin(requests(context, stream, greeting, drain)).await?;
+        Box::pin(requests(context, client, greeting, drain)).await?;
         if drain.is_cancelled() {
             return Ok(());
         }
@@ -117,7 +112,7 @@ async fn release(context: &Context, client: i32, belongings: Belongings) {
 /// Handles requests until none is there.
 async fn requests(
     context: &Context,
-    stream: &mut TcpStream,
+    client: &mut Client,
     greeting: &mut Greeting,
     drain: &CancellationToken,
 ) -> Result<(), SessionEnd> {
@@ -125,16 +120,16 @@ async fn requests(
     let mut output = Buffer::take();
     let (input, reply) = (&mut input.0, &mut output.0);
     loop {
-        let Some(header) = read_message(stream, input).await? else { return Ok(()) };
+        let Some(header) = read_message(client, input).await? else { return Ok(()) };
         let message = &input[..header.length];
         let handled = match header.opcode {
-            OP_MSG => command(context, stream, greeting, message, reply).await?,
-            OP_COMPRESSED => compressed(context, stream, greeting, message, reply).await?,
+            OP_MSG => command(context, client, greeting, message, reply).await?,
+            OP_COMPRESSED => compressed(context, client, greeting, message, reply).await?,
             OP_QUERY => legacy(context, greeting, message, reply).await?,
             other => return Err(SessionEnd::Opcode(other)),
         };
         if handled == Handled::Reply {
-            stream.write_all(reply).await?;
+            client.write_all(reply).await?;
         }
         input.advance(header.length);
         // A client that always has one more request ready must not hold up a shutdown.
@@ -146,7 +141,7 @@ async fn requests(
 
 /// Reads until a whole message stands at the start of `input`; `None` when there was nothing to read after
 /// all. One read suffices for what fits into the buffer.
-async fn read_message(stream: &mut TcpStream, input: &mut BytesMut) -> Result<Option<Header>, SessionEnd> {
+async fn read_message(client: &mut Client, input: &mut BytesMut) -> Result<Option<Header>, SessionEnd> {
     loop {
         let missing = match Header::parse(input)? {
             Some(header) if header.length <= input.len() => return Ok(Some(header)),
@@ -156,25 +151,20 @@ async fn read_message(stream: &mut TcpStream, input: &mut BytesMut) -> Result<Op
         input.reserve(missing);
         if input.is_empty() && missing == FIRST {
             // Woken for nothing: do not hold the buffers while waiting.
-            match try_read(stream, input)? {
+            match client.try_read(input)? {
                 Some(0) => return Err(SessionEnd::Left),
                 Some(_) => {}
                 None => return Ok(None),
             }
-        } else if stream.read_buf(input).await? == 0 {
+        } else if client.read(input).await? == 0 {
             return Err(SessionEnd::Left);
         }
     }
 }
 
-fn try_read(stream: &mut TcpStream, input: &mut BytesMut) -> Result<Option<usize>, SessionEnd> {
-    // Not `try_read`: this way tokio learns from a short read that the socket is empty and saves a system call.
-    stream.read_buf(input).now_or_never().transpose().map_err(SessionEnd::Io)
-}
-
 async fn command(
     context: &Context,
-    stream: &TcpStream,
+    client: &mut Client,
     greeting: &mut Greeting,
     message: &[u8],
     reply: &mut BytesMut,
@@ -187,7 +177,7 @@ async fn command(
         }
         (Class::Authentication, _) => Err(hello::no_login()),
         (_, Some(error)) => Err(error),
-        (_, None) => return remembered(context, stream, greeting, &operation, reply).await,
+        (_, None) => return remembered(context, client, greeting, &operation, reply).await,
     };
     let document = local.unwrap_or_else(|error| error.document());
     reply.clear();
@@ -217,14 +207,14 @@ fn not_here(appearance: &Appearance, operation: &Operation<'_>) -> Option<ErrorR
 /// A command within another message; its reply is compressed the same way.
 async fn compressed(
     context: &Context,
-    stream: &TcpStream,
+    client: &mut Client,
     greeting: &mut Greeting,
     message: &[u8],
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
     let mut plain = Buffer::take();
     let compressor = decompress(message, greeting.agreed, &mut plain.0)?;
-    let handled = command(context, stream, greeting, &plain.0, reply).await?;
+    let handled = command(context, client, greeting, &plain.0, reply).await?;
     if let Some(compressor) = compressor.filter(|_| handled == Handled::Reply)
         && compress(reply, compressor, &mut plain.0)
         && plain.0.len() < reply.len()
@@ -237,7 +227,7 @@ async fn compressed(
 /// Runs an operation, and remembers what it opens where that belongs to the connection.
 async fn remembered(
     context: &Context,
-    stream: &TcpStream,
+    client: &mut Client,
     greeting: &mut Greeting,
     operation: &Operation<'_>,
     reply: &mut BytesMut,
@@ -245,7 +235,7 @@ async fn remembered(
     if let Some(belongings) = &mut greeting.belongings {
         belongings.before(operation);
     }
-    let handled = forward(context, stream, operation, reply).await?;
+    let handled = forward(context, client, operation, reply).await?;
     if let Some(belongings) = &mut greeting.belongings {
         belongings.after(operation, reply);
     }
@@ -256,7 +246,7 @@ async fn remembered(
 /// and the server stops when its connection closes.
 async fn forward(
     context: &Context,
-    stream: &TcpStream,
+    client: &mut Client,
     operation: &Operation<'_>,
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
@@ -267,23 +257,7 @@ async fn forward(
     tokio::select! {
         biased;
         handled = handling => Ok(handled),
-        () = gone(stream) => Err(SessionEnd::Left),
-    }
-}
-
-/// Completes when the client has closed its connection; never, once it has sent more instead.
-async fn gone(stream: &TcpStream) {
-    loop {
-        if stream.readable().await.is_err() {
-            return;
-        }
-        let mut byte = [MaybeUninit::uninit()];
-        match stream.try_io(Interest::READABLE, || SockRef::from(stream).peek(&mut byte)) {
-            Ok(0) => return,
-            Ok(_) => std::future::pending().await,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
+        () = client.gone() => Err(SessionEnd::Left),
     }
 }
 

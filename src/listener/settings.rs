@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::wire::compressed::Compressors;
 
 use super::face::Face;
+use super::tls::TlsFiles;
 
 /// An address that clients connect to, and what they see there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Entrance {
     pub address: SocketAddr,
     /// How it looks.
     pub face: Face,
+    /// Clients must speak TLS.
+    pub tls: Option<TlsFiles>,
 }
 
 /// How clients are served.
@@ -40,7 +43,12 @@ impl Settings {
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
-            entrances: vec![Entrance { name: "listen".to_owned(), address: listen, face: Face::default() }],
+            entrances: vec![Entrance {
+                name: "listen".to_owned(),
+                address: listen,
+                face: Face::default(),
+                tls: None,
+            }],
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             max_clients: 50_000,
             drain: Duration::from_secs(30),

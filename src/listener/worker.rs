@@ -9,12 +9,14 @@ use metrics::{Counter, Gauge, counter, gauge};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::router::Router;
 use crate::telemetry::metrics as names;
 
+use super::client::Client;
 use super::face::Appearance;
 use super::hello::SharedCapabilities;
 use super::session::{Context, SessionEnd, serve};
@@ -29,6 +31,7 @@ pub(super) struct Clients {
     next_id: AtomicI32,
     gauge: Gauge,
     malformed: Counter,
+    unencrypted: Counter,
 }
 
 impl Clients {
@@ -61,6 +64,8 @@ pub(super) struct Arrival {
     pub(super) present: Present,
     /// What it is shown.
     pub(super) appearance: Arc<Appearance>,
+    /// It must speak TLS.
+    pub(super) tls: Option<TlsAcceptor>,
 }
 
 /// One thread.
@@ -94,6 +99,7 @@ impl Workers {
             next_id: AtomicI32::new(1),
             gauge: gauge!(names::CLIENTS),
             malformed: counter!(names::CLIENTS_MALFORMED),
+            unencrypted: counter!(names::CLIENTS_UNENCRYPTED),
         });
         let compressors = settings.compressors;
         let stop = Stop { drain: CancellationToken::new(), grace: Arc::new(Mutex::new(settings.drain)) };
@@ -108,8 +114,14 @@ impl Workers {
     }
 
     /// Hands a client to the worker whose turn it is.
-    pub(super) fn hand_over(&self, turn: usize, stream: StdStream, appearance: Arc<Appearance>) {
-        let arrival = Arrival { stream, present: Present::new(&self.clients), appearance };
+    pub(super) fn hand_over(
+        &self,
+        turn: usize,
+        stream: StdStream,
+        appearance: Arc<Appearance>,
+        tls: Option<TlsAcceptor>,
+    ) {
+        let arrival = Arrival { stream, present: Present::new(&self.clients), appearance, tls };
         // Fails only while the process ends; the client is then closed.
         _ = self.workers[turn % self.workers.len()].arrivals.send(arrival);
     }
@@ -196,15 +208,30 @@ async fn work(
 }
 
 async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival, drain: CancellationToken) {
-    let Arrival { stream, present, appearance } = arrival;
+    let Arrival { stream, present, appearance, tls } = arrival;
     let _present = present;
-    let Ok(mut stream) = TcpStream::from_std(stream) else { return };
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let peer = stream.peer_addr();
+    let shaken = match &tls {
+        None => Ok(Client::Plain(stream)),
+        // Boxed: it is over when the session begins.
+        Some(tls) => Box::pin(Client::encrypted(stream, tls)).await,
+    };
+    let mut client = match shaken {
+        Ok(client) => client,
+        Err(why) => {
+            clients.unencrypted.increment(1);
+            let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+            tracing::warn!(client = peer, why, "closed a client's connection: no TLS");
+            return;
+        }
+    };
     let id = clients.next_id.fetch_add(1, Ordering::Relaxed);
-    match serve(&context, &mut stream, id, appearance, drain).await {
+    match serve(&context, &mut client, id, appearance, drain).await {
         Ok(()) | Err(SessionEnd::Left | SessionEnd::Io(_)) => {}
         Err(error) => {
             clients.malformed.increment(1);
-            let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+            let peer = client.address().map(|peer| peer.to_string()).unwrap_or_default();
             tracing::warn!(client = peer, %error, "closed a client's connection");
         }
     }

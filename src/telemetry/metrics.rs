@@ -12,6 +12,8 @@ pub const CLIENTS: &str = "reshard_clients";
 pub const CLIENTS_REFUSED: &str = "reshard_clients_refused_total";
 /// Clients whose connection was closed because of what they sent.
 pub const CLIENTS_MALFORMED: &str = "reshard_clients_malformed_total";
+/// Clients that could not agree on keys with a listener that speaks TLS.
+pub const CLIENTS_UNENCRYPTED: &str = "reshard_clients_unencrypted_total";
 /// Server connections in use, by `cluster` and `server`.
 pub const POOL_IN_USE: &str = "reshard_pool_in_use";
 /// Server connections not in use, by `cluster` and `server`.

@@ -42,4 +42,5 @@ pub use process::Node;
 pub use replica_set::ReplicaSet;
 pub use sharded::{Router, ShardedCluster, ShardedClusterBuilder};
 pub use standalone::Standalone;
+pub use tls::TlsFiles;
 pub use wait::{Condition, wait_for, wait_for_value};

@@ -38,16 +38,19 @@ authorityKeyIdentifier = keyid
 
 /// The files mongod and its clients need.
 #[derive(Clone, Debug)]
-pub(crate) struct TlsFiles {
+pub struct TlsFiles {
     /// Certificate of the authority.
-    pub(crate) ca: PathBuf,
+    pub ca: PathBuf,
     /// Server certificate followed by its key.
-    pub(crate) server: PathBuf,
+    pub server: PathBuf,
 }
 
 impl TlsFiles {
     /// Makes them in `folder` with the `openssl` tool.
-    pub(crate) fn generate(folder: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When a file cannot be written, or `openssl` is not there or fails.
+    pub fn generate(folder: &Path) -> Result<Self> {
         fs::write(folder.join("ca.cnf"), CA_CONFIG)?;
         fs::write(folder.join("server.cnf"), SERVER_CONFIG)?;
         let key = ["-newkey", "rsa:2048", "-nodes"];

@@ -7,11 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, RawDocument, RawDocumentBuf};
 use reshard::wire::header::{Header, OP_MSG};
 use reshard::wire::op_msg::{OpMsg, build};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// One whole message.
-pub(crate) async fn read(stream: &mut TcpStream) -> Result<(Header, Vec<u8>)> {
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Header, Vec<u8>)> {
     let mut bytes = vec![0; 16];
     stream.read_exact(&mut bytes).await?;
     let header = Header::parse(&bytes)?.context("header")?;
@@ -21,7 +20,10 @@ pub(crate) async fn read(stream: &mut TcpStream) -> Result<(Header, Vec<u8>)> {
 }
 
 /// One whole reply, within `limit`.
-pub(crate) async fn reply_within(stream: &mut TcpStream, limit: Duration) -> Result<(Header, Document)> {
+pub(crate) async fn reply_within(
+    stream: &mut (impl AsyncRead + Unpin),
+    limit: Duration,
+) -> Result<(Header, Document)> {
     let (header, bytes) = tokio::time::timeout(limit, read(stream)).await??;
     ensure!(header.opcode == OP_MSG);
     let parts = OpMsg::parse(&bytes)?;
@@ -32,7 +34,7 @@ pub(crate) async fn reply_within(stream: &mut TcpStream, limit: Duration) -> Res
 
 /// A request under `number`, and its reply within `limit`.
 pub(crate) async fn ask_as(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     number: i32,
     body: &RawDocumentBuf,
     limit: Duration,
