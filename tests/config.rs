@@ -135,8 +135,8 @@ fn ports_that_others_can_reach_are_refused() {
     assert_eq!(
         listen,
         "r.toml:3: listen.address: 0.0.0.0:27017 can be reached by everybody on other machines; write \
-         \"127.0.0.1:27017\", or below [listen] add tls with a ca_file, or allow_insecure = true if the network is \
-         trusted"
+         \"127.0.0.1:27017\", or below [listen] add tls and login = true, tls with a ca_file, or allow_insecure = \
+         true if the network is trusted"
     );
     let meant = SMALLEST.replace("127.0.0.1:27017\"", "0.0.0.0:27017\"\nallow_insecure = true");
     assert!(parse(&meant).is_ok());
@@ -174,6 +174,9 @@ fn files_for_tls_are_read_when_a_file_is_checked() {
         |tls: &str| parse(&SMALLEST.replace("127.0.0.1:27017\"", &format!("0.0.0.0:27017\"\ntls = {tls}")));
     assert!(open(&format!("{{ certificate_key_file = \"{server}\" }}")).is_err());
     assert!(open(&format!("{{ certificate_key_file = \"{server}\", ca_file = \"{ca}\" }}")).is_ok());
+    assert!(open(&format!("{{ certificate_key_file = \"{server}\" }}\nlogin = true")).is_ok());
+    let plain = SMALLEST.replace("127.0.0.1:27017\"", "0.0.0.0:27017\"\nlogin = true");
+    assert!(parse(&plain).is_err(), "what users do would be seen by everybody");
 }
 
 /// The smallest configuration with more below `[listen]`, and more sections.
@@ -239,7 +242,10 @@ fn each_way_to_get_a_face_wrong() {
     assert_eq!(tags, "r.toml:6: listen.tags: dc must be a text in quotes, not a whole number");
     let open = set("secondaries = [{ address = \"0.0.0.0:1\", host = \"a:1\" }]");
     assert!(open.starts_with("r.toml:6: listen.secondaries[0].address: 0.0.0.0:1 can be reached"), "{open}");
-    assert!(open.contains("below [listen] add tls with a ca_file, or allow_insecure"), "{open}");
+    assert!(
+        open.contains("below [listen] add tls and login = true, tls with a ca_file, or allow_insecure"),
+        "{open}"
+    );
 
     let extra =
         |name: &str, lines: &str| with_listen("", &format!("[listeners.{name}]\n{lines}\n")).unwrap_err();
@@ -247,7 +253,7 @@ fn each_way_to_get_a_face_wrong() {
         extra("two", "workers = 1"),
         "r.toml:5: listeners.two.address: missing; add address = \"127.0.0.1:27117\" below [listeners.two]\n\
          r.toml:6: listeners.two.workers: unknown key; known here: address, allow_insecure, face, set_name, host, \
-         tags, secondaries, tls"
+         tags, secondaries, tls, login"
     );
     assert_eq!(
         extra("two", "address = \"127.0.0.1:27017\""),

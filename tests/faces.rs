@@ -32,7 +32,13 @@ async fn proxy(old: &ReplicaSet) -> Result<Proxy> {
     let set = ShownSet { name: "rs-app".into(), host: None, tags: Vec::new(), secondaries: vec![secondary] };
     let mut settings = Settings::new(free());
     for (name, face) in [("set", Face::ReplicaSet(set)), ("service", Face::LoadBalanced)] {
-        settings.entrances.push(Entrance { name: name.into(), address: free(), face, tls: None });
+        settings.entrances.push(Entrance {
+            name: name.into(),
+            address: free(),
+            face,
+            tls: None,
+            login: false,
+        });
     }
     Ok(Builder::new(cluster::Settings::parse(&old.uri()).await?, settings).start().await?)
 }
@@ -305,6 +311,7 @@ async fn between(old: &ReplicaSet, new: &ReplicaSet, addresses: &[SocketAddr; 3]
         address: addresses[1],
         face: Face::ReplicaSet(set),
         tls: None,
+        login: false,
     });
     let builder = Builder::new(cluster::Settings::parse(&old.uri()).await?, settings)
         .with_new(cluster::Settings::parse(&new.uri()).await?)

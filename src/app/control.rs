@@ -125,12 +125,18 @@ pub(super) fn plain_engine(holder: &str, clusters: &[Option<Arc<Cluster>>; 2], t
     ControlPlane::new(holder, clusters, nothing, defaults(), tasks).engine
 }
 
-/// The way through migrations for one worker.
-pub(super) fn writer(gate: &Gate, pools: PerSide<Arc<Pools>>, tasks: &Tasks) -> Writer {
+/// The way through migrations for one worker and one user; `own` are the pools of this process's user.
+pub(super) fn writer(
+    gate: &Gate,
+    pools: PerSide<Arc<Pools>>,
+    own: PerSide<Arc<Pools>>,
+    tasks: &Tasks,
+) -> Writer {
     let spawn: SharedSpawn = Arc::new(tasks.clone());
     let mirroring = Mirroring { spawn, jobs: Arc::new(Semaphore::new(MOST_JOBS)), clock: gate.clock.clone() };
     Writer {
         clusters: PerSide { old: pools.old as SharedCluster, new: pools.new },
+        own: PerSide { old: own.old as SharedCluster, new: own.new },
         gate: gate.clone(),
         mirroring,
     }

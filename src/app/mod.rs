@@ -112,11 +112,13 @@ pub async fn builder(config: &Config) -> Result<Builder, StartError> {
     let mut listener = ListenerSettings::new(config.listen.address);
     listener.entrances[0].face = config.listen.face.clone();
     listener.entrances[0].tls.clone_from(&config.listen.tls);
+    listener.entrances[0].login = config.listen.login;
     listener.entrances.extend(config.listeners.iter().map(|extra| Entrance {
         name: extra.name.clone(),
         address: extra.address,
         face: extra.face.clone(),
         tls: extra.tls.clone(),
+        login: extra.login,
     }));
     listener.max_clients = usize::try_from(config.listen.max_connections).unwrap_or(usize::MAX);
     listener.compressors = config.listen.compressors;

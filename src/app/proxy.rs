@@ -17,11 +17,12 @@ use crate::cluster::uri::UriError;
 use crate::cluster::{Cluster, ClusterError, Settings as ClusterSettings};
 use crate::handover::Handed;
 use crate::listener::hello::SharedCapabilities;
-use crate::listener::worker::BuildRouter;
+use crate::listener::worker::{BuildRouter, User};
 use crate::listener::{self, Listener, Settings as ListenerSettings, Workers};
 use crate::migration::engine::{Engine, Settings as MigrationSettings};
 use crate::migration::holder::app_name;
 use crate::model::side::{PerSide, Side};
+use crate::router::entry::Gate;
 use crate::router::{AlwaysOld, Route, Router, Shared};
 use crate::shutdown::{Spawn, Tasks};
 use crate::telemetry::recorder;
@@ -167,21 +168,14 @@ impl Builder {
         if let Some(control) = &control {
             control.knows_transactions(shared.clone());
         }
-        let build: BuildRouter = {
-            let (clusters, shared, route) = (clusters.clone(), shared.clone(), self.route);
-            let (data, spawn) = (control.as_ref().map(ControlPlane::data), tasks.clone());
-            Arc::new(move || {
-                let pools =
-                    [0, 1].map(|side| clusters[side].as_ref().map(|cluster| cluster.pools(shares[side])));
-                let router = Router::new(shared.clone(), pools.clone(), route.clone());
-                match (&data, pools) {
-                    (Some(gate), [Some(old), Some(new)]) => {
-                        router.with_writer(writer(gate, PerSide { old, new }, &spawn))
-                    }
-                    _ => router,
-                }
-            })
-        };
+        let build = routers(Parts {
+            clusters: clusters.clone(),
+            shares,
+            shared: shared.clone(),
+            route: self.route,
+            gate: control.as_ref().map(ControlPlane::data),
+            tasks: tasks.clone(),
+        });
         let workers = Arc::new(Workers::start(&self.listener, &capabilities, &build)?);
         let addresses: Vec<(String, SocketAddr)> =
             entrances.iter().map(|(name, listener)| (name.clone(), listener.address())).collect();
@@ -194,6 +188,9 @@ impl Builder {
         let engine =
             control.map_or_else(|| plain_engine(&self.holder, &clusters, &tasks), |control| control.engine);
         engine.will_show(Arc::clone(&capabilities));
+        if self.listener.entrances.iter().any(|entrance| entrance.login) {
+            engine.clients_log_in();
+        }
         let finding = find_capabilities(Arc::clone(&engine), clusters.clone(), capabilities);
         tasks.spawn("capabilities", Box::pin(finding));
         let begin = Arc::clone(&engine);
@@ -286,6 +283,40 @@ impl Proxy {
         }
         ended && drained
     }
+}
+
+/// What routers are made of.
+struct Parts {
+    clusters: [Option<Arc<Cluster>>; 2],
+    /// Connections of one worker and one user to each server.
+    shares: [usize; 2],
+    shared: Arc<Shared>,
+    route: Arc<dyn Route>,
+    gate: Option<Gate>,
+    tasks: Tasks,
+}
+
+/// Makes the routers of workers and of users.
+fn routers(parts: Parts) -> BuildRouter {
+    Arc::new(move |user: Option<User<'_>>| {
+        let login = user.as_ref().map(|user| user.login.clone());
+        let pools = [0, 1].map(|side: usize| {
+            let cluster = parts.clusters[side].as_ref();
+            cluster.map(|cluster| cluster.pools_of(parts.shares[side], login.clone()))
+        });
+        let router = Router::new(parts.shared.clone(), pools.clone(), parts.route.clone());
+        let (router, own) = match user {
+            None => (router, pools.clone()),
+            Some(user) => (router.of_user(user.digest), user.beside.all_pools().clone()),
+        };
+        match (&parts.gate, pools, own) {
+            (Some(gate), [Some(old), Some(new)], [Some(own_old), Some(own_new)]) => {
+                let (pools, own) = (PerSide { old, new }, PerSide { old: own_old, new: own_new });
+                router.with_writer(writer(gate, pools, own, &parts.tasks))
+            }
+            _ => router,
+        }
+    })
 }
 
 /// Binds all listeners; each socket comes with the name of its listener.

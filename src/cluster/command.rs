@@ -133,6 +133,9 @@ pub enum SendError {
     /// Surely nothing reached a server.
     #[error("nothing was sent: {0}")]
     NotSent(String),
+    /// Nothing was sent either: the user who is to send it cannot log in, now or later.
+    #[error("nothing was sent: {0}")]
+    LoginRefused(String),
     /// The command may have run, may run later, or never.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),

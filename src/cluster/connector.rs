@@ -63,9 +63,9 @@ impl Connector {
         })
     }
 
-    /// A connection that is logged in, for operations.
-    pub(super) async fn open(&self, address: &str) -> Result<Opened, ConnectError> {
-        self.limited(address, self.open_without_limit(address, self.login.as_ref())).await
+    /// A connection for operations, logged in as the user of the connection string, or as `other`.
+    pub(super) async fn open(&self, address: &str, other: Option<&Login>) -> Result<Opened, ConnectError> {
+        self.limited(address, self.open_without_limit(address, other.or(self.login.as_ref()))).await
     }
 
     /// A connection that is not logged in, for `hello` only.

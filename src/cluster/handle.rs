@@ -16,6 +16,7 @@ use super::command::{SendError, ServerId};
 use super::connector::Connector;
 use super::gossip::Gossip;
 use super::hello::HelloReply;
+use super::login::Login;
 use super::member::Member;
 use super::monitor::{self, MIN_INTERVAL};
 use super::pools::Pools;
@@ -129,8 +130,15 @@ impl Cluster {
     /// Pools of connections on the reactor of whoever uses them; `share` is the most per server.
     #[must_use]
     pub fn pools(self: &Arc<Self>, share: usize) -> Arc<Pools> {
-        let pools = Arc::new(Pools::new(self.clone(), share));
-        self.shards.lock().push(Arc::downgrade(&pools));
+        self.pools_of(share, None)
+    }
+
+    /// As [`Self::pools`], of connections of another user than that of the connection string.
+    pub fn pools_of(self: &Arc<Self>, share: usize, login: Option<Arc<Login>>) -> Arc<Pools> {
+        let pools = Arc::new(Pools::new(self.clone(), share, login));
+        let mut shards = self.shards.lock();
+        shards.retain(|shard| shard.strong_count() > 0);
+        shards.push(Arc::downgrade(&pools));
         pools
     }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::command::{ServerError, number};
 use super::connection::{Connection, ExchangeError};
 use super::scram::{Challenge, Exchange, Hash, Keys, ScramError};
-use super::uri::{Credential, Mechanism};
+use super::uri::{Credential, Mechanism, Secret};
 
 /// Why a login failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,12 @@ pub(super) enum LoginError {
     /// The server does not follow the protocol, or does not know the user's keys.
     #[error("{0}")]
     Scram(#[from] ScramError),
+    /// Only keys are known, and the server's credentials of the user are others.
+    #[error(
+        "{0} has other credentials there than where it logged in: passwords are not known here, so copy the user as it \
+         is stored (mongodump and mongorestore of admin.system.users)"
+    )]
+    OtherCredentials(String),
 }
 
 /// AuthenticationFailed, MechanismUnavailable, UserNotFound, Unauthorized.
@@ -36,15 +42,17 @@ impl LoginError {
         match self {
             Self::Exchange(_) => false,
             Self::Server(error) => HOPELESS.contains(&error.code),
-            Self::Scram(_) => true,
+            Self::Scram(_) | Self::OtherCredentials(_) => true,
         }
     }
 }
 
 /// Logs in as one user, and remembers what is expensive to compute.
-pub(super) struct Login {
+pub struct Login {
     credential: Credential,
     keys: Mutex<HashMap<KeyId, Keys>>,
+    /// There is no password to compute others from.
+    only_keys: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -56,7 +64,27 @@ struct KeyId {
 
 impl Login {
     pub(super) fn new(credential: Credential) -> Self {
-        Self { credential, keys: Mutex::default() }
+        Self { credential, keys: Mutex::default(), only_keys: false }
+    }
+
+    /// As the user `username` of the database `source`, whose password is not known, but what became of it with this
+    /// salt and so many iterations.
+    #[must_use]
+    pub fn with_keys(
+        (source, username): (&str, &str),
+        hash: Hash,
+        salt: Vec<u8>,
+        iterations: u32,
+        keys: Keys,
+    ) -> Self {
+        let mechanism = Some(match hash {
+            Hash::Sha1 => Mechanism::ScramSha1,
+            Hash::Sha256 => Mechanism::ScramSha256,
+        });
+        let (username, source) = (username.to_owned(), source.to_owned());
+        let credential = Credential { username, password: Secret::new(""), source, mechanism };
+        let id = KeyId { mechanism: hash.mechanism_name(), salt, iterations };
+        Self { credential, keys: Mutex::new(HashMap::from([(id, keys)])), only_keys: true }
     }
 
     /// The user to name in the handshake when the server is to say which mechanisms it takes.
@@ -99,7 +127,10 @@ impl Login {
         };
         let answer = send(connection, &start).await?;
         let challenge = exchange.challenge(payload(&answer)?)?;
-        let keys = self.keys(hash, &challenge).await;
+        let Some(keys) = self.keys(hash, &challenge).await else {
+            let Credential { username, source, .. } = &self.credential;
+            return Err(LoginError::OtherCredentials(format!("{username} of {source}")));
+        };
         let proof = exchange.proof(&challenge, &keys);
         let answer = self.proceed(connection, &answer, proof.message.clone()).await?;
         proof.verify(payload(&answer)?)?;
@@ -126,14 +157,17 @@ impl Login {
         send(connection, &command).await
     }
 
-    async fn keys(&self, hash: Hash, challenge: &Challenge) -> Keys {
+    async fn keys(&self, hash: Hash, challenge: &Challenge) -> Option<Keys> {
         let id = KeyId {
             mechanism: hash.mechanism_name(),
             salt: challenge.salt.clone(),
             iterations: challenge.iterations,
         };
         if let Some(keys) = self.keys.lock().get(&id) {
-            return keys.clone();
+            return Some(keys.clone());
+        }
+        if self.only_keys {
+            return None;
         }
         let (credential, salt, iterations) = (self.credential.clone(), id.salt.clone(), id.iterations);
         // Off the reactor: thousands of hash rounds would hold up everything else on this thread.
@@ -144,7 +178,7 @@ impl Login {
             Err(_) => hash.keys(&self.credential, &id.salt, iterations),
         };
         self.keys.lock().insert(id, keys.clone());
-        keys
+        Some(keys)
     }
 }
 
@@ -155,6 +189,12 @@ fn best(offered: Option<&[String]>) -> Mechanism {
         Mechanism::ScramSha256
     } else {
         Mechanism::ScramSha1
+    }
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Login").field("user", &self.credential.username).finish_non_exhaustive()
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::connection::Connection;
 use super::connector::ConnectError;
 use super::handle::Cluster;
+use super::login::Login;
 use super::member::Member;
 use super::pooled::Pooled;
 use super::pools::PoolStats;
@@ -29,6 +30,8 @@ pub(super) struct Pool {
     cluster: Arc<Cluster>,
     member: Arc<Member>,
     share: usize,
+    /// Another user than that of the connection string.
+    login: Option<Arc<Login>>,
     /// One permit per connection in use; whoever waits is served in order.
     permits: Arc<Semaphore>,
     /// The last one is the last used.
@@ -42,11 +45,17 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(cluster: Arc<Cluster>, member: Arc<Member>, share: usize) -> Self {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        member: Arc<Member>,
+        share: usize,
+        login: Option<Arc<Login>>,
+    ) -> Self {
         Self {
             cluster,
             member,
             share,
+            login,
             permits: Arc::new(Semaphore::new(share)),
             idle: Mutex::default(),
             returned: Notify::new(),
@@ -97,7 +106,7 @@ impl Pool {
 
     async fn open(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<Pooled, ConnectError> {
         let generation = self.member.generation();
-        match self.cluster.connector().open(&self.member.address).await {
+        match self.cluster.connector().open(&self.member.address, self.login.as_deref()).await {
             Ok(opened) => {
                 self.created.fetch_add(1, Ordering::Relaxed);
                 self.cutters.lock().push(opened.connection.cutter());

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::command::{SendError, ServerId};
 use super::connector::ConnectError;
 use super::handle::Cluster;
+use super::login::Login;
 use super::pool::Pool;
 use super::pooled::Pooled;
 use super::selection::Selection;
@@ -34,14 +35,16 @@ pub struct PoolStats {
 pub struct Pools {
     cluster: Arc<Cluster>,
     share: usize,
+    /// Another user than that of the connection string.
+    login: Option<Arc<Login>>,
     pools: Mutex<HashMap<ServerId, Arc<Pool>>>,
     /// Picks among servers that are equally good, one after the other.
     turn: AtomicUsize,
 }
 
 impl Pools {
-    pub(super) fn new(cluster: Arc<Cluster>, share: usize) -> Self {
-        Self { cluster, share: share.max(1), pools: Mutex::default(), turn: AtomicUsize::new(0) }
+    pub(super) fn new(cluster: Arc<Cluster>, share: usize, login: Option<Arc<Login>>) -> Self {
+        Self { cluster, share: share.max(1), login, pools: Mutex::default(), turn: AtomicUsize::new(0) }
     }
 
     /// The cluster behind.
@@ -54,7 +57,7 @@ impl Pools {
     /// again until then; a refused login fails at once.
     ///
     /// # Errors
-    /// [`SendError::NotSent`] always.
+    /// [`SendError::NotSent`], or [`SendError::LoginRefused`].
     pub async fn checkout(&self, selection: &Selection, limit: Duration) -> Result<Pooled, SendError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let server = self.cluster.select(selection, turn);
@@ -83,7 +86,12 @@ impl Pools {
             };
             match timeout_at(deadline, pool.take()).await {
                 Ok(Ok(pooled)) => return Ok(pooled),
-                Ok(Err(ConnectError::Hopeless(error))) => return Err(SendError::NotSent(error)),
+                Ok(Err(ConnectError::Hopeless(error))) => {
+                    // The user of the connection string may be put right while this process runs.
+                    let refused =
+                        if self.login.is_some() { SendError::LoginRefused } else { SendError::NotSent };
+                    return Err(refused(error));
+                }
                 Ok(Err(ConnectError::Unreachable(error) | ConnectError::TimedOut(error))) => {
                     last_error = Some(error)
                 }
@@ -102,7 +110,7 @@ impl Pools {
             return Some(pool.clone());
         }
         let member = self.cluster.member(server)?;
-        let pool = Arc::new(Pool::new(self.cluster.clone(), member, self.share));
+        let pool = Arc::new(Pool::new(self.cluster.clone(), member, self.share, self.login.clone()));
         pools.insert(server.clone(), pool.clone());
         Some(pool)
     }

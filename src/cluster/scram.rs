@@ -1,4 +1,4 @@
-//! The client side of SCRAM, without IO. Sources: RFC 5802, RFC 7677, specifications/source/auth/auth.md.
+//! SCRAM, and its client's side, without IO. Sources: RFC 5802, RFC 7677, specifications/source/auth/auth.md.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -24,17 +24,21 @@ pub(super) enum ScramError {
 }
 
 /// The hash function of the exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hash {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hash {
+    /// SCRAM-SHA-1.
     Sha1,
+    /// SCRAM-SHA-256.
     Sha256,
 }
 
 /// Proof keys, expensive to derive, the same for every connection with the same salt.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Keys {
-    client: Vec<u8>,
-    server: Vec<u8>,
+pub struct Keys {
+    /// Proves that its owner knows the password.
+    pub client: Vec<u8>,
+    /// Proves that a server knows the user.
+    pub server: Vec<u8>,
 }
 
 /// What the server wants the password to be mixed with.
@@ -69,22 +73,30 @@ impl Hash {
         }
     }
 
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Sha1, Self::Sha256];
+
     /// The mechanism's name on the wire.
-    pub(super) fn mechanism_name(self) -> &'static str {
+    #[must_use]
+    pub fn mechanism_name(self) -> &'static str {
         match self {
             Self::Sha1 => "SCRAM-SHA-1",
             Self::Sha256 => "SCRAM-SHA-256",
         }
     }
 
-    fn digest(self, data: &[u8]) -> Vec<u8> {
+    /// The hash of `data`.
+    #[must_use]
+    pub fn digest(self, data: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha1 => Sha1::digest(data).to_vec(),
             Self::Sha256 => Sha256::digest(data).to_vec(),
         }
     }
 
-    fn mac(self, key: &[u8], data: &[u8]) -> Vec<u8> {
+    /// The keyed hash of `data`.
+    #[must_use]
+    pub fn mac(self, key: &[u8], data: &[u8]) -> Vec<u8> {
         // HMAC takes keys of every length, so the error cannot occur; an empty proof would only be refused.
         match self {
             Self::Sha1 => <Hmac<Sha1> as Mac>::new_from_slice(key)

@@ -17,15 +17,15 @@ pub(super) fn together(draft: &Draft, reader: &mut Reader<'_>) {
 
 /// Every address that applications connect to: its section, itself, and whether it may be reached.
 fn entrances(draft: &Draft) -> Vec<(String, SocketAddr, bool)> {
-    // Whoever shows a certificate is known; encryption by itself keeps nobody out.
-    let is_safe = |allowed: bool, tls: &Option<TlsFiles>| {
-        allowed || tls.as_ref().is_some_and(|tls| tls.ca_file.is_some())
+    // Whoever logs in or shows a certificate is known; encryption by itself keeps nobody out.
+    let is_safe = |allowed: bool, tls: &Option<TlsFiles>, login: bool| {
+        allowed || tls.as_ref().is_some_and(|tls| login || tls.ca_file.is_some())
     };
     let first = draft.listen.iter();
-    let first =
-        first.map(|it| ("listen".to_owned(), it.address, is_safe(it.allow_insecure, &it.tls), &it.face));
+    let first = first
+        .map(|it| ("listen".to_owned(), it.address, is_safe(it.allow_insecure, &it.tls, it.login), &it.face));
     let more = draft.listeners.iter().map(|it| {
-        let is_safe = is_safe(it.allow_insecure, &it.tls);
+        let is_safe = is_safe(it.allow_insecure, &it.tls, it.login);
         (format!("listeners.{}", it.name), it.address, is_safe, &it.face)
     });
     let mut all = Vec::new();
@@ -57,7 +57,7 @@ fn addresses(draft: &Draft, reader: &mut Reader<'_>) {
         if !address.ip().is_loopback() && !is_safe && is_sure {
             let message = format!(
                 "{address} can be reached by everybody on other machines; write \"127.0.0.1:{}\", or below \
-                 [{listener}] add tls with a ca_file, or allow_insecure = true if the network is trusted",
+                 [{listener}] add tls and login = true, tls with a ca_file, or allow_insecure = true if the network is trusted",
                 address.port()
             );
             reader.problem_at(&section, "address", message);

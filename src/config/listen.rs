@@ -21,6 +21,8 @@ pub struct Listen {
     pub face: Face,
     /// Clients must speak TLS.
     pub tls: Option<TlsFiles>,
+    /// Clients must log in, as users of old.
+    pub login: bool,
     /// Client connections at the same time, over all listeners; more are refused.
     pub max_connections: u32,
     /// Worker threads; 0 is one for each core.
@@ -42,6 +44,8 @@ pub struct ExtraListener {
     pub face: Face,
     /// Clients must speak TLS.
     pub tls: Option<TlsFiles>,
+    /// Clients must log in, as users of old.
+    pub login: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,7 @@ pub(super) fn listen(mut section: Section<'_, '_>, context: &Context<'_>) -> Opt
     let allow_insecure = section.boolean("allow_insecure", false);
     let face = face(&mut section, address);
     let tls = tls(&mut section, context);
+    let login = section.boolean("login", false);
     let max_connections = section.integer("max_connections", 10_000, 1..=1_000_000);
     let workers = section.integer("workers", 0, 0..=1_024);
     let words = Compressor::ALL.map(|one| (one.name(), one));
@@ -74,6 +79,7 @@ pub(super) fn listen(mut section: Section<'_, '_>, context: &Context<'_>) -> Opt
         allow_insecure,
         face: face?,
         tls,
+        login,
         max_connections,
         workers,
         compressors,
@@ -94,9 +100,10 @@ pub(super) fn extra(reader: &mut Reader<'_>, context: &Context<'_>) -> Vec<Extra
         let allow_insecure = section.boolean("allow_insecure", false);
         let face = face(&mut section, address);
         let tls = tls(&mut section, context);
+        let login = section.boolean("login", false);
         section.finish();
         if let (Some(address), Some(face)) = (address, face) {
-            found.push(ExtraListener { name: name.to_owned(), address, allow_insecure, face, tls });
+            found.push(ExtraListener { name: name.to_owned(), address, allow_insecure, face, tls, login });
         }
     });
     found

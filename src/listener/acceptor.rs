@@ -29,8 +29,18 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    appearance: Arc<Appearance>,
-    tls: Option<TlsAcceptor>,
+    door: Door,
+}
+
+/// How clients come in.
+#[derive(Clone)]
+pub(super) struct Door {
+    /// What they are shown.
+    pub(super) appearance: Arc<Appearance>,
+    /// They must speak TLS.
+    pub(super) tls: Option<TlsAcceptor>,
+    /// They must log in.
+    pub(super) login: bool,
 }
 
 /// Binds the sockets of `entrance`, its own first, then those of its secondaries; one that was handed to this
@@ -55,8 +65,7 @@ pub fn bind(entrance: &Entrance, service: ObjectId, handed: &mut Handed) -> std:
         [entrance.address].into_iter().chain(secondaries).map(bind).collect::<std::io::Result<Vec<_>>>()?;
     let bound: Vec<_> = listeners.iter().map(Listener::address).collect();
     for (listener, shown) in listeners.iter_mut().zip(Appearance::of(&entrance.face, service, &bound)) {
-        listener.appearance = Arc::new(shown);
-        listener.tls.clone_from(&tls);
+        listener.door = Door { appearance: Arc::new(shown), tls: tls.clone(), login: entrance.login };
     }
     Ok(listeners)
 }
@@ -74,7 +83,8 @@ impl Listener {
     fn over(socket: std::net::TcpListener) -> std::io::Result<Self> {
         let socket = TcpListener::from_std(socket)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address, appearance: Arc::new(Appearance::Router), tls: None })
+        let door = Door { appearance: Arc::new(Appearance::Router), tls: None, login: false };
+        Ok(Self { socket, address, door })
     }
 
     /// Where it listens, with the port that was taken.
@@ -108,7 +118,7 @@ impl Listener {
             match handed {
                 Ok(_) if workers.clients.open() >= max_clients => refused.increment(1),
                 Ok(stream) => {
-                    workers.hand_over(turn, stream, Arc::clone(&self.appearance), self.tls.clone());
+                    workers.hand_over(turn, stream, self.door.clone());
                     turn = turn.wrapping_add(1);
                 }
                 Err(error) => {

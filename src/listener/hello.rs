@@ -20,9 +20,11 @@ use crate::wire::error::{
 };
 use crate::wire::scan::Command;
 
+use super::accounts::Account;
 use super::belongings::Belongings;
 use super::face::Appearance;
 use super::introduction;
+use super::login::Pending;
 
 /// What clients are told about the clusters, once they are known.
 pub type SharedCapabilities = SetOnce<Capabilities>;
@@ -47,14 +49,30 @@ pub(super) struct Greeting {
     pub(super) agreed: Compressors,
     /// What it has open, where that belongs to its connection.
     pub(super) belongings: Option<Box<Belongings>>,
+    /// It must log in before it is served.
+    pub(super) must_log_in: bool,
+    /// Who has logged in.
+    pub(super) account: Option<Arc<Account>>,
+    /// Who is about to.
+    pub(super) pending: Option<Box<Pending>>,
 }
 
 impl Greeting {
     /// Before the first `hello`.
     pub(super) fn new(connection_id: i32, appearance: Arc<Appearance>, offered: Compressors) -> Self {
         let belongings = matches!(*appearance, Appearance::Service(_)).then(Box::default);
-        let (introduced, balanced, agreed) = (false, false, Compressors::NONE);
-        Self { connection_id, appearance, introduced, balanced, offered, agreed, belongings }
+        Self {
+            connection_id,
+            appearance,
+            introduced: false,
+            balanced: false,
+            offered,
+            agreed: Compressors::NONE,
+            belongings,
+            must_log_in: false,
+            account: None,
+            pending: None,
+        }
     }
 }
 
@@ -162,8 +180,8 @@ fn document(
 
 /// The answer to commands that log a client in or out.
 pub(super) fn no_login() -> ErrorReply {
-    let text = "client authentication is not supported by this version; remove the credentials (and authSource) \
-                from the connection string, the proxy logs in to the clusters itself";
+    let text = "nobody logs in at this address: remove the credentials (and authSource) from the connection string, the \
+                proxy logs in to the clusters itself; or set login = true for the listener";
     ErrorReply::new(AUTHENTICATION_FAILED, text)
 }
 

@@ -1,9 +1,12 @@
 //! The edge towards applications: sockets, workers, sessions, and the faces that drivers see.
 mod acceptor;
+mod accounts;
 mod belongings;
 mod buffers;
 mod client;
 mod introduction;
+mod login;
+mod scram;
 mod session;
 
 pub mod face;

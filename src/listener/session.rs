@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::RawDocumentBuf;
 use bytes::{Buf, BytesMut};
 use tokio_util::sync::CancellationToken;
 
@@ -21,19 +22,28 @@ use crate::wire::error::{
 use crate::wire::header::{FrameError, Header, OP_COMPRESSED, OP_MSG, OP_QUERY};
 use crate::wire::op_msg::build;
 use crate::wire::query::{self, Query};
+use crate::wire::scan::Command;
 
+use super::acceptor::Door;
+use super::accounts::Accounts;
 use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
 use super::client::Client;
 use super::face::Appearance;
 use super::hello::{self, Greeting, SharedCapabilities};
+use super::login;
 
 /// How long ending what a client has left open may take.
 const RELEASE: Duration = Duration::from_secs(10);
 
 /// What the sessions of one worker share.
 pub(super) struct Context {
+    /// The way to the clusters as this process's own user.
     pub(super) router: Router,
+    /// Those who have logged in.
+    pub(super) accounts: Accounts,
+    /// What nobody outside knows, the same for all workers.
+    pub(super) secret: Arc<[u8]>,
     pub(super) capabilities: Arc<SharedCapabilities>,
     /// How the messages of clients may be compressed.
     pub(super) compressors: Compressors,
@@ -61,13 +71,15 @@ pub(super) async fn serve(
     context: &Context,
     client: &mut Client,
     connection_id: i32,
-    appearance: Arc<Appearance>,
+    door: Door,
     drain: CancellationToken,
 ) -> Result<(), SessionEnd> {
-    let mut greeting = Greeting::new(connection_id, appearance, context.compressors);
+    let mut greeting = Greeting::new(connection_id, door.appearance, context.compressors);
+    greeting.must_log_in = door.login;
     let end = until_end(context, client, &mut greeting, &drain).await;
     if let Some(belongings) = greeting.belongings {
-        Box::pin(release(context, connection_id, *belongings)).await;
+        let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
+        Box::pin(release(router, connection_id, *belongings)).await;
     }
     end
 }
@@ -95,12 +107,12 @@ async fn until_end(
 }
 
 /// Ends on the servers what a client has left open.
-async fn release(context: &Context, client: i32, belongings: Belongings) {
+async fn release(router: &Router, client: i32, belongings: Belongings) {
     let ending = async {
         let mut reply = Buffer::take();
         for message in belongings.farewells() {
             if let Ok(operation) = Operation::parse(&message, u64::from(client.unsigned_abs())) {
-                context.router.handle(&operation, &mut reply.0).await;
+                router.handle(&operation, &mut reply.0).await;
             }
         }
     };
@@ -172,17 +184,32 @@ async fn command(
     let operation = Operation::parse(message, u64::from(greeting.connection_id.unsigned_abs()))?;
     let local = match (operation.class, not_here(&greeting.appearance, &operation)) {
         (Class::Hello, _) => {
-            let body = &message[operation.parts.body.clone()];
-            hello::answer(&context.capabilities, greeting, &operation.command, body).await
+            greet(context, greeting, &operation.command, &message[operation.parts.body.clone()]).await
         }
-        (Class::Authentication, _) => Err(hello::no_login()),
+        (Class::Authentication, _) if !greeting.must_log_in => Err(hello::no_login()),
+        (Class::Authentication, _) => Box::pin(login::answer(context, greeting, &operation)).await,
         (_, Some(error)) => Err(error),
+        (_, None) if let Some(error) = login::must_log_in(greeting, &operation) => Err(error),
         (_, None) => return remembered(context, client, greeting, &operation, reply).await,
     };
     let document = local.unwrap_or_else(|error| error.document());
     reply.clear();
     reply.extend_from_slice(&build(0, operation.request_id(), 0, document.as_bytes(), None));
     Ok(if operation.silent() { Handled::Silent } else { Handled::Reply })
+}
+
+/// The answer to `hello`, with the ways to log in if it asks for them.
+async fn greet(
+    context: &Context,
+    greeting: &mut Greeting,
+    command: &Command<'_>,
+    body: &[u8],
+) -> Result<RawDocumentBuf, ErrorReply> {
+    let mut document = hello::answer(&context.capabilities, greeting, command, body).await?;
+    if let Some(mechanisms) = Box::pin(login::mechanisms(context, greeting, body)).await {
+        document.append(bson::cstr!("saslSupportedMechs"), mechanisms);
+    }
+    Ok(document)
 }
 
 /// Where a secondary is shown: the error for a command that does not belong on one.
@@ -235,7 +262,9 @@ async fn remembered(
     if let Some(belongings) = &mut greeting.belongings {
         belongings.before(operation);
     }
-    let handled = forward(context, client, operation, reply).await?;
+    let account = greeting.account.clone();
+    let router = account.as_ref().map_or(&context.router, |account| &account.router);
+    let handled = forward(router, client, operation, reply).await?;
     if let Some(belongings) = &mut greeting.belongings {
         belongings.after(operation, reply);
     }
@@ -245,12 +274,12 @@ async fn remembered(
 /// Runs an operation. One that changes nothing is given up when its client leaves: the future is dropped,
 /// and the server stops when its connection closes.
 async fn forward(
-    context: &Context,
+    router: &Router,
     client: &mut Client,
     operation: &Operation<'_>,
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
-    let handling = context.router.handle(operation, reply);
+    let handling = router.handle(operation, reply);
     if !operation.may_be_dropped() {
         return Ok(handling.await);
     }
@@ -269,7 +298,7 @@ async fn legacy(
 ) -> Result<Handled, SessionEnd> {
     let query = Query::parse(message)?;
     let answer = if classify(query.command.name) == Class::Hello {
-        hello::answer(&context.capabilities, greeting, &query.command, query.body).await
+        greet(context, greeting, &query.command, query.body).await
     } else {
         let text = format!("{} must be sent as OP_MSG", query.command.name);
         Err(ErrorReply::new(UNSUPPORTED_OP_QUERY, text))

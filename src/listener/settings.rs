@@ -20,6 +20,8 @@ pub struct Entrance {
     pub face: Face,
     /// Clients must speak TLS.
     pub tls: Option<TlsFiles>,
+    /// Clients must log in, as users of old.
+    pub login: bool,
 }
 
 /// How clients are served.
@@ -48,6 +50,7 @@ impl Settings {
                 address: listen,
                 face: Face::default(),
                 tls: None,
+                login: false,
             }],
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             max_clients: 50_000,

@@ -9,15 +9,17 @@ use metrics::{Counter, Gauge, counter, gauge};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::login::Login;
 use crate::router::Router;
+use crate::state::transactions::UserDigest;
 use crate::telemetry::metrics as names;
 
+use super::acceptor::Door;
+use super::accounts::Accounts;
 use super::client::Client;
-use super::face::Appearance;
 use super::hello::SharedCapabilities;
 use super::session::{Context, SessionEnd, serve};
 use super::settings::Settings;
@@ -62,10 +64,7 @@ impl Drop for Present {
 pub(super) struct Arrival {
     pub(super) stream: StdStream,
     pub(super) present: Present,
-    /// What it is shown.
-    pub(super) appearance: Arc<Appearance>,
-    /// It must speak TLS.
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) door: Door,
 }
 
 /// One thread.
@@ -81,8 +80,18 @@ pub struct Workers {
     pub(super) clients: Arc<Clients>,
 }
 
-/// Builds the router of one worker, on its runtime.
-pub type BuildRouter = Arc<dyn Fn() -> Router + Send + Sync>;
+/// A user who has logged in.
+pub struct User<'a> {
+    /// As sessions name it.
+    pub digest: UserDigest,
+    /// How to log in as the same on the clusters.
+    pub login: Arc<Login>,
+    /// The worker's router of this process's own user.
+    pub beside: &'a Router,
+}
+
+/// Builds a router of one worker, on its runtime: of this process's own user, or of another.
+pub type BuildRouter = Arc<dyn Fn(Option<User<'_>>) -> Router + Send + Sync>;
 
 impl Workers {
     /// Starts the threads; [`Self::stop`] waits for operations that run as long as the settings say.
@@ -103,10 +112,17 @@ impl Workers {
         });
         let compressors = settings.compressors;
         let stop = Stop { drain: CancellationToken::new(), grace: Arc::new(Mutex::new(settings.drain)) };
+        let secret: Arc<[u8]> = rand::random::<[u8; 32]>().to_vec().into();
         let start = |number| {
             let stop = stop.clone();
-            let (capabilities, build) = (capabilities.clone(), build.clone());
-            let context = move || Context { router: build(), capabilities, compressors };
+            let (capabilities, build, secret) = (capabilities.clone(), build.clone(), secret.clone());
+            let context = move || Context {
+                router: build(None),
+                accounts: Accounts::new(build),
+                capabilities,
+                compressors,
+                secret,
+            };
             start_worker(number, stop, clients.clone(), context)
         };
         let workers = (0..settings.workers.get()).map(start).collect::<Result<_, _>>()?;
@@ -114,14 +130,8 @@ impl Workers {
     }
 
     /// Hands a client to the worker whose turn it is.
-    pub(super) fn hand_over(
-        &self,
-        turn: usize,
-        stream: StdStream,
-        appearance: Arc<Appearance>,
-        tls: Option<TlsAcceptor>,
-    ) {
-        let arrival = Arrival { stream, present: Present::new(&self.clients), appearance, tls };
+    pub(super) fn hand_over(&self, turn: usize, stream: StdStream, door: Door) {
+        let arrival = Arrival { stream, present: Present::new(&self.clients), door };
         // Fails only while the process ends; the client is then closed.
         _ = self.workers[turn % self.workers.len()].arrivals.send(arrival);
     }
@@ -208,11 +218,11 @@ async fn work(
 }
 
 async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival, drain: CancellationToken) {
-    let Arrival { stream, present, appearance, tls } = arrival;
+    let Arrival { stream, present, door } = arrival;
     let _present = present;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let peer = stream.peer_addr();
-    let shaken = match &tls {
+    let shaken = match &door.tls {
         None => Ok(Client::Plain(stream)),
         // Boxed: it is over when the session begins.
         Some(tls) => Box::pin(Client::encrypted(stream, tls)).await,
@@ -227,7 +237,7 @@ async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival,
         }
     };
     let id = clients.next_id.fetch_add(1, Ordering::Relaxed);
-    match serve(&context, &mut client, id, appearance, drain).await {
+    match serve(&context, &mut client, id, door, drain).await {
         Ok(()) | Err(SessionEnd::Left | SessionEnd::Io(_)) => {}
         Err(error) => {
             clients.malformed.increment(1);

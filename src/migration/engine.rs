@@ -125,6 +125,8 @@ pub struct Engine {
     pub(super) fatal: watch::Sender<Option<String>>,
     /// What clients are told, once it is known; empty where there are none.
     pub(super) shown: OnceLock<Arc<SetOnce<Capabilities>>>,
+    /// Clients act on the clusters as the users that they are.
+    pub(super) clients_log_in: OnceLock<()>,
 }
 
 pub(super) const RETRY: Duration = Duration::from_millis(300);
@@ -145,6 +147,7 @@ impl Engine {
             ]),
             fatal: watch::Sender::new(None),
             shown: OnceLock::new(),
+            clients_log_in: OnceLock::new(),
         })
     }
 

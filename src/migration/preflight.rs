@@ -9,6 +9,7 @@ mod findings;
 mod privileges;
 mod route_keys;
 mod sharding;
+mod users;
 
 pub(super) use clusters::hello;
 

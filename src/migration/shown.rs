@@ -24,6 +24,12 @@ const SHOWN: &str = "shown";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Engine {
+    /// Clients log in, and act on the clusters as the users that they are.
+    pub fn clients_log_in(&self) {
+        // Told once, when the process is put together.
+        _ = self.clients_log_in.set(());
+    }
+
     /// What clients are told will be known there.
     pub fn will_show(&self, shown: Arc<SetOnce<Capabilities>>) {
         // Told once, when the process is put together.

@@ -130,14 +130,16 @@ impl Engine {
     async fn look(&self, running: &Running) -> Result<(PreflightReport, Vec<Wanted>), ControlError> {
         let clusters = self.environment.clusters.as_ref().ok_or_else(no_new)?;
         let specs = running.stored.lock().namespaces.clone();
-        match resolve(&*clusters.old, &specs).await {
-            Ok((wanted, patterns)) => {
-                Ok((preflight(clusters, &wanted).await.with_patterns(&patterns), wanted))
-            }
+        let (report, wanted) = match resolve(&*clusters.old, &specs).await {
+            Ok((wanted, patterns)) => (preflight(clusters, &wanted).await.with_patterns(&patterns), wanted),
             Err(why) => {
                 let wanted = by_name(&specs);
-                Ok((preflight(clusters, &wanted).await.without_patterns(why), wanted))
+                (preflight(clusters, &wanted).await.without_patterns(why), wanted)
             }
+        };
+        match self.clients_log_in.get() {
+            Some(()) => Ok((report.with_users(clusters).await, wanted)),
+            None => Ok((report, wanted)),
         }
     }
 

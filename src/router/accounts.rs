@@ -57,7 +57,7 @@ impl Router {
             (Some(undo), Some(what), Some(database), Some(writer)) => {
                 let mut body = RawDocumentBuf::new();
                 body.append(undo, what);
-                ask(&**writer.clusters.get(Side::New), Request::new(database, body)).await.map(|_| ())
+                ask(&**writer.own.get(Side::New), Request::new(database, body)).await.map(|_| ())
             }
             _ => Err("it cannot be taken back".to_owned()),
         };

@@ -99,7 +99,7 @@ impl BothSides<'_> {
     }
 
     async fn look(&self, side: Side, limit: Duration) -> Result<Collection, String> {
-        let found = describe(&**self.writer.clusters.get(side), self.namespace, limit).await;
+        let found = describe(&**self.writer.own.get(side), self.namespace, limit).await;
         found.map_err(|error| error.to_string())?.ok_or_else(|| format!("{} is not there", self.namespace))
     }
 
@@ -133,7 +133,7 @@ impl BothSides<'_> {
             let mut body = RawDocumentBuf::try_from(command).map_err(|error| error.to_string())?;
             body.append(cstr!("writeConcern"), rawdoc! { "w": "majority" });
             let request = Request::new(self.namespace.database(), body).within(TAKE_BACK);
-            ask(&**self.writer.clusters.get(mirror), request).await?;
+            ask(&**self.writer.own.get(mirror), request).await?;
         }
         if undo.suspend.is_empty() {
             return Ok(());

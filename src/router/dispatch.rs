@@ -12,8 +12,8 @@ use crate::cluster::{Pools, Selection};
 use crate::model::side::Side;
 use crate::policy::failover::{Decision, Failure, Kind, Labels, Progress, decide, is_state_change};
 use crate::wire::error::{
-    CURSOR_NOT_FOUND, ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, RETRYABLE_WRITE,
-    TRANSIENT_TRANSACTION, UNKNOWN_COMMIT,
+    AUTHENTICATION_FAILED, CURSOR_NOT_FOUND, ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED,
+    RETRYABLE_WRITE, TRANSIENT_TRANSACTION, UNKNOWN_COMMIT,
 };
 use crate::wire::patch::Patched;
 use crate::wire::reply::{Number, ReplyFields, overwrite};
@@ -52,7 +52,13 @@ pub struct Replied {
 /// What came of one attempt.
 enum Attempt {
     Replied(Replied),
-    Failed { failure: Failure, why: String, reply: Option<Replied> },
+    Failed {
+        failure: Failure,
+        why: String,
+        reply: Option<Replied>,
+    },
+    /// The client's user is not known there.
+    LoginRefused(String),
 }
 
 impl Dispatch<'_> {
@@ -74,6 +80,8 @@ impl Dispatch<'_> {
             let (failure, why, late_reply) = match self.attempt(pools, left, reply).await {
                 Attempt::Replied(replied) => return Ok(replied),
                 Attempt::Failed { failure, why, reply } => (failure, why, reply),
+                Attempt::LoginRefused(why) if progress.sent == 0 => return Err(login_refused(why)),
+                Attempt::LoginRefused(why) => (Failure::NotSent, why, None),
             };
             match failure {
                 Failure::NotSent => progress.unsent += 1,
@@ -107,6 +115,7 @@ impl Dispatch<'_> {
     async fn attempt(&self, pools: &Pools, left: Duration, reply: &mut BytesMut) -> Attempt {
         let mut connection = match pools.checkout(self.selection, left).await {
             Ok(connection) => connection,
+            Err(SendError::LoginRefused(why)) => return Attempt::LoginRefused(why),
             Err(error) => return failed(&error),
         };
         if self.may_not_be_sent() {
@@ -139,7 +148,7 @@ impl Dispatch<'_> {
 
 fn failed(error: &SendError) -> Attempt {
     let (failure, why) = match error {
-        SendError::NotSent(why) => (Failure::NotSent, why.clone()),
+        SendError::NotSent(why) | SendError::LoginRefused(why) => (Failure::NotSent, why.clone()),
         SendError::Unknown(why) => (Failure::Lost, why.clone()),
     };
     Attempt::Failed { failure, why, reply: None }
@@ -173,6 +182,11 @@ pub(super) fn unreachable(why: &str, labels: Labels) -> ErrorReply {
     ];
     let labels = names.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect();
     ErrorReply::new(HOST_UNREACHABLE, why).labelled(labels)
+}
+
+/// Nothing was sent, and another try would end the same way.
+pub(super) fn login_refused(why: String) -> ErrorReply {
+    ErrorReply::new(AUTHENTICATION_FAILED, why)
 }
 
 fn cursor_lost(why: &str) -> ErrorReply {

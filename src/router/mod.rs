@@ -3,6 +3,7 @@ mod accounts;
 mod both_sides;
 mod bulk;
 mod dispatch;
+mod ending_sessions;
 mod expiry;
 mod followers;
 mod foreign_commits;

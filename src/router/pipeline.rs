@@ -11,6 +11,7 @@ use crate::cluster::{Pools, Role, Selection, TopologyKind};
 use crate::model::side::Side;
 use crate::policy::classify::Class;
 use crate::state::ddl::UnderWay;
+use crate::state::transactions::UserDigest;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
 use crate::wire::reply::overwrite;
 
@@ -41,6 +42,7 @@ pub struct Router {
     pools: [Option<Arc<Pools>>; 2],
     route: Arc<dyn Route>,
     pub(super) writer: Option<Writer>,
+    user: Option<UserDigest>,
 }
 
 impl Router {
@@ -52,13 +54,20 @@ impl Router {
                 shared.census.add(side, pools);
             }
         }
-        Self { shared, pools, route, writer: None }
+        Self { shared, pools, route, writer: None, user: None }
     }
 
     /// With the way through migrations.
     #[must_use]
     pub fn with_writer(mut self, writer: Writer) -> Self {
         self.writer = Some(writer);
+        self
+    }
+
+    /// As another user than that of the connection strings.
+    #[must_use]
+    pub fn of_user(mut self, user: UserDigest) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -70,6 +79,12 @@ impl Router {
         self.pools[side.index()].as_ref().ok_or_else(|| {
             ErrorReply::new(HOST_UNREACHABLE, format!("the {} cluster is not configured", side.as_str()))
         })
+    }
+
+    /// The pools of both clusters, by [`Side::index`].
+    #[must_use]
+    pub fn all_pools(&self) -> &[Option<Arc<Pools>>; 2] {
+        &self.pools
     }
 
     /// The cluster of an operation whose namespace does not migrate.
@@ -319,7 +334,7 @@ impl Router {
         if command.start_transaction
             && let Some((session, number)) = key
         {
-            let home = TransactionHome { side, server: replied.server.clone() };
+            let home = TransactionHome { side, server: replied.server.clone(), user: self.user };
             self.shared.transactions.begin(session, number, home, now);
         }
         if let Err(error) =
@@ -349,36 +364,6 @@ impl Router {
 
     pub(super) fn is_sharded(&self, side: Side) -> bool {
         self.pools(side).is_ok_and(|pools| pools.cluster().topology().kind == TopologyKind::Sharded)
-    }
-
-    /// The route's cluster answers; the other one hears of it too, with little patience.
-    async fn every_cluster(
-        &self,
-        operation: &Operation<'_>,
-        reply: &mut BytesMut,
-    ) -> (Side, Result<bool, ErrorReply>) {
-        let side = self.route.side(operation);
-        let first = self.plain(operation, side, reply);
-        let second = async {
-            let mut ignored = BytesMut::new();
-            let Ok(pools) = self.pools(side.other()) else { return };
-            let patched = operation.patched(pools.cluster().gossip());
-            let dispatch = Dispatch {
-                side: side.other(),
-                selection: &Selection::Primary,
-                kind: operation.kind(),
-                hold: HOLD_FOLLOWER,
-                only_if: None,
-                message: operation.message,
-                patched: &patched,
-            };
-            let sent = self.send(&dispatch, &mut ignored);
-            if crate::clock::timeout(&*self.shared.clock, HOLD_FOLLOWER, sent).await.is_err() {
-                tracing::debug!(cluster = side.other().as_str(), "gave up telling about sessions");
-            }
-        };
-        let (result, ()) = futures::join!(first, second);
-        (side, result)
     }
 
     /// Now, on the process's clock.

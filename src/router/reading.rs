@@ -18,7 +18,7 @@ use crate::model::slots::{Slot, SlotSet};
 use crate::policy::reads::{Ask, Ownership, Plan, joins, plan, slot_of_read};
 use crate::policy::route_key::By;
 use crate::state::table::MigrationRoute;
-use crate::wire::error::{ErrorReply, HOST_UNREACHABLE, NOT_NOW};
+use crate::wire::error::{AUTHENTICATION_FAILED, ErrorReply, HOST_UNREACHABLE, NOT_NOW};
 
 /// How long a read that meets documents of both authorities waits for the mirror to be current.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,7 +47,9 @@ impl Router {
         let begun = self.shared.clock.now();
         let read = self.plain_within(operation, mirror, active.mirror_timeout, reply);
         let read = timeout(&*self.shared.clock, SLOW_READ, read).await;
-        let answered = matches!(read, Ok(Ok(_)));
+        // A user who is not known there says nothing about the cluster.
+        let is_stranger = matches!(&read, Ok(Err(error)) if error.code == AUTHENTICATION_FAILED);
+        let answered = is_stranger || matches!(read, Ok(Ok(_)));
         active.breakers.get(mirror).note(answered, self.shared.clock.now());
         let failed = read.as_ref().map_or(true, |read| is_failure(read, reply));
         self.note_read_of(operation, active, mirror, begun, failed);

@@ -151,7 +151,8 @@ async fn find(
     let projection = by.field().map_or_else(|| rawdoc! { "_id": 1 }, RouteKey::projection);
     let mut keys = Vec::new();
     for side in Side::BOTH {
-        let cluster = &**writer.clusters.get(side);
+        // Servers let whoever may write find what to write.
+        let cluster = &**writer.own.get(side);
         let mut body = rawdoc! {
             "find": command.namespace.collection(), "filter": filter.to_owned(), "projection": projection.clone(),
             "batchSize": 10_000, "readConcern": { "level": "local" },

@@ -12,7 +12,7 @@ use crate::policy::split::Part;
 use crate::policy::writes::WriteCommand;
 use crate::wire::error::{ErrorReply, HOST_UNREACHABLE};
 
-use super::dispatch::unreachable;
+use super::dispatch::{login_refused, unreachable};
 
 /// An answer, and how often it was asked for.
 #[derive(Debug)]
@@ -47,7 +47,8 @@ pub(super) async fn send(
                     (Failure::NotPrimary, why, done.then_some(reply))
                 }
             },
-            Err(SendError::NotSent(why)) => (Failure::NotSent, why, None),
+            Err(SendError::LoginRefused(why)) if progress.sent == 0 => return Err(login_refused(why)),
+            Err(SendError::NotSent(why) | SendError::LoginRefused(why)) => (Failure::NotSent, why, None),
             Err(SendError::Unknown(why)) => (Failure::Lost, why, None),
         };
         match failure {

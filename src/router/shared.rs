@@ -55,7 +55,8 @@ impl transactions::Transactions for Shared {
         let now = self.clock.now();
         let named = given_up.into_iter().map(|((session, number), side)| {
             let home = self.transactions.find(&session, number, now);
-            GivenUp { session, number, side, server: home.map(|home| home.server) }
+            let (server, user) = home.map_or((None, None), |home| (Some(home.server), home.user));
+            GivenUp { session, number, side, server, user }
         });
         named.collect()
     }

@@ -211,7 +211,7 @@ fn put_time(digits: &mut [u8], time: Timestamp) {
 async fn is_there(writer: &Writer, side: Side, database: &str, collection: [u8; 16]) -> Option<bool> {
     let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: collection.to_vec() };
     let body = rawdoc! { "listCollections": 1, "filter": { "info.uuid": uuid }, "cursor": {} };
-    let reply = ask(&**writer.clusters.get(side), Request::new(database, body).within(LOOK)).await.ok()?;
+    let reply = ask(&**writer.own.get(side), Request::new(database, body).within(LOOK)).await.ok()?;
     let batch = reply.body.get_document("cursor").ok()?.get_array("firstBatch").ok()?;
     Some(batch.into_iter().next().is_some())
 }

@@ -146,7 +146,8 @@ impl Router {
         if operation.class != Class::Abort && self.shared.open_transactions.is_given_up(&key) {
             // Given up while this was on its way: it may have begun on the server once more.
             let (session, number) = key;
-            let abort = GivenUp { session, number, side, server: Some(server.clone()) };
+            // By the same user.
+            let abort = GivenUp { session, number, side, server: Some(server.clone()), user: None };
             let request = abort.abort(self.is_sharded(side)).within(HOLD);
             _ = writer.clusters.get(side).run(request).await;
             return Err(run_again("the transaction was ended for a move of its collections"));
@@ -178,7 +179,7 @@ impl Router {
                 aims: Arc::default(),
                 lanes: None,
             };
-            writer.mirroring.follow(&writer.clusters, entered, effect, Duration::ZERO).await;
+            writer.mirroring.follow(&writer.own, entered, effect, Duration::ZERO).await;
         }
         Ok(())
     }

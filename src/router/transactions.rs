@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::cluster::command::ServerId;
 use crate::model::side::Side;
+use crate::state::transactions::UserDigest;
 use crate::wire::scan::SessionId;
 
 /// Sessions live for 30 minutes; so long a commit may be repeated.
@@ -22,6 +23,8 @@ pub struct TransactionHome {
     pub side: Side,
     /// The server that took its first statement.
     pub server: ServerId,
+    /// The user whose it is, as sessions name users; `None`: the user of the connection strings.
+    pub user: Option<UserDigest>,
 }
 
 #[derive(Debug)]
@@ -103,7 +106,7 @@ mod tests {
     #[test]
     fn a_transaction_is_known_until_the_next_one_of_its_session() {
         let transactions = Transactions::default();
-        let home = |server: &str| TransactionHome { side: Side::Old, server: server.into() };
+        let home = |server: &str| TransactionHome { side: Side::Old, server: server.into(), user: None };
         transactions.begin([1; 16], 5, home("a:1"), Duration::ZERO);
         transactions.begin([1; 16], 4, home("b:1"), Duration::ZERO);
         assert_eq!(transactions.find(&[1; 16], 5, Duration::ZERO), Some(home("a:1")));

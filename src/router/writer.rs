@@ -47,8 +47,10 @@ const FOR_THE_REST: usize = 16 * 1024;
 
 /// Writes for one worker.
 pub struct Writer {
-    /// Both clusters, by this worker's pools.
+    /// Both clusters, by this worker's pools, as the user of the client.
     pub clusters: PerSide<SharedCluster>,
+    /// The same as the user of the connection strings, for what the client has not asked for by itself.
+    pub own: PerSide<SharedCluster>,
     /// The way in.
     pub gate: Gate,
     /// What follows the authority's answer.
@@ -143,7 +145,7 @@ impl Writer {
         let body = outcome.reply.clone();
         if entered.route.mirrors() && ServerError::of(&outcome.reply).is_none() {
             let effect = effect(command, &entered, outcome, slots, lanes, &homes);
-            self.mirroring.follow(&self.clusters, entered, effect, waited).await;
+            self.mirroring.follow(&self.own, entered, effect, waited).await;
         }
         Ok(Attempt::Written(Written { body, operation_time }))
     }

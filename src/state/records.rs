@@ -65,7 +65,11 @@ impl Records {
                     Some(error) if RETRYABLE.contains(&error.code) => error.to_string(),
                     Some(error) => return Err(error.into()),
                 },
-                Err(SendError::NotSent(problem) | SendError::Unknown(problem)) => problem,
+                Err(
+                    SendError::NotSent(problem)
+                    | SendError::LoginRefused(problem)
+                    | SendError::Unknown(problem),
+                ) => problem,
             };
             if self.clock.now() + RETRY_PAUSE >= give_up {
                 return Err(RecordError::Unavailable(problem));

@@ -16,6 +16,12 @@ pub const HOST_UNREACHABLE: Code = Code(6, "HostUnreachable");
 pub const BAD_VALUE: Code = Code(2, "BadValue");
 /// Login failed.
 pub const AUTHENTICATION_FAILED: Code = Code(18, "AuthenticationFailed");
+/// A login is needed first.
+pub const UNAUTHORIZED: Code = Code(13, "Unauthorized");
+/// A message that does not belong here.
+pub const PROTOCOL_ERROR: Code = Code(17, "ProtocolError");
+/// Nobody can log in this way.
+pub const MECHANISM_UNAVAILABLE: Code = Code(334, "MechanismUnavailable");
 /// There is no such cursor.
 pub const CURSOR_NOT_FOUND: Code = Code(43, "CursorNotFound");
 /// A value has another type than it must have.

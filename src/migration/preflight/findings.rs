@@ -33,7 +33,7 @@ impl PreflightReport {
 
 /// What has been found so far.
 #[derive(Default)]
-pub(super) struct Findings(Vec<Finding>);
+pub(super) struct Findings(pub(super) Vec<Finding>);
 
 impl Findings {
     fn push(&mut self, severity: Severity, code: &str, of: &str, message: String, remedy: String) {

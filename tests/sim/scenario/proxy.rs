@@ -188,7 +188,7 @@ impl Proxy {
             safeguards: site.safeguards,
             records,
         });
-        let writer = Writer { clusters, gate, mirroring };
+        let writer = Writer { own: clusters.clone(), clusters, gate, mirroring };
         let (stood_still, mirror_reads) = (AtomicBool::new(false), AtomicU64::new(0));
         Arc::new(Self { process, engine, registry, writer, mirror_reads, stood_still })
     }
@@ -289,7 +289,9 @@ async fn plain(old: &SharedCluster, command: &WriteCommand) -> Result<RawDocumen
             None => Ok(reply.body),
             Some(problem) => Err(error(problem.to_string()).labelled(vec![RETRYABLE_WRITE])),
         },
-        Err(SendError::NotSent(why)) => Err(error(why).labelled(vec![RETRYABLE_WRITE, NO_WRITES_PERFORMED])),
+        Err(SendError::NotSent(why) | SendError::LoginRefused(why)) => {
+            Err(error(why).labelled(vec![RETRYABLE_WRITE, NO_WRITES_PERFORMED]))
+        }
         Err(SendError::Unknown(why)) => Err(error(why).labelled(vec![RETRYABLE_WRITE])),
     }
 }

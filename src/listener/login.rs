@@ -1,0 +1,221 @@
+//! Logging clients in, as the users that old knows. Source: specifications/source/auth/auth.md.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bson::raw::RawArrayBuf;
+use bson::spec::BinarySubtype;
+use bson::{Binary, RawDocument, RawDocumentBuf, rawdoc};
+
+use super::accounts::Account;
+use super::hello::Greeting;
+use super::scram::{Exchange, First, Proven, Refused, Stored};
+use super::session::Context;
+use crate::cluster::command::{Commands as _, Request};
+use crate::cluster::scram::Hash;
+use crate::model::side::Side;
+use crate::router::Operation;
+use crate::wire::error::{
+    AUTHENTICATION_FAILED, BAD_VALUE, ErrorReply, HOST_UNREACHABLE, MECHANISM_UNAVAILABLE, PROTOCOL_ERROR,
+    UNAUTHORIZED,
+};
+
+/// How long a cluster may take to tell of a user.
+const LOOK: Duration = Duration::from_secs(5);
+/// Of the one login that a connection can have under way.
+const CONVERSATION: i32 = 1;
+/// What servers answer before a login.
+const BEFORE: [&str; 3] = ["ping", "buildInfo", "buildinfo"];
+
+/// A login under way.
+pub(super) struct Pending {
+    source: String,
+    user: String,
+    exchange: Exchange,
+    stored: Stored,
+    skips_empty: bool,
+    /// The client knows the password; the last, empty messages are missing.
+    account: Option<std::sync::Arc<Account>>,
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Pending").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// The error for a command that needs a login first.
+pub(super) fn must_log_in(greeting: &Greeting, operation: &Operation<'_>) -> Option<ErrorReply> {
+    let name = operation.command.name;
+    if !greeting.must_log_in || greeting.account.is_some() || BEFORE.contains(&name) {
+        return None;
+    }
+    Some(ErrorReply::new(UNAUTHORIZED, format!("Command {name} requires authentication")))
+}
+
+/// The answer to a command that logs a client in or out.
+pub(super) async fn answer(
+    context: &Context,
+    greeting: &mut Greeting,
+    operation: &Operation<'_>,
+) -> Result<RawDocumentBuf, ErrorReply> {
+    let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]);
+    let body = body.map_err(|error| ErrorReply::new(BAD_VALUE, error.to_string()))?;
+    let database = operation.command.database.unwrap_or("admin");
+    match operation.command.name {
+        "saslStart" => start(context, greeting, database, body).await,
+        "saslContinue" => proceed(context, greeting, body),
+        "logout" => {
+            (greeting.account, greeting.pending) = (None, None);
+            Ok(rawdoc! { "ok": 1.0 })
+        }
+        name => {
+            let text = format!("{name} is not a way to log in here; SCRAM-SHA-256 and SCRAM-SHA-1 are");
+            Err(ErrorReply::new(MECHANISM_UNAVAILABLE, text))
+        }
+    }
+}
+
+async fn start(
+    context: &Context,
+    greeting: &mut Greeting,
+    source: &str,
+    body: &RawDocument,
+) -> Result<RawDocumentBuf, ErrorReply> {
+    greeting.pending = None;
+    if let Some(account) = &greeting.account {
+        let text = format!("{} is logged in already; use a connection for each user", account.name);
+        return Err(ErrorReply::new(PROTOCOL_ERROR, text));
+    }
+    let mechanism = body.get_str("mechanism").unwrap_or_default();
+    let Some(hash) = Hash::ALL.into_iter().find(|hash| hash.mechanism_name() == mechanism) else {
+        let text =
+            format!("mechanism {mechanism:?} is not a way to log in here; SCRAM-SHA-256 and SCRAM-SHA-1 are");
+        return Err(ErrorReply::new(MECHANISM_UNAVAILABLE, text));
+    };
+    let first = First::parse(payload(body)?).map_err(|why| refused(source, "", why))?;
+    let user = first.user.clone();
+    let stored = credentials(context, source, &user).await?.into_iter().find(|stored| stored.hash == hash);
+    // Who is not there cannot be told from who has another password.
+    let stored = stored.unwrap_or_else(|| nobody(context, hash, source, &user));
+    let nonce = BASE64.encode(rand::random::<[u8; 24]>());
+    let exchange = Exchange::begin(first, &nonce, &stored);
+    let options = body.get_document("options");
+    let skips_empty = options.and_then(|options| options.get_bool("skipEmptyExchange")).unwrap_or(false);
+    let reply = message(&exchange.message, false);
+    let source = source.to_owned();
+    greeting.pending = Some(Box::new(Pending { source, user, exchange, stored, skips_empty, account: None }));
+    Ok(reply)
+}
+
+fn proceed(
+    context: &Context,
+    greeting: &mut Greeting,
+    body: &RawDocument,
+) -> Result<RawDocumentBuf, ErrorReply> {
+    let is_ours = body.get_i32("conversationId").is_ok_and(|id| id == CONVERSATION);
+    let Some(mut pending) = greeting.pending.take().filter(|_| is_ours) else {
+        return Err(ErrorReply::new(PROTOCOL_ERROR, "No SASL session state found"));
+    };
+    if let Some(account) = pending.account {
+        greeting.account = Some(account);
+        return Ok(message("", true));
+    }
+    let proven: Proven = pending
+        .exchange
+        .prove(payload(body)?, &pending.stored)
+        .map_err(|why| refused(&pending.source, &pending.user, why))?;
+    let who = (pending.source.as_str(), pending.user.as_str());
+    let account = context.accounts.of(who, &pending.stored, &proven, &context.router);
+    let done = pending.skips_empty;
+    if done {
+        greeting.account = Some(account);
+    } else {
+        pending.account = Some(account);
+        greeting.pending = Some(pending);
+    }
+    Ok(message(&proven.message, done))
+}
+
+/// `saslSupportedMechs` of a hello that asks for it, as `database.user`.
+pub(super) async fn mechanisms(context: &Context, greeting: &Greeting, hello: &[u8]) -> Option<RawArrayBuf> {
+    if !greeting.must_log_in {
+        return None;
+    }
+    let (source, user) =
+        RawDocument::from_bytes(hello).ok()?.get_str("saslSupportedMechs").ok()?.split_once('.')?;
+    let found = credentials(context, source, user).await.unwrap_or_default();
+    let names: Vec<&str> = found.iter().map(|stored| stored.hash.mechanism_name()).collect();
+    let names = if names.is_empty() { Hash::ALL.map(Hash::mechanism_name).to_vec() } else { names };
+    Some(names.into_iter().collect())
+}
+
+/// What old stores of a user, or new when old cannot be reached.
+async fn credentials(context: &Context, source: &str, user: &str) -> Result<Vec<Stored>, ErrorReply> {
+    let mut why = String::new();
+    for side in Side::BOTH {
+        let Ok(pools) = context.router.pools(side) else { continue };
+        let body = rawdoc! { "usersInfo": { "user": user, "db": source }, "showCredentials": true };
+        match pools.run(Request::new("admin", body).within(LOOK)).await {
+            Ok(reply) => match reply.error() {
+                None => return Ok(read(&reply.body)),
+                Some(error) => {
+                    tracing::error!(cluster = %side, %error, "the users who log in cannot be read");
+                    why = format!("reshard's own user may not read users on {side}: {error}");
+                    break;
+                }
+            },
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(ErrorReply::new(HOST_UNREACHABLE, format!("whether {user} may log in cannot be told: {why}")))
+}
+
+fn read(reply: &RawDocument) -> Vec<Stored> {
+    let user = reply.get_array("users").ok().and_then(|users| users.into_iter().next()?.ok()?.as_document());
+    let Some(credentials) = user.and_then(|user| user.get_document("credentials").ok()) else {
+        return Vec::new();
+    };
+    let stored = |hash: Hash| {
+        let stored = credentials.get_document(hash.mechanism_name()).ok()?;
+        let bytes = |field: &str| BASE64.decode(stored.get_str(field).ok()?).ok();
+        Some(Stored {
+            hash,
+            salt: bytes("salt")?,
+            iterations: u32::try_from(stored.get_i32("iterationCount").ok()?).ok()?,
+            stored_key: bytes("storedKey")?,
+            server_key: bytes("serverKey")?,
+        })
+    };
+    Hash::ALL.into_iter().filter_map(stored).collect()
+}
+
+/// What would be stored of somebody who is not there: the same each time, and no password fits.
+fn nobody(context: &Context, hash: Hash, source: &str, user: &str) -> Stored {
+    let secret = |what: &str| hash.mac(&context.secret, format!("{what} {source}.{user}").as_bytes());
+    let (salt, iterations) = match hash {
+        Hash::Sha1 => (16, 10_000),
+        Hash::Sha256 => (28, 15_000),
+    };
+    let salt = secret("salt").into_iter().take(salt).collect();
+    Stored { hash, salt, iterations, stored_key: secret("stored"), server_key: secret("server") }
+}
+
+fn payload(body: &RawDocument) -> Result<&[u8], ErrorReply> {
+    let payload = body.get_binary("payload").map(|payload| payload.bytes);
+    payload.map_err(|_| ErrorReply::new(BAD_VALUE, "a payload is missing"))
+}
+
+fn message(text: &str, done: bool) -> RawDocumentBuf {
+    let payload = Binary { subtype: BinarySubtype::Generic, bytes: text.as_bytes().to_vec() };
+    rawdoc! { "conversationId": CONVERSATION, "done": done, "payload": payload, "ok": 1.0 }
+}
+
+fn refused(source: &str, user: &str, why: Refused) -> ErrorReply {
+    tracing::info!(user, source, ?why, "a login was refused");
+    match why {
+        Refused::WrongProof => ErrorReply::new(AUTHENTICATION_FAILED, "Authentication failed."),
+        Refused::Malformed(what) => ErrorReply::new(BAD_VALUE, format!("a SCRAM message lacks {what}")),
+    }
+}
