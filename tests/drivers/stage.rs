@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bson::{Document, doc};
 use hyper::http::{HeaderMap, Method};
 use reshard::cli::client::Client;
 use reshard_testbed::{ReplicaSet, wait_for, wait_for_value};
@@ -53,12 +54,18 @@ impl Phase {
 /// Which of the proxy's faces applications connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Face {
-    /// A router.
+    /// A router, where applications log in.
     Mongos,
     /// A replica set with one secondary.
     ReplicaSet,
     /// A service behind a balancer.
     LoadBalanced,
+}
+
+impl Face {
+    fn logs_in(self) -> bool {
+        self == Self::Mongos
+    }
 }
 
 /// The listeners beside `[listen]`, on free ports.
@@ -88,11 +95,19 @@ pub(crate) struct Stage {
 impl Stage {
     /// With a proxy that knows the old cluster only, which has so many members.
     pub(crate) async fn start(name: &str, face: Face, members: usize) -> Result<Self> {
-        let (old, new) = (format!("{name}-old"), format!("{name}-new"));
-        let old = ReplicaSet::builder(&old).nodes(members).start();
-        let (old, new) = tokio::try_join!(old, ReplicaSet::builder(&new).start())?;
+        let start = |name: String, members| async move {
+            let builder = ReplicaSet::builder(&name).nodes(members);
+            if face.logs_in() { builder.auth("root", "root").start().await } else { builder.start().await }
+        };
+        let (old, new) =
+            tokio::try_join!(start(format!("{name}-old"), members), start(format!("{name}-new"), 1))?;
+        if face.logs_in() {
+            let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
+            let user = doc! { "createUser": "app", "pwd": "secret", "roles": roles.to_vec() };
+            old.client().await?.database("admin").run_command(user).await?;
+        }
         let folder = tempfile::tempdir()?;
-        let program = Program::start(folder.path().join("plain"), &old.uri(), None).await?;
+        let program = Program::start(folder.path().join("plain"), face, &old.uri(), None).await?;
         Ok(Self { old, new, face, folder, program })
     }
 
@@ -103,7 +118,7 @@ impl Stage {
             all.map(|(_, address)| address.as_str()).collect()
         };
         match self.face {
-            Face::Mongos => format!("mongodb://{}/", self.program.address),
+            Face::Mongos => format!("mongodb://app:secret@{}/", self.program.address),
             Face::ReplicaSet => format!("mongodb://{}/?replicaSet=app", of("set").join(",")),
             Face::LoadBalanced => format!("mongodb://{}/?loadBalanced=true", of("service").join(",")),
         }
@@ -125,9 +140,20 @@ impl Stage {
         {
             app.create_collection(name).await?;
         }
+        if self.face.logs_in() {
+            self.copy_user().await?;
+        }
         self.program.stop().await?;
         let folder = self.folder.path().join("migrating");
-        self.program = Program::start(folder, &self.old.uri(), Some(&self.new.uri())).await?;
+        self.program = Program::start(folder, self.face, &self.old.uri(), Some(&self.new.uri())).await?;
+        Ok(())
+    }
+
+    /// As mongodump and mongorestore do.
+    async fn copy_user(&self) -> Result<()> {
+        let of = |client: mongodb::Client| client.database("admin").collection::<Document>("system.users");
+        let stored = of(self.old.client().await?).find_one(doc! { "user": "app" }).await?;
+        of(self.new.client().await?).insert_one(stored.context("the user of applications")?).await?;
         Ok(())
     }
 
@@ -209,13 +235,14 @@ impl Stage {
 }
 
 impl Program {
-    async fn start(folder: PathBuf, old: &str, new: Option<&str>) -> Result<Self> {
+    async fn start(folder: PathBuf, face: Face, old: &str, new: Option<&str>) -> Result<Self> {
         fs::create_dir_all(&folder)?;
         let (config, log) = (folder.join("reshard.toml"), folder.join("log"));
         let new = new.map(|uri| format!("[new]\nuri = {uri:?}\n")).unwrap_or_default();
+        let login = face.logs_in();
         // A debug build between two servers on a busy machine needs more time than the default.
         let text = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\n[old]\nuri = {old:?}\n{new}{LISTENERS}[admin]\naddress = \
+            "[listen]\naddress = \"127.0.0.1:0\"\nlogin = {login}\n[old]\nuri = {old:?}\n{new}{LISTENERS}[admin]\naddress = \
              \"127.0.0.1:0\"\n[migration]\nmax_pause_ms = 3000\nlease_ms = 6000\n[log]\nlevel = \
              \"info,reshard::router=debug\"\nformat = \"json\"\n"
         );

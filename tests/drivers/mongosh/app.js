@@ -6,7 +6,7 @@ const PHASES = ["plain", "dual", "reads", "half", "moved"];
 const MIGRATES = PHASE !== "plain";
 const MIXED = PHASE === "half";
 const MOVED = PHASE === "moved";
-const shell = connect(RESHARD_URI.replace(/\/(\?|$)/, "/app$1"));
+const shell = connect(RESHARD_URI).getSiblingDB("app");
 const { items, accounts, orders, stock, feed } = Object.fromEntries(
   ["items", "accounts", "orders", "stock", "feed"].map((name) => [name, shell.getCollection(name)]),
 );

@@ -394,7 +394,7 @@ const checks = {
 
   async mongooseModels() {
     const connection = await mongoose
-      .createConnection(RESHARD_URI.replace(/\/(\?|$)/, "/app$1"), { serverSelectionTimeoutMS: 10_000 })
+      .createConnection(RESHARD_URI, { dbName: "app", serverSelectionTimeoutMS: 10_000 })
       .asPromise();
     try {
       await models(connection);
