@@ -1,88 +1,21 @@
-//! The way of sampled reads from the data plane to where they are run on the other cluster.
-//!
-//! The data plane gives and never waits: when there is no room, the read is dropped and counted.
+//! The sample of reads that run on the other cluster too, to be compared.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
-use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::side::Side;
+use super::handed_over::{Queue, Served};
 use crate::policy::shadow::eligible::Reason;
 
-/// Reads that may wait.
-pub const MOST_WAITING: usize = 256;
-/// KiB of requests and replies that may wait or be in work.
-const MOST_KIB: usize = 64 * 1024;
-/// A larger request is not kept.
-pub const MOST_REQUEST: usize = 1 << 20;
-/// A larger reply is not kept: the read is run again where it was served.
-pub const MOST_REPLY: usize = 1 << 20;
-
-/// A read that was served, to be run on the other cluster too.
-#[derive(Debug)]
-pub struct Job {
-    /// The database.
-    pub database: String,
-    /// The command as the client sent it.
-    pub body: Bytes,
-    /// The reply as the client got it; `None` where it was too large to be kept.
-    pub reply: Option<Bytes>,
-    /// The cluster that served it.
-    pub served: Side,
-    /// How long that took.
-    pub took: Duration,
-    /// When it was served, on the process's clock.
-    pub at: Duration,
-    _room: OwnedSemaphorePermit,
-}
-
-/// What the data plane says of a read that was served.
-pub struct Served<'a> {
-    /// The database.
-    pub database: &'a str,
-    /// The command as the client sent it.
-    pub body: &'a [u8],
-    /// The body of the reply.
-    pub reply: &'a [u8],
-    /// The cluster that served it.
-    pub side: Side,
-    /// How long that took.
-    pub took: Duration,
-    /// Now, on the process's clock.
-    pub at: Duration,
-}
-
 /// The switch, the queue and what is counted, for one migration.
+#[derive(Default)]
 pub struct Shadow {
     tenths: AtomicU32,
-    give: mpsc::Sender<Job>,
-    take: Mutex<Option<mpsc::Receiver<Job>>>,
-    room: Arc<Semaphore>,
+    /// The reads on their way.
+    pub queue: Queue,
     /// Reads that were in the sample.
     pub sampled: AtomicU64,
-    /// Of those, for which there was no room, or no time.
-    pub dropped: AtomicU64,
     skipped: [AtomicU64; Reason::ALL.len()],
-}
-
-impl Default for Shadow {
-    fn default() -> Self {
-        let (give, take) = mpsc::channel(MOST_WAITING);
-        Self {
-            tenths: AtomicU32::new(0),
-            give,
-            take: Mutex::new(Some(take)),
-            room: Arc::new(Semaphore::new(MOST_KIB)),
-            sampled: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-            skipped: Default::default(),
-        }
-    }
 }
 
 impl Shadow {
@@ -108,33 +41,9 @@ impl Shadow {
     /// Takes a read that was served, if there is room for it. Never waits.
     pub fn give(&self, served: &Served<'_>) {
         self.sampled.fetch_add(1, Ordering::Relaxed);
-        if served.body.len() > MOST_REQUEST {
+        if !self.queue.give(served, true) {
             self.skip(Reason::TooLarge);
-            return;
         }
-        let kept = served.reply.len() <= MOST_REPLY;
-        let bytes = served.body.len() + if kept { served.reply.len() } else { 0 };
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(kib);
-        let (Ok(room), Ok(place)) = (room, self.give.try_reserve()) else {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        place.send(Job {
-            database: served.database.to_owned(),
-            body: Bytes::copy_from_slice(served.body),
-            reply: kept.then(|| Bytes::copy_from_slice(served.reply)),
-            served: served.side,
-            took: served.took,
-            at: served.at,
-            _room: room,
-        });
-    }
-
-    /// Where the reads come out; there is one end.
-    #[must_use]
-    pub fn take(&self) -> Option<mpsc::Receiver<Job>> {
-        self.take.lock().take()
     }
 
     /// Counts a read that is not run.
@@ -151,12 +60,11 @@ impl Shadow {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn served<'a>(body: &'a [u8], reply: &'a [u8]) -> Served<'a> {
-        let side = Side::Old;
-        Served { database: "shop", body, reply, side, took: Duration::ZERO, at: Duration::ZERO }
-    }
+    use super::super::handed_over::MOST_REQUEST;
+    use super::*;
+    use crate::model::side::Side;
 
     #[test]
     fn a_larger_sample_holds_every_smaller_one() {
@@ -173,34 +81,12 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_dropped_and_counted() {
+    fn what_is_too_large_is_counted_with_its_reason() {
         let shadow = Shadow::default();
-        for _ in 0..MOST_WAITING + 7 {
-            shadow.give(&served(b"body", b"reply"));
-        }
-        assert_eq!(shadow.dropped.load(Ordering::Relaxed), 7);
-        let mut jobs = shadow.take().unwrap();
-        assert!(shadow.take().is_none());
-        while jobs.try_recv().is_ok() {}
-        // All that may wait together is bounded too.
-        let large = vec![0; MOST_REPLY];
-        for _ in 0..100 {
-            shadow.give(&served(b"", &large));
-        }
-        let waiting = std::iter::from_fn(|| jobs.try_recv().ok()).count();
-        assert!((60..=64).contains(&waiting), "{waiting}");
-        assert_eq!(shadow.dropped.load(Ordering::Relaxed), 7 + 100 - waiting as u64);
-    }
-
-    #[test]
-    fn what_is_too_large_is_not_kept() {
-        let shadow = Shadow::default();
-        let large = vec![0; MOST_REPLY + 1];
-        shadow.give(&served(b"", &large));
-        shadow.give(&served(&large, b""));
-        let mut jobs = shadow.take().unwrap();
-        assert!(jobs.try_recv().unwrap().reply.is_none());
-        assert!(jobs.try_recv().is_err());
+        let large = vec![0; MOST_REQUEST + 1];
+        let (side, zero) = (Side::Old, Duration::ZERO);
+        shadow.give(&Served { database: "shop", body: &large, reply: b"", side, took: zero, at: zero });
         assert_eq!(shadow.skipped(Reason::TooLarge), 1);
+        assert_eq!(shadow.sampled.load(Ordering::Relaxed), 1);
     }
 }
