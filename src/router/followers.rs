@@ -6,11 +6,11 @@ use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bytes::BytesMut;
 
 use crate::cluster::Selection;
-use crate::cluster::command::ServerId;
+use crate::cluster::command::{SendError, ServerId};
 use crate::model::side::Side;
 use crate::policy::failover::Kind;
 use crate::wire::element::{Elements, INT64};
-use crate::wire::error::{CURSOR_NOT_FOUND, ErrorReply};
+use crate::wire::error::{CURSOR_NOT_FOUND, ErrorReply, HOST_UNREACHABLE};
 use crate::wire::op_msg::build;
 use crate::wire::reply::overwrite;
 
@@ -68,11 +68,16 @@ impl Router {
             patch.replace(operation.command.first.value_range(), home.id.to_le_bytes().to_vec());
         }
         let patched = patch.finish();
+        let hold = operation.hold();
+        let _turn = match home.awaits {
+            true => pools.turn_to_wait(&home.server, hold).await.map_err(all_wait)?,
+            false => None,
+        };
         let dispatch = Dispatch {
             side: home.side,
             selection: &Selection::Server(home.server),
             kind: operation.kind(),
-            hold: operation.hold(),
+            hold,
             only_if: None,
             message: operation.message,
             patched: &patched,
@@ -160,6 +165,11 @@ impl Router {
             _ => lists[UNKNOWN].extend(ids.values()),
         }
     }
+}
+
+/// The cursor lives on; drivers resume a change stream that meets this.
+fn all_wait(busy: SendError) -> ErrorReply {
+    ErrorReply::new(HOST_UNREACHABLE, busy.to_string())
 }
 
 fn array(ids: impl Iterator<Item = i64>) -> RawArrayBuf {

@@ -41,4 +41,5 @@ pub use dispatch::{Dispatch, Replied};
 pub use operation::Operation;
 pub use pipeline::{Handled, Router};
 pub use route::{AlwaysOld, Route};
+pub use sending::{Answer, send};
 pub use shared::Shared;
