@@ -18,6 +18,7 @@ mod sending;
 mod shadowing;
 mod shapes;
 mod shared;
+pub mod snapshots;
 mod streams;
 mod together;
 

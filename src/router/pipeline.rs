@@ -218,8 +218,13 @@ impl Router {
         } else {
             Selection::Primary
         };
+        let snapshot = self.snapshot(operation, side)?;
         let replied = self.forward(operation, side, &selection, None, reply).await?;
-        Ok(self.finish(operation, side, replied, reply))
+        let ok = self.finish(operation, side, replied, reply);
+        if let Some(snapshot) = snapshot.filter(|_| ok) {
+            self.note_snapshot(&snapshot, side, reply);
+        }
+        Ok(ok)
     }
 
     /// As [`Self::plain`], waiting for a server no longer than `hold`.
