@@ -1,6 +1,6 @@
 //! Keys whose slots are held on one cluster.
 
-use axum::routing::put;
+use axum::routing::delete;
 use axum::{Json, Router};
 
 use super::Shared;
@@ -8,7 +8,7 @@ use super::extract::{Answer, Body, Change, Epoch, Named, Tagged};
 use crate::migration::control::{Keys, PinList, Pinned, SetPins};
 
 pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/v1/migrations/{name}/pins", put(pin).delete(unpin).get(pins))
+    Router::new().route("/v1/migrations/{name}/pins", delete(unpin).get(pins).put(pin))
 }
 
 impl Epoch for Pinned {

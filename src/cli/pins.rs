@@ -1,15 +1,18 @@
 //! `migrate pin …`, `rollback`, `switch`: what is held, brought back or switched off.
 
+use std::fmt::Write;
+
 use clap::{Subcommand, ValueEnum};
 use hyper::http::Method;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::human::{table, time};
+use super::human::{count, table, time};
 use super::migrate::{Session, path};
-use super::show;
 use crate::admin::Rollback;
-use crate::migration::control::{Cluster, Keys, PinList, PinView, Pinned, SetPins, SetSwitches, Switches};
+use crate::migration::control::{
+    Cluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp, SetPins, SetSwitches, Switches,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -78,12 +81,12 @@ fn switch(text: &str) -> Result<bool, String> {
 pub(super) async fn run(session: &Session, action: Action) -> Result<(), Failure> {
     match action {
         Action::Rollback { name, keys } if keys.is_empty() => {
-            session.show(Method::POST, &path(&name, "rollback"), None, show::rollback).await.map(drop)
+            session.show(Method::POST, &path(&name, "rollback"), None, rollback).await.map(drop)
         }
         Action::Rollback { name, keys } => {
             let asked = json!(Rollback { keys: Some(keys) });
             let path = path(&name, "rollback");
-            session.show(Method::POST, &path, Some(asked), show::rollback_of_keys).await.map(drop)
+            session.show(Method::POST, &path, Some(asked), rollback_of_keys).await.map(drop)
         }
         Action::Pin { name, keys, to } => {
             let to = match to {
@@ -139,4 +142,30 @@ fn listed(pins: &[PinView]) -> String {
 pub(super) fn switched(switches: &Switches) -> String {
     let word = |on: bool| if on { "on" } else { "off" };
     format!("inline mirror {}, read routing {}", word(switches.inline_mirror), word(switches.read_routing))
+}
+
+fn rollback(answer: &Ramp) -> String {
+    let removed = match answer.removed_pins {
+        0 => String::new(),
+        pins => format!("; {pins} pins to new were removed"),
+    };
+    rolled_back("old serves all reads and writes", answer) + &removed
+}
+
+fn rollback_of_keys(answer: &Ramp) -> String {
+    rolled_back("old serves these keys, which are pinned to it", answer)
+}
+
+fn rolled_back(what: &str, answer: &Ramp) -> String {
+    let Ramp { epoch, elapsed_ms, pause_ms, .. } = answer;
+    format!("{what} (epoch {epoch}) after {elapsed_ms} ms; writes were held {pause_ms} ms")
+}
+
+/// How much is pinned.
+pub(super) fn counts(pins: &PinCounts) -> String {
+    let mut out = format!("{} keys to old, {} to new", count(pins.to_old), count(pins.to_new));
+    if pins.not_in_force > 0 {
+        let _ = write!(out, "; {} not in force yet, see pins", count(pins.not_in_force));
+    }
+    out
 }

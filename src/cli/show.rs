@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::human::{bar, bytes, count, duration, ended, percent, table, time};
 use crate::admin::{ConflictList, MigrationList, MismatchList};
 use crate::migration::control::{
-    Acknowledged, BypassReport, EventList, MigrationView, Phase, PinCounts, Placement, PreflightReport,
-    Progress, Ramp, Severity, Throttle, Verification, VerificationReport,
+    Acknowledged, BypassReport, EventList, MigrationView, Phase, Placement, PreflightReport, Progress, Ramp,
+    Severity, Throttle, Verification, VerificationReport,
 };
 
 fn phase(phase: Phase, paused: bool) -> String {
@@ -96,23 +96,6 @@ pub(super) fn writes(answer: &Ramp) -> String {
         ended => format!(", {ended} transactions ended"),
     };
     format!("{}; held {} ms, {} {tries}{ended}", ramp("writes", answer), answer.pause_ms, answer.attempts)
-}
-
-pub(super) fn rollback(answer: &Ramp) -> String {
-    let removed = match answer.removed_pins {
-        0 => String::new(),
-        pins => format!("; {pins} pins to new were removed"),
-    };
-    rolled_back("old serves all reads and writes", answer) + &removed
-}
-
-pub(super) fn rollback_of_keys(answer: &Ramp) -> String {
-    rolled_back("old serves these keys, which are pinned to it", answer)
-}
-
-fn rolled_back(what: &str, answer: &Ramp) -> String {
-    let Ramp { epoch, elapsed_ms, pause_ms, .. } = answer;
-    format!("{what} (epoch {epoch}) after {elapsed_ms} ms; writes were held {pause_ms} ms")
 }
 
 pub(super) fn throttle(throttle: &Throttle) -> String {
@@ -243,7 +226,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
                 shards_read(progress)
             ),
         ),
-        ("pinned", pinned(&progress.pins)),
+        ("pinned", super::pins::counts(&progress.pins)),
         ("switched", super::pins::switched(&progress.switches)),
         ("throttle", progress.throttle.to_string()),
         ("violated", violated(progress)),
@@ -259,14 +242,6 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
     }
     for place in progress.placements.iter().filter_map(place) {
         let _ = writeln!(out, "  {:<9} {place}", "placed");
-    }
-    out
-}
-
-fn pinned(pins: &PinCounts) -> String {
-    let mut out = format!("{} keys to old, {} to new", count(pins.to_old), count(pins.to_new));
-    if pins.not_in_force > 0 {
-        let _ = write!(out, "; {} not in force yet, see pins", count(pins.not_in_force));
     }
     out
 }
