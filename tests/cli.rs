@@ -48,9 +48,9 @@ impl Fixture {
 }
 
 const PINS: &str = "\
-KEY     SLOT  ON   IN FORCE                      SINCE
-\"acme\"  533   new  yes                           2023-11-14T22:13:20Z
-7       533   new  no: pin it again, or unpin it  2023-11-14T22:13:20Z
+KEY     SLOT  ON   IN FORCE                       SINCE
+\"acme\"  533   new  yes                            2023-11-14 22:13:20Z
+7       533   new  no: pin it again, or unpin it  2023-11-14 22:13:20Z
 ";
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use super::engine::unavailable;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::pins::Pins;
-use crate::state::record::{AuthorityRecord, StoredPin, newest};
+use crate::state::pins::StoredPin;
+use crate::state::record::{AuthorityRecord, newest};
 
 impl Context {
     /// Raises the epoch on both records and sets fields with it.

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use super::bypass::shown;
 use super::context::Context;
 use super::control::{ControlError, Patience};
 use super::engine::Engine;
 use super::moving::Moved;
-use super::pins::{PinCounts, PinList, PinView, Pinned, SetPins, read_keys, refused};
+use super::pins::{PinCounts, PinList, PinView, Pinned, SetPins, read_keys, refused, spelled};
 use super::ramping::{Parts, Wanted, routed};
 use super::running::Running;
 use crate::model::side::Side;
@@ -155,7 +154,7 @@ fn views(pins: &Pins, route: Option<&MigrationRoute>) -> Vec<PinView> {
         let slot = pin.key.id_slot();
         let in_force =
             route.is_some_and(|route| is_in_force(pin.to, slot, &route.owned_by_new, &route.reads_on_new));
-        PinView { key: shown(&pin.key), slot: slot.number(), to: pin.to.into(), in_force, since: pin.since }
+        PinView { key: spelled(&pin.key), slot: slot.number(), to: pin.to.into(), in_force, since: pin.since }
     };
     pins.all().iter().map(of).collect()
 }

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::bypass::shown;
 use super::control::{ControlError, Ramp, Refusal};
 use crate::model::key::Key;
 use crate::model::side::Side;
@@ -124,6 +123,12 @@ pub(super) fn read_keys(keys: &[serde_json::Value]) -> Result<Vec<Key>, ControlE
     keys.iter().map(read).collect()
 }
 
+/// A key as an operator would write it.
+pub(super) fn spelled(key: &Key) -> String {
+    let bson = bson::Bson::try_from(bson::raw::RawBson::from(key.value()));
+    bson.map_or_else(|_| format!("{key:?}"), |bson| bson.into_relaxed_extjson().to_string())
+}
+
 /// How keys read in the audit and in answers.
 pub(super) fn named(keys: &[serde_json::Value]) -> String {
     const MOST_NAMED: usize = 10;
@@ -153,8 +158,8 @@ pub(super) fn refused(refused: &Refused) -> ControlError {
             "slot-shared",
             format!(
                 "{} lies in one slot with {}, which is pinned to the other cluster; unpin that, or pin both to one",
-                shown(&two[0]),
-                shown(&two[1])
+                spelled(&two[0]),
+                spelled(&two[1])
             ),
         ),
     }
@@ -170,7 +175,8 @@ mod tests {
         let all = [json!("acme"), json!(7), json!({ "$oid": "665f1c2ab7e4d3a1c0ffee00" }), json!({ "a": 1 })];
         let keys = read_keys(&all).unwrap();
         assert_eq!(keys.len(), 4);
-        assert_eq!(shown(&keys[2]), "{\"$oid\":\"665f1c2ab7e4d3a1c0ffee00\"}");
+        assert_eq!((spelled(&keys[0]), spelled(&keys[1])), ("\"acme\"".to_owned(), "7".to_owned()));
+        assert_eq!(spelled(&keys[2]), "{\"$oid\":\"665f1c2ab7e4d3a1c0ffee00\"}");
         for wrong in [json!([1]), json!({ "$timestamp": { "t": 0, "i": 0 } }), json!({ "$undefined": true })]
         {
             assert_eq!(read_keys(&[wrong]).unwrap_err().code, "invalid-key");

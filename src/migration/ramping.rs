@@ -23,7 +23,8 @@ use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::invariants::{Invariant, every_gate, only_adds};
 use crate::policy::pins::{Pins, by_percent};
-use crate::state::record::{AuthorityRecord, stored_pins};
+use crate::state::pins::stored_pins;
+use crate::state::record::AuthorityRecord;
 use crate::state::table::MigrationRoute;
 
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(10);

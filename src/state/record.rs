@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bson::Timestamp;
-use bson::raw::RawBson;
 use serde::{Deserialize, Serialize};
 
+use super::pins::StoredPin;
 use super::table::{MigrationRoute, RouteKeys, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
@@ -20,8 +20,7 @@ use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
-use crate::policy::canonical::key_of;
-use crate::policy::pins::{Pin, Pins};
+use crate::policy::pins::Pins;
 use crate::policy::route_key::RouteKey;
 use crate::policy::shard_key::StoredKey;
 
@@ -81,17 +80,6 @@ pub struct AuthorityRecord {
     /// Every read goes to its authority, wherever `reads_on_new` would have it.
     #[serde(default)]
     pub reads_off: bool,
-}
-
-/// A key whose slot is held on one cluster, as stored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StoredPin {
-    /// The key.
-    pub key: bson::Bson,
-    /// Which cluster.
-    pub to: Side,
-    /// Unix milliseconds.
-    pub since: i64,
 }
 
 /// From what the slots of one collection are computed, as stored.
@@ -275,12 +263,7 @@ impl AuthorityRecord {
     /// Its pins.
     #[must_use]
     pub fn pins(&self) -> Pins {
-        let read = |stored: &StoredPin| {
-            let raw = RawBson::try_from(stored.key.clone()).ok()?;
-            let key = key_of(raw.as_raw_bson_ref())?;
-            Some(Pin { key, to: stored.to, since: stored.since })
-        };
-        Pins::new(self.pins.iter().filter_map(read).collect())
+        Pins::new(self.pins.iter().filter_map(StoredPin::read).collect())
     }
 
     /// The slots that an open fence holds.
@@ -291,16 +274,6 @@ impl AuthorityRecord {
             _ => SlotSet::EMPTY,
         }
     }
-}
-
-/// Pins as records hold them.
-#[must_use]
-pub fn stored_pins(pins: &Pins) -> Vec<StoredPin> {
-    let store = |pin: &Pin| {
-        let key = bson::Bson::try_from(RawBson::from(pin.key.value())).ok()?;
-        Some(StoredPin { key, to: pin.to, since: pin.since })
-    };
-    pins.all().iter().filter_map(store).collect()
 }
 
 /// The record that says more of what both say; old's if they say the same.
@@ -438,7 +411,7 @@ mod tests {
         let document = bson::serialize_to_document(&record).unwrap();
         let raw = bson::serialize_to_raw_document_buf(&record).unwrap();
         assert_eq!(AuthorityRecord::read(Side::New, &raw).unwrap(), record);
-        assert_eq!(stored_pins(&record.pins()), record.pins);
+        assert_eq!(super::super::pins::stored_pins(&record.pins()), record.pins);
         assert_eq!(bson::deserialize_from_document::<AuthorityRecord>(document).unwrap(), record);
     }
 
