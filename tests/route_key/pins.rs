@@ -6,7 +6,10 @@ use super::{is_on_new, synced};
 use anyhow::{Context as _, Result, ensure};
 use bson::doc;
 use reshard::app::Proxy;
-use reshard::migration::control::{Cluster, Complete, Control as _, Keys, PinView, Pinned, SetPins};
+use reshard::migration::control::{
+    Cluster, Complete, Control as _, Keys, PinView, Pinned, Plan, RampStatus, SetPins, Shadow,
+};
+use reshard::model::percent::Percent;
 use reshard::model::slots::SlotSet;
 use reshard::policy::canonical::key_of;
 use serde_json::json;
@@ -152,6 +155,49 @@ async fn a_pin_that_came_to_nothing_is_told_and_can_be_repeated_or_taken_back() 
     ensure!(on_new(&bed.proxy)? == [SlotSet::percent(5).or(&went), SlotSet::ALL]);
     unpin(operator, first).await?;
     ensure!(on_new(&bed.proxy)? == [SlotSet::percent(5), SlotSet::ALL]);
+    bed.equal().await?;
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+/// A plan moves what is not pinned; what comes back alone while it runs does not halt it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_goes_on_with_the_rest() -> Result<()> {
+    let [early, late] = early_and_late()?;
+    let (stay, went) = (slot(early)?, slot(late)?);
+    let bed = synced("route-pin-plan", documents()).await?;
+    let operator = &bed.operator;
+    let load = Load::start(&uri(&bed.proxy)).await?;
+    let steps = async {
+        pin(operator, late, Cluster::New).await?;
+        let quarter = vec![Percent::whole(25)];
+        let plan = Plan {
+            reads: quarter.clone(),
+            writes: quarter,
+            dwell_seconds: 5,
+            min_samples: 1,
+            p99_floor_ms: 5000.0,
+            min_oplog_window_seconds: 1.0,
+            max_lag_seconds: 30.0,
+            max_setbacks: 20,
+            shadow: Shadow::Off,
+            ..Plan::default()
+        };
+        let started = operator.engine.start_plan(&me(), "m", plan).await?;
+        ensure!(started.reads_percent == 0 && started.writes_percent == 0, "{started:?}");
+        pin(operator, early, Cluster::Old).await?;
+        let done = reshard_testbed::wait_for("the plan to be done", LONG * 2, || async {
+            Ok(operator.engine.plan("m").await?.status == RampStatus::Done)
+        });
+        if let Err(error) = done.await {
+            return Err(error.context(format!("{:#?}", operator.engine.plan("m").await?)));
+        }
+        anyhow::Ok(())
+    };
+    let moved = steps.await;
+    load.stop().await?;
+    moved?;
+    ensure!(on_new(&bed.proxy)? == [SlotSet::percent(25).minus(&stay).or(&went); 2]);
     bed.equal().await?;
     bed.proxy.shutdown().await;
     Ok(())
