@@ -76,12 +76,12 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ),
         (
             "pin orders \"acme\" 7 --to new",
-            format!("in force everywhere (epoch 9) after 57 ms; writes were held 42 ms\n{PINS}"),
+            format!("in force everywhere (epoch 9) after 57 ms; writes were held 42 ms\n{PINS}a slot goes along\n"),
         ),
         ("pins orders", PINS.to_owned()),
         (
             "unpin orders 7",
-            "in force everywhere (epoch 10) after 57 ms; writes were held 42 ms\nNothing is pinned.\n".to_owned(),
+            "in force everywhere (epoch 10) after 57 ms; writes were held 42 ms\nNothing is pinned.\na slot goes along\n".to_owned(),
         ),
         ("switch orders --read-routing off", "inline mirror on, read routing off\n".to_owned()),
         (

@@ -120,3 +120,27 @@ async fn where_writes_move_in_one_step_nothing_is_pinned() -> Result<()> {
     bed.proxy.shutdown().await;
     Ok(())
 }
+
+/// What keeps everything on old needs old alone; new's record follows when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_return_and_keys_stay_without_new() -> Result<()> {
+    let bed = Bed::start("switch-away").await?;
+    bed.c().insert_one(doc! { "_id": 1, "on": "old" }).await?;
+    bed.move_begins().await?;
+    let engine = &bed.operator.engine;
+    bed.new.kill9_all().await?;
+    engine.switch(&me(), "m", READS_OFF).await?;
+    let pinned = engine.pin(&me(), "m", SetPins { keys: vec![json!(1)], to: Cluster::Old }).await?;
+    ensure!(pinned.pins.iter().all(|pin| pin.in_force) && pinned.pins.len() == 1, "{pinned:?}");
+    ensure!(served_by(&bed.c()).await? == "old");
+    bed.new.start_all().await?;
+    let records = bed.new.client().await?.database("reshard").collection::<bson::Document>("authority");
+    reshard_testbed::wait_for("new's record to follow", support::LONG, || async {
+        let record = records.find_one(doc! { "_id": "m" }).await?.context("a record")?;
+        let pins = record.get_array("pins").map_or(0, Vec::len);
+        Ok(pins == 1 && record.get_bool("reads_off").unwrap_or(false))
+    })
+    .await?;
+    bed.proxy.shutdown().await;
+    Ok(())
+}

@@ -109,14 +109,8 @@ pub(super) async fn run(session: &Session, action: Action) -> Result<(), Failure
 }
 
 fn pinned(answer: &Pinned) -> String {
-    let ramp = &answer.ramp;
-    format!(
-        "in force everywhere (epoch {}) after {} ms; writes were held {} ms\n{}",
-        ramp.epoch,
-        ramp.elapsed_ms,
-        ramp.pause_ms,
-        listed(&answer.pins)
-    )
+    let Pinned { ramp, pins, note } = answer;
+    format!("{}\n{}\n{note}", timed("in force everywhere", ramp), listed(pins).trim_end())
 }
 
 fn list(list: &PinList) -> String {
@@ -149,14 +143,14 @@ fn rollback(answer: &Ramp) -> String {
         0 => String::new(),
         pins => format!("; {pins} pins to new were removed"),
     };
-    rolled_back("old serves all reads and writes", answer) + &removed
+    timed("old serves all reads and writes", answer) + &removed
 }
 
 fn rollback_of_keys(answer: &Ramp) -> String {
-    rolled_back("old serves these keys, which are pinned to it", answer)
+    timed("old serves these keys, which are pinned to it", answer)
 }
 
-fn rolled_back(what: &str, answer: &Ramp) -> String {
+fn timed(what: &str, answer: &Ramp) -> String {
     let Ramp { epoch, elapsed_ms, pause_ms, .. } = answer;
     format!("{what} (epoch {epoch}) after {elapsed_ms} ms; writes were held {pause_ms} ms")
 }

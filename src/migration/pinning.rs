@@ -7,7 +7,7 @@ use super::context::Context;
 use super::control::{ControlError, Patience};
 use super::engine::Engine;
 use super::moving::Moved;
-use super::pins::{PinCounts, PinList, PinView, Pinned, SetPins, read_keys, refused, spelled};
+use super::pins::{NOTE, PinCounts, PinList, PinView, Pinned, SetPins, read_keys, refused, spelled};
 use super::ramping::{Parts, Wanted, routed};
 use super::running::Running;
 use crate::model::side::Side;
@@ -126,7 +126,11 @@ impl Engine {
         let (pins, route) = (context.pins(), context.route());
         let owned = route.as_ref().map(|route| route.owned_by_new).unwrap_or_default();
         let percent = share(&owned, &pins.slots(), &[]);
-        Pinned { ramp: self.moved(context, percent, moved, began), pins: views(&pins, route.as_ref()) }
+        Pinned {
+            ramp: self.moved(context, percent, moved, began),
+            pins: views(&pins, route.as_ref()),
+            note: NOTE.to_owned(),
+        }
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Pinned {
     pub ramp: Ramp,
     /// All that is pinned now.
     pub pins: Vec<PinView>,
+    /// What goes along with each key, in words.
+    pub note: String,
 }
 
 /// How much is pinned.
@@ -103,6 +105,10 @@ pub struct PinCounts {
     /// Of both, those that are not where they are to be: a call did not come to its end.
     pub not_in_force: u64,
 }
+
+/// What goes along with each key.
+pub(super) const NOTE: &str =
+    "each key holds its whole slot, one of 1024: about a thousandth of every collection goes along";
 
 /// Reads keys.
 ///

@@ -233,13 +233,13 @@ impl Control for FakeControl {
     async fn pin(&self, by: &By, name: &str, asked: SetPins) -> Result<Pinned> {
         self.ask(by, name, format!("pin {name} {:?} {:?}", asked.keys, asked.to))?;
         let ramp = self.ramp(name, Percent::whole(5), |_| {})?;
-        Ok(Pinned { ramp, pins: pins(asked.to) })
+        Ok(Pinned { ramp, pins: pins(asked.to), note: "a slot goes along".to_owned() })
     }
 
     async fn unpin(&self, by: &By, name: &str, asked: Keys) -> Result<Pinned> {
         self.ask(by, name, format!("unpin {name} {:?}", asked.keys))?;
         let ramp = self.ramp(name, Percent::whole(5), |_| {})?;
-        Ok(Pinned { ramp, pins: Vec::new() })
+        Ok(Pinned { ramp, pins: Vec::new(), note: "a slot goes along".to_owned() })
     }
 
     async fn pins(&self, name: &str) -> Result<PinList> {
