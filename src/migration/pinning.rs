@@ -20,7 +20,7 @@ impl Engine {
     pub(super) async fn pin(&self, running: &Running, asked: &SetPins) -> Result<Pinned, ControlError> {
         let began = self.environment.clock.now();
         let keys = read_keys(&asked.keys)?;
-        let (context, route) = routed(running)?;
+        let (context, route) = routed(running).await?;
         let (before, to) = (context.pins(), Side::from(asked.to));
         let next = before.with(&keys, to, context.clock.wall_millis()).map_err(|why| refused(&why))?;
         let slots = slots_of(&keys);
@@ -55,7 +55,7 @@ impl Engine {
         (slots, parts): (SlotSet, Parts),
         pins: Option<&Pins>,
     ) -> Result<Moved, ControlError> {
-        let (_, route) = routed(running)?;
+        let (_, route) = routed(running).await?;
         self.reads_to(running, context, route.reads_on_new.or(&slots), pins).await?;
         self.move_slots(running, context, route.owned_by_new.or(&slots), parts).await
     }
@@ -68,7 +68,7 @@ impl Engine {
         (slots, parts): (SlotSet, Parts),
         pins: Option<&Pins>,
     ) -> Result<Moved, ControlError> {
-        let (_, route) = routed(running)?;
+        let (_, route) = routed(running).await?;
         let (owned, read) = (route.owned_by_new.minus(&slots), route.reads_on_new.minus(&slots));
         if owned == route.owned_by_new {
             self.reads_to(running, context, read, pins).await?;
@@ -88,7 +88,7 @@ impl Engine {
     ) -> Result<Pinned, ControlError> {
         let began = self.environment.clock.now();
         let keys = read_keys(keys)?;
-        let (context, route) = routed(running)?;
+        let (context, route) = routed(running).await?;
         let before = context.pins();
         let next = before.without(&keys);
         if next == before {

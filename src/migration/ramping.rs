@@ -58,7 +58,7 @@ pub(super) enum Parts {
 impl Engine {
     pub(super) async fn move_reads(&self, running: &Running, percent: Percent) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
-        let (context, route) = routed(running)?;
+        let (context, route) = routed(running).await?;
         let wanted = by_percent(percent, &route.reads_on_new, &context.pins().slots());
         self.reads_to(running, &context, wanted, None).await?;
         Ok(self.moved(&context, percent, Moved::default(), began))
@@ -109,7 +109,7 @@ impl Engine {
         patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
-        let (context, route) = routed(running)?;
+        let (context, route) = routed(running).await?;
         let slots = by_percent(percent, &route.owned_by_new, &context.pins().slots());
         let moved = self.writes_to(running, &context, Wanted { slots, patience, parts: Parts::Ask }).await?;
         Ok(self.moved(&context, percent, moved, began))
@@ -259,7 +259,7 @@ impl Engine {
     pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
         let is_halted = self.halt_plan(running).await;
-        let (context, _) = routed(running)?;
+        let (context, _) = routed(running).await?;
         let pins = context.pins();
         let kept = pins.only_to(Side::Old);
         let removed = pins.all().len() - kept.all().len();
@@ -298,11 +298,11 @@ impl Engine {
 ///
 /// # Errors
 /// [`ControlError`]: they may not.
-pub(super) fn routed(running: &Running) -> Result<(Arc<Context>, MigrationRoute), ControlError> {
+pub(super) async fn routed(running: &Running) -> Result<(Arc<Context>, MigrationRoute), ControlError> {
     let phase = running.stored.lock().phase;
     let context =
         running.parts().ok_or_else(|| conflict("wrong-phase", format!("it is {phase}; start it first")))?;
-    let route = context.route().ok_or_else(no_new)?;
+    let mut route = context.route().ok_or_else(no_new)?;
     if !phase.is_over() && route.phase.is_over() {
         return Err(half_ended(route.phase));
     }
@@ -311,6 +311,11 @@ pub(super) fn routed(running: &Running) -> Result<(Arc<Context>, MigrationRoute)
             "wrong-phase",
             format!("it is {phase}; reads and writes can move while it is synced"),
         ));
+    }
+    if route.unread == Some(Side::Old) {
+        // It is the first to hear of pins and of moves of reads: without it neither is known.
+        context.level_epochs().await?;
+        route = context.route().ok_or_else(no_new)?;
     }
     Ok((context, route))
 }
