@@ -25,6 +25,7 @@ pub mod nesting;
 pub mod newcomers;
 pub mod order;
 pub mod others;
+pub mod pins;
 pub mod privileges;
 pub mod ramp;
 pub mod reads;
