@@ -69,6 +69,8 @@ pub(crate) struct Plant {
     pub(crate) command: &'static str,
     /// The error that it fails with.
     pub(crate) code: i32,
+    /// Its plan moves writes too, after the reads.
+    pub(crate) writes: bool,
     /// The share of reads on new when it is planted.
     pub(crate) percent: u8,
 }
@@ -98,6 +100,7 @@ pub(crate) fn draw(seed: u64, count: usize) -> Vec<Plant> {
         command: ["find", "distinct", "aggregate"][one_of(3)],
         // UnknownError, Unauthorized, CommandFailed, NotYetInitialized.
         code: [8, 13, 125, 94][one_of(4)],
+        writes: one_of(2) == 0,
         percent: [40, 50, 60][one_of(3)],
     };
     kinds.into_iter().enumerate().map(plant).collect()

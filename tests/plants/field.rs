@@ -53,7 +53,8 @@ impl Field {
         operator.create(&[&format!("shop.{}", plant.name)]).await?;
         operator.start().await?;
         operator.until_synced().await?;
-        let shadow = SetShadow { percent: 100.0, show_values: false, reset: false };
+        let percent = if plant.finder == Finder::Shadow { 100.0 } else { 0.0 };
+        let shadow = SetShadow { percent, show_values: false, reset: false };
         operator.engine.set_shadow(&me(), &plant.name, shadow).await?;
         let readers = Readers::start(&self.client, plant).await?;
         operator.engine.start_plan(&me(), &plant.name, plan(plant)).await?;
@@ -144,11 +145,9 @@ fn changed(mut document: Document, how: Change) -> Document {
 /// A plan for servers that share two slow processors with their load.
 fn plan(plant: &Plant) -> Plan {
     let whole = |percents: &[u8]| percents.iter().copied().map(Percent::whole).collect();
-    // Verifications decide about writes.
-    let writes = if plant.finder == Finder::Verification { whole(&[100]) } else { Vec::new() };
     Plan {
         reads: whole(&[plant.percent, 80, 100]),
-        writes,
+        writes: if plant.writes { whole(&[100]) } else { Vec::new() },
         dwell_seconds: 20,
         min_samples: 20,
         // What is planted takes much longer than that.
@@ -156,7 +155,7 @@ fn plan(plant: &Plant) -> Plan {
         min_oplog_window_seconds: 1.0,
         max_lag_seconds: 60.0,
         max_setbacks: 100,
-        shadow: Shadow::On,
+        shadow: if plant.finder == Finder::Shadow { Shadow::On } else { Shadow::Off },
         back: Back::Zero,
         ..Plan::default()
     }
