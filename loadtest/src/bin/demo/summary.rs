@@ -182,8 +182,9 @@ impl fmt::Display for Summary {
         self.spread(out)?;
         self.table(out)?;
         for Shadowed { migration, report, .. } in &self.shadowed {
-            writeln!(out, "\n  Diff report of {migration}: {}", report.display())?;
+            write!(out, "\n  Diff report of {migration}: {}", report.display())?;
         }
+        writeln!(out)?;
         let verdict = if self.good {
             "Nothing lost, nothing different, no error."
         } else {
