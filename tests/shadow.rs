@@ -118,6 +118,39 @@ async fn a_wrong_a_missing_and_an_extra_document_are_told() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_stored_is_told_meanwhile() -> Result<()> {
+    let bed = filled("shadow-storing", 50).await?;
+    plant(&bed.new, vec![doc! { "op": "d", "ns": "shop.c", "o": { "_id": 8 } }]).await?;
+    let data = doc! {
+        "failCommands": ["findAndModify", "update"], "namespace": "reshard.shadow_diffs",
+        "blockConnection": true, "blockTimeMS": 1500,
+    };
+    let point = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    bed.old.fail_point(point).await?;
+    switch(&bed.operator, 100.0, false).await?;
+    let found = async || anyhow::Ok(counts(&bed.operator).await?.shadow_differences.unwrap_or(0));
+    wait_for("a difference to be told", LONG, || async {
+        all(&bed.c(), doc! {}, FindOptions::default()).await?;
+        Ok(found().await? > 0)
+    })
+    .await?;
+    let stored = bed.old.client().await?.database("reshard").collection::<Document>("shadow_diffs");
+    let missed = AtomicI32::new(0);
+    wait_for("it to be stored", LONG, || async {
+        let examples = diffs(&bed.operator).await?.shapes.iter().any(|shape| !shape.examples.is_empty());
+        if found().await? == 0 || !examples {
+            missed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(stored.count_documents(doc! { "different": { "$gt": 0 } }).await? > 0)
+    })
+    .await?;
+    let missed = missed.into_inner();
+    ensure!(missed == 0 && found().await? > 0, "the difference was not told at {missed} looks");
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
 fn tags(step: i32) -> Vec<String> {
     (0..step % 4)
         .map(|one| ["a", "Ä", "b", "B"][((step + one) % 4).unsigned_abs() as usize].to_owned())
