@@ -139,7 +139,7 @@ impl Engine {
         let before = looked.mirror_failures.replace(failures);
         let progress = self.progress_of(running);
         let blocked_by = if plan.writes.is_empty() {
-            self.blocked_for_reads(running)
+            self.blocked_for_reads_of_plans(running)
         } else {
             self.blocked_for_writes(running)
         };
