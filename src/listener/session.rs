@@ -30,6 +30,7 @@ use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
 use super::client::Client;
 use super::face::Appearance;
+use super::fail_points;
 use super::hello::{self, Greeting, SharedCapabilities};
 use super::login;
 
@@ -61,6 +62,9 @@ pub(super) enum SessionEnd {
     /// The message is of a kind that no supported driver sends.
     #[error("opcode {0} is not supported; OP_MSG and OP_COMPRESSED are")]
     Opcode(i32),
+    /// A test wanted it.
+    #[error("a fail point closes the connection")]
+    FailPoint,
     /// The connection broke.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -74,8 +78,8 @@ pub(super) async fn serve(
     door: Door,
     drain: CancellationToken,
 ) -> Result<(), SessionEnd> {
-    let mut greeting = Greeting::new(connection_id, door.appearance, context.compressors);
-    greeting.must_log_in = door.login;
+    let mut greeting = Greeting::new(connection_id, &door, context.compressors);
+    drop(door);
     let end = until_end(context, client, &mut greeting, &drain).await;
     if let Some(belongings) = greeting.belongings {
         let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
@@ -137,7 +141,7 @@ async fn requests(
         let handled = match header.opcode {
             OP_MSG => command(context, client, greeting, message, reply).await?,
             OP_COMPRESSED => compressed(context, client, greeting, message, reply).await?,
-            OP_QUERY => legacy(context, greeting, message, reply).await?,
+            OP_QUERY => legacy(context, client, greeting, message, reply).await?,
             other => return Err(SessionEnd::Opcode(other)),
         };
         if handled == Handled::Reply {
@@ -182,15 +186,27 @@ async fn command(
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
     let operation = Operation::parse(message, u64::from(greeting.connection_id.unsigned_abs()))?;
+    let asked = fail_points::asked(&operation);
+    let failed = fail_points::before(client, greeting, asked, operation.command.max_time_ms).await?;
     let local = match (operation.class, not_here(&greeting.appearance, &operation)) {
+        _ if let Some(failed) = failed => Ok(failed),
         (Class::Hello, _) => {
             greet(context, greeting, &operation.command, &message[operation.parts.body.clone()]).await
         }
         (Class::Authentication, _) if !greeting.must_log_in => Err(hello::no_login()),
         (Class::Authentication, _) => Box::pin(login::answer(context, greeting, &operation)).await,
-        (_, Some(error)) => Err(error),
-        (_, None) if let Some(error) = login::must_log_in(greeting, &operation) => Err(error),
-        (_, None) => return remembered(context, client, greeting, &operation, reply).await,
+        (_, Some(error)) if !fail_points::is_set_by(&operation) => Err(error),
+        _ if let Some(error) = login::must_log_in(greeting, &operation) => Err(error),
+        _ if fail_points::is_set_by(&operation) => {
+            let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
+            fail_points::configure(router, &greeting.fail_points, &operation, reply).await?;
+            return Ok(if operation.silent() { Handled::Silent } else { Handled::Reply });
+        }
+        _ => {
+            let handled = remembered(context, client, greeting, &operation, reply).await?;
+            fail_points::after(greeting, &operation, reply);
+            return Ok(handled);
+        }
     };
     let document = local.unwrap_or_else(|error| error.document());
     reply.clear();
@@ -292,12 +308,16 @@ async fn forward(
 
 async fn legacy(
     context: &Context,
+    client: &mut Client,
     greeting: &mut Greeting,
     message: &[u8],
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
     let query = Query::parse(message)?;
-    let answer = if classify(query.command.name) == Class::Hello {
+    let asked = fail_points::asked_of_hello(query.command.name);
+    let answer = if let Some(failed) = fail_points::before(client, greeting, asked, None).await? {
+        Ok(failed)
+    } else if classify(query.command.name) == Class::Hello {
         greet(context, greeting, &query.command, query.body).await
     } else {
         let text = format!("{} must be sent as OP_MSG", query.command.name);
