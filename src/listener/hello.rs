@@ -189,7 +189,7 @@ fn document(
 
 /// The answer to commands that log a client in or out.
 pub(super) fn no_login() -> ErrorReply {
-    let text = "nobody logs in at this address: remove the credentials (and authSource) from the connection string, the \
+    let text = "authentication failed: nobody logs in at this address: remove the credentials (and authSource) from the connection string, the \
                 proxy logs in to the clusters itself; or set login = true for the listener";
     ErrorReply::new(AUTHENTICATION_FAILED, text)
 }

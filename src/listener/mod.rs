@@ -4,6 +4,7 @@ mod accounts;
 mod belongings;
 mod buffers;
 mod client;
+mod exhaust;
 mod fail_points;
 mod introduction;
 mod login;

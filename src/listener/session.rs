@@ -30,9 +30,9 @@ use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
 use super::client::Client;
 use super::face::Appearance;
-use super::fail_points;
 use super::hello::{self, Greeting, SharedCapabilities};
 use super::login;
+use super::{exhaust, fail_points};
 
 /// How long ending what a client has left open may take.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -144,7 +144,10 @@ async fn requests(
             OP_QUERY => legacy(context, client, greeting, message, reply).await?,
             other => return Err(SessionEnd::Opcode(other)),
         };
-        if handled == Handled::Reply {
+        let stream = header.opcode == OP_MSG && exhaust::is_allowed(&greeting.appearance, message);
+        if stream && handled == Handled::Reply {
+            Box::pin(until_exhausted(context, client, greeting, message, reply, drain)).await?;
+        } else if handled == Handled::Reply {
             client.write_all(reply).await?;
         }
         input.advance(header.length);
@@ -153,6 +156,24 @@ async fn requests(
             return Ok(());
         }
     }
+}
+
+/// Sends a reply, and the ones that follow it unasked.
+async fn until_exhausted(
+    context: &Context,
+    client: &mut Client,
+    greeting: &mut Greeting,
+    message: &[u8],
+    reply: &mut BytesMut,
+    drain: &CancellationToken,
+) -> Result<(), SessionEnd> {
+    while !drain.is_cancelled() && exhaust::mark(reply) {
+        client.write_all(reply).await?;
+        let before = exhaust::number(reply);
+        command(context, client, greeting, message, reply).await?;
+        exhaust::follow(reply, before);
+    }
+    Ok(client.write_all(reply).await?)
 }
 
 /// Reads until a whole message stands at the start of `input`; `None` when there was nothing to read after
@@ -247,7 +268,7 @@ fn not_here(appearance: &Appearance, operation: &Operation<'_>) -> Option<ErrorR
     Some(error)
 }
 
-/// A command within another message; its reply is compressed the same way.
+/// A command within another message; its reply is compressed the same way, as by servers even if that is longer.
 async fn compressed(
     context: &Context,
     client: &mut Client,
@@ -260,7 +281,6 @@ async fn compressed(
     let handled = command(context, client, greeting, &plain.0, reply).await?;
     if let Some(compressor) = compressor.filter(|_| handled == Handled::Reply)
         && compress(reply, compressor, &mut plain.0)
-        && plain.0.len() < reply.len()
     {
         std::mem::swap(reply, &mut plain.0);
     }
