@@ -1,4 +1,4 @@
-//! The fail point `failCommand`, set through the proxy: it fails what comes there as it fails what comes to a server.
+//! Fail points that are set through the proxy: they fail what comes there as they fail what comes to a server.
 
 mod raw;
 
@@ -33,6 +33,13 @@ async fn proxy(old: &ReplicaSet) -> Result<Proxy> {
     Ok(Builder::new(cluster::Settings::parse(&old.uri()).await?, settings).start().await?)
 }
 
+fn introduction() -> Document {
+    let client = doc! {
+        "application": { "name": "shop" }, "driver": { "name": "d", "version": "1" }, "os": { "type": "x" },
+    };
+    doc! { "hello": 1, "client": client, "$db": "admin" }
+}
+
 struct Line {
     address: String,
     stream: TcpStream,
@@ -44,10 +51,7 @@ impl Line {
     async fn to(address: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         let mut line = Self { address: address.to_owned(), stream, number: 0 };
-        let client = doc! {
-            "application": { "name": "shop" }, "driver": { "name": "d", "version": "1" }, "os": { "type": "x" },
-        };
-        line.ask(doc! { "hello": 1, "client": client, "$db": "admin" }).await?;
+        line.ask(introduction()).await?;
         Ok(line)
     }
 
@@ -67,8 +71,12 @@ impl Line {
                 Ok(answer)
             }
             Err(_) => {
-                *self = Self::to(&self.address.clone()).await?;
-                Ok(doc! { "closed": true })
+                self.stream = TcpStream::connect(&self.address).await?;
+                let introduced = self.ask(introduction()).await.is_ok();
+                if !introduced {
+                    self.stream = TcpStream::connect(&self.address).await?;
+                }
+                Ok(doc! { "closed": true, "introduced": introduced })
             }
         }
     }
@@ -76,6 +84,11 @@ impl Line {
 
 fn set(mode: impl Into<bson::Bson>, data: Document) -> Document {
     doc! { "configureFailPoint": "failCommand", "mode": mode.into(), "data": data, "$db": "admin" }
+}
+
+/// Numbered writes lose their connection.
+fn lose(mode: impl Into<bson::Bson>, data: Document) -> Document {
+    doc! { "configureFailPoint": "onPrimaryTransactionalWrite", "mode": mode.into(), "data": data, "$db": "admin" }
 }
 
 fn ping() -> Document {
@@ -151,6 +164,28 @@ fn conversation() -> Vec<Document> {
         find(),
         set("off", doc! {}),
         find(),
+        lose("alwaysOn", doc! {}),
+        insert(),
+        numbered(10),
+        numbered(10),
+        lose(times(1), doc! { "failBeforeCommitExceptionCode": 1 }),
+        numbered(11),
+        numbered(11),
+        lose(doc! { "skip": 1 }, doc! {}),
+        numbered(12),
+        numbered(13),
+        lose("alwaysOn", doc! { "closeConnection": false }),
+        numbered(14),
+        lose("off", doc! {}),
+        numbered(15),
+        // A connection that introduces itself is known by its name at once.
+        set(
+            "alwaysOn",
+            doc! { "failCommands": ["hello", "ping"], "closeConnection": true, "appName": "shop" },
+        ),
+        ping(),
+        set("off", doc! {}),
+        ping(),
         // What is not as it should be.
         set("sometimes", doc! {}),
         set(doc! {}, doc! {}),

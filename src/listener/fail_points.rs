@@ -1,7 +1,7 @@
-//! The fail point `failCommand` of one address: it fails commands of clients here, before a cluster hears of them.
+//! The fail points of one address: they fail commands of clients here, and not on a cluster.
 //!
-//! Whether a client may set it, and whether it is as it should be, says a server: it is told the same without the
-//! `data` that would make it fail anything.
+//! Whether a client may set one, and whether it is as it should be, says a server: it is told the same with `data`
+//! that makes it fail nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 
 use crate::policy::classify::Class;
 use crate::policy::error_names::name_of;
-use crate::policy::fail_command::{Addition, Asked, Effect, End, FailCommand};
+use crate::policy::fail_command::{Asked, Effect, End, FailCommand, labels_of};
+use crate::policy::fail_write::{Before, FailWrite};
 use crate::policy::failover::Kind;
 use crate::router::{Operation, Router};
 use crate::wire::error::{BAD_VALUE, ErrorReply};
@@ -22,8 +23,11 @@ use crate::wire::op_msg::{OpMsg, build};
 
 use super::client::Client;
 use super::hello::Greeting;
+use super::introduction;
 use super::session::SessionEnd;
 
+const COMMAND: &str = "failCommand";
+const WRITE: &str = "onPrimaryTransactionalWrite";
 /// The code of an operation that took longer than its `maxTimeMS`.
 const MAX_TIME_EXPIRED: i32 = 50;
 
@@ -32,7 +36,13 @@ const MAX_TIME_EXPIRED: i32 = 50;
 pub(super) struct FailPoints {
     /// Looked at for each command.
     on: AtomicBool,
-    point: Mutex<FailCommand>,
+    points: Mutex<Points>,
+}
+
+#[derive(Debug, Default)]
+struct Points {
+    command: FailCommand,
+    write: FailWrite,
 }
 
 impl FailPoints {
@@ -40,32 +50,91 @@ impl FailPoints {
         self.on.load(Ordering::Relaxed)
     }
 
-    fn before(&self, asked: &Asked<'_>) -> Option<Effect> {
-        let mut point = self.point.lock();
-        let effect = point.before(asked);
-        self.on.store(point.is_on(), Ordering::Relaxed);
-        effect
+    fn with<T>(&self, act: impl FnOnce(&mut Points) -> T) -> T {
+        let mut points = self.points.lock();
+        let result = act(&mut points);
+        self.on.store(points.command.is_on() || points.write.is_on(), Ordering::Relaxed);
+        result
     }
 
-    fn after(&self, asked: &Asked<'_>) -> Option<Addition> {
-        let mut point = self.point.lock();
-        let addition = point.after(asked);
-        self.on.store(point.is_on(), Ordering::Relaxed);
-        addition
-    }
-
-    /// Sets it; returns how often it was met before.
+    /// Sets one; returns how often it was met before.
     fn configure(&self, command: &RawDocument) -> Result<i64, String> {
-        let mut point = self.point.lock();
-        *point = point.configured(command)?;
-        self.on.store(point.is_on(), Ordering::Relaxed);
-        Ok(point.entered())
+        self.with(|points| {
+            if command.get_str("configureFailPoint").is_ok_and(|name| name == COMMAND) {
+                points.command = points.command.configured(command)?;
+                return Ok(points.command.entered());
+            }
+            points.write = points.write.configured(command)?;
+            Ok(points.write.entered())
+        })
     }
 }
 
-/// Whether a command sets the fail point.
+/// A command that may meet them.
+pub(super) struct Meeting<'a> {
+    asked: Asked<'a>,
+    max_time_ms: Option<i64>,
+    /// Of a numbered write; else 0.
+    statements: i64,
+}
+
+impl<'a> Meeting<'a> {
+    /// An operation of a client.
+    pub(super) fn of(operation: &Operation<'a>, greeting: &'a Greeting) -> Self {
+        let command = &operation.command;
+        let body = &operation.message[operation.parts.body.clone()];
+        // Its first word may be the one that tells the name.
+        let hello = Some(body).filter(|_| operation.class == Class::Hello);
+        let asked = Asked {
+            name: command.name,
+            database: command.database.unwrap_or_default(),
+            collection: command.collection(),
+            application: application(greeting, hello),
+            kind: operation.kind(),
+        };
+        let numbered = operation.kind() == Kind::RetryableWrite;
+        let statements = if numbered && greeting.fail_points.is_on() { statements(operation) } else { 0 };
+        Self { asked, max_time_ms: command.max_time_ms, statements }
+    }
+
+    /// A `hello` in the old form.
+    pub(super) fn of_hello(name: &'a str, body: &'a [u8], greeting: &'a Greeting) -> Self {
+        let application = application(greeting, Some(body));
+        let asked = Asked { name, database: "admin", collection: None, application, kind: Kind::Once };
+        Self { asked, max_time_ms: None, statements: 0 }
+    }
+}
+
+fn application<'a>(greeting: &'a Greeting, hello: Option<&'a [u8]>) -> Option<&'a str> {
+    let told = hello.and_then(|body| RawDocument::from_bytes(body).ok()).and_then(introduction::application);
+    told.or(greeting.application.as_deref())
+}
+
+/// How many statements a write has: the documents of its sequence or its array, or itself.
+fn statements(operation: &Operation<'_>) -> i64 {
+    let mut count = 0_i64;
+    for sequence in &operation.parts.sequences {
+        let mut rest = &operation.message[sequence.documents.clone()];
+        while let Some(length) = rest.first_chunk().map(|bytes| i32::from_le_bytes(*bytes)) {
+            let Some(next) = usize::try_from(length).ok().and_then(|length| rest.get(length..)) else {
+                break;
+            };
+            (rest, count) = (next, count + 1);
+        }
+    }
+    let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]);
+    for name in ["documents", "updates", "deletes"] {
+        let array = body.as_ref().ok().and_then(|body| body.get_array(name).ok());
+        count += array.map_or(0, |array| array.into_iter().fold(0, |count, _| count + 1));
+    }
+    count.max(1)
+}
+
+/// Whether a command sets one that is met here.
 pub(super) fn is_set_by(operation: &Operation<'_>) -> bool {
-    operation.command.name == "configureFailPoint" && operation.command.first.as_str() == Some("failCommand")
+    let name = operation.command.first.as_str();
+    operation.command.name == "configureFailPoint"
+        && name.is_some_and(|name| [COMMAND, WRITE].contains(&name))
 }
 
 /// Sets it, if a server lets the client; the answer is in `reply`.
@@ -95,14 +164,18 @@ pub(super) async fn configure(
     Ok(())
 }
 
-/// The same command, with nothing that it concerns.
+/// The same command, failing nothing.
 fn harmless(command: &RawDocument) -> RawDocumentBuf {
+    let nothing = rawdoc! { "closeConnection": false };
     let mut harmless = RawDocumentBuf::new();
     for (name, value) in command.iter().flatten() {
         match value {
-            RawBsonRef::Document(_) if name == "data" => harmless.append(name, RawDocumentBuf::new()),
+            RawBsonRef::Document(_) if name == "data" => {}
             value => harmless.append(name, value),
         }
+    }
+    if harmless.get("data").ok().flatten().is_none() {
+        harmless.append(bson::cstr!("data"), nothing);
     }
     harmless
 }
@@ -111,33 +184,37 @@ fn succeeded(answer: &RawDocument) -> bool {
     answer.get_f64("ok").is_ok_and(|ok| ok == 1.0)
 }
 
-/// Lets a command meet the fail point, before it is executed: the error that it gets instead, if any.
+/// Lets a command meet the fail points, before it is executed: the error that it gets instead, if any.
 ///
 /// # Errors
 /// When its connection is to be closed.
 pub(super) async fn before(
     client: &mut Client,
-    greeting: &Greeting,
-    asked: Asked<'_>,
-    limit: Option<i64>,
+    points: &FailPoints,
+    meeting: &Meeting<'_>,
 ) -> Result<Option<RawDocumentBuf>, SessionEnd> {
-    if !greeting.fail_points.is_on() {
+    if !points.is_on() {
         return Ok(None);
     }
-    let asked = Asked { application: greeting.application.as_deref(), ..asked };
-    let Some(Effect { block, end }) = greeting.fail_points.before(&asked) else { return Ok(None) };
-    if let Some(block) = block {
-        tokio::select! {
-            () = tokio::time::sleep(block) => {}
-            () = client.gone() => return Err(SessionEnd::Left),
+    let effect = points.with(|points| points.command.before(&meeting.asked));
+    let end = match effect {
+        Some(Effect { block: Some(block), end }) => {
+            tokio::select! {
+                () = tokio::time::sleep(block) => {}
+                () = client.gone() => return Err(SessionEnd::Left),
+            }
+            let limit = meeting.max_time_ms.and_then(|millis| u64::try_from(millis).ok());
+            if limit.is_some_and(|limit| limit > 0 && Duration::from_millis(limit) < block) {
+                let text = "operation exceeded time limit";
+                return Ok(Some(error(text, MAX_TIME_EXPIRED, RawArrayBuf::new())));
+            }
+            end
         }
-        let limit = limit.and_then(|millis| u64::try_from(millis).ok()).filter(|millis| *millis > 0);
-        if limit.is_some_and(|limit| Duration::from_millis(limit) < block) {
-            let text = "operation exceeded time limit";
-            return Ok(Some(error(text, MAX_TIME_EXPIRED, RawArrayBuf::new())));
-        }
-    }
+        Some(Effect { block: None, end }) => end,
+        None => End::Executed,
+    };
     match end {
+        End::Executed if meeting.statements > 0 => before_write(points, meeting),
         End::Executed => Ok(None),
         End::Closed => Err(SessionEnd::FailPoint),
         End::Failed(code, labels) => {
@@ -146,49 +223,57 @@ pub(super) async fn before(
     }
 }
 
-/// Adds to an answer what the fail point adds.
-pub(super) fn after(greeting: &Greeting, operation: &Operation<'_>, reply: &mut BytesMut) {
+fn before_write(points: &FailPoints, meeting: &Meeting<'_>) -> Result<Option<RawDocumentBuf>, SessionEnd> {
+    match points.with(|points| points.write.before(meeting.statements)) {
+        None => Ok(None),
+        Some(Before::Closed) => Err(SessionEnd::FailPoint),
+        Some(Before::Failed(code)) => {
+            let labels = labels_of(code, meeting.asked.kind, false);
+            Ok(Some(error("Failing write for onPrimaryTransactionalWrite", code, labels)))
+        }
+    }
+}
+
+/// Lets a command meet the fail points once it has been executed.
+///
+/// # Errors
+/// When its connection is to be closed.
+pub(super) fn after(
+    greeting: &Greeting,
+    operation: &Operation<'_>,
+    reply: &mut BytesMut,
+) -> Result<(), SessionEnd> {
     let waits = matches!(
         operation.class,
         Class::Write | Class::PipelineWrite | Class::Ddl | Class::Commit | Class::Abort
     );
-    if !(waits && greeting.fail_points.is_on()) {
-        return;
+    let points = &greeting.fail_points;
+    if !(waits && points.is_on()) {
+        return Ok(());
     }
-    let asked = Asked { application: greeting.application.as_deref(), ..asked(operation) };
-    let Ok(body) = OpMsg::parse(reply).map(|parts| parts.body) else { return };
-    let Ok(body) = RawDocument::from_bytes(&reply[body]) else { return };
+    let Ok(body) = OpMsg::parse(reply).map(|parts| parts.body) else { return Ok(()) };
+    let Ok(body) = RawDocument::from_bytes(&reply[body]) else { return Ok(()) };
     if !succeeded(body) {
-        return;
+        return Ok(());
     }
-    let Some(Addition { write_concern_error, labels }) = greeting.fail_points.after(&asked) else { return };
+    let meeting = Meeting::of(operation, greeting);
+    // What had been done before is not done now.
+    let done = meeting.statements > 0 && body.get("retriedStmtIds").ok().flatten().is_none();
+    if done && points.with(|points| points.write.closes(meeting.statements)) {
+        return Err(SessionEnd::FailPoint);
+    }
+    let Some(addition) = points.with(|points| points.command.after(&meeting.asked)) else { return Ok(()) };
     let mut document = RawDocumentBuf::new();
     for (name, value) in body.iter().flatten() {
         if name == "ok" {
-            document.append(bson::cstr!("writeConcernError"), write_concern_error.clone());
+            document.append(bson::cstr!("writeConcernError"), addition.write_concern_error.clone());
         }
         document.append(name, value);
     }
-    append_labels(&mut document, labels);
+    append_labels(&mut document, addition.labels);
     reply.clear();
     reply.extend_from_slice(&build(0, operation.request_id(), 0, document.as_bytes(), None));
-}
-
-/// What the fail point asks of a command, but for the name of its application.
-pub(super) fn asked<'a>(operation: &Operation<'a>) -> Asked<'a> {
-    let command = &operation.command;
-    Asked {
-        name: command.name,
-        database: command.database.unwrap_or_default(),
-        collection: command.collection(),
-        application: None,
-        kind: operation.kind(),
-    }
-}
-
-/// The same for a `hello` in the old form.
-pub(super) fn asked_of_hello(name: &str) -> Asked<'_> {
-    Asked { name, database: "admin", collection: None, application: None, kind: Kind::Once }
+    Ok(())
 }
 
 fn error(text: &str, code: i32, labels: RawArrayBuf) -> RawDocumentBuf {

@@ -44,6 +44,11 @@ pub(super) fn check(client: RawBsonRef<'_>, longest: usize) -> Result<Option<&st
     Ok(named)
 }
 
+/// The name that a `hello` gives its application.
+pub(super) fn application(hello: &RawDocument) -> Option<&str> {
+    hello.get_document("client").ok()?.get_document("application").ok()?.get_str("name").ok()
+}
+
 fn section<'a>(
     client: &'a RawDocument,
     name: &str,

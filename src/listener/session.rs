@@ -29,10 +29,11 @@ use super::accounts::Accounts;
 use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
 use super::client::Client;
+use super::exhaust;
 use super::face::Appearance;
+use super::fail_points::{self, Meeting};
 use super::hello::{self, Greeting, SharedCapabilities};
 use super::login;
-use super::{exhaust, fail_points};
 
 /// How long ending what a client has left open may take.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -207,8 +208,8 @@ async fn command(
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
     let operation = Operation::parse(message, u64::from(greeting.connection_id.unsigned_abs()))?;
-    let asked = fail_points::asked(&operation);
-    let failed = fail_points::before(client, greeting, asked, operation.command.max_time_ms).await?;
+    let meeting = Meeting::of(&operation, greeting);
+    let failed = fail_points::before(client, &greeting.fail_points, &meeting).await?;
     let local = match (operation.class, not_here(&greeting.appearance, &operation)) {
         _ if let Some(failed) = failed => Ok(failed),
         (Class::Hello, _) => {
@@ -225,7 +226,7 @@ async fn command(
         }
         _ => {
             let handled = remembered(context, client, greeting, &operation, reply).await?;
-            fail_points::after(greeting, &operation, reply);
+            fail_points::after(greeting, &operation, reply)?;
             return Ok(handled);
         }
     };
@@ -334,8 +335,8 @@ async fn legacy(
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
     let query = Query::parse(message)?;
-    let asked = fail_points::asked_of_hello(query.command.name);
-    let answer = if let Some(failed) = fail_points::before(client, greeting, asked, None).await? {
+    let meeting = Meeting::of_hello(query.command.name, query.body, greeting);
+    let answer = if let Some(failed) = fail_points::before(client, &greeting.fail_points, &meeting).await? {
         Ok(failed)
     } else if classify(query.command.name) == Class::Hello {
         greet(context, greeting, &query.command, query.body).await

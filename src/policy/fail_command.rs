@@ -9,6 +9,7 @@ use std::time::Duration;
 use bson::raw::RawBsonRef;
 use bson::{RawArrayBuf, RawDocument, RawDocumentBuf};
 
+use super::fail_mode::{Mode, whole};
 use super::failover::Kind;
 
 /// The fail point of one address.
@@ -17,16 +18,6 @@ pub struct FailCommand {
     mode: Mode,
     data: Data,
     entered: i64,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Mode {
-    #[default]
-    Off,
-    Always,
-    Times(i64),
-    /// After so many.
-    Skip(i64),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -143,42 +134,9 @@ impl FailCommand {
     }
 
     fn enter(&mut self) -> bool {
-        match &mut self.mode {
-            Mode::Off => return false,
-            Mode::Always => {}
-            Mode::Times(left) => {
-                *left -= 1;
-                if *left <= 0 {
-                    self.mode = Mode::Off;
-                }
-            }
-            Mode::Skip(0) => {}
-            Mode::Skip(left) => {
-                *left -= 1;
-                return false;
-            }
-        }
-        self.entered += 1;
-        true
-    }
-}
-
-impl Mode {
-    fn parse(mode: Option<RawBsonRef<'_>>) -> Result<Self, String> {
-        match mode {
-            Some(RawBsonRef::String("off")) => Ok(Self::Off),
-            Some(RawBsonRef::String("alwaysOn")) => Ok(Self::Always),
-            Some(RawBsonRef::Document(mode)) => {
-                let number = |name: &str| mode.get(name).ok().flatten().and_then(whole);
-                match (number("times"), number("skip")) {
-                    (Some(0), None) => Ok(Self::Off),
-                    (Some(times), None) if times > 0 => Ok(Self::Times(times)),
-                    (None, Some(skip)) if skip >= 0 => Ok(Self::Skip(skip)),
-                    _ => Err("'mode' must be 'off', 'alwaysOn', '{times:n}' or '{skip:n}' here".to_owned()),
-                }
-            }
-            _ => Err("'mode' must be 'off', 'alwaysOn', '{times:n}' or '{skip:n}' here".to_owned()),
-        }
+        let met = self.mode.enter(1);
+        self.entered += i64::from(met);
+        met
     }
 }
 
@@ -231,28 +189,19 @@ impl Data {
     }
 }
 
-fn whole(value: RawBsonRef<'_>) -> Option<i64> {
-    match value {
-        RawBsonRef::Int32(number) => Some(number.into()),
-        RawBsonRef::Int64(number) => Some(number),
-        RawBsonRef::Double(number) if number.fract() == 0.0 && number.abs() < 9e15 => {
-            format!("{number:.0}").parse().ok()
-        }
-        _ => None,
-    }
-}
-
 /// The labels that a server gives an error by itself; `executed`: it is one of a write concern.
-fn labels_of(code: i32, kind: Kind, executed: bool) -> RawArrayBuf {
+#[must_use]
+pub fn labels_of(code: i32, kind: Kind, executed: bool) -> RawArrayBuf {
     let retryable = matches!(
         code,
         6 | 7 | 89 | 91 | 134 | 189 | 262 | 358 | 9001 | 10107 | 11600 | 11602 | 13435 | 13436 | 50915
     );
-    let transient = matches!(code, 24 | 112 | 246 | 251 | 267) && !executed;
+    let transient = matches!(code, 24 | 112 | 246 | 251 | 267);
     let mut labels = RawArrayBuf::new();
     match kind {
+        Kind::Statement if executed => {}
         Kind::Statement if transient || retryable => labels.push("TransientTransactionError"),
-        Kind::Commit | Kind::Abort if transient => labels.push("TransientTransactionError"),
+        Kind::Commit | Kind::Abort if transient && !executed => labels.push("TransientTransactionError"),
         Kind::RetryableWrite | Kind::Commit | Kind::Abort if retryable => labels.push("RetryableWriteError"),
         _ => {}
     }

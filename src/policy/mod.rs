@@ -15,6 +15,8 @@ pub mod error_names;
 pub mod evidence;
 pub mod expiry;
 pub mod fail_command;
+mod fail_mode;
+pub mod fail_write;
 pub mod failover;
 pub mod fields;
 pub mod gate;

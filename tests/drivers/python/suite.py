@@ -55,9 +55,10 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--ways", default="replica-set,async,dual-write")
     arguments.add_argument("--only", nargs="*", default=[], help="modules, without test_ and .py")
-    arguments.add_argument("--keep", type=pathlib.Path, help="where the runs leave what they say")
-    arguments.add_argument("--bin", type=pathlib.Path, required=True, help="reshard and reshard-testbed")
-    arguments.add_argument("--cache", type=pathlib.Path, required=True, help="PyMongo and its tests")
+    folder = lambda path: pathlib.Path(path).resolve()
+    arguments.add_argument("--keep", type=folder, help="where the runs leave what they say")
+    arguments.add_argument("--bin", type=folder, required=True, help="reshard and reshard-testbed")
+    arguments.add_argument("--cache", type=folder, required=True, help="PyMongo and its tests")
     given = arguments.parse_args()
     python, tests = prepared(given.cache)
     known = dict(line.split(None, 1) for line in KNOWN.read_text().splitlines() if line and line[0] != "#")
@@ -126,9 +127,11 @@ def results(report):
     """passed, failed or skipped, by the name that pytest takes."""
     found = {}
     for case in xml.parse(report).getroot().iter("testcase"):
+        if not case.get("classname"):
+            continue  # What went wrong before there were tests.
         module, _, group = case.get("classname").rpartition(".")
-        if not group.startswith(("Test", "_Test")) and "." in module and group.startswith("test_"):
-            module, group = f"{module}.{group}", ""
+        if group.startswith("test_"):
+            module, group = case.get("classname"), ""
         path = module.replace(".", "/") + ".py"
         name = "::".join(part for part in (path, group, case.get("name")) if part)
         outcomes = {child.tag for child in case}
