@@ -164,6 +164,23 @@ fn conversation() -> Vec<Document> {
         find(),
         set("off", doc! {}),
         find(),
+        // What is not as it should be.
+        set("sometimes", doc! {}),
+        set(doc! {}, doc! {}),
+        set(times(-1), doc! {}),
+        doc! { "configureFailPoint": "failCommand", "$db": "admin" },
+        doc! { "configureFailPoint": "failCommand", "mode": "off", "data": 5, "$db": "admin" },
+        doc! { "configureFailPoint": "failCommand", "mode": "off", "$db": "d" },
+        // Others are the servers'.
+        doc! { "configureFailPoint": "failNothing", "mode": "off", "$db": "admin" },
+        ping(),
+    ]
+}
+
+/// The same of numbered writes, and of what introduces itself.
+fn more() -> Vec<Document> {
+    let times = |times: i32| doc! { "times": times };
+    vec![
         lose("alwaysOn", doc! {}),
         insert(),
         numbered(10),
@@ -185,16 +202,6 @@ fn conversation() -> Vec<Document> {
         ),
         ping(),
         set("off", doc! {}),
-        ping(),
-        // What is not as it should be.
-        set("sometimes", doc! {}),
-        set(doc! {}, doc! {}),
-        set(times(-1), doc! {}),
-        doc! { "configureFailPoint": "failCommand", "$db": "admin" },
-        doc! { "configureFailPoint": "failCommand", "mode": "off", "data": 5, "$db": "admin" },
-        doc! { "configureFailPoint": "failCommand", "mode": "off", "$db": "d" },
-        // Others are the servers'.
-        doc! { "configureFailPoint": "failNothing", "mode": "off", "$db": "admin" },
         ping(),
     ]
 }
@@ -218,7 +225,7 @@ async fn commands_fail_at_the_proxy_as_they_do_at_a_server() -> Result<()> {
     let proxy = proxy(&old).await?;
     let mut to_server = Line::to(direct.node(0).address()).await?;
     let mut through = Line::to(&proxy.address().to_string()).await?;
-    for command in conversation() {
+    for command in conversation().into_iter().chain(more()) {
         let wanted = comparable(&command, to_server.answer(command.clone()).await?);
         let got = comparable(&command, through.answer(command.clone()).await?);
         ensure!(
