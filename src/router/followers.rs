@@ -183,7 +183,7 @@ impl Router {
                 sort_into(lists, &reply[replied.fields.body], ids);
                 false
             }
-            Ok(replied) => !self.finish(side, replied, reply),
+            Ok(replied) => !self.finish(operation, side, replied, reply),
             Err(_) => {
                 lists[UNKNOWN].extend(ids.values());
                 false
