@@ -24,7 +24,10 @@ DEMO ?=
 BENCH ?=
 RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
 
-.PHONY: help build demo test check soak chaos bench bench-migration
+# What driver-suite is told: `make driver-suite SUITE='--ways replica-set --only bulk'`.
+SUITE ?=
+
+.PHONY: help build demo test check soak chaos bench bench-migration driver-suite
 
 help:
 	@echo 'make demo             two sharded clusters, a load, and a move to another shard key (DEMO=--help)'
@@ -32,6 +35,7 @@ help:
 	@echo 'make check            the part of it that starts no server'
 	@echo 'make soak             schedules of the simulator that nobody wrote (SIM_SECONDS=120)'
 	@echo 'make chaos            real servers under load, and whatever can happen to them (CHAOS_SECONDS=600, CHAOS_SEED=n)'
+	@echo "make driver-suite     PyMongo's own tests, directly and through the proxy; an hour and more (SUITE=--help)"
 	@echo 'make build            target/release/reshard'
 	@echo 'make bench            what the proxy costs: operations beside direct ones'
 	@echo 'make bench-migration  copies and moves, beside a plain copy and reshardCollection (BENCH=--help)'
@@ -47,6 +51,11 @@ bench: build
 
 bench-migration: build
 	$(RELEASE) --bin bench_migration -- $(BENCH)
+
+driver-suite:
+	$(CARGO) build --locked -p reshard --bin reshard
+	$(CARGO) build --locked -p reshard-testbed --bin reshard-testbed
+	python3 tests/drivers/python/suite.py --bin target/debug --cache target/tmp/drivers-cache $(SUITE)
 
 soak:
 	if [ "$(SIM_SECONDS)" -gt 0 ]; then SIM_SECONDS=$(SIM_SECONDS) $(SIM) -- generated_schedules --nocapture; fi

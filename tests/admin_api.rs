@@ -169,6 +169,40 @@ async fn insight_is_given() {
 }
 
 #[tokio::test]
+async fn keys_are_pinned_unpinned_and_rolled_back() {
+    let api = Api::with_orders().await;
+    let (pins, back) = ("/v1/migrations/orders/pins", "/v1/migrations/orders/rollback");
+    let keys = json!(["acme", { "$oid": "665f1c2ab7e4d3a1c0ffee00" }]);
+    let answer = api.send("PUT", pins, Some(json!({"keys": keys, "to": "new"})), &[]).await;
+    assert_eq!(header(&answer, "etag"), "\"2\"");
+    let answer = json(&answer);
+    assert_eq!((&answer["epoch"], &answer["pins"][0]["key"]), (&json!(2), &json!("\"acme\"")));
+    assert_eq!(json(&api.send("GET", pins, None, &[]).await)["pins"][1]["in_force"], false);
+    assert_eq!(json(&api.send("DELETE", pins, Some(json!({"keys": [7]})), &[]).await)["pins"], json!([]));
+    assert_eq!(api.last_call(), "api: unpin orders [Number(7)]");
+    api.send("POST", back, Some(json!({"keys": [7]})), &[]).await;
+    assert_eq!(api.last_call(), "api: pin orders [Number(7)] Old");
+    api.send("POST", back, Some(json!({})), &[]).await;
+    assert_eq!(api.last_call(), "api: rollback orders");
+    for body in [r#"{"keys":[7]}"#, r#"{"keys":[7],"to":"both"}"#, r#"{"to":"new"}"#] {
+        assert_eq!(api.code("PUT", pins, body).await, (400, "invalid-body".to_owned()), "{body}");
+    }
+    assert_eq!(api.code("POST", back, r#"{"key":7}"#).await, (400, "invalid-body".to_owned()));
+}
+
+#[tokio::test]
+async fn parts_of_the_data_plane_are_switched() {
+    let api = Api::with_orders().await;
+    let path = "/v1/migrations/orders/switches";
+    let answer = api.send("PUT", path, Some(json!({"inline_mirror": false})), &[]).await;
+    assert_eq!(json(&answer), json!({"inline_mirror": false, "read_routing": true}));
+    assert_eq!(api.last_call(), "api: switch inline-mirror off orders");
+    let progress = json(&api.send("GET", "/v1/migrations/orders/progress", None, &[]).await);
+    assert_eq!(progress["switches"]["inline_mirror"], false);
+    assert_eq!(api.code("PUT", path, r#"{"shadow":true}"#).await, (400, "invalid-body".to_owned()));
+}
+
+#[tokio::test]
 async fn a_page_of_a_list_is_asked_for_by_known_parameters() {
     let api = Api::with_orders().await;
     for (query, named) in

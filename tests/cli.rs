@@ -47,6 +47,12 @@ impl Fixture {
     }
 }
 
+const PINS: &str = "\
+KEY     SLOT  ON   IN FORCE                       SINCE
+\"acme\"  533   new  yes                            2023-11-14 22:13:20Z
+7       533   new  no: pin it again, or unpin it  2023-11-14 22:13:20Z
+";
+
 #[tokio::test]
 async fn each_action_reaches_the_engine_and_says_what_happened() {
     let fixture = Fixture::new(&["orders"]).await;
@@ -65,10 +71,24 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
             "old serves all reads and writes (epoch 7) after 57 ms; writes were held 42 ms\n".to_owned(),
         ),
         (
+            "rollback orders --key 7",
+            "old serves these keys, which are pinned to it (epoch 8) after 57 ms; writes were held 42 ms\n".to_owned(),
+        ),
+        (
+            "pin orders \"acme\" 7 --to new",
+            format!("in force everywhere (epoch 9) after 57 ms; writes were held 42 ms\n{PINS}a slot goes along\n"),
+        ),
+        ("pins orders", PINS.to_owned()),
+        (
+            "unpin orders 7",
+            "in force everywhere (epoch 10) after 57 ms; writes were held 42 ms\nNothing is pinned.\na slot goes along\n".to_owned(),
+        ),
+        ("switch orders --read-routing off", "inline mirror on, read routing off\n".to_owned()),
+        (
             "throttle orders --documents-per-second 10",
             "the copy goes at most at 10 documents/s\n".to_owned(),
         ),
-        ("start orders", view("copying, reads 0 % and writes 0 % on new (epoch 9); throttle 10 documents/s")),
+        ("start orders", view("copying, reads 0 % and writes 0 % on new (epoch 13); throttle 10 documents/s")),
         ("throttle orders --none", "the copy goes as fast as it can\n".to_owned()),
         ("verify orders", "verifying: 0 of 10 documents compared, no difference\n".to_owned()),
         ("verify orders --wait", "verifying: 10 of 10 documents compared, no difference\nverified: 10 of 10 documents compared, no difference\n".to_owned()),
@@ -81,14 +101,15 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ("preflight orders", "It can start.\n".to_owned()),
         (
             "complete orders --force --reason x",
-            view("completed, reads 0 % and writes 0 % on new (epoch 14)"),
+            view("completed, reads 0 % and writes 0 % on new (epoch 18)"),
         ),
-        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 15)")),
-        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 16)")),
+        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 19)")),
+        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 20)")),
     ] {
         assert_eq!(fixture.says(arguments).await, said, "{arguments}");
     }
     assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200) Some(3)".to_owned()));
+    assert!(fixture.0.control.calls().contains(&"ann: pin orders [Number(7)] Old".to_owned()));
     assert!(fixture.0.control.calls().contains(&"ann: complete true Some(\"x\") orders".to_owned()));
 }
 
@@ -137,6 +158,8 @@ orders: created
   rate      100 documents/s, 1.0 MB/s; about 1 min 15 s left
   lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
   streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts; 30 targeted reads, 4 broadcast reads
+  pinned    1 keys to old, 2 to new; 1 not in force yet, see pins
+  switched  inline mirror on, read routing on
   throttle  none
   violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all

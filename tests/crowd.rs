@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt as _;
 use mongodb::Client;
-use raw::ask_as;
+use raw::{ask_as, reply_within};
 use reshard::app::{Builder, Proxy};
 use reshard::wire::op_msg::build;
 use reshard::{cluster, listener};
@@ -192,6 +192,66 @@ async fn a_client_that_leaves_a_long_read_leaves_nothing_to_others() -> Result<(
         let found = ask_as(&mut stays, 100, &find, Duration::from_secs(30)).await?;
         let batch = found.get_document("cursor")?.get_array("firstBatch")?;
         ensure!(*batch == vec![doc! { "_id": 1 }.into()], "{found}");
+    }
+    Ok(())
+}
+
+/// A cursor lives on as long as its server does: a client whose turn comes late is answered late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_waits_for_its_turn() -> Result<()> {
+    let (set, proxy) = start(1, 1).await?;
+    let direct = set.client().await?;
+    let documents: Vec<Document> = (0..3).map(|id| doc! { "_id": id }).collect();
+    direct.database("crowd").collection("c").insert_many(documents).await?;
+    let (mut slow, mut patient) =
+        (TcpStream::connect(proxy.address()).await?, TcpStream::connect(proxy.address()).await?);
+    let find = rawdoc! { "find": "c", "batchSize": 1, "$db": "crowd" };
+    let found = ask_as(&mut patient, 1, &find, LONG).await?;
+    let id = found.get_document("cursor")?.get_i64("id")?;
+    // Longer than anybody waits for a server that has gone.
+    let sleep = "sleep(1500) || true";
+    let find = rawdoc! { "find": "c", "filter": { "$where": sleep }, "comment": APPLICATION, "$db": "crowd" };
+    slow.write_all(&build(1, 0, 0, find.as_bytes(), None)).await?;
+    wait_for("the read to run", LONG, || is_at_it(&direct)).await?;
+    let more = rawdoc! { "getMore": id, "collection": "c", "batchSize": 2, "$db": "crowd" };
+    let fetched = ask_as(&mut patient, 2, &more, LONG).await?;
+    ensure!(fetched.get_document("cursor")?.get_array("nextBatch")?.len() == 2, "{fetched}");
+    Ok(())
+}
+
+/// Those who wait for news leave connections to those who have something to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_wait_leave_connections_to_others() -> Result<()> {
+    let (set, proxy) = start(4, 1).await?;
+    let direct = set.client().await?;
+    direct.database("crowd").collection("c").insert_one(doc! { "_id": 0 }).await?;
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let mut client = TcpStream::connect(proxy.address()).await?;
+        let watch =
+            rawdoc! { "aggregate": "c", "pipeline": [{ "$changeStream": {} }], "cursor": {}, "$db": "crowd" };
+        let opened = ask_as(&mut client, 1, &watch, LONG).await?;
+        let id = opened.get_document("cursor")?.get_i64("id")?;
+        let more = rawdoc! { "getMore": id, "collection": "c", "maxTimeMS": 60_000, "$db": "crowd" };
+        client.write_all(&build(2, 0, 0, more.as_bytes(), None)).await?;
+        streams.push(client);
+    }
+    let waiting = || async {
+        let stages =
+            [doc! { "$currentOp": {} }, doc! { "$match": { "command.getMore": { "$exists": true } } }];
+        let found: Vec<Document> = direct.database("admin").aggregate(stages).await?.try_collect().await?;
+        Ok(found.iter().filter(|one| one.get_str("ns").is_ok_and(|ns| ns == "crowd.c")).count() >= 2)
+    };
+    wait_for("the streams to wait at the server", LONG, waiting).await?;
+    let mut client = TcpStream::connect(proxy.address()).await?;
+    let find = rawdoc! { "find": "c", "filter": { "_id": 0 }, "$db": "crowd" };
+    let found = ask_as(&mut client, 1, &find, Duration::from_secs(50)).await?;
+    ensure!(found.get_document("cursor").is_ok(), "{found}");
+    // News reaches those who wait at the server, and then those who wait for a turn.
+    direct.database("crowd").collection("c").insert_one(doc! { "_id": 1 }).await?;
+    for client in &mut streams {
+        let (_, told) = reply_within(client, LONG).await?;
+        ensure!(told.get_document("cursor")?.get_array("nextBatch")?.len() == 1, "{told}");
     }
     Ok(())
 }

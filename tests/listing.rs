@@ -68,6 +68,18 @@ async fn what_has_moved_is_listed_by_the_cluster_that_serves_it() -> Result<()> 
     };
     let (bad, direct) = (told(bad.err().context("taken")?), told(direct.err().context("taken")?));
     ensure!(bad.is_some() && bad == direct, "{bad:?} {direct:?}");
+
+    // That a primary steps down is no client's business, whatever it asks for.
+    let plain = Client::with_uri_str(format!("{}?retryReads=false", uri(&proxy))).await?;
+    for (set, code) in [(&old, 91), (&new, 11602), (&new, 10107)] {
+        for command in ["listCollections", "listDatabases"] {
+            let data = doc! { "failCommands": [command], "errorCode": code };
+            let mode = doc! { "times": 1 };
+            set.fail_point(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data }).await?;
+        }
+        ensure!(names(&plain.database("shop")).await? == ["moved", "other"]);
+        ensure!(plain.list_database_names().await?.contains(&"gone".to_owned()));
+    }
     proxy.shutdown().await;
     Ok(())
 }

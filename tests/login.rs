@@ -226,3 +226,38 @@ async fn a_users_transaction_in_the_way_of_a_move_is_ended() -> Result<()> {
     bed.proxy.shutdown().await;
     Ok(())
 }
+
+/// A user who may set the clock gets times that servers do not sign, and refuse from everybody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_of_a_user_who_may_set_the_clock_reach_no_other() -> Result<()> {
+    let bed = Bed::start("clock").await?;
+    let admin = bed.old.client().await?.database("admin");
+    let privilege = doc! { "resource": { "cluster": true }, "actions": ["advanceClusterTime"] };
+    admin.run_command(doc! { "createRole": "clock", "privileges": [privilege], "roles": [] }).await?;
+    let roles = vec![bson::Bson::from("readWrite"), doc! { "role": "clock", "db": "admin" }.into()];
+    let shop = bed.old.client().await?.database("shop");
+    shop.run_command(doc! { "createUser": "keeper", "pwd": "pw-keeper", "roles": roles }).await?;
+    let keeper = bed.client("keeper").await?.database("shop").collection("things");
+    let plain = bed.client("app").await?;
+    let things = plain.database("shop").collection::<Document>("things");
+    let mut session = plain.start_session().causal_consistency(true).await?;
+    things.insert_one(doc! { "_id": -1 }).session(&mut session).await?;
+    for number in 0..50 {
+        keeper.insert_one(doc! { "_id": number }).await?;
+        let found = things.find_one(doc! { "_id": -1 }).session(&mut session).await?;
+        ensure!(found.is_some(), "a causal read after {number}");
+    }
+    ensure!(bed.proxy.shutdown().await);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_fails_no_login() -> Result<()> {
+    let bed = Bed::start("election").await?;
+    let data = doc! { "failCommands": ["usersInfo"], "errorCode": 11602 };
+    let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": 2 }, "data": data };
+    bed.old.fail_point(point).await?;
+    bed.client("app").await?.database("shop").run_command(doc! { "find": "things" }).await?;
+    ensure!(bed.proxy.shutdown().await);
+    Ok(())
+}

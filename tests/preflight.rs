@@ -37,7 +37,10 @@ async fn collections_that_cannot_move_are_refused() -> Result<()> {
     let pair = Pair::start().await?;
     pair.on_old(doc! { "insert": "plain", "documents": [{ "_id": 1 }] }).await?;
     pair.on_old(doc! { "create": "capped", "capped": true, "size": 10_000 }).await?;
-    pair.on_old(doc! { "create": "view", "viewOn": "plain", "pipeline": [] }).await?;
+    pair.on_old(doc! { "insert": "shown", "documents": [{ "_id": 1 }] }).await?;
+    for (view, on) in [("view", "plain-too"), ("inner", "shown"), ("outer", "inner")] {
+        pair.on_old(doc! { "create": view, "viewOn": on, "pipeline": [] }).await?;
+    }
     pair.on_old(doc! { "create": "time-series", "timeseries": { "timeField": "t" } }).await?;
     pair.on_old(doc! { "create": "default-collation", "collation": { "locale": "de" } }).await?;
     let clustered = doc! { "key": { "_id": 1 }, "unique": true };
@@ -70,6 +73,10 @@ async fn collections_that_cannot_move_are_refused() -> Result<()> {
     ensure!(refusals(&report) == one("named-twice", "shop.plain"), "{report:#?}");
     let report = look(&pair.clusters, &[]).await?;
     ensure!(refusals(&report) == one("no-namespaces", ""), "{report:#?}");
+    let report = look(&pair.clusters, &["shop.shown"]).await?;
+    ensure!(refusals(&report) == one("shown-by-view", "shop.shown"), "{report:#?}");
+    let views = "shop.inner, shop.outer,";
+    ensure!(report.findings.iter().any(|finding| finding.message.contains(views)), "{report:#?}");
     let report = look(&pair.clusters, &["shop.plain"]).await?;
     ensure!(report.ok, "{report:#?}");
     Ok(())

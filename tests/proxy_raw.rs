@@ -113,6 +113,12 @@ async fn a_compressed_request_gets_a_compressed_reply() -> Result<()> {
         let found = RawDocument::from_bytes(&plain[OpMsg::parse(&plain)?.body])?;
         let first = found.get_document("cursor")?.get_array("firstBatch")?.get_document(0)?;
         ensure!(first.get_str("text")? == text);
+        // What gets no shorter by it too, as by servers.
+        let ping = rawdoc! { "ping": 1, "$db": "raw" };
+        ensure!(compress(&build(9, 0, 0, ping.as_bytes(), None), compressor, &mut small));
+        stream.write_all(&small).await?;
+        let (header, _) = tokio::time::timeout(LIMIT, read(&mut stream)).await??;
+        ensure!((header.opcode, header.response_to) == (OP_COMPRESSED, 9), "{header:?}");
     }
     // What is not compressed is answered as it came, also now.
     ask(&mut stream, &rawdoc! { "find": "c", "$db": "raw" }).await?;

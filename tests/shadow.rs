@@ -16,6 +16,9 @@ use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
 use support::bed::Bed;
 use support::{LONG, Operator, me, plant, proxy_with};
 
+/// Readers beside the writes.
+const READERS: i32 = 3;
+
 async fn switch(operator: &Operator, percent: f64, show_values: bool) -> Result<()> {
     let asked = SetShadow { percent, show_values, reset: false };
     operator.engine.set_shadow(&me(), &operator.name, asked).await?;
@@ -115,12 +118,52 @@ async fn a_wrong_a_missing_and_an_extra_document_are_told() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_stored_is_told_meanwhile() -> Result<()> {
+    let bed = filled("shadow-storing", 50).await?;
+    plant(&bed.new, vec![doc! { "op": "d", "ns": "shop.c", "o": { "_id": 8 } }]).await?;
+    let data = doc! {
+        "failCommands": ["findAndModify", "update"], "namespace": "reshard.shadow_diffs",
+        "blockConnection": true, "blockTimeMS": 1500,
+    };
+    let point = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    bed.old.fail_point(point).await?;
+    switch(&bed.operator, 100.0, false).await?;
+    let found = async || anyhow::Ok(counts(&bed.operator).await?.shadow_differences.unwrap_or(0));
+    wait_for("a difference to be told", LONG, || async {
+        all(&bed.c(), doc! {}, FindOptions::default()).await?;
+        Ok(found().await? > 0)
+    })
+    .await?;
+    let stored = bed.old.client().await?.database("reshard").collection::<Document>("shadow_diffs");
+    let missed = AtomicI32::new(0);
+    wait_for("it to be stored", LONG, || async {
+        let examples = diffs(&bed.operator).await?.shapes.iter().any(|shape| !shape.examples.is_empty());
+        if found().await? == 0 || !examples {
+            missed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(stored.count_documents(doc! { "different": { "$gt": 0 } }).await? > 0)
+    })
+    .await?;
+    let missed = missed.into_inner();
+    ensure!(missed == 0 && found().await? > 0, "the difference was not told at {missed} looks");
+    bed.proxy.shutdown().await;
+    Ok(())
+}
+
+fn tags(step: i32) -> Vec<String> {
+    (0..step % 4)
+        .map(|one| ["a", "Ä", "b", "B"][((step + one) % 4).unsigned_abs() as usize].to_owned())
+        .collect()
+}
+
 /// Writes that meet each other and every read, until it is told to end.
 async fn write_on(c: Collection<Document>, ends: &AtomicBool, wrote: &AtomicI32) -> Result<()> {
     let mut step = 0;
     while !ends.load(Ordering::Relaxed) {
         let id = step * 7 % 300;
         c.update_one(doc! { "_id": id }, doc! { "$inc": { "n": 1, "sum": 0.1 } }).await?;
+        c.update_one(doc! { "_id": (id + 150) % 300 }, doc! { "$set": { "tags": tags(step) } }).await?;
         c.delete_one(doc! { "_id": 1000 + step % 20 }).await?;
         let more = doc! { "_id": 1000 + step % 20, "n": step, "group": step % 10 };
         c.replace_one(doc! { "_id": 1000 + step % 20 }, more).upsert(true).await?;
@@ -133,57 +176,117 @@ async fn write_on(c: Collection<Document>, ends: &AtomicBool, wrote: &AtomicI32)
     Ok(())
 }
 
-/// One read of each kind; those of the second half may differ from themselves.
+/// One read of each kind; many of them may differ from themselves.
 async fn read_all_kinds(c: &Collection<Document>, step: i32) -> Result<()> {
     let group = step % 10;
-    let sorted = |sort: Document| FindOptions::builder().sort(sort);
-    all(c, doc! { "group": group }, FindOptions::default()).await?;
-    all(c, doc! {}, sorted(doc! { "group": -1 }).limit(15).build()).await?;
-    all(c, doc! { "group": { "$ne": group } }, sorted(doc! { "n": 1, "_id": 1 }).skip(3).limit(20).build())
-        .await?;
+    find_all_kinds(c, step).await?;
     c.find_one(doc! { "_id": step * 7 % 300 }).await?;
+    c.find_one(doc! { "group": group }).await?;
     c.count_documents(doc! { "n": { "$gt": step % 100 } }).await?;
+    c.count_documents(doc! { "group": group }).limit(7).await?;
+    c.estimated_document_count().await?;
     c.distinct("at", doc! { "group": group }).await?;
-    let pipelines = [
-        vec![doc! { "$group": { "_id": "$group", "sum": { "$sum": "$sum" }, "n": { "$sum": 1 } } }],
-        vec![doc! { "$match": { "group": group } }, doc! { "$sort": { "n": 1 } }, doc! { "$limit": 5 }],
-        // Of so many a server sorts all; a cursor at random takes seconds where so much is removed.
-        vec![doc! { "$sample": { "size": 50 } }],
-        vec![doc! { "$match": { "group": group } }, doc! { "$set": { "now": "$$NOW" } }],
-        vec![doc! { "$set": { "chance": { "$rand": {} } } }, doc! { "$limit": 3 }],
-        vec![doc! { "$group": { "_id": "$group", "all": { "$push": "$_id" } } }],
-    ];
-    for pipeline in pipelines {
+    c.distinct("tags", doc! { "group": { "$lt": group } }).await?;
+    for pipeline in pipelines(group) {
         c.aggregate(pipeline).await?.try_collect::<Vec<_>>().await?;
     }
-    all(c, doc! {}, FindOptions::builder().limit(10).build()).await?;
     Ok(())
+}
+
+/// Sorted by what several documents have alike, by nothing, or by their `_id`s; whole, in part, and in pieces.
+async fn find_all_kinds(c: &Collection<Document>, step: i32) -> Result<()> {
+    let group = step % 10;
+    let sorted = |sort: Document| FindOptions::builder().sort(sort);
+    let shown = |fields: Document| sorted(doc! { "group": 1 }).projection(fields).limit(12).build();
+    let german = mongodb::options::Collation::builder().locale("de".to_owned()).build();
+    let others = || doc! { "group": { "$ne": group } };
+    for (filter, options) in [
+        (doc! { "group": group }, FindOptions::default()),
+        (doc! {}, FindOptions::builder().limit(10).build()),
+        (doc! {}, sorted(doc! { "group": -1 }).limit(15).build()),
+        (doc! {}, sorted(doc! { "group": 1 }).skip(25).limit(15).build()),
+        (doc! {}, sorted(doc! { "tags": 1 }).limit(9).build()),
+        (doc! {}, sorted(doc! { "at": -1, "group": 1 }).batch_size(50).build()),
+        (doc! {}, sorted(doc! { "text": 1 }).collation(german).limit(20).build()),
+        (others(), sorted(doc! { "n": 1, "_id": 1 }).skip(3).limit(20).build()),
+        (others(), shown(doc! { "_id": 0, "group": 1 })),
+        (others(), shown(doc! { "n": 1 })),
+        (others(), shown(doc! { "chance": { "$rand": {} } })),
+        (
+            doc! { "$expr": { "$lt": ["$n", { "$multiply": [{ "$rand": {} }, 300] }] } },
+            FindOptions::default(),
+        ),
+    ] {
+        all(c, filter, options).await?;
+    }
+    Ok(())
+}
+
+fn pipelines(group: i32) -> Vec<Vec<Document>> {
+    let of_group = || doc! { "$match": { "group": group } };
+    let by_group = |field: &str, all: Document| doc! { "$group": { "_id": "$group", field: all } };
+    let by_group_and_id = || doc! { "$sort": { "group": 1, "_id": 1 } };
+    vec![
+        vec![doc! { "$group": { "_id": "$group", "sum": { "$sum": "$sum" }, "n": { "$sum": 1 } } }],
+        vec![by_group("mean", doc! { "$avg": "$sum" })],
+        vec![of_group(), doc! { "$sort": { "n": 1 } }, doc! { "$limit": 5 }],
+        vec![doc! { "$sort": { "group": 1 } }, doc! { "$skip": 12 }, doc! { "$project": { "n": 1 } }],
+        vec![by_group_and_id(), by_group("first", doc! { "$first": "$n" })],
+        vec![doc! { "$sort": { "n": 1 } }, by_group("least", doc! { "$first": "$_id" })],
+        vec![doc! { "$sortByCount": "$at" }],
+        vec![doc! { "$unwind": "$tags" }, doc! { "$group": { "_id": "$tags", "n": { "$sum": 1 } } }],
+        vec![of_group(), doc! { "$count": "n" }],
+        vec![of_group(), doc! { "$facet": { "n": [{ "$count": "n" }], "some": [{ "$limit": 2 }] } }],
+        vec![doc! { "$bucketAuto": { "groupBy": "$n", "buckets": 4 } }],
+        // Of so many a server sorts all; a cursor at random takes seconds where so much is removed.
+        vec![doc! { "$sample": { "size": 50 } }],
+        vec![doc! { "$match": { "$sampleRate": 0.2 } }],
+        vec![of_group(), doc! { "$set": { "now": "$$NOW" } }],
+        vec![of_group(), doc! { "$set": { "late": { "$gt": ["$$CLUSTER_TIME", "$at"] } } }],
+        vec![doc! { "$set": { "chance": { "$rand": {} } } }, doc! { "$limit": 3 }],
+        vec![by_group("all", doc! { "$push": "$_id" })],
+        vec![by_group("all", doc! { "$addToSet": "$at" })],
+    ]
+}
+
+/// So many shadowed reads are looked at: `SHADOWED_READS`, else few enough for every run of the tests.
+fn wanted() -> Result<u64> {
+    let asked = std::env::var("SHADOWED_READS").ok();
+    asked.map_or(Ok(3_000), |asked| asked.parse().context("SHADOWED_READS"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_false_is_told_while_all_is_written() -> Result<()> {
     let bed = filled("shadow-load", 300).await?;
+    let tag = doc! { "$set": { "tags": ["a", "b"], "at": 0 } };
+    bed.c().update_many(doc! { "group": { "$gt": 3 } }, tag).await?;
     switch(&bed.operator, 100.0, true).await?;
+    let wanted = wanted()?;
     let (ends, wrote) = (AtomicBool::new(false), AtomicI32::new(0));
-    let reading = async {
-        let (mut step, begun) = (0, Instant::now());
-        loop {
+    let read_on = async |first: i32| {
+        let (mut step, mut progress) = (first, (0, Instant::now()));
+        while !ends.load(Ordering::Relaxed) {
+            read_all_kinds(&bed.c(), step).await?;
+            step += READERS;
             let now = counts(&bed.operator).await?;
-            if begun.elapsed() > 2 * LONG {
-                ends.store(true, Ordering::Relaxed);
-                bail!("too few reads are compared: {now:?} {:?}", diffs(&bed.operator).await?);
-            }
-            if now.shadow_compared >= 3000 && now.shadow_nondeterministic >= 500 {
+            let (compared, apart) = (now.shadow_compared, now.shadow_nondeterministic);
+            if compared + apart >= wanted && compared.min(apart) >= wanted / 4 {
                 break;
             }
-            read_all_kinds(&bed.c(), step).await?;
-            step += 1;
+            if compared > progress.0 {
+                progress = (compared, Instant::now());
+            }
+            ensure!(progress.1.elapsed() < LONG, "no read is compared any more: {now:?}");
         }
-        ends.store(true, Ordering::Relaxed);
         anyhow::Ok(())
     };
+    let reading = async {
+        let read = futures::future::try_join_all((0..READERS).map(read_on)).await;
+        ends.store(true, Ordering::Relaxed);
+        read
+    };
     let (read, written) = futures::join!(reading, write_on(bed.c(), &ends, &wrote));
-    read?;
+    read.with_context(|| format!("{:?}", futures::executor::block_on(diffs(&bed.operator))))?;
     written?;
     let now = counts(&bed.operator).await?;
     ensure!(wrote.load(Ordering::Relaxed) > 100);

@@ -12,6 +12,7 @@ mod lifecycle;
 mod migrations;
 mod openapi;
 mod page;
+mod pins;
 mod plan;
 mod problem;
 mod shadow;
@@ -34,7 +35,7 @@ pub use insight::{ConflictList, MismatchList};
 pub use migrations::MigrationList;
 pub use openapi::document;
 pub use problem::Problem;
-pub use traffic::{SetReads, SetWrites};
+pub use traffic::{Rollback, SetReads, SetWrites};
 
 use crate::migration::control::Control;
 
@@ -61,6 +62,7 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(shadow::routes())
         .merge(shapes::routes())
         .merge(plan::routes())
+        .merge(pins::routes())
         .layer(from_fn(guard::same_origin))
         .merge(health::routes())
         .fallback(guard::unknown_path)

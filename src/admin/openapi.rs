@@ -7,7 +7,9 @@ use utoipa::openapi::{
 use utoipa::{Modify, OpenApi};
 
 use super::problem::Problem;
-use super::{bypass, health, insight, lifecycle, migrations, plan, shadow, shapes, traffic, verification};
+use super::{
+    bypass, health, insight, lifecycle, migrations, pins, plan, shadow, shapes, traffic, verification,
+};
 
 /// The description as served at `/openapi.json`.
 #[must_use]
@@ -38,6 +40,10 @@ pub fn document() -> Document {
         traffic::set_writes,
         traffic::rollback,
         traffic::set_throttle,
+        traffic::set_switches,
+        pins::pins,
+        pins::pin,
+        pins::unpin,
         insight::progress,
         insight::conflicts,
         insight::mismatches,

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Answer, Body, Change, Nothing, OptionalBody, Tagged};
+use super::extract::{Answer, Body, Change, OptionalBody, Tagged};
 use super::problem::Problem;
-use crate::migration::control::{MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, Throttle};
+use crate::migration::control::{
+    Cluster, MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, SetPins, SetSwitches, Switches, Throttle,
+};
 use crate::model::percent::Percent;
 
 /// The share of reads that new is to serve.
@@ -38,11 +40,22 @@ pub struct SetWrites {
     pub end_transactions_after: Option<u32>,
 }
 
+/// What is to return to old.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// In extended JSON: only these `_id`s, or values of the route key, and what lies in their slots. Left out: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>, example = json!(["acme"]))]
+    pub keys: Option<Vec<serde_json::Value>>,
+}
+
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/v1/migrations/{name}/reads", put(set_reads))
         .route("/v1/migrations/{name}/writes", put(set_writes))
         .route("/v1/migrations/{name}/rollback", post(rollback))
+        .route("/v1/migrations/{name}/switches", put(set_switches))
         .route("/v1/migrations/{name}/throttle", put(set_throttle))
 }
 
@@ -79,11 +92,26 @@ pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) ->
     Ok(Tagged(change.control.set_writes(&change.by, &change.name, percent, patience).await?))
 }
 
-/// Return all writes, then all reads, to old.
-#[utoipa::path(post, path = "/v1/migrations/{name}/rollback", tag = "traffic",
-    responses((status = 200, description = "Old serves everything", body = Ramp)))]
-pub(super) async fn rollback(change: Change, _: OptionalBody<Nothing>) -> Answer<Tagged<Ramp>> {
-    Ok(Tagged(change.control.rollback(&change.by, &change.name).await?))
+/// Return all writes, then all reads, to old, and remove pins to new. With keys: those alone, as by pinning them to old; a
+/// plan goes on with the rest.
+#[utoipa::path(post, path = "/v1/migrations/{name}/rollback", tag = "traffic", request_body = Option<Rollback>,
+    responses((status = 200, description = "Old serves everything, or these keys", body = Ramp)))]
+pub(super) async fn rollback(
+    change: Change,
+    OptionalBody(asked): OptionalBody<Rollback>,
+) -> Answer<Tagged<Ramp>> {
+    let Some(keys) = asked.keys else {
+        return Ok(Tagged(change.control.rollback(&change.by, &change.name).await?));
+    };
+    let pinned = change.control.pin(&change.by, &change.name, SetPins { keys, to: Cluster::Old }).await?;
+    Ok(Tagged(pinned.ramp))
+}
+
+/// Switch the inline mirror or the routing of reads off, and on again; what is left out stays as it is.
+#[utoipa::path(put, path = "/v1/migrations/{name}/switches", tag = "traffic", request_body = SetSwitches,
+    responses((status = 200, description = "In force", body = Switches)))]
+pub(super) async fn set_switches(change: Change, Body(asked): Body<SetSwitches>) -> Answer<Json<Switches>> {
+    Ok(Json(change.control.switch(&change.by, &change.name, asked).await?))
 }
 
 /// Set how fast the copy may go; what is left out or null is unlimited.

@@ -166,8 +166,8 @@ pub(super) enum Action {
         #[arg(long, group = "limits", conflicts_with_all = ["documents_per_second", "megabytes_per_second"])]
         none: bool,
     },
-    /// Return all writes, then all reads, to old
-    Rollback { name: String },
+    #[command(flatten)]
+    Hold(super::pins::Action),
     /// End it with new serving
     Complete {
         name: String,

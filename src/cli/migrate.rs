@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::{Action, Migrate};
 use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
-use super::{output, ramp, shadow, shapes, show, watch};
+use super::{output, pins, ramp, shadow, shapes, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
     Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, SetShadow, Throttle, Verify,
@@ -54,9 +54,7 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             session.show(Method::PUT, &path(&name, "writes"), Some(wanted), show::writes).await.map(drop)
         }
         Action::Ramp { action } => ramp::run(&session, action).await,
-        Action::Rollback { name } => {
-            session.show(Method::POST, &path(&name, "rollback"), None, show::rollback).await.map(drop)
-        }
+        Action::Hold(action) => pins::run(&session, action).await,
         Action::Throttle { name, documents_per_second, megabytes_per_second, none: _ } => {
             let wanted = json!(Throttle { documents_per_second, megabytes_per_second });
             session.show(Method::PUT, &path(&name, "throttle"), Some(wanted), show::throttle).await.map(drop)

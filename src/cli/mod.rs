@@ -7,6 +7,7 @@ mod health;
 mod human;
 mod migrate;
 mod output;
+mod pins;
 mod ramp;
 mod serve;
 mod shadow;

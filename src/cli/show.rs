@@ -98,13 +98,6 @@ pub(super) fn writes(answer: &Ramp) -> String {
     format!("{}; held {} ms, {} {tries}{ended}", ramp("writes", answer), answer.pause_ms, answer.attempts)
 }
 
-pub(super) fn rollback(answer: &Ramp) -> String {
-    format!(
-        "old serves all reads and writes (epoch {}) after {} ms; writes were held {} ms",
-        answer.epoch, answer.elapsed_ms, answer.pause_ms
-    )
-}
-
 pub(super) fn throttle(throttle: &Throttle) -> String {
     if *throttle == Throttle::default() {
         return "the copy goes as fast as it can".to_owned();
@@ -233,6 +226,8 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
                 shards_read(progress)
             ),
         ),
+        ("pinned", super::pins::counts(&progress.pins)),
+        ("switched", super::pins::switched(&progress.switches)),
         ("throttle", progress.throttle.to_string()),
         ("violated", violated(progress)),
         ("bypass", past_the_proxy(progress)),

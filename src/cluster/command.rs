@@ -133,6 +133,9 @@ pub enum SendError {
     /// Surely nothing reached a server.
     #[error("nothing was sent: {0}")]
     NotSent(String),
+    /// Nothing was sent either: all connections to the server were in use.
+    #[error("nothing was sent: {0}")]
+    Busy(String),
     /// Nothing was sent either: the user who is to send it cannot log in, now or later.
     #[error("nothing was sent: {0}")]
     LoginRefused(String),

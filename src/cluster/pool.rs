@@ -34,6 +34,8 @@ pub(super) struct Pool {
     login: Option<Arc<Login>>,
     /// One permit per connection in use; whoever waits is served in order.
     permits: Arc<Semaphore>,
+    /// One permit per connection that may wait for what is yet to come: half of them, so that others get theirs.
+    awaiting: Arc<Semaphore>,
     /// The last one is the last used.
     idle: Mutex<Vec<Idle>>,
     /// A connection came back, for those who wait to open one.
@@ -57,6 +59,7 @@ impl Pool {
             share,
             login,
             permits: Arc::new(Semaphore::new(share)),
+            awaiting: Arc::new(Semaphore::new((share / 2).max(1))),
             idle: Mutex::default(),
             returned: Notify::new(),
             cutters: Mutex::default(),
@@ -102,6 +105,12 @@ impl Pool {
     async fn wait_for_turn(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
         let _waiting = Waiting::new(&self.waiting);
         self.permits.clone().acquire_owned().await.map_err(|_| closed())
+    }
+
+    /// The right to keep a connection while there is nothing to tell.
+    pub(super) async fn turn_to_wait(&self) -> Option<OwnedSemaphorePermit> {
+        let _waiting = Waiting::new(&self.waiting);
+        self.awaiting.clone().acquire_owned().await.ok()
     }
 
     async fn open(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<Pooled, ConnectError> {

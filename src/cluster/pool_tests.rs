@@ -176,7 +176,7 @@ async fn connections_are_bounded_and_waiters_served_in_order() {
     let stats = setup.stats();
     assert_eq!((stats.in_use, stats.waiting, stats.created), (2, 3, 2));
     let error = setup.pools.checkout(&Selection::Primary, Duration::from_millis(20)).await.unwrap_err();
-    assert!(matches!(&error, SendError::NotSent(why) if why.contains("no connection")), "{error}");
+    assert!(matches!(&error, SendError::Busy(why) if why.contains("no connection")), "{error}");
     drop(first);
     for waiter in 0..3 {
         assert_eq!(order.recv().await, Some(waiter));

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bson::RawDocument;
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::command::{SendError, ServerId};
@@ -16,6 +18,10 @@ use super::pool::Pool;
 use super::pooled::Pooled;
 use super::selection::Selection;
 use crate::model::span::spoken;
+
+/// How long a server that is named may be out of reach: no other can stand in for it, and what is wanted there is
+/// mostly lost with it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Numbers about the pool of one server, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,10 +60,10 @@ impl Pools {
     }
 
     /// A server that fits and a connection to it, within `limit`. Servers that cannot be reached are sought
-    /// again until then; a refused login fails at once.
+    /// again until then, one that is named for two seconds; a refused login fails at once.
     ///
     /// # Errors
-    /// [`SendError::NotSent`], or [`SendError::LoginRefused`].
+    /// [`SendError::NotSent`], [`SendError::Busy`], or [`SendError::LoginRefused`].
     pub async fn checkout(&self, selection: &Selection, limit: Duration) -> Result<Pooled, SendError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let server = self.cluster.select(selection, turn);
@@ -74,9 +80,10 @@ impl Pools {
         limit: Duration,
     ) -> Result<Pooled, SendError> {
         let deadline = Instant::now() + limit;
+        let patience = if matches!(selection, Selection::Server(_)) { PATIENCE } else { limit };
         let mut last_error = None;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now()).min(patience);
             let server = self.cluster.wait_for(selection, left).await.map_err(|error| match &last_error {
                 Some(last) => SendError::NotSent(format!("{error}; last: {last}")),
                 None => error,
@@ -98,10 +105,27 @@ impl Pools {
                 Err(_) => {
                     let stats = pool.stats();
                     let why = format!("no connection to {server} within {}: {stats:?}", spoken(limit));
-                    return Err(SendError::NotSent(why));
+                    return Err(SendError::Busy(why));
                 }
             }
         }
+    }
+
+    /// The right to wait at `server` for what is yet to come, as awaiting cursors do; `None`: the server is gone.
+    ///
+    /// # Errors
+    /// [`SendError::Busy`]: nobody made room within `limit`.
+    pub async fn turn_to_wait(
+        &self,
+        server: &ServerId,
+        limit: Duration,
+    ) -> Result<Option<OwnedSemaphorePermit>, SendError> {
+        let Some(pool) = self.pool(server) else { return Ok(None) };
+        tokio::time::timeout(limit, pool.turn_to_wait()).await.map_err(|_| {
+            SendError::Busy(format!(
+                "too many cursors wait for news at {server}: raise maxPoolSize in the connection string of its cluster"
+            ))
+        })
     }
 
     fn pool(&self, server: &ServerId) -> Option<Arc<Pool>> {
@@ -113,6 +137,16 @@ impl Pools {
         let pool = Arc::new(Pool::new(self.cluster.clone(), member, self.share, self.login.clone()));
         pools.insert(server.clone(), pool.clone());
         Some(pool)
+    }
+
+    /// Takes note of the `$clusterTime` of a reply. Servers do not sign it for users who may set the clock, and refuse it so
+    /// from others: where there are users, such a one is left.
+    pub fn observe(&self, cluster_time: &RawDocument) {
+        let signature = cluster_time.get_document("signature");
+        let is_signed = signature.is_ok_and(|signature| signature.get_i64("keyId").is_ok_and(|key| key != 0));
+        if is_signed || self.cluster.settings().credential.is_none() {
+            self.cluster.gossip().observe(cluster_time);
+        }
     }
 
     /// Ends all connections to `server`, in use or not.

@@ -93,7 +93,7 @@ impl Pools {
         let body =
             RawDocument::from_bytes(&message[place.clone()]).map_err(|error| unusable(error.to_string()))?;
         if let Ok(cluster_time) = body.get_document("$clusterTime") {
-            self.cluster().gossip().observe(cluster_time);
+            self.observe(cluster_time);
         }
         for code in error_codes(body) {
             self.cluster().note_reply_error(&server, code);

@@ -52,6 +52,8 @@ pub struct Active {
     pub newcomers: Arc<Newcomers>,
     /// History is being copied: nobody reads the mirror.
     pub copying: AtomicBool,
+    /// An operator leaves the mirror to the streams alone.
+    pub inline_off: AtomicBool,
     /// Where sampled reads go.
     pub shadow: Arc<Shadow>,
 }
@@ -99,6 +101,7 @@ impl Active {
             shapes: Shapes::default(),
             newcomers,
             copying: AtomicBool::new(false),
+            inline_off: AtomicBool::new(false),
             shadow: Arc::default(),
         }
     }
@@ -111,7 +114,14 @@ impl Active {
         if self.authorities.get(mirror).lease.begin().is_none() {
             breaker.open(now);
         }
-        breaker.attempt(now)
+        if self.is_inline_off() { Attempt::Not } else { breaker.attempt(now) }
+    }
+
+    /// Whether an operator leaves mirrors to the streams alone. Reads may meet them all the same, so that what is left
+    /// out must be marked, as where a breaker is open.
+    #[must_use]
+    pub fn is_inline_off(&self) -> bool {
+        self.inline_off.load(Ordering::Relaxed)
     }
 
     /// Whether the mirror is left to the streams alone: while history is copied, one write after the other

@@ -16,6 +16,7 @@ use crate::handover::Handed;
 use crate::telemetry::metrics as names;
 
 use super::face::Appearance;
+use super::fail_points::FailPoints;
 use super::settings::Entrance;
 use super::tls;
 use super::worker::Workers;
@@ -41,6 +42,15 @@ pub(super) struct Door {
     pub(super) tls: Option<TlsAcceptor>,
     /// They must log in.
     pub(super) login: bool,
+    /// What applications have set here for their tests.
+    pub(super) fail_points: Arc<FailPoints>,
+}
+
+impl Door {
+    /// An open one.
+    pub(super) fn showing(appearance: Appearance) -> Self {
+        Self { appearance: Arc::new(appearance), tls: None, login: false, fail_points: Arc::default() }
+    }
 }
 
 /// Binds the sockets of `entrance`, its own first, then those of its secondaries; one that was handed to this
@@ -65,7 +75,7 @@ pub fn bind(entrance: &Entrance, service: ObjectId, handed: &mut Handed) -> std:
         [entrance.address].into_iter().chain(secondaries).map(bind).collect::<std::io::Result<Vec<_>>>()?;
     let bound: Vec<_> = listeners.iter().map(Listener::address).collect();
     for (listener, shown) in listeners.iter_mut().zip(Appearance::of(&entrance.face, service, &bound)) {
-        listener.door = Door { appearance: Arc::new(shown), tls: tls.clone(), login: entrance.login };
+        listener.door = Door { tls: tls.clone(), login: entrance.login, ..Door::showing(shown) };
     }
     Ok(listeners)
 }
@@ -83,8 +93,7 @@ impl Listener {
     fn over(socket: std::net::TcpListener) -> std::io::Result<Self> {
         let socket = TcpListener::from_std(socket)?;
         let address = socket.local_addr()?;
-        let door = Door { appearance: Arc::new(Appearance::Router), tls: None, login: false };
-        Ok(Self { socket, address, door })
+        Ok(Self { socket, address, door: Door::showing(Appearance::Router) })
     }
 
     /// Where it listens, with the port that was taken.

@@ -20,9 +20,11 @@ use crate::wire::error::{
 };
 use crate::wire::scan::Command;
 
+use super::acceptor::Door;
 use super::accounts::Account;
 use super::belongings::Belongings;
 use super::face::Appearance;
+use super::fail_points::FailPoints;
 use super::introduction;
 use super::login::Pending;
 
@@ -39,8 +41,12 @@ pub(super) struct Greeting {
     pub(super) connection_id: i32,
     /// What the client is shown.
     pub(super) appearance: Arc<Appearance>,
+    /// What its commands may meet.
+    pub(super) fail_points: Arc<FailPoints>,
     /// The client has said who it is.
     introduced: bool,
+    /// The name of its application.
+    pub(super) application: Option<Box<str>>,
     /// It has said that it expects a balancer.
     balanced: bool,
     /// How the proxy may compress.
@@ -59,17 +65,19 @@ pub(super) struct Greeting {
 
 impl Greeting {
     /// Before the first `hello`.
-    pub(super) fn new(connection_id: i32, appearance: Arc<Appearance>, offered: Compressors) -> Self {
-        let belongings = matches!(*appearance, Appearance::Service(_)).then(Box::default);
+    pub(super) fn new(connection_id: i32, door: &Door, offered: Compressors) -> Self {
+        let belongings = matches!(*door.appearance, Appearance::Service(_)).then(Box::default);
         Self {
             connection_id,
-            appearance,
+            appearance: door.appearance.clone(),
+            fail_points: door.fail_points.clone(),
             introduced: false,
+            application: None,
             balanced: false,
             offered,
             agreed: Compressors::NONE,
             belongings,
-            must_log_in: false,
+            must_log_in: door.login,
             account: None,
             pending: None,
         }
@@ -95,7 +103,8 @@ pub(super) async fn answer(
             return Err(ErrorReply::new(CLIENT_METADATA_CANNOT_BE_MUTATED, text));
         }
         greeting.introduced = true;
-        introduction::check(client, greeting.appearance.longest_introduction())?;
+        let application = introduction::check(client, greeting.appearance.longest_introduction())?;
+        greeting.application = application.map(Into::into);
     }
     let balanced = field("loadBalanced").and_then(|value| value.as_bool()) == Some(true);
     // Once is enough: what applications ask later is asked by a driver that knows.
@@ -180,7 +189,7 @@ fn document(
 
 /// The answer to commands that log a client in or out.
 pub(super) fn no_login() -> ErrorReply {
-    let text = "nobody logs in at this address: remove the credentials (and authSource) from the connection string, the \
+    let text = "authentication failed: nobody logs in at this address: remove the credentials (and authSource) from the connection string, the \
                 proxy logs in to the clusters itself; or set login = true for the listener";
     ErrorReply::new(AUTHENTICATION_FAILED, text)
 }
@@ -191,7 +200,7 @@ mod tests {
     use bson::rawdoc;
 
     fn stranger(offered: Compressors) -> Greeting {
-        Greeting::new(1, Arc::new(Appearance::Router), offered)
+        Greeting::new(1, &Door::showing(Appearance::Router), offered)
     }
 
     async fn ask(greeting: &mut Greeting, body: &RawDocumentBuf) -> Result<RawDocumentBuf, ErrorReply> {
@@ -246,8 +255,8 @@ mod tests {
 
     #[tokio::test]
     async fn behind_a_balancer_a_driver_must_know_of_it() {
-        let service = Arc::new(Appearance::Service(bson::oid::ObjectId::new()));
-        let mut greeting = Greeting::new(1, service, Compressors::NONE);
+        let service = Door::showing(Appearance::Service(bson::oid::ObjectId::new()));
+        let mut greeting = Greeting::new(1, &service, Compressors::NONE);
         let error = ask(&mut greeting, &rawdoc! { "hello": 1 }).await.unwrap_err();
         assert_eq!(error.code, LOAD_BALANCER_SUPPORT_MISMATCH);
         let hello = ask(&mut greeting, &rawdoc! { "hello": 1, "loadBalanced": true }).await.unwrap();

@@ -10,11 +10,11 @@ use crate::wire::error::{
 
 const LONGEST_APP_NAME: usize = 128;
 
-/// Checks `client`, which may be `longest` bytes long.
+/// Checks `client`, which may be `longest` bytes long; returns the name of the application.
 ///
 /// # Errors
 /// The error that servers answer with.
-pub(super) fn check(client: RawBsonRef<'_>, longest: usize) -> Result<(), ErrorReply> {
+pub(super) fn check(client: RawBsonRef<'_>, longest: usize) -> Result<Option<&str>, ErrorReply> {
     let RawBsonRef::Document(client) = client else {
         return Err(mismatch("The client metadata document must be a document".into()));
     };
@@ -22,6 +22,7 @@ pub(super) fn check(client: RawBsonRef<'_>, longest: usize) -> Result<(), ErrorR
         let text = format!("The client metadata document must be less then or equal to {longest}bytes");
         return Err(ErrorReply::new(CLIENT_METADATA_TOO_LARGE, text));
     }
+    let mut named = None;
     if let Some(application) = section(client, "application", false)? {
         let name = text(application, "application", "name", false)?;
         if name.is_some_and(|name| name.len() > LONGEST_APP_NAME) {
@@ -31,6 +32,7 @@ pub(super) fn check(client: RawBsonRef<'_>, longest: usize) -> Result<(), ErrorR
             );
             return Err(ErrorReply::new(CLIENT_METADATA_APP_NAME_TOO_LARGE, text));
         }
+        named = name;
     }
     if let Some(driver) = section(client, "driver", true)? {
         text(driver, "driver", "name", true)?;
@@ -39,7 +41,12 @@ pub(super) fn check(client: RawBsonRef<'_>, longest: usize) -> Result<(), ErrorR
     if let Some(os) = section(client, "os", true)? {
         text(os, "os", "type", true)?;
     }
-    Ok(())
+    Ok(named)
+}
+
+/// The name that a `hello` gives its application.
+pub(super) fn application(hello: &RawDocument) -> Option<&str> {
+    hello.get_document("client").ok()?.get_document("application").ok()?.get_str("name").ok()
 }
 
 fn section<'a>(

@@ -7,22 +7,27 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bson::raw::RawArrayBuf;
 use bson::spec::BinarySubtype;
 use bson::{Binary, RawDocument, RawDocumentBuf, rawdoc};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, select_ok};
 
 use super::accounts::Account;
 use super::hello::Greeting;
 use super::scram::{Exchange, First, Proven, Refused, Stored};
 use super::session::Context;
-use crate::cluster::command::{Commands as _, Request};
+use crate::cluster::command::Request;
 use crate::cluster::scram::Hash;
 use crate::model::side::Side;
-use crate::router::Operation;
+use crate::policy::failover::Kind;
+use crate::router::{Operation, send};
 use crate::wire::error::{
     AUTHENTICATION_FAILED, BAD_VALUE, ErrorReply, HOST_UNREACHABLE, MECHANISM_UNAVAILABLE, PROTOCOL_ERROR,
     UNAUTHORIZED,
 };
 
 /// How long a cluster may take to tell of a user.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(15);
+/// How long old alone is asked.
+const HEAD_START: Duration = Duration::from_secs(3);
 /// Of the one login that a connection can have under way.
 const CONVERSATION: i32 = 1;
 /// What servers answer before a login.
@@ -153,23 +158,32 @@ pub(super) async fn mechanisms(context: &Context, greeting: &Greeting, hello: &[
 
 /// What old stores of a user, or new when old cannot be reached.
 async fn credentials(context: &Context, source: &str, user: &str) -> Result<Vec<Stored>, ErrorReply> {
-    let mut why = String::new();
-    for side in Side::BOTH {
-        let Ok(pools) = context.router.pools(side) else { continue };
-        let body = rawdoc! { "usersInfo": { "user": user, "db": source }, "showCredentials": true };
-        match pools.run(Request::new("admin", body).within(LOOK)).await {
-            Ok(reply) => match reply.error() {
-                None => return Ok(read(&reply.body)),
-                Some(error) => {
-                    tracing::error!(cluster = %side, %error, "the users who log in cannot be read");
-                    why = format!("reshard's own user may not read users on {side}: {error}");
-                    break;
-                }
-            },
-            Err(error) => why = error.to_string(),
+    let of_old = stored(context, Side::Old, source, user);
+    let of_new = async {
+        // An election is over within seconds, mostly; a cluster that is away keeps nobody waiting for long.
+        context.router.clock().sleep(HEAD_START).await;
+        stored(context, Side::New, source, user).await
+    };
+    let both: [BoxFuture<'_, Result<Vec<Stored>, String>>; 2] = [of_old.boxed(), of_new.boxed()];
+    let (found, _) = select_ok(both).await.map_err(|why| {
+        ErrorReply::new(HOST_UNREACHABLE, format!("whether {user} may log in cannot be told: {why}"))
+    })?;
+    Ok(found)
+}
+
+async fn stored(context: &Context, side: Side, source: &str, user: &str) -> Result<Vec<Stored>, String> {
+    let pools = context.router.pools(side).map_err(|error| error.message)?;
+    let body = rawdoc! { "usersInfo": { "user": user, "db": source }, "showCredentials": true };
+    let request = Request::new("admin", body);
+    let asked = send(&**pools, request, Kind::Read, LOOK, context.router.clock()).await;
+    let reply = asked.map_err(|error| error.message)?.reply;
+    match reply.error() {
+        None => Ok(read(&reply.body)),
+        Some(error) => {
+            tracing::error!(cluster = %side, %error, "the users who log in cannot be read");
+            Err(format!("reshard's own user may not read users on {side}: {error}"))
         }
     }
-    Err(ErrorReply::new(HOST_UNREACHABLE, format!("whether {user} may log in cannot be told: {why}")))
 }
 
 fn read(reply: &RawDocument) -> Vec<Stored> {

@@ -4,6 +4,8 @@ mod accounts;
 mod belongings;
 mod buffers;
 mod client;
+mod exhaust;
+mod fail_points;
 mod introduction;
 mod login;
 mod scram;

@@ -29,7 +29,9 @@ use super::accounts::Accounts;
 use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
 use super::client::Client;
+use super::exhaust;
 use super::face::Appearance;
+use super::fail_points::{self, Meeting};
 use super::hello::{self, Greeting, SharedCapabilities};
 use super::login;
 
@@ -61,6 +63,9 @@ pub(super) enum SessionEnd {
     /// The message is of a kind that no supported driver sends.
     #[error("opcode {0} is not supported; OP_MSG and OP_COMPRESSED are")]
     Opcode(i32),
+    /// A test wanted it.
+    #[error("a fail point closes the connection")]
+    FailPoint,
     /// The connection broke.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -74,8 +79,8 @@ pub(super) async fn serve(
     door: Door,
     drain: CancellationToken,
 ) -> Result<(), SessionEnd> {
-    let mut greeting = Greeting::new(connection_id, door.appearance, context.compressors);
-    greeting.must_log_in = door.login;
+    let mut greeting = Greeting::new(connection_id, &door, context.compressors);
+    drop(door);
     let end = until_end(context, client, &mut greeting, &drain).await;
     if let Some(belongings) = greeting.belongings {
         let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
@@ -137,10 +142,13 @@ async fn requests(
         let handled = match header.opcode {
             OP_MSG => command(context, client, greeting, message, reply).await?,
             OP_COMPRESSED => compressed(context, client, greeting, message, reply).await?,
-            OP_QUERY => legacy(context, greeting, message, reply).await?,
+            OP_QUERY => legacy(context, client, greeting, message, reply).await?,
             other => return Err(SessionEnd::Opcode(other)),
         };
-        if handled == Handled::Reply {
+        let stream = header.opcode == OP_MSG && exhaust::is_allowed(&greeting.appearance, message);
+        if stream && handled == Handled::Reply {
+            Box::pin(until_exhausted(context, client, greeting, message, reply, drain)).await?;
+        } else if handled == Handled::Reply {
             client.write_all(reply).await?;
         }
         input.advance(header.length);
@@ -149,6 +157,24 @@ async fn requests(
             return Ok(());
         }
     }
+}
+
+/// Sends a reply, and the ones that follow it unasked.
+async fn until_exhausted(
+    context: &Context,
+    client: &mut Client,
+    greeting: &mut Greeting,
+    message: &[u8],
+    reply: &mut BytesMut,
+    drain: &CancellationToken,
+) -> Result<(), SessionEnd> {
+    while !drain.is_cancelled() && exhaust::mark(reply) {
+        client.write_all(reply).await?;
+        let before = exhaust::number(reply);
+        command(context, client, greeting, message, reply).await?;
+        exhaust::follow(reply, before);
+    }
+    Ok(client.write_all(reply).await?)
 }
 
 /// Reads until a whole message stands at the start of `input`; `None` when there was nothing to read after
@@ -182,15 +208,27 @@ async fn command(
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
     let operation = Operation::parse(message, u64::from(greeting.connection_id.unsigned_abs()))?;
+    let meeting = Meeting::of(&operation, greeting);
+    let failed = fail_points::before(client, &greeting.fail_points, &meeting).await?;
     let local = match (operation.class, not_here(&greeting.appearance, &operation)) {
+        _ if let Some(failed) = failed => Ok(failed),
         (Class::Hello, _) => {
             greet(context, greeting, &operation.command, &message[operation.parts.body.clone()]).await
         }
         (Class::Authentication, _) if !greeting.must_log_in => Err(hello::no_login()),
         (Class::Authentication, _) => Box::pin(login::answer(context, greeting, &operation)).await,
-        (_, Some(error)) => Err(error),
-        (_, None) if let Some(error) = login::must_log_in(greeting, &operation) => Err(error),
-        (_, None) => return remembered(context, client, greeting, &operation, reply).await,
+        (_, Some(error)) if !fail_points::is_set_by(&operation) => Err(error),
+        _ if let Some(error) = login::must_log_in(greeting, &operation) => Err(error),
+        _ if fail_points::is_set_by(&operation) => {
+            let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
+            fail_points::configure(router, &greeting.fail_points, &operation, reply).await?;
+            return Ok(if operation.silent() { Handled::Silent } else { Handled::Reply });
+        }
+        _ => {
+            let handled = remembered(context, client, greeting, &operation, reply).await?;
+            fail_points::after(greeting, &operation, reply)?;
+            return Ok(handled);
+        }
     };
     let document = local.unwrap_or_else(|error| error.document());
     reply.clear();
@@ -231,7 +269,7 @@ fn not_here(appearance: &Appearance, operation: &Operation<'_>) -> Option<ErrorR
     Some(error)
 }
 
-/// A command within another message; its reply is compressed the same way.
+/// A command within another message; its reply is compressed the same way, as by servers even if that is longer.
 async fn compressed(
     context: &Context,
     client: &mut Client,
@@ -244,7 +282,6 @@ async fn compressed(
     let handled = command(context, client, greeting, &plain.0, reply).await?;
     if let Some(compressor) = compressor.filter(|_| handled == Handled::Reply)
         && compress(reply, compressor, &mut plain.0)
-        && plain.0.len() < reply.len()
     {
         std::mem::swap(reply, &mut plain.0);
     }
@@ -292,12 +329,16 @@ async fn forward(
 
 async fn legacy(
     context: &Context,
+    client: &mut Client,
     greeting: &mut Greeting,
     message: &[u8],
     reply: &mut BytesMut,
 ) -> Result<Handled, SessionEnd> {
     let query = Query::parse(message)?;
-    let answer = if classify(query.command.name) == Class::Hello {
+    let meeting = Meeting::of_hello(query.command.name, query.body, greeting);
+    let answer = if let Some(failed) = fail_points::before(client, &greeting.fail_points, &meeting).await? {
+        Ok(failed)
+    } else if classify(query.command.name) == Class::Hello {
         greet(context, greeting, &query.command, query.body).await
     } else {
         let text = format!("{} must be sent as OP_MSG", query.command.name);

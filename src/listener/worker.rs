@@ -238,7 +238,7 @@ async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival,
     };
     let id = clients.next_id.fetch_add(1, Ordering::Relaxed);
     match serve(&context, &mut client, id, door, drain).await {
-        Ok(()) | Err(SessionEnd::Left | SessionEnd::Io(_)) => {}
+        Ok(()) | Err(SessionEnd::Left | SessionEnd::Io(_) | SessionEnd::FailPoint) => {}
         Err(error) => {
             clients.malformed.increment(1);
             let peer = client.address().map(|peer| peer.to_string()).unwrap_or_default();

@@ -7,15 +7,18 @@ use async_trait::async_trait;
 use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, By, BypassReport, Complete, Conflict, Control, ControlError, DecisionList,
-    DiffReport, EventList, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Plan,
-    PreflightReport, Progress, Ramp, RampView, Refusal, SetShadow, ShadowView, ShapeList, Steer, Throttle,
-    Verification, VerificationReport, Verify,
+    DiffReport, EventList, Keys, MigrationView, Mismatch, NewMigration, Page, Part, Patience, PinList,
+    Pinned, Plan, PreflightReport, Progress, Ramp, RampView, Refusal, SetPins, SetShadow, SetSwitches,
+    ShadowView, ShapeList, Steer, Switches, Throttle, Verification, VerificationReport, Verify,
 };
+use super::ending::completion;
 use super::engine::{Engine, unavailable};
+use super::pins::named;
 use super::plan_calls::described;
 use super::running::Running;
 use super::stored;
 use crate::model::percent::Percent;
+use crate::model::side::Side;
 
 impl Engine {
     /// Runs one call that changes a migration, once what is stored of it has been read.
@@ -91,21 +94,6 @@ pub(super) fn describe(view: &MigrationView) -> String {
         "{}{paused}, reads {} %, writes {} %, epoch {}, throttle {}",
         view.phase, view.reads_percent, view.writes_percent, view.epoch, view.throttle
     )
-}
-
-/// How a call of `complete` reads in the audit: with the reason given, and with what it was forced past.
-fn completion(how: &Complete, lacking: &[String]) -> String {
-    let mut what = "complete".to_owned();
-    if let Some(reason) = how.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()) {
-        what.push(' ');
-        what.push_str(reason);
-    }
-    if how.force {
-        let past =
-            if lacking.is_empty() { String::new() } else { format!(", although: {}", lacking.join("; ")) };
-        what.push_str(&format!(" (force{past})"));
-    }
-    what
 }
 
 #[async_trait]
@@ -202,9 +190,34 @@ impl Control for Engine {
         .await
     }
 
+    async fn pin(&self, by: &By, name: &str, asked: SetPins) -> Result<Pinned, ControlError> {
+        let what = format!("pin {} to {}", named(&asked.keys), Side::from(asked.to));
+        let call = async |running: &Arc<Running>| self.pin(running, &asked).await;
+        self.change_routing(by, name, |_| what, call).await
+    }
+
+    async fn unpin(&self, by: &By, name: &str, asked: Keys) -> Result<Pinned, ControlError> {
+        let what = format!("unpin {}", named(&asked.keys));
+        let call = async |running: &Arc<Running>| self.unpin(running, &asked.keys).await;
+        self.change_routing(by, name, |_| what, call).await
+    }
+
+    async fn pins(&self, name: &str) -> Result<PinList, ControlError> {
+        Ok(self.running(name).await?.pins())
+    }
+
+    async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches, ControlError> {
+        let call = async |running: &Arc<Running>| self.switch(running, asked).await;
+        self.change_routing(by, name, |_| asked.to_string(), call).await
+    }
+
     async fn rollback(&self, by: &By, name: &str) -> Result<Ramp, ControlError> {
+        let what = |running: &Running| match running.pin_counts().to_new {
+            0 => "rollback".to_owned(),
+            pins => format!("rollback, removing {pins} pins to new"),
+        };
         let call = async |running: &Arc<Running>| self.roll_back(running).await;
-        self.change_routing(by, name, |_| "rollback".into(), call).await
+        self.change_routing(by, name, what, call).await
     }
 
     async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView, ControlError> {

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
+pub use super::pins::{Cluster, Keys, PinCounts, PinList, PinView, Pinned, SetPins};
 pub use super::plan::{
     Act, Back, DecisionList, Freeze, Gate, Place, Plan, RampDecision, RampStatus, RampView, Shadow, Steer,
     Verdict, Window,
@@ -15,6 +16,7 @@ pub use super::plan::{
 pub use super::report::{Conclusion, Identities, VerificationReport};
 pub use super::shadow::{DiffReport, SetShadow, ShadowCounts, ShadowView};
 pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
+pub use super::switches::{SetSwitches, Switches};
 pub use super::verification::{Basis, ClusterTime, Compared, EqualUpTo, MOST_PARALLEL, Verification, Verify};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
@@ -207,7 +209,15 @@ pub trait Control: Send + Sync {
         percent: Percent,
         patience: Patience,
     ) -> Result<Ramp, ControlError>;
-    /// Returns all writes, then all reads, to old.
+    /// Holds the slots of keys on one cluster, whatever percentages say; answers when in force.
+    async fn pin(&self, by: &By, name: &str, asked: SetPins) -> Result<Pinned, ControlError>;
+    /// Lets them go where the percentages say; answers when in force.
+    async fn unpin(&self, by: &By, name: &str, asked: Keys) -> Result<Pinned, ControlError>;
+    /// What is pinned.
+    async fn pins(&self, name: &str) -> Result<PinList, ControlError>;
+    /// Switches parts of the data plane off and on.
+    async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches, ControlError>;
+    /// Returns all writes, then all reads, to old; what is pinned to new too.
     async fn rollback(&self, by: &By, name: &str) -> Result<Ramp, ControlError>;
     /// Ends it with new serving.
     async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView, ControlError>;

@@ -10,6 +10,7 @@ use super::context::Context;
 use super::control::{Complete, ControlError, Phase};
 use super::engine::{Engine, no_new, unavailable};
 use super::patterns::left_out;
+use super::pins::spelled;
 use super::prepare::{drop_created, restore_ttl};
 use super::ramping::conflict;
 use super::running::Running;
@@ -17,6 +18,7 @@ use crate::cluster::command::Request;
 use crate::converge::active::Registry;
 use crate::converge::read::ask;
 use crate::model::namespace::Namespace;
+use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::model::span::spoken;
 use crate::policy::retry::OLDEST_RETRY;
@@ -28,6 +30,8 @@ use crate::state::record::{AUTHORITY, DATABASE};
 use super::ranges::RANGES;
 use super::verify::VERIFIED;
 
+/// Pinned keys that a refusal names.
+const NAMED: usize = 10;
 const RETRY: Duration = Duration::from_millis(500);
 
 impl Engine {
@@ -48,6 +52,7 @@ impl Engine {
             // An earlier call decided that, and was cut off.
             return self.finish_end(running, &context, Phase::Completed).await;
         }
+        must_not_be_pinned(&context)?;
         if route.owned_by_new != SlotSet::ALL || route.reads_on_new != SlotSet::ALL {
             return Err(conflict("not-all-on-new", "raise reads and writes to 100 first"));
         }
@@ -119,7 +124,7 @@ impl Engine {
         // Old's record is the truth while it owns everything; new hears of it later.
         let old = &context.authorities.old;
         if old.known().is_some() {
-            let fields = doc! { "phase": Phase::Aborted.as_str(), "reads_on_new": super::ramping::slots(&SlotSet::EMPTY) };
+            let fields = doc! { "phase": Phase::Aborted.as_str(), "reads_on_new": super::in_force::slots(&SlotSet::EMPTY) };
             let raised = old.raise(old.known().map_or(0, |record| record.epoch), fields).await;
             if !raised.map_err(|error| unavailable(error.to_string()))? {
                 return Err(unavailable("the routing changed meanwhile; try again".into()));
@@ -168,6 +173,21 @@ impl Engine {
     }
 }
 
+/// How a call of `complete` reads in the audit: with the reason given, and with what it was forced past.
+pub(super) fn completion(how: &Complete, lacking: &[String]) -> String {
+    let mut what = "complete".to_owned();
+    if let Some(reason) = how.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()) {
+        what.push(' ');
+        what.push_str(reason);
+    }
+    if how.force {
+        let past =
+            if lacking.is_empty() { String::new() } else { format!(", although: {}", lacking.join("; ")) };
+        what.push_str(&format!(" (force{past})"));
+    }
+    what
+}
+
 /// New owns everything, so its record decides; while that is not changed nothing has. Old's follows.
 async fn decide_completed(context: &Context) -> Result<(), ControlError> {
     let fields = doc! { "phase": Phase::Completed.as_str() };
@@ -184,6 +204,19 @@ async fn decide_completed(context: &Context) -> Result<(), ControlError> {
         tracing::warn!(migration = %context.name, %error, "completed; old's record has not heard of it");
     }
     Ok(())
+}
+
+/// With keys that stay on old, not everything is on new, whatever the percentages say.
+fn must_not_be_pinned(context: &Context) -> Result<(), ControlError> {
+    let pins = context.pins().only_to(Side::Old);
+    let keys: Vec<String> = pins.all().iter().map(|pin| spelled(&pin.key)).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (first, more) = keys.split_at(keys.len().min(NAMED));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more (see pins)", more.len()) };
+    let detail = format!("pinned to old: {}{more}; unpin them, or pin them to new", first.join(", "));
+    Err(conflict("pinned-to-old", detail).because(keys))
 }
 
 /// From its completion on, all that the patterns name is looked for on new: nothing may be left behind.

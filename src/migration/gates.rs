@@ -62,6 +62,15 @@ impl Engine {
         reasons
     }
 
+    /// The same, of reads that go up by themselves: nobody looks at what a verification left different.
+    pub(super) fn blocked_for_reads_of_plans(&self, running: &Running) -> Vec<String> {
+        let mut reasons = self.blocked_for_reads(running);
+        if self.environment.safeguards.verified {
+            reasons.extend(running.unverified(&running.stored.lock()));
+        }
+        reasons
+    }
+
     /// A stream that is just being opened again, or a lease that is just being renewed, is no reason to refuse what an
     /// operator asks for, a way back least of all: a move waits for a moment whether such obstacles pass.
     ///

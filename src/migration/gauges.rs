@@ -65,6 +65,16 @@ fn publish(migration: &str, progress: &Progress) {
     set(names::MIGRATION_BYPASS_WRITES_UNJUDGED, progress.bypass_writes_unjudged as f64);
     set(names::MIGRATION_CONFLICTS, progress.conflicts as f64);
     set(names::MIGRATION_CAN_CUT_OVER, f64::from(u8::from(progress.can_cut_over)));
+    set(names::MIGRATION_PINS_NOT_IN_FORCE, progress.pins.not_in_force as f64);
+    for (side, pins) in [("old", progress.pins.to_old), ("new", progress.pins.to_new)] {
+        let labels = [("migration", migration.to_owned()), ("cluster", side.to_owned())];
+        gauge!(names::MIGRATION_PINS, &labels).set(pins as f64);
+    }
+    let switches = &progress.switches;
+    for (switch, on) in [("inline_mirror", switches.inline_mirror), ("read_routing", switches.read_routing)] {
+        let labels = [("migration", migration.to_owned()), ("switch", switch.to_owned())];
+        gauge!(names::MIGRATION_SWITCH, &labels).set(f64::from(u8::from(on)));
+    }
     set(names::MIGRATION_PAUSED, f64::from(u8::from(progress.paused)));
     // No limit must not look like one of 0.
     let limit = |rate: Option<f64>| rate.unwrap_or(f64::INFINITY);

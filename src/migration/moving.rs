@@ -41,7 +41,7 @@ pub struct Transfer {
 }
 
 /// Authority has moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
     /// How long writes were held.
     pub pause: Duration,

@@ -2,7 +2,7 @@
 
 use super::control::{ControlError, Page, Refusal};
 use super::engine::{Engine, unavailable};
-use super::plan::{DecisionList, Place, Plan, RampView, State, Steer, StoredPlan, decisions};
+use super::plan::{DecisionList, Plan, RampView, State, Steer, StoredPlan, decisions};
 use super::planning::Said;
 use super::ramping::conflict;
 use super::running::Running;
@@ -72,9 +72,7 @@ impl Engine {
     pub(super) async fn plan_of(&self, running: &Running) -> Result<RampView, ControlError> {
         let known = running.stored.lock().plan.clone();
         let plan = known.ok_or_else(|| none(&running.stored.lock().name))?;
-        let view = self.view(running);
-        let real = Place { reads: view.reads_percent, writes: view.writes_percent };
-        let place = if plan.plan.dry_run { plan.state.dry } else { real };
+        let place = if plan.plan.dry_run { plan.state.dry } else { running.place(Some(&plan.plan)) };
         let Said { gates, why } = running.ramp_said.lock().clone();
         Ok(RampView {
             status: plan.status(),

@@ -16,6 +16,7 @@ use crate::converge::active::Active;
 use crate::model::side::Side;
 use crate::policy::evidence::{Known, Latency, of_migration, of_new};
 use crate::policy::latency::Measured;
+use crate::policy::pins::share;
 use crate::policy::ramp::{Act, Decision, EVERY_MS, Plan, decide};
 use crate::state::shapes::{SLOT, Watched};
 use crate::telemetry::metrics as names;
@@ -103,7 +104,7 @@ impl Engine {
         }
         let now = self.environment.clock.now();
         let progress = self.view(running);
-        let real = Place { reads: progress.reads_percent, writes: progress.writes_percent };
+        let real = running.place(stored.as_ref().map(|stored| &stored.plan));
         if real == Place::default() {
             active.shapes.note_baselines(now);
         }
@@ -138,7 +139,7 @@ impl Engine {
         let before = looked.mirror_failures.replace(failures);
         let progress = self.progress_of(running);
         let blocked_by = if plan.writes.is_empty() {
-            self.blocked_for_reads(running)
+            self.blocked_for_reads_of_plans(running)
         } else {
             self.blocked_for_writes(running)
         };
@@ -242,6 +243,18 @@ impl Engine {
 }
 
 impl Running {
+    /// Where reads and writes are that are not pinned, in the steps of a plan.
+    pub(super) fn place(&self, plan: Option<&Plan>) -> Place {
+        let Some(context) = self.parts() else { return Place::default() };
+        let Some(route) = context.route() else { return Place::default() };
+        let pinned = context.pins().slots();
+        let steps = |of: fn(&Plan) -> &Vec<_>| plan.map_or(&[][..], |plan| of(plan).as_slice());
+        Place {
+            reads: share(&route.reads_on_new, &pinned, steps(|plan| &plan.reads)),
+            writes: share(&route.owned_by_new, &pinned, steps(|plan| &plan.writes)),
+        }
+    }
+
     /// Changes what is known of the plan, unless another has taken its place meanwhile. Whether it did.
     fn change_stored_in_memory(&self, plan: &StoredPlan, change: impl FnOnce(&mut StoredPlan)) -> bool {
         let mut stored = self.stored.lock();

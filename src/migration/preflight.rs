@@ -10,6 +10,7 @@ mod privileges;
 mod route_keys;
 mod sharding;
 mod users;
+mod views;
 
 pub(super) use clusters::hello;
 
@@ -54,10 +55,14 @@ pub async fn preflight(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> 
         findings.info(
             "change-streams",
             "",
-            "change streams that applications have open on old show the product's writes too, merged, once \
-             documents are served by new",
-            "keep them on old until all writes have moved, then let them begin anew on new",
+            "change streams of applications show the product's writes too, merged, once documents are served by new, and \
+             end with code 280 when all writes have moved",
+            "open them anew then: the error names the time to begin at (startAtOperationTime)",
         );
+    }
+    if is_seen(&seen, Side::Old) {
+        let moving: Vec<_> = allowed.iter().map(|wanted| wanted.namespace.clone()).collect();
+        views::look(&*clusters.old, &moving, &mut findings).await;
     }
     for wanted in &allowed {
         collections::look(clusters, &seen, wanted, &mut findings).await;

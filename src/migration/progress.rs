@@ -12,6 +12,7 @@ use super::running::Running;
 use super::stored::Stored;
 use crate::converge::looks::Looks;
 use crate::model::side::PerSide;
+use crate::policy::pins::share;
 
 /// Copy rates over the last seconds.
 #[derive(Debug, Default)]
@@ -53,15 +54,19 @@ impl Running {
 
 impl Engine {
     pub(super) fn view(&self, running: &Running) -> MigrationView {
-        let route = running.parts().and_then(|context| context.route());
+        let context = running.parts();
+        let route = context.as_ref().and_then(|context| context.route());
+        let pinned = context.map(|context| context.pins().slots()).unwrap_or_default();
+        let shares = route.as_ref().map(|route| [route.reads_on_new, route.owned_by_new]).unwrap_or_default();
+        let [reads_percent, writes_percent] = shares.map(|slots| share(&slots, &pinned, &[]));
         let stored = running.stored.lock();
         MigrationView {
             name: stored.name.clone(),
             namespaces: stored.namespaces.clone(),
             phase: stored.phase,
             paused: stored.paused,
-            reads_percent: route.as_ref().map(|route| route.reads_on_new.as_percent()).unwrap_or_default(),
-            writes_percent: route.as_ref().map(|route| route.owned_by_new.as_percent()).unwrap_or_default(),
+            reads_percent,
+            writes_percent,
             epoch: route.as_ref().map_or(0, |route| route.epoch),
             created_at: stored.created_at,
             failure: stored.failure.clone(),
@@ -147,6 +152,8 @@ impl Engine {
             verification,
             spot_check,
             placements: view.placements,
+            pins: running.pin_counts(),
+            switches: running.switches(),
         }
     }
 }

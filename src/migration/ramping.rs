@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bson::{Bson, Document, doc};
+use bson::doc;
 
 use super::catalog::describe;
 use super::context::Context;
@@ -12,6 +12,7 @@ use super::control::{ControlError, Patience, Ramp, Refusal};
 use super::engine::{Engine, no_new, unavailable};
 use super::following::half_ended;
 use super::gates::unblocked;
+use super::in_force::{pins_as_stored, slots};
 use super::moving::{Moved, Transfer};
 use super::noted::{TRANSACTIONS_SEEN, UNKEYED_SEEN};
 use super::preflight::single_step_reasons_of;
@@ -21,6 +22,9 @@ use crate::model::percent::Percent;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::invariants::{Invariant, every_gate, only_adds};
+use crate::policy::pins::{Pins, by_percent};
+use crate::state::pins::stored_pins;
+use crate::state::record::AuthorityRecord;
 use crate::state::table::MigrationRoute;
 
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(10);
@@ -31,109 +35,71 @@ pub(super) fn conflict(code: &'static str, detail: impl Into<String>) -> Control
     ControlError::new(Refusal::Conflict, code, detail)
 }
 
-impl Context {
-    /// Raises the epoch on both records and sets fields with it.
-    ///
-    /// # Errors
-    /// [`ControlError`]; when only the first record is changed, the change is in force and the second follows.
-    pub(super) async fn raise_both(&self, fields: Document) -> Result<(), ControlError> {
-        match self.raise_in_force(fields).await? {
-            None => Ok(()),
-            Some(why) => Err(unavailable(format!("{why}; old has it already; try again"))),
-        }
-    }
-
-    /// The same. From the moment that old's record is changed the change is in force: why new's has to follow
-    /// later is no failure.
-    ///
-    /// # Errors
-    /// [`ControlError`]; it is in force if old's record was changed without an answer.
-    pub(super) async fn raise_in_force(&self, fields: Document) -> Result<Option<String>, ControlError> {
-        self.level_epochs().await?;
-        let from = self.epoch();
-        let raised = self.authorities.old.raise(from, fields.clone()).await;
-        if !raised.map_err(|error| unavailable(format!("old: {error}")))? {
-            return Err(unavailable("another process changed the routing meanwhile; try again".into()));
-        }
-        let caught_up = self.authorities.new.catch_up(from + 1, fields).await;
-        Ok(caught_up.err().map(|error| format!("new: {error}")))
-    }
-
-    /// Raises the epoch on old's record alone, which is the newer one then.
-    async fn raise_old(&self, fields: Document) -> Result<(), ControlError> {
-        let old = |error| unavailable(format!("old: {error}"));
-        self.beat(Side::Old).await.map_err(|error| old(error.to_string()))?;
-        let from = self.authorities.old.known().map_or(0, |record| record.epoch).max(self.epoch());
-        let caught_up = self.authorities.old.catch_up(from + 1, fields).await;
-        caught_up.map(|_| ()).map_err(|error| old(error.to_string()))
-    }
-
-    /// Brings both records to one epoch, with what the newer one says.
-    pub(super) async fn level_epochs(&self) -> Result<(), ControlError> {
-        for side in Side::BOTH {
-            let alive = self.beat(side).await;
-            if !alive.map_err(|error| unavailable(format!("{side}: {error}")))? {
-                return Err(unavailable(format!(
-                    "this process may not write to {side} any more; restart it"
-                )));
-            }
-        }
-        let (Some(old), Some(new)) = (self.authorities.old.known(), self.authorities.new.known()) else {
-            return Err(unavailable("the clusters' records are not known".into()));
-        };
-        if old.epoch == new.epoch {
-            return Ok(());
-        }
-        let (newer, behind) = if old.epoch > new.epoch { (&old, Side::New) } else { (&new, Side::Old) };
-        let fields = doc! {
-            "phase": newer.phase.as_str(),
-            "reads_on_new": slots(&newer.reads_on_new),
-            "namespaces": newer.namespaces.clone(),
-            "shard_keys": bson::serialize_to_bson(&newer.shard_keys)
-                .map_err(|error| unavailable(error.to_string()))?,
-        };
-        let leveled = self.authorities.get(behind).catch_up(newer.epoch, fields).await;
-        leveled.map(|_| ()).map_err(|error| unavailable(format!("{behind}: {error}")))
-    }
+/// A move of writes, before it is tried.
+pub(super) struct Wanted {
+    /// What is to be on new.
+    pub(super) slots: SlotSet,
+    pub(super) patience: Patience,
+    /// Whether it may be that authority is divided afterwards.
+    pub(super) parts: Parts,
 }
 
-/// A slot set as records hold it.
-#[must_use]
-pub(super) fn slots(slots: &SlotSet) -> Bson {
-    Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: slots.to_bytes() })
+/// What is known of whether authority may be divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// Nothing: it is to be asked.
+    Ask,
+    /// It was asked, and may be.
+    Allowed,
+    /// It is divided already, or will not be.
+    Settled,
 }
 
 impl Engine {
     pub(super) async fn move_reads(&self, running: &Running, percent: Percent) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
-        let (context, route) = routed(running)?;
-        let wanted = SlotSet::percent(percent);
-        if percent < route.owned_by_new.as_percent() {
+        let (context, route) = routed(running).await?;
+        let wanted = by_percent(percent, &route.reads_on_new, &context.pins().slots());
+        self.reads_to(running, &context, wanted, None).await?;
+        Ok(self.moved(&context, percent, Moved::default(), began))
+    }
+
+    /// Moves reads to `wanted`, and with that, at once, sets `pins`.
+    pub(super) async fn reads_to(
+        &self,
+        running: &Running,
+        context: &Context,
+        wanted: SlotSet,
+        pins: Option<&Pins>,
+    ) -> Result<(), ControlError> {
+        let route = context.route().ok_or_else(no_new)?;
+        if !route.owned_by_new.minus(&wanted).is_empty() {
             return Err(conflict(
                 "reads-below-writes",
                 "reads may not be less on new than writes; lower writes first",
             ));
         }
-        if wanted != route.reads_on_new {
-            if wanted.len() > route.reads_on_new.len() {
-                self.let_obstacles_pass(running).await?;
-                unblocked(self.blocked_for_reads(running))?;
-                let current = running.aborting.unless_asked(context.make_mirrors_current()).await;
-                if let Err(error) = current.and_then(|current| current) {
-                    context.publish(|_| ());
-                    return Err(error);
-                }
-            }
-            set_reads(&context, &route, wanted).await?;
+        let stored = pins.map(stored_pins);
+        if wanted == route.reads_on_new && stored.is_none() {
+            return Ok(());
         }
-        Ok(Ramp {
-            percent,
-            epoch: context.epoch(),
-            pause_ms: 0,
-            attempts: 1,
-            ended_transactions: 0,
-            elapsed_ms: self.millis_since(began),
-        })
+        if !wanted.minus(&route.reads_on_new).is_empty() {
+            self.let_obstacles_pass(running).await?;
+            unblocked(self.blocked_for_reads(running))?;
+            let current = running.aborting.unless_asked(context.make_mirrors_current()).await;
+            if let Err(error) = current.and_then(|current| current) {
+                context.publish(|_| ());
+                return Err(error);
+            }
+        }
+        let mut fields = doc! { "reads_on_new": slots(&wanted) };
+        if let Some(stored) = &stored {
+            fields.insert("pins", pins_as_stored(stored)?);
+        }
+        let is_there = |record: &AuthorityRecord| {
+            record.reads_on_new == wanted && stored.as_ref().is_none_or(|pins| *pins == record.pins)
+        };
+        context.put_in_force(fields, wanted.is_empty(), is_there).await
     }
 
     pub(super) async fn move_writes(
@@ -143,27 +109,34 @@ impl Engine {
         patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
-        let (context, route) = routed(running)?;
-        let wanted = SlotSet::percent(percent);
+        let (context, route) = routed(running).await?;
+        let slots = by_percent(percent, &route.owned_by_new, &context.pins().slots());
+        let moved = self.writes_to(running, &context, Wanted { slots, patience, parts: Parts::Ask }).await?;
+        Ok(self.moved(&context, percent, moved, began))
+    }
+
+    /// Moves writes to what is wanted, which only adds to what new has, or only takes from it.
+    pub(super) async fn writes_to(
+        &self,
+        running: &Running,
+        context: &Context,
+        wanted: Wanted,
+    ) -> Result<Moved, ControlError> {
+        let route = context.route().ok_or_else(no_new)?;
+        let Wanted { slots: wanted, patience, parts } = wanted;
         let (up, down) = (wanted.minus(&route.owned_by_new), route.owned_by_new.minus(&wanted));
+        let is_all = wanted == SlotSet::ALL;
         if up.is_empty() && down.is_empty() {
-            if percent == 100 && running.stored.lock().all_on_new_at.is_none() {
+            if is_all && running.stored.lock().all_on_new_at.is_none() {
                 // The process that moved them died before it could note that.
-                self.note_all_on_new(running, &context, percent).await;
+                self.note_all_on_new(running, context, is_all).await;
             }
-            return Ok(Ramp {
-                percent,
-                epoch: route.epoch,
-                pause_ms: 0,
-                attempts: 0,
-                ended_transactions: 0,
-                elapsed_ms: self.millis_since(began),
-            });
+            return Ok(Moved::default());
         }
         let nested = only_adds(&route.owned_by_new, &wanted);
         context.converger.violations.watch(Invariant::OnlyAdds, nested.clone());
         nested.map_err(|why| conflict("slots-not-nested", format!("{why}; only 0 and 100 can be set")))?;
-        if !up.is_empty() && percent > route.reads_on_new.as_percent() {
+        if !up.is_empty() && !wanted.minus(&route.reads_on_new).is_empty() {
             return Err(conflict(
                 "writes-above-reads",
                 "writes may not be more on new than reads; raise reads first",
@@ -174,23 +147,16 @@ impl Engine {
             active.as_ref().map_or(0, |active| active.counters.unique_indexes.load(Ordering::Relaxed))
         };
         let before = unique();
-        let in_parts = percent.is_part();
-        if in_parts {
-            running.aborting.unless_asked(self.must_allow_parts(running, &context)).await??;
+        let in_parts = parts != Parts::Settled && !is_all && !wanted.is_empty();
+        if in_parts && parts == Parts::Ask {
+            running.aborting.unless_asked(self.must_allow_parts(running, context)).await??;
         }
         let still_allowed: Arc<dyn Fn() -> Result<(), String> + Send + Sync> = Arc::new(move || {
             let holds = !in_parts || unique() == before;
             holds.then_some(()).ok_or_else(|| "a unique index was made meanwhile".to_owned())
         });
         self.let_obstacles_pass(running).await?;
-        if up.is_empty() {
-            unblocked(self.blocked(running))?;
-        } else {
-            let gates = self.gates(running);
-            unblocked(gates.reasons)?;
-            let holds = every_gate(&gates.measured.unwrap_or_default(), gates.unverified.as_deref());
-            context.converger.violations.watch(Invariant::EveryGate, holds);
-        }
+        self.must_pass_gates(running, context, !up.is_empty())?;
         context.level_epochs().await?;
         let _until_moved = context.keep_mirrors_current();
         if !route.ack_both {
@@ -209,21 +175,47 @@ impl Engine {
                 format!("given up, nothing has changed: {}", reasons.last().map_or("", String::as_str));
             conflict("given-up", detail).because(reasons)
         })?;
-        self.note_all_on_new(running, &context, percent).await;
-        let pause_ms = u64::try_from(moved.pause.as_millis()).unwrap_or(u64::MAX);
-        let Moved { attempts, ended_transactions, .. } = moved;
-        Ok(Ramp {
+        self.note_all_on_new(running, context, is_all).await;
+        Ok(moved)
+    }
+
+    /// The gates of a move of writes, `up` to new or back to old.
+    pub(super) fn must_pass_gates(
+        &self,
+        running: &Running,
+        context: &Context,
+        up: bool,
+    ) -> Result<(), ControlError> {
+        if !up {
+            return unblocked(self.blocked(running));
+        }
+        let gates = self.gates(running);
+        unblocked(gates.reasons)?;
+        let holds = every_gate(&gates.measured.unwrap_or_default(), gates.unverified.as_deref());
+        context.converger.violations.watch(Invariant::EveryGate, holds);
+        Ok(())
+    }
+
+    /// The answer to a move that was asked for at `began`.
+    pub(super) fn moved(&self, context: &Context, percent: Percent, moved: Moved, began: Duration) -> Ramp {
+        let Moved { attempts, ended_transactions, pause } = moved;
+        Ramp {
             percent,
             epoch: context.epoch(),
-            pause_ms,
+            pause_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             attempts,
             ended_transactions,
             elapsed_ms: self.millis_since(began),
-        })
+            removed_pins: 0,
+        }
     }
 
     /// Refuses a partial percentage where it could not be right; there is no force.
-    async fn must_allow_parts(&self, running: &Running, context: &Context) -> Result<(), ControlError> {
+    pub(super) async fn must_allow_parts(
+        &self,
+        running: &Running,
+        context: &Context,
+    ) -> Result<(), ControlError> {
         let mut reasons = running.stored.lock().single_step.clone();
         let route = context.route().ok_or_else(no_new)?;
         for namespace in &context.scope.known() {
@@ -242,6 +234,10 @@ impl Engine {
             if active.counters.transactions.load(Ordering::Relaxed) > 0 {
                 reasons.push(TRANSACTIONS_SEEN.into());
             }
+            if active.is_inline_off() {
+                // A read that meets both would wait for the streams to be level, and with writes they hardly ever are.
+                reasons.push("the inline mirror is switched off; switch it on first".into());
+            }
         }
         reasons.sort();
         reasons.dedup();
@@ -252,23 +248,30 @@ impl Engine {
             .because(reasons))
     }
 
-    async fn note_all_on_new(&self, running: &Running, context: &Context, percent: Percent) {
-        running.stored.lock().all_on_new_at = (percent == 100).then(|| context.clock.wall_millis());
+    async fn note_all_on_new(&self, running: &Running, context: &Context, is_all: bool) {
+        running.stored.lock().all_on_new_at = is_all.then(|| context.clock.wall_millis());
         if let Err(error) = running.persist(&context.records).await {
             tracing::warn!(%error, "the begin of the hold period could not be stored");
         }
     }
 
+    /// Everything returns to old, what is pinned to new too: those pins are removed.
     pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
         let is_halted = self.halt_plan(running).await;
-        let writes = self.move_writes(running, Percent::ZERO, Patience::default()).await?;
-        let reads = self.move_reads(running, Percent::ZERO).await?;
+        let (context, _) = routed(running).await?;
+        let pins = context.pins();
+        let kept = pins.only_to(Side::Old);
+        let removed = pins.all().len() - kept.all().len();
+        let all = Wanted { slots: SlotSet::EMPTY, patience: Patience::default(), parts: Parts::Settled };
+        let moved = self.writes_to(running, &context, all).await?;
+        let changed = (removed > 0).then_some(&kept);
+        self.reads_to(running, &context, SlotSet::EMPTY, changed).await?;
         if !is_halted {
             self.halt_plan(running).await;
         }
-        let elapsed_ms = self.millis_since(began);
-        Ok(Ramp { pause_ms: writes.pause_ms, attempts: writes.attempts, elapsed_ms, ..reads })
+        let removed_pins = u32::try_from(removed).unwrap_or(u32::MAX);
+        Ok(Ramp { removed_pins, ..self.moved(&context, Percent::ZERO, moved, began) })
     }
 
     /// A plan would go up again by itself, and so would a successor's. Where that cannot be stored, this does not hold
@@ -291,46 +294,15 @@ impl Engine {
     }
 }
 
-/// Brings reads into force by old's record; new's follows.
-async fn set_reads(context: &Context, route: &MigrationRoute, wanted: SlotSet) -> Result<(), ControlError> {
-    let fields = doc! { "reads_on_new": slots(&wanted) };
-    let raised = context.raise_in_force(fields.clone()).await;
-    // The way back works without new, as long as new has no authority.
-    let raised = match raised {
-        Err(_) if wanted.is_empty() && route.owned_by_new.is_empty() => {
-            context.raise_old(fields).await.map(|()| None)
-        }
-        raised => raised,
-    };
-    let in_force = match raised {
-        Ok(None) => Ok(()),
-        Ok(Some(why)) => {
-            tracing::warn!(migration = %context.name, why, "reads have moved; the other record follows");
-            Ok(())
-        }
-        Err(error) => is_in_force(context, wanted, error).await,
-    };
-    context.publish(|_| ());
-    in_force
-}
-
-/// After a failure: old's record may have been changed although no answer came.
-async fn is_in_force(context: &Context, wanted: SlotSet, error: ControlError) -> Result<(), ControlError> {
-    match context.authorities.old.refresh().await {
-        Ok(Some(record)) if record.reads_on_new == wanted => Ok(()),
-        Ok(_) => Err(error),
-        Err(_) => Err(unavailable(format!(
-            "{}; whether the move is in force is known when old answers: see status, or call it again",
-            error.detail
-        ))),
-    }
-}
-
-fn routed(running: &Running) -> Result<(std::sync::Arc<Context>, MigrationRoute), ControlError> {
+/// Its parts and its routing, while reads and writes may move.
+///
+/// # Errors
+/// [`ControlError`]: they may not.
+pub(super) async fn routed(running: &Running) -> Result<(Arc<Context>, MigrationRoute), ControlError> {
     let phase = running.stored.lock().phase;
     let context =
         running.parts().ok_or_else(|| conflict("wrong-phase", format!("it is {phase}; start it first")))?;
-    let route = context.route().ok_or_else(no_new)?;
+    let mut route = context.route().ok_or_else(no_new)?;
     if !phase.is_over() && route.phase.is_over() {
         return Err(half_ended(route.phase));
     }
@@ -339,6 +311,11 @@ fn routed(running: &Running) -> Result<(std::sync::Arc<Context>, MigrationRoute)
             "wrong-phase",
             format!("it is {phase}; reads and writes can move while it is synced"),
         ));
+    }
+    if route.unread == Some(Side::Old) {
+        // It is the first to hear of pins and of moves of reads: without it neither is known.
+        context.level_epochs().await?;
+        route = context.route().ok_or_else(no_new)?;
     }
     Ok((context, route))
 }

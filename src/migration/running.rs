@@ -170,6 +170,7 @@ impl Running {
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
         self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
         self.spawn(environment, "settle", settle_mirrors(Arc::clone(&context)).boxed());
+        self.apply_switches();
         self.spawn_shadow(environment);
         self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
     }
@@ -290,6 +291,7 @@ impl Running {
 
     /// Moves between the phases that depend on what the streams say.
     async fn look(&self, context: &Context) {
+        self.apply_switches();
         context.watch_records().await;
         let failed = Side::BOTH.into_iter().find_map(|side| match &*self.health.get(side).lock() {
             Health::CutOff(why) => Some(format!(

@@ -93,6 +93,9 @@ pub struct Stored {
     /// What old took for each shape before anything was on new.
     #[serde(default)]
     pub baselines: Baselines,
+    /// Mirrors are left to the streams alone.
+    #[serde(default)]
+    pub inline_off: bool,
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
@@ -179,6 +182,7 @@ impl Stored {
             violations: Vec::new(),
             plan: None,
             baselines: Vec::new(),
+            inline_off: false,
             cleaned: false,
         }
     }

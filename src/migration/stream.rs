@@ -191,9 +191,10 @@ fn interesting(scope: &Scope) -> bson::raw::RawArrayBuf {
 
 async fn ask(cluster: &SharedCluster, request: Request) -> Result<Reply, StreamError> {
     let reply = cluster.run(request).await.map_err(|error| match error {
-        SendError::NotSent(why) | SendError::LoginRefused(why) | SendError::Unknown(why) => {
-            StreamError::Broken(why)
-        }
+        SendError::NotSent(why)
+        | SendError::Busy(why)
+        | SendError::LoginRefused(why)
+        | SendError::Unknown(why) => StreamError::Broken(why),
     })?;
     match reply.error() {
         None => Ok(reply),

@@ -7,7 +7,7 @@ use crate::model::percent::Percent;
 use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 
-use super::control::{NamespaceSpec, ShadowCounts, Verification};
+use super::control::{NamespaceSpec, PinCounts, ShadowCounts, Switches, Verification};
 
 /// Where a collection lies on new, as it was laid out at the start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -37,10 +37,10 @@ pub struct MigrationView {
     pub phase: Phase,
     /// Copying and following are halted by an operator.
     pub paused: bool,
-    /// Share of reads served by new.
+    /// Share of reads served by new; pinned slots left aside.
     #[schema(value_type = f64, minimum = 0, maximum = 100)]
     pub reads_percent: Percent,
-    /// Share of documents whose authority is new.
+    /// Share of documents whose authority is new; pinned slots left aside.
     #[schema(value_type = f64, minimum = 0, maximum = 100)]
     pub writes_percent: Percent,
     /// Version of its routing; also the ETag.
@@ -116,6 +116,9 @@ pub struct Ramp {
     /// How long the whole move took, all tries and both clusters' records among it, in milliseconds.
     #[serde(default)]
     pub elapsed_ms: u64,
+    /// Pins to new that a rollback of everything removed.
+    #[serde(default)]
+    pub removed_pins: u32,
 }
 
 /// How fast the copy may go; `None` is unlimited.
@@ -233,6 +236,12 @@ pub struct Progress {
     /// Where its collections lie on new; empty before the start.
     #[serde(default)]
     pub placements: Vec<Placement>,
+    /// Keys that are pinned, in numbers.
+    #[serde(default)]
+    pub pins: PinCounts,
+    /// What is switched off.
+    #[serde(default)]
+    pub switches: Switches,
 }
 
 /// A key that cannot be made equal now.

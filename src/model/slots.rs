@@ -66,6 +66,12 @@ impl SlotSet {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
 
+    /// The one with the highest number.
+    #[must_use]
+    pub fn last(&self) -> Option<Slot> {
+        (0..SLOTS).rev().map(Slot).find(|slot| self.contains(*slot))
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

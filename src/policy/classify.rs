@@ -103,7 +103,7 @@ impl Class {
 pub fn classify(name: &str) -> Class {
     match name {
         "hello" | "isMaster" | "ismaster" => Class::Hello,
-        "saslStart" | "saslContinue" | "authenticate" | "logout" | "getnonce" => Class::Authentication,
+        "saslStart" | "saslContinue" | "authenticate" | "logout" => Class::Authentication,
         "insert" | "update" | "delete" | "findAndModify" | "findandmodify" | "bulkWrite" => Class::Write,
         "find" | "aggregate" | "count" | "distinct" | "listCollections" | "listIndexes" | "listDatabases" => {
             Class::Read
@@ -160,7 +160,7 @@ const DIAGNOSTIC: &[&str] = &[
     "dataSize", "datasize", "hostInfo", "getLog", "getParameter", "getCmdLineOpts", "listCommands",
     "connectionStatus", "whatsmyuri", "currentOp", "top", "usersInfo", "rolesInfo", "replSetGetStatus",
     "replSetGetConfig", "connPoolStats", "features", "dbHash", "dbhash", "listShards", "getShardMap",
-    "balancerStatus", "getDefaultRWConcern", "planCacheListFilters", "startSession",
+    "balancerStatus", "getDefaultRWConcern", "planCacheListFilters", "startSession", "getnonce",
 ];
 
 /// Changes of servers and of the cluster.

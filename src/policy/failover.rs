@@ -29,6 +29,8 @@ pub enum Kind {
 pub enum Failure {
     /// Surely nothing reached a server.
     NotSent,
+    /// Nothing did, since all connections to the server were in use until the end.
+    Busy,
     /// The connection was lost; the operation may have run.
     Lost,
     /// The server answered that it is no longer, or not yet, the primary, or that it shuts down.
@@ -81,13 +83,14 @@ const MOST_UNSENT: u32 = 1000;
 pub fn decide(kind: Kind, failure: Failure, progress: Progress) -> Decision {
     let again = !progress.late
         && match failure {
-            Failure::NotSent => progress.unsent < MOST_UNSENT,
+            Failure::NotSent | Failure::Busy => progress.unsent < MOST_UNSENT,
             Failure::Lost | Failure::NotPrimary => repeatable(kind) && progress.sent < MOST_SENT,
         };
     if again {
         return Decision::Again(pause(progress));
     }
-    if kind == Kind::Follower {
+    // Of a server that is busy the cursor lives on.
+    if kind == Kind::Follower && failure != Failure::Busy {
         return Decision::CursorNotFound;
     }
     Decision::Unreachable(labels(kind, progress))

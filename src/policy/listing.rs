@@ -8,7 +8,7 @@ use crate::model::side::{PerSide, Side};
 
 /// The fields of `listCollections` and `listDatabases` that both clusters get; what is left out belongs to a session, to
 /// one cluster or to the batches of a cursor.
-const PASSED_ON: [&str; 7] = [
+const PASSED_ON: [&str; 11] = [
     "listCollections",
     "listDatabases",
     "filter",
@@ -16,6 +16,10 @@ const PASSED_ON: [&str; 7] = [
     "authorizedCollections",
     "authorizedDatabases",
     "comment",
+    "maxTimeMS",
+    "apiVersion",
+    "apiStrict",
+    "apiDeprecationErrors",
 ];
 
 /// The command that each cluster is asked with, from a client's.

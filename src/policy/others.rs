@@ -37,6 +37,13 @@ impl Others {
         others
     }
 
+    /// The collections that a view reads: `options` has its `viewOn` and its `pipeline`.
+    #[must_use]
+    pub fn of_view(database: &str, options: &RawDocument) -> Vec<Namespace> {
+        let on = options.get_str("viewOn").ok().map(|on| Namespace::new(database, on));
+        on.into_iter().chain(Self::of(database, options).read).collect()
+    }
+
     fn pipeline(&mut self, database: &str, stages: &RawArray, depth: u32) {
         for stage in stages.into_iter().flatten().filter_map(RawBsonRef::as_document) {
             let Some(Ok((name, what))) = stage.iter().next() else { continue };

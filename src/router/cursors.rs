@@ -26,6 +26,8 @@ pub struct CursorHome {
     pub server: ServerId,
     /// The id that the server knows it by.
     pub id: i64,
+    /// It waits at the server for what is yet to come.
+    pub awaits: bool,
 }
 
 /// What is known of a cursor that is an application's change stream.
@@ -148,7 +150,7 @@ mod tests {
     use super::*;
 
     fn home(server: &str, id: i64) -> CursorHome {
-        CursorHome { side: Side::Old, server: server.into(), id }
+        CursorHome { side: Side::Old, server: server.into(), id, awaits: false }
     }
 
     #[test]

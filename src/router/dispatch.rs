@@ -57,8 +57,8 @@ enum Attempt {
         why: String,
         reply: Option<Replied>,
     },
-    /// The client's user is not known there.
-    LoginRefused(String),
+    /// There was no connection to send it on.
+    NoConnection(SendError),
 }
 
 impl Dispatch<'_> {
@@ -76,19 +76,27 @@ impl Dispatch<'_> {
         let deadline = clock.now() + self.hold;
         let mut progress = Progress::default();
         let mut left = self.hold;
+        let mut is_gone = false;
         loop {
             let (failure, why, late_reply) = match self.attempt(pools, left, reply).await {
                 Attempt::Replied(replied) => return Ok(replied),
                 Attempt::Failed { failure, why, reply } => (failure, why, reply),
-                Attempt::LoginRefused(why) if progress.sent == 0 => return Err(login_refused(why)),
-                Attempt::LoginRefused(why) => (Failure::NotSent, why, None),
+                Attempt::NoConnection(SendError::LoginRefused(why)) if progress.sent == 0 => {
+                    return Err(login_refused(why));
+                }
+                Attempt::NoConnection(error) => {
+                    // No other server can stand in for one that is named.
+                    is_gone = matches!(self.selection, Selection::Server(_));
+                    let (failure, why) = failure(&error);
+                    (failure, why, None)
+                }
             };
             match failure {
-                Failure::NotSent => progress.unsent += 1,
+                Failure::NotSent | Failure::Busy => progress.unsent += 1,
                 Failure::Lost | Failure::NotPrimary => progress.sent += 1,
             }
             left = deadline.saturating_sub(clock.now());
-            progress.late = left.is_zero() || self.may_not_be_sent();
+            progress.late = left.is_zero() || is_gone || self.may_not_be_sent();
             match decide(self.kind, failure, progress) {
                 Decision::Again(pause) => {
                     meters.retry(self.side);
@@ -115,8 +123,7 @@ impl Dispatch<'_> {
     async fn attempt(&self, pools: &Pools, left: Duration, reply: &mut BytesMut) -> Attempt {
         let mut connection = match pools.checkout(self.selection, left).await {
             Ok(connection) => connection,
-            Err(SendError::LoginRefused(why)) => return Attempt::LoginRefused(why),
-            Err(error) => return failed(&error),
+            Err(error) => return Attempt::NoConnection(error),
         };
         if self.may_not_be_sent() {
             return failed(&SendError::NotSent("it may not be sent any more".into()));
@@ -134,7 +141,7 @@ impl Dispatch<'_> {
         if let Some(time) = &fields.cluster_time_value
             && let Ok(time) = RawDocument::from_bytes(&reply[time.clone()])
         {
-            pools.cluster().gossip().observe(time);
+            pools.observe(time);
         }
         let state_change = state_change(&fields);
         let replied = Replied { fields, server };
@@ -147,11 +154,16 @@ impl Dispatch<'_> {
 }
 
 fn failed(error: &SendError) -> Attempt {
-    let (failure, why) = match error {
-        SendError::NotSent(why) | SendError::LoginRefused(why) => (Failure::NotSent, why.clone()),
-        SendError::Unknown(why) => (Failure::Lost, why.clone()),
-    };
+    let (failure, why) = failure(error);
     Attempt::Failed { failure, why, reply: None }
+}
+
+fn failure(error: &SendError) -> (Failure, String) {
+    match error {
+        SendError::NotSent(why) | SendError::LoginRefused(why) => (Failure::NotSent, why.clone()),
+        SendError::Busy(why) => (Failure::Busy, why.clone()),
+        SendError::Unknown(why) => (Failure::Lost, why.clone()),
+    }
 }
 
 /// The state-change code that a driver would find in the reply.

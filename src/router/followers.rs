@@ -6,11 +6,11 @@ use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bytes::BytesMut;
 
 use crate::cluster::Selection;
-use crate::cluster::command::ServerId;
+use crate::cluster::command::{SendError, ServerId};
 use crate::model::side::Side;
 use crate::policy::failover::Kind;
 use crate::wire::element::{Elements, INT64};
-use crate::wire::error::{CURSOR_NOT_FOUND, ErrorReply};
+use crate::wire::error::{CURSOR_NOT_FOUND, ErrorReply, HOST_UNREACHABLE};
 use crate::wire::op_msg::build;
 use crate::wire::reply::overwrite;
 
@@ -68,11 +68,16 @@ impl Router {
             patch.replace(operation.command.first.value_range(), home.id.to_le_bytes().to_vec());
         }
         let patched = patch.finish();
+        let hold = operation.hold();
+        let _turn = match home.awaits {
+            true => pools.turn_to_wait(&home.server, hold).await.map_err(all_wait)?,
+            false => None,
+        };
         let dispatch = Dispatch {
             side: home.side,
             selection: &Selection::Server(home.server),
             kind: operation.kind(),
-            hold: operation.hold(),
+            hold,
             only_if: None,
             message: operation.message,
             patched: &patched,
@@ -105,18 +110,35 @@ impl Router {
         let mut homes: HashMap<(Side, ServerId), HashMap<i64, i64>> = HashMap::new();
         for (id, _) in operation.command.cursor_ids() {
             match self.shared.cursors.find(id, now) {
-                Some(home) => _ = homes.entry((home.side, home.server)).or_default().insert(home.id, id),
+                Some(home) => {
+                    let ids = homes.entry((home.side, home.server)).or_default();
+                    if ids.insert(home.id, id).is_some() {
+                        // The second time it is not there any more.
+                        lists[NOT_FOUND].push(id);
+                    }
+                }
                 None => lists[NOT_FOUND].push(id),
             }
         }
         let side = homes.keys().next().map_or(Side::Old, |(side, _)| *side);
+        if homes.is_empty() {
+            // Nothing to kill; but a server says what else may be wrong.
+            let nothing = HashMap::new();
+            if self.kill_at(operation, side, &Selection::Primary, &nothing, &mut lists, reply).await {
+                return (side, Ok(false));
+            }
+        }
         for ((side, server), ids) in homes {
-            self.kill_at(operation, side, server, &ids, &mut lists, reply).await;
+            let at = Selection::Server(server);
+            if self.kill_at(operation, side, &at, &ids, &mut lists, reply).await {
+                return (side, Ok(false));
+            }
         }
         // The others may still be there.
         for id in lists[KILLED].iter().chain(&lists[NOT_FOUND]) {
             self.shared.cursors.close(*id);
         }
+        in_order(&mut lists, operation);
         reply.clear();
         reply.extend_from_slice(&build(0, operation.request_id(), 0, merged(&lists).as_bytes(), None));
         (side, Ok(true))
@@ -132,23 +154,24 @@ impl Router {
         (side, self.plain(operation, side, reply).await)
     }
 
-    /// Kills the cursors of one server; `ids` maps the server's ids to those of the client.
+    /// Kills the cursors of one server; `ids` maps the server's ids to those of the client. Returns whether the server
+    /// refuses the command; its answer is in `reply` then, fit for the client.
     async fn kill_at(
         &self,
         operation: &Operation<'_>,
         side: Side,
-        server: ServerId,
+        selection: &Selection,
         ids: &HashMap<i64, i64>,
         lists: &mut [Vec<i64>; 4],
         reply: &mut BytesMut,
-    ) {
-        let (Ok(pools), Some(cursors)) = (self.pools(side), operation.command.cursors) else { return };
+    ) -> bool {
+        let (Ok(pools), Some(cursors)) = (self.pools(side), operation.command.cursors) else { return false };
         let mut patch = operation.patch(pools.cluster().gossip());
         patch.replace(cursors.value_range(), array(ids.keys().copied()).as_bytes().to_vec());
         let patched = patch.finish();
         let dispatch = Dispatch {
             side,
-            selection: &Selection::Server(server),
+            selection,
             kind: Kind::Read,
             hold: HOLD_FOLLOWER,
             only_if: None,
@@ -156,10 +179,22 @@ impl Router {
             patched: &patched,
         };
         match self.send(&dispatch, reply).await {
-            Ok(replied) if replied.fields.ok => sort_into(lists, &reply[replied.fields.body], ids),
-            _ => lists[UNKNOWN].extend(ids.values()),
+            Ok(replied) if replied.fields.ok => {
+                sort_into(lists, &reply[replied.fields.body], ids);
+                false
+            }
+            Ok(replied) => !self.finish(operation, side, replied, reply),
+            Err(_) => {
+                lists[UNKNOWN].extend(ids.values());
+                false
+            }
         }
     }
+}
+
+/// The cursor lives on; drivers resume a change stream that meets this.
+fn all_wait(busy: SendError) -> ErrorReply {
+    ErrorReply::new(HOST_UNREACHABLE, busy.to_string())
 }
 
 fn array(ids: impl Iterator<Item = i64>) -> RawArrayBuf {
@@ -174,6 +209,18 @@ fn sort_into(lists: &mut [Vec<i64>; 4], body: &[u8], ids: &HashMap<i64, i64>) {
         let named = element.children().into_iter().flatten().flatten().filter_map(|id| id.as_i64());
         lists[list].extend(named.filter_map(|id| ids.get(&id)));
     }
+}
+
+/// As the client named them.
+fn in_order(lists: &mut [Vec<i64>; 4], operation: &Operation<'_>) {
+    if lists.iter().all(|list| list.len() < 2) {
+        return;
+    }
+    let mut places = HashMap::new();
+    for (place, (id, _)) in operation.command.cursor_ids().enumerate() {
+        places.entry(id).or_insert(place);
+    }
+    lists.iter_mut().for_each(|list| list.sort_by_key(|id| places.get(id).copied()));
 }
 
 fn merged(lists: &[Vec<i64>; 4]) -> RawDocumentBuf {

@@ -4,12 +4,14 @@ use bson::raw::{RawArrayBuf, RawBsonRef};
 use bson::{Document, RawDocument, RawDocumentBuf, rawdoc};
 use bytes::BytesMut;
 
-use super::operation::Operation;
+use super::operation::{HOLD, Operation};
 use super::pipeline::Router;
+use super::sending::send;
 use super::writer::Writer;
 use crate::cluster::command::{Reply, Request, Target};
 use crate::converge::read::cursor_id;
 use crate::model::side::{PerSide, Side};
+use crate::policy::failover::Kind;
 use crate::policy::listing::{asked, collections, databases};
 use crate::policy::streams::home;
 use crate::state::table::{MigrationRoute, RoutingTable};
@@ -50,14 +52,12 @@ impl Router {
         let listed = match RawDocument::from_bytes(body) {
             Ok(body) if operation.command.name == DATABASES => list_databases(writer, database, body).await,
             Ok(body) => list_collections(writer, database, body).await,
-            Err(error) => Err(Failed::NotAnswered(error.to_string())),
+            Err(error) => Err(malformed(&error)),
         };
         let (body, ok) = match listed {
             Ok(body) => (body, true),
             Err(Failed::Refused(body)) => (body, false),
-            Err(Failed::NotAnswered(why)) => {
-                return (Side::Old, Err(ErrorReply::new(HOST_UNREACHABLE, why)));
-            }
+            Err(Failed::NotAnswered(error)) => return (Side::Old, Err(error)),
         };
         reply.clear();
         reply.extend_from_slice(&build(0, operation.request_id(), 0, body.as_bytes(), None));
@@ -69,26 +69,28 @@ impl Router {
 enum Failed {
     /// A cluster's answer.
     Refused(RawDocumentBuf),
-    NotAnswered(String),
+    NotAnswered(ErrorReply),
 }
 
 fn malformed(error: &impl std::fmt::Display) -> Failed {
-    Failed::NotAnswered(error.to_string())
+    Failed::NotAnswered(ErrorReply::new(HOST_UNREACHABLE, error.to_string()))
 }
 
-async fn run(writer: &Writer, side: Side, request: Request) -> Result<Reply, Failed> {
-    let reply = writer.clusters.get(side).run(request).await;
-    let reply = reply.map_err(|error| Failed::NotAnswered(format!("{side}: {error}")))?;
+/// Asks `side`, again where its primary changes meanwhile: no driver may hear of that.
+async fn run(writer: &Writer, side: Side, request: Request, kind: Kind) -> Result<Reply, Failed> {
+    let asked = send(&**writer.clusters.get(side), request, kind, HOLD, &writer.gate.clock);
+    let reply = asked.await.map_err(Failed::NotAnswered)?.reply;
     if reply.error().is_some() {
         return Err(Failed::Refused(without_times(&reply.body)));
     }
     Ok(reply)
 }
 
-/// An error without what belongs to one cluster.
+/// An error without what belongs to one cluster or server.
 fn without_times(body: &RawDocument) -> RawDocumentBuf {
     let mut error = RawDocumentBuf::new();
-    for (name, value) in body.iter().flatten().filter(|(name, _)| !name.as_str().starts_with('$')) {
+    let of_one = |name: &str| name.starts_with('$') || matches!(name, "operationTime" | "topologyVersion");
+    for (name, value) in body.iter().flatten().filter(|(name, _)| !of_one(name.as_str())) {
         error.append(name, value);
     }
     error
@@ -111,7 +113,7 @@ async fn list_databases(
     body: &RawDocument,
 ) -> Result<RawDocumentBuf, Failed> {
     let list = async |side| {
-        let reply = run(writer, side, Request::new(database, asked(body))).await?;
+        let reply = run(writer, side, Request::new(database, asked(body)), Kind::Read).await?;
         Document::try_from(&*reply.body).map_err(|error| malformed(&error))
     };
     let (old, new) = futures::try_join!(list(Side::Old), list(Side::New))?;
@@ -148,12 +150,12 @@ async fn entries(
     let mut request = asked(body);
     request.append(bson::cstr!("cursor"), rawdoc! {});
     let mut entries = Vec::new();
-    let mut reply = run(writer, side, Request::new(database, request)).await?;
+    let mut reply = run(writer, side, Request::new(database, request), Kind::Read).await?;
     take(&reply, "firstBatch", &mut entries)?;
     while cursor_id(&reply.body) != 0 {
         let more = rawdoc! { "getMore": cursor_id(&reply.body), "collection": "$cmd.listCollections" };
         let request = Request::new(database, more).to(Target::Server(reply.server.clone()));
-        reply = run(writer, side, request).await?;
+        reply = run(writer, side, request, Kind::Follower).await?;
         take(&reply, "nextBatch", &mut entries)?;
     }
     Ok(entries)

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Commands that a namespace must not see while it moves.
-const REFUSED_DDL: [&str; 15] = [
+const REFUSED_DDL: [&str; 18] = [
     // Change streams do not tell of what it changes.
     "applyOps",
     "drop",
@@ -42,6 +42,10 @@ const REFUSED_DDL: [&str; 15] = [
     "compactStructuredEncryptionData",
     "movePrimary",
     "moveprimary",
+    // They live beside the servers, and one cluster may have no place for them.
+    "createSearchIndexes",
+    "updateSearchIndex",
+    "dropSearchIndex",
 ];
 
 /// Commands that both clusters get.

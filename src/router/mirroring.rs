@@ -118,7 +118,9 @@ impl Mirroring {
             mark(&active, &effect);
         }
         if attempt == Attempt::Not {
-            active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
+            if !active.is_inline_off() {
+                active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
+            }
             return;
         }
         let is_trial = attempt == Attempt::Trial;

@@ -18,6 +18,7 @@ mod sending;
 mod shadowing;
 mod shapes;
 mod shared;
+pub mod snapshots;
 mod streams;
 mod together;
 
@@ -41,4 +42,5 @@ pub use dispatch::{Dispatch, Replied};
 pub use operation::Operation;
 pub use pipeline::{Handled, Router};
 pub use route::{AlwaysOld, Route};
+pub use sending::{Answer, send};
 pub use shared::Shared;

@@ -9,10 +9,11 @@ use crate::wire::header::FrameError;
 use crate::wire::op_msg::{MORE_TO_COME, OpMsg};
 use crate::wire::patch::{Patch, Patched, document_element};
 use crate::wire::scan::{Command, find};
+use bson::RawDocument;
 
 /// How long an operation may wait for a server, unless its `maxTimeMS` is shorter.
 pub const HOLD: Duration = Duration::from_secs(30);
-/// How long a follower may wait for the one server that its cursor lives on.
+/// How long what is left behind may take to be tidied up at the one server where it lives.
 pub const HOLD_FOLLOWER: Duration = Duration::from_secs(2);
 
 /// A request in OP_MSG form. Borrows the message; nothing is copied.
@@ -79,13 +80,27 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// How long it may wait for a server.
+    /// How long it may wait for a server. `maxTimeMS` of a `getMore` says how long to wait for news, not for the server.
     #[must_use]
     pub fn hold(&self) -> Duration {
-        let limit = if self.class == Class::GetMore { HOLD_FOLLOWER } else { HOLD };
-        let asked =
-            self.command.max_time_ms.and_then(|millis| u64::try_from(millis).ok()).filter(|ms| *ms > 0);
-        asked.map_or(limit, |millis| limit.min(Duration::from_millis(millis)))
+        let asked = self.command.max_time_ms.filter(|_| self.class != Class::GetMore);
+        let asked = asked.and_then(|millis| u64::try_from(millis).ok()).filter(|millis| *millis > 0);
+        asked.map_or(HOLD, |millis| HOLD.min(Duration::from_millis(millis)))
+    }
+
+    /// Whether the cursor that it opens waits for what is yet to come. Looks at all of it: to be asked of those that open one.
+    #[must_use]
+    pub fn opens_a_waiting_cursor(&self) -> bool {
+        let body = &self.message[self.parts.body.clone()];
+        let flag =
+            |name| RawDocument::from_bytes(body).is_ok_and(|body| body.get_bool(name).unwrap_or(false));
+        match self.command.pipeline {
+            Some(pipeline) => pipeline
+                .children()
+                .and_then(|mut stages| stages.next()?.ok()?.children()?.next()?.ok())
+                .is_some_and(|name| name.key == b"$changeStream"),
+            None => flag("awaitData"),
+        }
     }
 
     /// The changes that every forwarded message needs: no foreign `$clusterTime` (the cluster's own where a

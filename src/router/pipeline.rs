@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use crate::clock::Clock;
+use crate::clock::SharedClock;
 use crate::cluster::command::{OnlyIf, ServerId};
 use crate::cluster::{Pools, Role, Selection, TopologyKind};
 use crate::model::side::Side;
@@ -20,7 +20,7 @@ use super::dispatch::{Dispatch, Replied};
 use super::entry::Passing;
 use super::meters::Outcome;
 use super::migrating::Course;
-use super::operation::{HOLD_FOLLOWER, Operation};
+use super::operation::Operation;
 use super::preference;
 use super::route::Route;
 use super::shared::Shared;
@@ -218,8 +218,13 @@ impl Router {
         } else {
             Selection::Primary
         };
+        let snapshot = self.snapshot(operation, side)?;
         let replied = self.forward(operation, side, &selection, None, reply).await?;
-        Ok(self.finish(side, replied, reply))
+        let ok = self.finish(operation, side, replied, reply);
+        if let Some(snapshot) = snapshot.filter(|_| ok) {
+            self.note_snapshot(&snapshot, side, reply);
+        }
+        Ok(ok)
     }
 
     /// As [`Self::plain`], waiting for a server no longer than `hold`.
@@ -243,7 +248,7 @@ impl Router {
             patched: &patched,
         };
         let replied = self.send(&dispatch, reply).await?;
-        Ok(self.finish(side, replied, reply))
+        Ok(self.finish(operation, side, replied, reply))
     }
 
     /// Sends an operation to `side` with the changes that every message needs. The reply is as the server
@@ -261,14 +266,11 @@ impl Router {
     ) -> Result<Replied, ErrorReply> {
         let pools = self.pools(side)?;
         let patched = operation.patched(pools.cluster().gossip());
-        // No other server can stand in for one that is named.
-        let named = matches!(selection, Selection::Server(_));
-        let hold = if named { operation.hold().min(HOLD_FOLLOWER) } else { operation.hold() };
         let dispatch = Dispatch {
             side,
             selection,
             kind: operation.kind(),
-            hold,
+            hold: operation.hold(),
             only_if,
             message: operation.message,
             patched: &patched,
@@ -287,14 +289,21 @@ impl Router {
 
     /// Makes a server's reply fit for the client and returns whether it says `ok: 1`: remembers a new
     /// cursor, gives it another id if its own is taken, removes what belongs to one cluster or server.
-    pub fn finish(&self, side: Side, replied: Replied, reply: &mut BytesMut) -> bool {
+    pub fn finish(
+        &self,
+        operation: &Operation<'_>,
+        side: Side,
+        replied: Replied,
+        reply: &mut BytesMut,
+    ) -> bool {
         let Replied { fields, server } = replied;
         let ok = fields.ok;
         if ok
             && let Some(cursor) = &fields.cursor
             && cursor.value != 0
         {
-            let home = CursorHome { side, server, id: cursor.value };
+            let awaits = operation.opens_a_waiting_cursor();
+            let home = CursorHome { side, server, id: cursor.value, awaits };
             let id = self.shared.cursors.open(home, self.shared.clock.now());
             if id != cursor.value {
                 overwrite(reply, &cursor.place, id);
@@ -342,7 +351,7 @@ impl Router {
         {
             return (side, Err(error));
         }
-        let ok = self.finish(side, replied, reply);
+        let ok = self.finish(operation, side, replied, reply);
         self.add_recovery_token(side, ok, reply);
         (side, Ok(ok))
     }
@@ -374,7 +383,7 @@ impl Router {
 
     /// The process's clock.
     #[must_use]
-    pub fn clock(&self) -> &dyn Clock {
-        &*self.shared.clock
+    pub fn clock(&self) -> &SharedClock {
+        &self.shared.clock
     }
 }

@@ -16,7 +16,7 @@ use super::dispatch::{login_refused, unreachable};
 
 /// An answer, and how often it was asked for.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub struct Answer {
     /// The server's answer.
     pub reply: Reply,
     /// Attempts that reached, or may have reached, a server.
@@ -27,7 +27,7 @@ pub(super) struct Answer {
 ///
 /// # Errors
 /// The error to answer with.
-pub(super) async fn send(
+pub async fn send(
     cluster: &dyn Commands,
     request: Request,
     kind: Kind,
@@ -49,10 +49,11 @@ pub(super) async fn send(
             },
             Err(SendError::LoginRefused(why)) if progress.sent == 0 => return Err(login_refused(why)),
             Err(SendError::NotSent(why) | SendError::LoginRefused(why)) => (Failure::NotSent, why, None),
+            Err(SendError::Busy(why)) => (Failure::Busy, why, None),
             Err(SendError::Unknown(why)) => (Failure::Lost, why, None),
         };
         match failure {
-            Failure::NotSent => progress.unsent += 1,
+            Failure::NotSent | Failure::Busy => progress.unsent += 1,
             Failure::Lost | Failure::NotPrimary => progress.sent += 1,
         }
         let left = deadline.saturating_sub(clock.now());

@@ -6,6 +6,7 @@ use super::census::Census;
 use super::cursors::Cursors;
 use super::meters::Meters;
 use super::open_transactions::OpenTransactions;
+use super::snapshots::Snapshots;
 use super::transactions::Transactions;
 use crate::clock::SharedClock;
 use crate::model::side::Side;
@@ -19,6 +20,8 @@ pub struct Shared {
     pub transactions: Transactions,
     /// Transactions that moves and starts wait for.
     pub open_transactions: OpenTransactions,
+    /// Where snapshots of sessions are.
+    pub snapshots: Snapshots,
     /// The handles of the metrics.
     pub meters: Meters,
     /// The pools of all workers, for metrics.
@@ -32,8 +35,8 @@ impl Shared {
     #[must_use]
     pub fn new(clock: SharedClock) -> Arc<Self> {
         let (cursors, transactions, meters, census) = Default::default();
-        let open_transactions = OpenTransactions::default();
-        Arc::new(Self { cursors, transactions, open_transactions, meters, census, clock })
+        let (open_transactions, snapshots) = Default::default();
+        Arc::new(Self { cursors, transactions, open_transactions, snapshots, meters, census, clock })
     }
 
     /// Forgets what is idle and publishes gauges. To be called every few seconds.

@@ -19,6 +19,9 @@ impl Router {
     /// # Errors
     /// The error to answer with.
     pub(super) fn served_together(&self, operation: &Operation<'_>) -> Result<(), ErrorReply> {
+        if matches!(operation.command.name, "create" | "collMod") {
+            return self.is_no_view_of_what_moves(operation);
+        }
         if !matches!(operation.class, Class::Read | Class::PipelineWrite | Class::Write) {
             return Ok(());
         }
@@ -54,6 +57,32 @@ impl Router {
             }
         }
         one_cluster(&table, &own, others.read.iter().chain(&others.written))
+    }
+}
+
+impl Router {
+    /// A view lives on old alone, and would go on showing what old has.
+    fn is_no_view_of_what_moves(&self, operation: &Operation<'_>) -> Result<(), ErrorReply> {
+        let Some(writer) = &self.writer else { return Ok(()) };
+        let table = writer.gate.routing.peek();
+        let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
+        let (Some(body), Some(database)) = (body, operation.command.database) else { return Ok(()) };
+        if !matches!(body.get("viewOn"), Ok(Some(_))) {
+            return Ok(());
+        }
+        let read = Others::of_view(database, body);
+        let moved = |read: &Namespace| table.route(read.as_str()).or_else(|| table.awaiting(read.as_str()));
+        match read.iter().find_map(|read| Some((read, moved(read)?))) {
+            None => Ok(()),
+            Some((read, route)) => Err(ErrorReply::new(
+                NOT_NOW,
+                format!(
+                    "a view of {read} would go on showing what old has, as migration {} moves it: send its pipeline as \
+                     an aggregate",
+                    route.name
+                ),
+            )),
+        }
     }
 }
 
@@ -111,6 +140,7 @@ mod tests {
             owned_by_new: new,
             unread: None,
             reads_on_new: new,
+            reads_off: false,
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),

@@ -9,6 +9,7 @@ pub mod lease;
 pub mod newcomers;
 pub mod own_writes;
 pub mod parking;
+pub mod pins;
 pub mod process_writes;
 pub mod recent;
 pub mod record;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::pins::StoredPin;
 use super::table::{MigrationRoute, RouteKeys, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
@@ -19,6 +20,7 @@ use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
+use crate::policy::pins::Pins;
 use crate::policy::route_key::RouteKey;
 use crate::policy::shard_key::StoredKey;
 
@@ -72,6 +74,12 @@ pub struct AuthorityRecord {
     /// From what slots are computed, where it is not the `_id`. Fixed from the start on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub route_keys: Vec<StoredRouteKey>,
+    /// Keys whose slots percentages leave alone.
+    #[serde(default)]
+    pub pins: Vec<StoredPin>,
+    /// Every read goes to its authority, wherever `reads_on_new` would have it.
+    #[serde(default)]
+    pub reads_off: bool,
 }
 
 /// From what the slots of one collection are computed, as stored.
@@ -196,6 +204,8 @@ impl AuthorityRecord {
             moves: Vec::new(),
             shard_keys: PerSide::default(),
             route_keys: Vec::new(),
+            pins: Vec::new(),
+            reads_off: false,
         }
     }
 
@@ -227,6 +237,12 @@ impl AuthorityRecord {
         if self.schema != known || route_keys(self).len() != self.route_keys.len() {
             return Err(format!("migration {} was stored by another version of reshard", self.name));
         }
+        if self.pins().all().len() != self.pins.len() {
+            return Err(format!(
+                "migration {} pins what this version of reshard takes for no key",
+                self.name
+            ));
+        }
         if self.side != side {
             return Err(format!(
                 "the uris of [old] and [new] are swapped: migration {} knows this cluster as {}; exchange [old] uri and \
@@ -244,6 +260,12 @@ impl AuthorityRecord {
         Ok(())
     }
 
+    /// Its pins.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        Pins::new(self.pins.iter().filter_map(StoredPin::read).collect())
+    }
+
     /// The slots that an open fence holds.
     #[must_use]
     pub fn fenced(&self) -> SlotSet {
@@ -254,21 +276,23 @@ impl AuthorityRecord {
     }
 }
 
+/// The record that says more of what both say; old's if they say the same.
+#[must_use]
+pub fn newest<'a>(
+    old: Option<&'a AuthorityRecord>,
+    new: Option<&'a AuthorityRecord>,
+) -> Option<&'a AuthorityRecord> {
+    match (old, new) {
+        (Some(old), Some(new)) if new.epoch > old.epoch => Some(new),
+        (old, new) => old.or(new),
+    }
+}
+
 /// What the records of both clusters together say about routing. A cluster that cannot be read owns what the
 /// other has not got: nobody may write there without its lease anyway.
 #[must_use]
 pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Option<MigrationRoute> {
-    let newest = match (old, new) {
-        (Some(old), Some(new)) => {
-            if new.epoch > old.epoch {
-                new
-            } else {
-                old
-            }
-        }
-        (Some(one), None) | (None, Some(one)) => one,
-        (None, None) => return None,
-    };
+    let newest = newest(old, new)?;
     let unread = match (old, new) {
         (Some(_), Some(_)) => None,
         (None, _) => Some(Side::Old),
@@ -297,6 +321,7 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         owned_by_new,
         unread,
         reads_on_new: newest.reads_on_new,
+        reads_off: newest.reads_off,
         held,
         sealed: SlotSet::EMPTY,
         moves,
@@ -379,7 +404,14 @@ mod tests {
             marker_to: Some(Timestamp { time: 1, increment: 2 }),
             decided_at: None,
         });
+        let id = bson::oid::ObjectId::new();
+        let pin = |key: bson::Bson, to| StoredPin { key, to, since: 5 };
+        record.pins =
+            vec![pin(7_i64.into(), Side::Old), pin("a".into(), Side::New), pin(id.into(), Side::New)];
         let document = bson::serialize_to_document(&record).unwrap();
+        let raw = bson::serialize_to_raw_document_buf(&record).unwrap();
+        assert_eq!(AuthorityRecord::read(Side::New, &raw).unwrap(), record);
+        assert_eq!(super::super::pins::stored_pins(&record.pins()), record.pins);
         assert_eq!(bson::deserialize_from_document::<AuthorityRecord>(document).unwrap(), record);
     }
 
@@ -399,6 +431,13 @@ mod tests {
         let namespace = Namespace::new("d", "c");
         assert_eq!(route.by(&namespace).field().map(RouteKey::field), Some("tenant"));
         assert!(route.by(&Namespace::new("d", "other")).field().is_none());
+    }
+
+    #[test]
+    fn a_pin_that_does_not_read_is_not_passed_over() {
+        let mut record = AuthorityRecord::begin("m", Side::Old, PerSide::default(), vec![]);
+        record.pins.push(StoredPin { key: bson::Bson::Array(vec![]), to: Side::Old, since: 0 });
+        assert!(record.check(Side::Old, Some("")).unwrap_err().contains("pins what"));
     }
 
     #[test]

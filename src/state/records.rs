@@ -67,6 +67,7 @@ impl Records {
                 },
                 Err(
                     SendError::NotSent(problem)
+                    | SendError::Busy(problem)
                     | SendError::LoginRefused(problem)
                     | SendError::Unknown(problem),
                 ) => problem,

@@ -34,6 +34,8 @@ pub struct MigrationRoute {
     pub unread: Option<Side>,
     /// Slots whose reads new serves.
     pub reads_on_new: SlotSet,
+    /// Every read goes to its authority all the same.
+    pub reads_off: bool,
     /// A fence is open on these: writes to them wait.
     pub held: SlotSet,
     /// A fence is about to commit on these: converging them waits too.
@@ -69,6 +71,7 @@ impl MigrationRoute {
             owned_by_new: SlotSet::EMPTY,
             unread: None,
             reads_on_new: SlotSet::EMPTY,
+            reads_off: false,
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),
@@ -137,6 +140,12 @@ impl MigrationRoute {
         self.owned_by_old.or(&self.owned_by_new).minus(&both)
     }
 
+    /// Slots whose reads new serves now.
+    #[must_use]
+    pub const fn read_on_new(&self) -> SlotSet {
+        if self.reads_off { self.owned_by_new } else { self.reads_on_new }
+    }
+
     /// Slots of `side`.
     #[must_use]
     pub const fn owned_by(&self, side: Side) -> &SlotSet {
@@ -151,7 +160,7 @@ impl MigrationRoute {
     pub fn agrees_with(&self, other: &Self) -> bool {
         let stored = |route: &Self| {
             (
-                (route.epoch, route.phase, route.held),
+                (route.epoch, route.phase, route.held, route.reads_off),
                 (route.owned_by_old, route.owned_by_new, route.reads_on_new, route.unread),
             )
         };
@@ -314,6 +323,7 @@ mod tests {
             owned_by_new: SlotSet::ALL,
             unread: None,
             reads_on_new: SlotSet::ALL,
+            reads_off: false,
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),

@@ -63,6 +63,12 @@ pub const MIGRATION_BYPASS_WRITES_UNJUDGED: &str = "reshard_migration_bypass_wri
 pub const INVARIANT_VIOLATIONS: &str = "reshard_invariant_violations_total";
 /// Keys that cannot be made equal now, by migration.
 pub const MIGRATION_CONFLICTS: &str = "reshard_migration_conflicts";
+/// Keys that are pinned, by migration and cluster.
+pub const MIGRATION_PINS: &str = "reshard_migration_pins";
+/// Pinned keys that are not where they are to be, by migration.
+pub const MIGRATION_PINS_NOT_IN_FORCE: &str = "reshard_migration_pins_not_in_force";
+/// 1 for what is switched on, by migration and switch.
+pub const MIGRATION_SWITCH: &str = "reshard_migration_switch";
 /// 1 when every gate for moving writes is passed, by migration.
 pub const MIGRATION_CAN_CUT_OVER: &str = "reshard_migration_can_cut_over";
 /// Differences that the last full verification found, by migration.

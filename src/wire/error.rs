@@ -49,6 +49,8 @@ pub const NOT_PRIMARY_NO_SECONDARY_OK: Code = Code(13_435, "NotPrimaryNoSecondar
 /// A migration does not allow this now. Not 20 (`IllegalOperation`): of a retryable write drivers take that for
 /// a server without retryable writes, and say so in place of the message.
 pub const NOT_NOW: Code = Code(115, "CommandNotSupported");
+/// A snapshot cannot be read (any more).
+pub const SNAPSHOT_TOO_OLD: Code = Code(239, "SnapshotTooOld");
 /// A change stream ends, and cannot be resumed.
 pub const CHANGE_STREAM_FATAL: Code = Code(280, "ChangeStreamFatalError");
 /// The transaction is not open (any more).

@@ -4,12 +4,13 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use reshard::migration::control::{
-    Acknowledge, Acknowledged, AuditEvent, Basis, By, BypassReport, BypassWrite, ClusterTime, Compared,
-    Complete, Conclusion, Conflict, Control, ControlError, DecisionList, DiffReport, EqualUpTo, EventList,
-    Finding, Gate, Identities, Lag, MigrationView, Mismatch, NewMigration, Page, Part, Patience, Phase,
-    Place, Placement, Plan, PreflightReport, Progress, Ramp, RampDecision, RampStatus, RampView, Refusal,
-    SetShadow, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer, Throttle,
-    Verdict, Verification, VerificationReport, Verify,
+    Acknowledge, Acknowledged, AuditEvent, Basis, By, BypassReport, BypassWrite, Cluster, ClusterTime,
+    Compared, Complete, Conclusion, Conflict, Control, ControlError, DecisionList, DiffReport, EqualUpTo,
+    EventList, Finding, Gate, Identities, Keys, Lag, MigrationView, Mismatch, NewMigration, Page, Part,
+    Patience, Phase, PinCounts, PinList, PinView, Pinned, Place, Placement, Plan, PreflightReport, Progress,
+    Ramp, RampDecision, RampStatus, RampView, Refusal, SetPins, SetShadow, SetSwitches, Severity,
+    ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer, Switches, Throttle, Verdict,
+    Verification, VerificationReport, Verify,
 };
 use reshard::migration::shadow::{AccessView, Example, ExampleField, LatencyView, ShapeDiff};
 use reshard::model::percent::Percent;
@@ -28,6 +29,7 @@ pub struct FakeControl {
     pub slow: Mutex<std::time::Duration>,
     verifying: Mutex<u32>,
     plan: Mutex<Option<Plan>>,
+    switches: Mutex<Switches>,
 }
 
 fn counts() -> ShadowCounts {
@@ -81,7 +83,15 @@ impl FakeControl {
 
     fn ramp(&self, name: &str, percent: Percent, how: impl FnOnce(&mut MigrationView)) -> Result<Ramp> {
         let epoch = self.change(name, how)?.epoch;
-        Ok(Ramp { percent, epoch, pause_ms: 42, attempts: 1, ended_transactions: 0, elapsed_ms: 57 })
+        Ok(Ramp {
+            percent,
+            epoch,
+            pause_ms: 42,
+            attempts: 1,
+            ended_transactions: 0,
+            elapsed_ms: 57,
+            removed_pins: 0,
+        })
     }
 }
 
@@ -220,6 +230,32 @@ impl Control for FakeControl {
         self.ramp(name, percent, |view| view.writes_percent = percent)
     }
 
+    async fn pin(&self, by: &By, name: &str, asked: SetPins) -> Result<Pinned> {
+        self.ask(by, name, format!("pin {name} {:?} {:?}", asked.keys, asked.to))?;
+        let ramp = self.ramp(name, Percent::whole(5), |_| {})?;
+        Ok(Pinned { ramp, pins: pins(asked.to), note: "a slot goes along".to_owned() })
+    }
+
+    async fn unpin(&self, by: &By, name: &str, asked: Keys) -> Result<Pinned> {
+        self.ask(by, name, format!("unpin {name} {:?}", asked.keys))?;
+        let ramp = self.ramp(name, Percent::whole(5), |_| {})?;
+        Ok(Pinned { ramp, pins: Vec::new(), note: "a slot goes along".to_owned() })
+    }
+
+    async fn pins(&self, name: &str) -> Result<PinList> {
+        self.get(name).await?;
+        Ok(PinList { pins: pins(Cluster::New) })
+    }
+
+    async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches> {
+        self.ask(by, name, format!("{asked} {name}"))?;
+        self.change(name, |_| {})?;
+        let mut now = self.switches.lock().unwrap();
+        now.inline_mirror = asked.inline_mirror.unwrap_or(now.inline_mirror);
+        now.read_routing = asked.read_routing.unwrap_or(now.read_routing);
+        Ok(*now)
+    }
+
     async fn rollback(&self, by: &By, name: &str) -> Result<Ramp> {
         self.ask(by, name, format!("rollback {name}"))?;
         self.ramp(name, Percent::ZERO, |view| {
@@ -293,6 +329,8 @@ impl Control for FakeControl {
                 ..Verification::default()
             }),
             spot_check: None,
+            pins: PinCounts { to_old: 1, to_new: 2, not_in_force: 1 },
+            switches: *self.switches.lock().unwrap(),
             placements: vec![Placement {
                 namespace: "shop.orders".to_owned(),
                 shard_key: None,
@@ -524,6 +562,17 @@ impl Control for FakeControl {
     async fn not_ready(&self) -> Vec<String> {
         self.not_ready.lock().unwrap().clone()
     }
+}
+
+fn pins(to: Cluster) -> Vec<PinView> {
+    let pin = |key: &str, in_force| PinView {
+        key: key.to_owned(),
+        slot: 533,
+        to,
+        in_force,
+        since: 1_700_000_000_000,
+    };
+    vec![pin("\"acme\"", true), pin("7", false)]
 }
 
 fn place(reads: u8) -> Place {

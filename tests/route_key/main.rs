@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod pins;
 mod refusals;
 mod sharded;
 mod tenants;

@@ -19,6 +19,9 @@ async fn a_collection_is_not_pulled_away_through_the_proxy() -> Result<()> {
             doc! { "cloneCollectionAsCapped": "c", "toCollection": "d", "size": 4096 },
             doc! { "drop": "c" },
             doc! { "dropDatabase": 1 },
+            doc! { "createSearchIndexes": "c", "indexes": [{ "name": "s", "definition": {} }] },
+            doc! { "updateSearchIndex": "c", "name": "s", "definition": {} },
+            doc! { "dropSearchIndex": "c", "name": "s" },
         ];
         let mut answers = Vec::new();
         for command in commands {
@@ -35,6 +38,16 @@ async fn a_collection_is_not_pulled_away_through_the_proxy() -> Result<()> {
             let refused = answer.err().map(|error| error.to_string()).unwrap_or_default();
             let says_why = refused.contains("migration m") && refused.contains("complete or abort it first");
             ensure!(says_why, "{round}: {command}: {refused:?}");
+        }
+        let joined = doc! { "$lookup": { "from": "c", "localField": "n", "foreignField": "n", "as": "all" } };
+        for options in
+            [doc! { "viewOn": "c", "pipeline": [] }, doc! { "viewOn": "other", "pipeline": [joined] }]
+        {
+            let mut create = doc! { "create": "shown" };
+            create.extend(options);
+            let refused = bed.shop().run_command(create.clone()).await.err().map(|error| error.to_string());
+            let refused = refused.unwrap_or_default();
+            ensure!(refused.contains("a view of shop.c would go on showing"), "{create}: {refused:?}");
         }
         bed.equal().await?;
         ensure!(bed.c().count_documents(doc! {}).await? == 50);

@@ -1,4 +1,4 @@
-//! Old's primary steps down in every phase.
+//! The primary of either cluster steps down in every phase.
 
 use std::pin::pin;
 
@@ -25,6 +25,41 @@ async fn stepdowns_of_old_in_every_phase() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stepdowns_of_old_in_every_phase_moving_in_one_step() -> Result<()> {
     stepdowns_of_old("stepdown-step", Profile::Unique, &[100], &[100, 0, 100]).await
+}
+
+/// New's primary, from the first copied document to after the end: mirror, owner of half, owner of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stepdowns_of_new_in_every_phase() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("stepdown-of-new-old").start(),
+        ReplicaSet::builder("stepdown-of-new").nodes(3).start()
+    )?;
+    let trial = Trial::create(old, new, Profile::Keyed, DOCUMENTS).await?;
+    trial.operator.start().await?;
+    let mut stepdowns = 0;
+    let mut step_down = async || {
+        stepdowns += 1;
+        trial.new.stepdown().await?;
+        trial.work(100).await?;
+        trial.operator.until_synced().await
+    };
+    step_down().await?;
+    step_down().await?;
+    trial.operator.reads(100).await?;
+    step_down().await?;
+    for percent in [50, 100] {
+        trial.operator.writes(percent).await?;
+        step_down().await?;
+    }
+    trial.back().await?;
+    step_down().await?;
+    trial.operator.reads(100).await?;
+    trial.operator.writes(100).await?;
+    trial.complete().await?;
+    trial.new.stepdown().await?;
+    trial.work(100).await?;
+    let allowed = BROKEN_OFF * (stepdowns + 1);
+    trial.holds_on_new(|errors| few_errors_of_the_unrepeated(errors, allowed)).await
 }
 
 /// Of what was under way at each, so much may break off where it is nothing that drivers repeat.

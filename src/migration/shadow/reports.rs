@@ -27,6 +27,8 @@ struct Known {
     stored: ShapeReport,
     /// Its version; `None` where nothing is stored.
     version: Option<i64>,
+    /// What is being stored: it counts meanwhile, and is part of `stored` afterwards.
+    storing: ShapeReport,
     /// Since then.
     since: ShapeReport,
 }
@@ -34,10 +36,32 @@ struct Known {
 impl Known {
     fn all(&self) -> ShapeReport {
         let mut all = self.stored.clone();
-        if self.since.runs > 0 {
-            all.merge(&self.since);
+        for part in [&self.storing, &self.since] {
+            if part.runs > 0 {
+                all.merge(part);
+            }
         }
         all
+    }
+
+    /// What is to be stored now, if anything is.
+    fn take(&mut self) -> Option<ShapeReport> {
+        // Of a time that was cut short: it may count twice, and is not lost.
+        self.give_back();
+        self.storing = std::mem::take(&mut self.since);
+        (self.storing.runs > 0).then(|| self.storing.clone())
+    }
+
+    /// It could not be stored: it is new as before.
+    fn give_back(&mut self) {
+        let mut older = std::mem::take(&mut self.storing);
+        if older.runs == 0 {
+            return;
+        }
+        if self.since.runs > 0 {
+            older.merge(&self.since);
+        }
+        self.since = older;
     }
 }
 
@@ -119,7 +143,7 @@ impl Reports {
         let state = self.state.lock();
         let mut sum = ShapeReport::default();
         state.shapes.values().for_each(|known| {
-            for part in [&known.stored, &known.since] {
+            for part in [&known.stored, &known.storing, &known.since] {
                 sum.add_counts(part);
             }
         });
@@ -156,8 +180,8 @@ impl Reports {
         let _one = self.storing.lock().await;
         let news: Vec<(String, ShapeReport)> = {
             let mut state = self.state.lock();
-            let news = state.shapes.iter_mut().filter(|(_, known)| known.since.runs > 0);
-            news.map(|(shape, known)| (shape.clone(), std::mem::take(&mut known.since))).collect()
+            let news = state.shapes.iter_mut();
+            news.filter_map(|(shape, known)| Some((shape.clone(), known.take()?))).collect()
         };
         let mut result = Ok(());
         for (shape, since) in news {
@@ -166,10 +190,13 @@ impl Reports {
             let mut state = self.state.lock();
             let known = state.shapes.entry(shape).or_default();
             match stored {
-                Ok(Some((stored, version))) => (known.stored, known.version) = (stored, Some(version)),
-                Ok(None) => give_back(known, &since),
+                Ok(Some((stored, version))) => {
+                    (known.stored, known.version) = (stored, Some(version));
+                    known.storing = ShapeReport::default();
+                }
+                Ok(None) => known.give_back(),
                 Err(error) => {
-                    give_back(known, &since);
+                    known.give_back();
                     result = Err(error);
                 }
             }
@@ -225,13 +252,6 @@ impl Reports {
         state.shapes.clear();
         state.is_read = true;
         Ok(())
-    }
-}
-
-fn give_back(known: &mut Known, since: &ShapeReport) {
-    let newer = std::mem::replace(&mut known.since, since.clone());
-    if newer.runs > 0 {
-        known.since.merge(&newer);
     }
 }
 

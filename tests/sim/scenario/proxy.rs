@@ -289,7 +289,7 @@ async fn plain(old: &SharedCluster, command: &WriteCommand) -> Result<RawDocumen
             None => Ok(reply.body),
             Some(problem) => Err(error(problem.to_string()).labelled(vec![RETRYABLE_WRITE])),
         },
-        Err(SendError::NotSent(why) | SendError::LoginRefused(why)) => {
+        Err(SendError::NotSent(why) | SendError::Busy(why) | SendError::LoginRefused(why)) => {
             Err(error(why).labelled(vec![RETRYABLE_WRITE, NO_WRITES_PERFORMED]))
         }
         Err(SendError::Unknown(why)) => Err(error(why).labelled(vec![RETRYABLE_WRITE])),

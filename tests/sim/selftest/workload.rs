@@ -63,7 +63,7 @@ impl Client {
                     Told::Unknown => may_have_run = true,
                     told => return told,
                 },
-                Err(SendError::NotSent(_) | SendError::LoginRefused(_)) => {}
+                Err(SendError::NotSent(_) | SendError::Busy(_) | SendError::LoginRefused(_)) => {}
                 Err(SendError::Unknown(_)) => may_have_run = true,
             }
         }

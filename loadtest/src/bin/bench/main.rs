@@ -11,16 +11,20 @@ mod haproxy;
 mod idle;
 mod report;
 mod round;
+mod shadow;
 mod usage;
 mod wire;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::RawDocumentBuf;
 use clap::Parser;
 use reshard_testbed::ReplicaSet;
+use serde::Serialize;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -47,6 +51,12 @@ struct Args {
     /// Idle clients, for the memory of one.
     #[arg(long, default_value_t = 2_000)]
     idle: u16,
+    /// Measure only what shadow reads cost, in so many pairs with and without them.
+    #[arg(long, value_name = "N")]
+    shadow_pairs: Option<usize>,
+    /// Seconds of each half of such a pair.
+    #[arg(long, default_value_t = 15)]
+    pair_seconds: u64,
     /// Few and short rounds: shows that everything works, and measures little.
     #[arg(long)]
     quick: bool,
@@ -67,10 +77,17 @@ fn main() -> Result<()> {
         "nothing to do"
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = Bench::new(&runtime)?.run(&args)?;
+    if let Some(pairs) = args.shadow_pairs {
+        ensure!(pairs > 0 && args.pair_seconds > 0, "nothing to do");
+        return told(&shadow::measure(&runtime, pairs, Duration::from_secs(args.pair_seconds))?, &args);
+    }
+    told(&Bench::new(&runtime)?.run(&args)?, &args)
+}
+
+fn told(report: &(impl Display + Serialize), args: &Args) -> Result<()> {
     println!("{report}");
     if let Some(path) = &args.json {
-        std::fs::write(path, serde_json::to_vec_pretty(&report)?)
+        std::fs::write(path, serde_json::to_vec_pretty(report)?)
             .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())

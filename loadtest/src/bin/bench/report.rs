@@ -52,7 +52,7 @@ fn per_operation(micros: f64, outcome: &Outcome) -> f64 {
     micros / outcome.operations.max(1) as f64
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;

@@ -88,7 +88,7 @@ pub(crate) fn run(plan: Plan, middle: Option<u32>, server: u32) -> Result<Outcom
     })
 }
 
-fn quantile(sorted: &[Duration], percent: usize) -> f64 {
+pub(crate) fn quantile(sorted: &[Duration], percent: usize) -> f64 {
     let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(at).map_or(0.0, |took| took.as_secs_f64() * 1e6)
 }
@@ -137,7 +137,8 @@ async fn many(client: &mut Client, plan: Plan, count: usize) -> Result<Vec<Durat
     Ok(taken)
 }
 
-fn id(operation: Operation) -> i64 {
+/// The `_id` that comes next.
+pub(crate) fn id(operation: Operation) -> i64 {
     match operation {
         // Far apart, and each as often as the others.
         Operation::Find => fresh().wrapping_mul(7_919).rem_euclid(DOCUMENTS),

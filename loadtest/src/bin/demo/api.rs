@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, header};
@@ -86,6 +86,13 @@ pub(crate) struct Finding {
     pub(crate) remedy: String,
 }
 
+/// What shadow reads have found.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(crate) struct Diffs {
+    pub(crate) shadow_compared: u64,
+    pub(crate) shadow_differences: Option<u64>,
+}
+
 /// One admin API.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -160,6 +167,24 @@ impl Api {
 
     pub(crate) async fn progress(&self, name: &str) -> Result<Progress> {
         self.ask(Method::GET, &format!("/v1/migrations/{name}/progress"), None).await
+    }
+
+    /// So many percent of the reads also run on the other cluster.
+    pub(crate) async fn shadow(&self, name: &str, percent: u8) -> Result<()> {
+        let path = format!("/v1/migrations/{name}/shadow");
+        self.ask(Method::PUT, &path, Some(json!({ "percent": percent }))).await.map(|_: Value| ())
+    }
+
+    pub(crate) async fn diffs(&self, name: &str) -> Result<Diffs> {
+        self.ask(Method::GET, &format!("/v1/migrations/{name}/diffs"), None).await
+    }
+
+    /// The diff report as a page of HTML, with every shape that is told apart.
+    pub(crate) async fn diffs_page(&self, name: &str) -> Result<Bytes> {
+        let path = format!("/v1/migrations/{name}/diffs?format=html&limit=1000");
+        let (good, page) = self.exchange(Method::GET, &path, None).await?;
+        ensure!(good, "GET {path}: {}", String::from_utf8_lossy(&page));
+        Ok(page)
     }
 
     pub(crate) async fn reads(&self, name: &str, percent: u8) -> Result<Ramp> {

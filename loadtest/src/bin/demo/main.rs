@@ -20,6 +20,7 @@ mod scene;
 mod screen;
 mod script;
 mod served;
+mod shadow;
 mod shift;
 mod spread;
 mod summary;
@@ -58,6 +59,12 @@ struct Args {
     /// Write the summary as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the diff reports of shadow reads to this folder; else they become temporary files, which stay
+    #[arg(long, value_name = "FOLDER")]
+    reports: Option<PathBuf>,
+    /// Open the diff reports in a browser at the end
+    #[arg(long)]
+    open: bool,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -140,6 +147,11 @@ async fn run(args: &Args) -> Result<bool> {
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&summary)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    for shadowed in summary.shadowed.iter().filter(|_| args.open) {
+        if let Err(error) = shadow::open(&shadowed.report) {
+            eprintln!("The report cannot be opened: {error:#}");
+        }
     }
     if !summary.good {
         scene.keep_log();

@@ -94,7 +94,7 @@ impl Play<'_> {
 
     pub(crate) async fn prove(self, seen: Seen, start: Instant) -> Result<Summary> {
         let migrations = self.migrations();
-        let Self { scene, screen, application, moves, mismatches, .. } = self;
+        let Self { scene, screen, application, moves, mismatches, shadowed, .. } = self;
         screen.phase(
             "Proof: every acknowledged write, on new",
             "The application knows what each document must be by all that was acknowledged to it.",
@@ -122,6 +122,7 @@ impl Play<'_> {
             reports,
             seen,
             moves: moves.into_inner(),
+            shadowed: shadowed.into_inner(),
             took: start.elapsed(),
         }))
     }

@@ -16,11 +16,12 @@ use crate::load::{Application, DATABASE, ORDERS, fill};
 use crate::moves::Move;
 use crate::scene::Scene;
 use crate::screen::Screen;
+use crate::shadow::Shadowed;
 use crate::summary::Summary;
 
 const TICK: Duration = Duration::from_millis(400);
 /// How long the copy, a comparison, or a stream that is behind may take.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// The demo under way.
 pub(crate) struct Play<'a> {
@@ -31,6 +32,8 @@ pub(crate) struct Play<'a> {
     pub(crate) moves: Mutex<Vec<Move>>,
     /// Real differences that reshard's own verifications found.
     pub(crate) mismatches: AtomicU64,
+    /// What shadow reads came to.
+    pub(crate) shadowed: Mutex<Vec<Shadowed>>,
 }
 
 /// Plays all of it.
@@ -38,11 +41,12 @@ pub(crate) async fn play(args: &Args, scene: &Scene, screen: &Screen) -> Result<
     let start = Instant::now();
     set_up(args, scene, screen).await?;
     let application = Application::start(args, &scene.proxy.uri).await?;
-    let play =
-        Play { args, scene, screen, application, moves: Mutex::default(), mismatches: AtomicU64::new(0) };
+    let (moves, mismatches, shadowed) = Default::default();
+    let play = Play { args, scene, screen, application, moves, mismatches, shadowed };
     play.before().await?;
     play.copy().await?;
     play.verify("Compare everything").await?;
+    play.shadow().await?;
     play.reads().await?;
     play.writes_by_percent().await?;
     if args.topology == Topology::ReplicaSets {

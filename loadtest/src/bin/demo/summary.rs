@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::moves::Move;
 use crate::proof::{Seen, differing};
 use crate::screen::thousands;
+use crate::shadow::Shadowed;
 use crate::spread::Spread;
 
 /// All that was measured.
@@ -20,6 +21,7 @@ pub(crate) struct Numbers {
     pub(crate) seen: Seen,
     pub(crate) moves: Vec<Move>,
     pub(crate) mismatches: u64,
+    pub(crate) shadowed: Vec<Shadowed>,
     pub(crate) took: Duration,
 }
 
@@ -39,6 +41,8 @@ pub(crate) struct Summary {
     pub(crate) differing_documents: u64,
     /// Found by reshard's own verifications, while writes went on.
     pub(crate) verification_mismatches: u64,
+    /// What shadow reads came to, with the reports of what they found.
+    pub(crate) shadowed: Vec<Shadowed>,
     pub(crate) application_errors: u64,
     pub(crate) transactions_run_again: u64,
     pub(crate) moves: Vec<Move>,
@@ -65,7 +69,7 @@ pub(crate) struct Line {
 
 impl Summary {
     pub(crate) fn of(numbers: Numbers) -> Self {
-        let Numbers { migrations, stats, reports, seen, moves, mismatches, took } = numbers;
+        let Numbers { migrations, stats, reports, seen, moves, mismatches, shadowed, took } = numbers;
         let sum = |of: fn(&Stats) -> u64| stats.iter().map(of).sum::<u64>();
         let is_lost = |kind| matches!(kind, ViolationKind::LostWrite | ViolationKind::MissingDocument);
         let violations = |lost: bool| {
@@ -83,6 +87,7 @@ impl Summary {
             compared_documents: seen.comparisons.iter().map(|one| one.documents_b).sum(),
             differing_documents: seen.comparisons.iter().map(differing).sum(),
             verification_mismatches: mismatches,
+            shadowed,
             application_errors: sum(|stats| stats.errors.total),
             transactions_run_again: sum(|stats| stats.transaction_retries),
             moves,
@@ -93,6 +98,7 @@ impl Summary {
         };
         summary.good = summary.acknowledged_writes > 0
             && summary.compared_documents > 0
+            && summary.shadowed.iter().all(|one| one.compared > 0 && one.different == 0)
             && summary.lost_writes
                 + summary.other_violations
                 + summary.differing_documents
@@ -163,6 +169,9 @@ impl fmt::Display for Summary {
         line("documents compared byte by byte", thousands(self.compared_documents))?;
         line("  of these different", thousands(self.differing_documents))?;
         line("different in reshard's own checks", thousands(self.verification_mismatches))?;
+        let shadowed = |of: fn(&Shadowed) -> u64| thousands(self.shadowed.iter().map(of).sum());
+        line("reads compared with new's answer", shadowed(|one| one.compared))?;
+        line("  of these different for good", shadowed(|one| one.different))?;
         line("errors the application saw", thousands(self.application_errors))?;
         line("moves of writes", thousands(self.moves.len() as u64))?;
         let given_up: u32 = self.moves.iter().map(|one| one.attempts.saturating_sub(1)).sum();
@@ -172,6 +181,10 @@ impl fmt::Display for Summary {
         }
         self.spread(out)?;
         self.table(out)?;
+        for Shadowed { migration, report, .. } in &self.shadowed {
+            write!(out, "\n  Diff report of {migration}: {}", report.display())?;
+        }
+        writeln!(out)?;
         let verdict = if self.good {
             "Nothing lost, nothing different, no error."
         } else {

@@ -30,7 +30,7 @@ impl Failure {
     /// A server could not be asked.
     pub(super) fn of_send(error: &SendError) -> Self {
         match error {
-            SendError::NotSent(why) | SendError::LoginRefused(why) => {
+            SendError::NotSent(why) | SendError::Busy(why) | SendError::LoginRefused(why) => {
                 Self::new(133, "FailedToSatisfyReadPreference", format!("router: {why}"))
             }
             SendError::Unknown(why) => {

@@ -1,0 +1,174 @@
+//! Pins at work: slots that are held on one cluster go there, and back to their percentage when they are released, each
+//! by an ordinary move of these slots.
+
+use std::time::Duration;
+
+use super::context::Context;
+use super::control::{ControlError, Patience};
+use super::engine::Engine;
+use super::moving::Moved;
+use super::pins::{NOTE, PinCounts, PinList, PinView, Pinned, SetPins, read_keys, refused, spelled};
+use super::ramping::{Parts, Wanted, routed};
+use super::running::Running;
+use crate::model::side::Side;
+use crate::model::slots::SlotSet;
+use crate::policy::pins::{Pins, is_in_force, released, share, slots_of};
+use crate::state::table::MigrationRoute;
+
+impl Engine {
+    /// Holds the slots of keys on a cluster, and moves them there.
+    pub(super) async fn pin(&self, running: &Running, asked: &SetPins) -> Result<Pinned, ControlError> {
+        let began = self.environment.clock.now();
+        let keys = read_keys(&asked.keys)?;
+        let (context, route) = routed(running).await?;
+        let (before, to) = (context.pins(), Side::from(asked.to));
+        let next = before.with(&keys, to, context.clock.wall_millis()).map_err(|why| refused(&why))?;
+        let slots = slots_of(&keys);
+        // Where writes are divided already, what goes back to old asks for nothing that is not so yet.
+        let is_divided = route.owned_by_new != SlotSet::ALL && !route.owned_by_new.is_empty();
+        let parts = if to == Side::Old && is_divided { Parts::Settled } else { Parts::Allowed };
+        if parts == Parts::Allowed {
+            running.aborting.unless_asked(self.must_allow_parts(running, &context)).await??;
+        }
+        let moves = match to {
+            Side::New => !slots.minus(&route.owned_by_new).is_empty(),
+            Side::Old => slots.meets(&route.owned_by_new),
+        };
+        if moves {
+            self.let_obstacles_pass(running).await?;
+            self.must_pass_gates(running, &context, to == Side::New)?;
+        }
+        let changed = (next != before).then_some(&next);
+        let moved = match to {
+            Side::New => self.pin_to_new(running, &context, (slots, parts), changed).await,
+            Side::Old => self.pin_to_old(running, &context, (slots, parts), changed).await,
+        };
+        let moved = moved.map_err(|error| half_done(&context, &before, error))?;
+        Ok(self.pinned(&context, moved, began))
+    }
+
+    /// Reads first; the pins are stored with them, so that a process that follows knows what was meant.
+    async fn pin_to_new(
+        &self,
+        running: &Running,
+        context: &Context,
+        (slots, parts): (SlotSet, Parts),
+        pins: Option<&Pins>,
+    ) -> Result<Moved, ControlError> {
+        let (_, route) = routed(running).await?;
+        self.reads_to(running, context, route.reads_on_new.or(&slots), pins).await?;
+        self.move_slots(running, context, route.owned_by_new.or(&slots), parts).await
+    }
+
+    /// Writes first; the pins before them.
+    async fn pin_to_old(
+        &self,
+        running: &Running,
+        context: &Context,
+        (slots, parts): (SlotSet, Parts),
+        pins: Option<&Pins>,
+    ) -> Result<Moved, ControlError> {
+        let (_, route) = routed(running).await?;
+        let (owned, read) = (route.owned_by_new.minus(&slots), route.reads_on_new.minus(&slots));
+        if owned == route.owned_by_new {
+            self.reads_to(running, context, read, pins).await?;
+            return Ok(Moved::default());
+        }
+        self.reads_to(running, context, route.reads_on_new, pins).await?;
+        let moved = self.move_slots(running, context, owned, parts).await?;
+        self.reads_to(running, context, read, None).await?;
+        Ok(moved)
+    }
+
+    /// Lets the slots of keys go where the percentages say.
+    pub(super) async fn unpin(
+        &self,
+        running: &Running,
+        keys: &[serde_json::Value],
+    ) -> Result<Pinned, ControlError> {
+        let began = self.environment.clock.now();
+        let keys = read_keys(keys)?;
+        let (context, route) = routed(running).await?;
+        let before = context.pins();
+        let next = before.without(&keys);
+        if next == before {
+            return Ok(self.pinned(&context, Moved::default(), began));
+        }
+        let (pinned, freed) = (before.slots(), before.slots().minus(&next.slots()));
+        let writes = released(&route.owned_by_new, &pinned, &freed);
+        // Whatever the percentages show, reads are where the writes are.
+        let reads = released(&route.reads_on_new, &pinned, &freed).or(&writes);
+        // The pins go last: until then a process that follows finds them, and what was meant is repeated by a call.
+        self.reads_to(running, &context, route.reads_on_new.or(&reads), None).await?;
+        let up = self.move_slots(running, &context, route.owned_by_new.or(&writes), Parts::Ask).await?;
+        let down = self.move_slots(running, &context, writes, Parts::Settled).await?;
+        self.reads_to(running, &context, reads, Some(&next)).await?;
+        let moved = Moved {
+            pause: up.pause.max(down.pause),
+            attempts: up.attempts + down.attempts,
+            ended_transactions: 0,
+        };
+        Ok(self.pinned(&context, moved, began))
+    }
+
+    async fn move_slots(
+        &self,
+        running: &Running,
+        context: &Context,
+        slots: SlotSet,
+        parts: Parts,
+    ) -> Result<Moved, ControlError> {
+        let wanted = Wanted { slots, patience: Patience::default(), parts };
+        self.writes_to(running, context, wanted).await
+    }
+
+    fn pinned(&self, context: &Context, moved: Moved, began: Duration) -> Pinned {
+        let (pins, route) = (context.pins(), context.route());
+        let owned = route.as_ref().map(|route| route.owned_by_new).unwrap_or_default();
+        let percent = share(&owned, &pins.slots(), &[]);
+        Pinned {
+            ramp: self.moved(context, percent, moved, began),
+            pins: views(&pins, route.as_ref()),
+            note: NOTE.to_owned(),
+        }
+    }
+}
+
+impl Running {
+    /// What is pinned.
+    pub(super) fn pins(&self) -> PinList {
+        let Some(context) = self.parts() else { return PinList::default() };
+        PinList { pins: views(&context.pins(), context.route().as_ref()) }
+    }
+
+    /// The same in numbers.
+    pub(super) fn pin_counts(&self) -> PinCounts {
+        let pins = self.pins().pins;
+        let count = |holds: &dyn Fn(&&PinView) -> bool| pins.iter().filter(holds).count() as u64;
+        PinCounts {
+            to_old: count(&|pin| Side::from(pin.to) == Side::Old),
+            to_new: count(&|pin| Side::from(pin.to) == Side::New),
+            not_in_force: count(&|pin| !pin.in_force),
+        }
+    }
+}
+
+fn views(pins: &Pins, route: Option<&MigrationRoute>) -> Vec<PinView> {
+    let of = |pin: &crate::policy::pins::Pin| {
+        let slot = pin.key.id_slot();
+        let in_force =
+            route.is_some_and(|route| is_in_force(pin.to, slot, &route.owned_by_new, &route.reads_on_new));
+        PinView { key: spelled(&pin.key), slot: slot.number(), to: pin.to.into(), in_force, since: pin.since }
+    };
+    pins.all().iter().map(of).collect()
+}
+
+/// Pins are stored before the writes move.
+fn half_done(context: &Context, before: &Pins, mut error: ControlError) -> ControlError {
+    if context.pins() != *before {
+        error
+            .detail
+            .push_str("; the pins are stored, and in force once the call is repeated, or gone with unpin");
+    }
+    error
+}
