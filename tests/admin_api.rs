@@ -132,6 +132,8 @@ async fn every_step_reaches_the_engine() {
             Some(json!({"percent": 1, "show_values": true, "reset": true})),
             "shadow orders 1 %, with values, forgetting what was found",
         ),
+        ("PUT", "rehearsal", Some(json!({"factor": 1.5})), "rehearse 1.5, 10 minutes orders"),
+        ("PUT", "rehearsal", Some(json!({"factor": 0, "minutes": 5})), "rehearse 0 orders"),
         ("POST", "complete", None, "complete false None orders"),
         ("POST", "complete", Some(json!({"force": true, "reason": "x"})), "complete true Some(\"x\") orders"),
         ("POST", "abort", None, "abort orders"),
@@ -160,6 +162,8 @@ async fn insight_is_given() {
         ("diffs", "/shapes/0/differences/type", json!(1)),
         ("diffs?after=3&limit=10", "/next", json!(13)),
         ("diffs?format=json", "/shadow_compared", json!(10)),
+        ("progress", "/rehearsal_reads", json!(30)),
+        ("rehearsal", "/ended", json!("its time is over")),
     ] {
         let answer = api.send("GET", &format!("/v1/migrations/orders/{resource}"), None, &[]).await;
         assert_eq!(json(&answer).pointer(pointer), Some(&expected), "{resource}");

@@ -165,6 +165,7 @@ orders: created
   bypass    2 writes past the proxy in 24 h, 5 in all
   shadow    2.5 % of reads; 10 compared, 1 differ for good, 1 differed for a moment; 2 nondeterministic, 0 unsettled, \
 0 failed, 4 dropped, 3 skipped
+  rehearsed 1.5 x the reads of old; 30 answered, 1 failed, 2 dropped, 3 never repeated
   verified  verified: 10 of 10 documents compared, no difference
   checked   no part by itself
   cut-over  not yet
@@ -215,6 +216,12 @@ async fn lists_are_tables() {
         fixture.says("acknowledge-bypass orders --reason known --up-to 5").await,
         "acknowledged 2 writes to old, up to number 5, the last shop.orders, _id 1\n"
     );
+    let told = fixture.says("rehearse orders 1.5 --minutes 10").await;
+    assert!(
+        told.contains("1.5 x the reads of old; 30 answered, 1 failed, 2 dropped, 3 never repeated"),
+        "{told}"
+    );
+    assert!(fixture.says("rehearse orders").await.contains("ended 1970-01-01 00:10:00Z: its time is over"));
     let diffs = fixture.says("diffs orders --limit 1").await;
     assert!(diffs.contains("1.0,2.0,4.0 / 1.0,2.0,4.0  {\"a\": 1}"), "{diffs}");
     assert!(

@@ -15,6 +15,7 @@ mod page;
 mod pins;
 mod plan;
 mod problem;
+mod rehearsal;
 mod shadow;
 mod shapes;
 mod traffic;
@@ -59,6 +60,7 @@ pub fn router(control: Arc<dyn Control>, metrics: PrometheusHandle) -> Router {
         .merge(insight::routes())
         .merge(bypass::routes())
         .merge(verification::routes())
+        .merge(rehearsal::routes())
         .merge(shadow::routes())
         .merge(shapes::routes())
         .merge(plan::routes())

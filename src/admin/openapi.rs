@@ -8,7 +8,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::problem::Problem;
 use super::{
-    bypass, health, insight, lifecycle, migrations, pins, plan, shadow, shapes, traffic, verification,
+    bypass, health, insight, lifecycle, migrations, pins, plan, rehearsal, shadow, shapes, traffic,
+    verification,
 };
 
 /// The description as served at `/openapi.json`.
@@ -58,6 +59,8 @@ pub fn document() -> Document {
         shapes::shapes,
         bypass::bypass_writes,
         bypass::acknowledge,
+        rehearsal::set_rehearsal,
+        rehearsal::rehearsal,
         shadow::set_shadow,
         shadow::diffs,
         health::healthz,

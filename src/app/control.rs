@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, Pools, Settings as ClusterSettings};
 use crate::converge::active::Registry;
 use crate::converge::sessions::SESSIONS;
 use crate::migration::engine::{Engine, Environment, Open, Opened, Settings};
-use crate::migration::shadow;
+use crate::migration::{rehearsal, shadow};
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
 use crate::router::entry::{Gate, MOST_HELD};
@@ -78,6 +78,9 @@ impl ControlPlane {
             }
             _ => None,
         };
+        let rehearsal = clusters[Side::New.index()]
+            .as_ref()
+            .map(|new| new.pools(rehearsal::CONNECTIONS) as SharedCluster);
         let clusters = match shared {
             PerSide { old: Some(old), new: Some(new) } => Some(PerSide { old, new }),
             _ => None,
@@ -94,6 +97,7 @@ impl ControlPlane {
             holder: holder.to_owned(),
             clusters,
             shadow,
+            rehearsal,
             open,
             settings,
             clock,

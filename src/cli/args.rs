@@ -198,6 +198,15 @@ pub(super) enum Action {
         #[arg(long)]
         reset: bool,
     },
+    /// Repeat what is read on old on new as well, so that new meets the load first; without a factor, show how that goes
+    Rehearse {
+        name: String,
+        /// How often each read of old also runs on new: 0.1 to 5, in steps of 0.1; 0 ends it
+        factor: Option<f64>,
+        /// Ends by itself after so many minutes; 10 by default
+        #[arg(long, value_name = "N", requires = "factor", value_parser = clap::value_parser!(u32).range(1..=1440))]
+        minutes: Option<u32>,
+    },
     /// What shadow reads have found, by query shape
     Diffs {
         name: String,

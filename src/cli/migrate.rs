@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::args::{Action, Migrate};
 use super::client::{Client, ClientError, segment};
 use super::failure::Failure;
-use super::{output, pins, ramp, shadow, shapes, show, watch};
+use super::{output, pins, ramp, rehearsal, shadow, shapes, show, watch};
 use crate::admin::{Problem, SetReads, SetWrites};
 use crate::migration::control::{
-    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, SetShadow, Throttle, Verify,
+    Acknowledge, Complete, NamespaceSpec, NewMigration, PreflightReport, SetRehearsal, SetShadow, Throttle,
+    Verify,
 };
 use crate::policy::shard_key::ShardKey;
 use crate::policy::zones::Zone;
@@ -81,6 +82,13 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
         Action::Shadow { name, percent, show_values, reset } => {
             let asked = json!(SetShadow { percent, show_values, reset });
             session.show(Method::PUT, &path(&name, "shadow"), Some(asked), shadow::switched).await.map(drop)
+        }
+        Action::Rehearse { name, factor: None, .. } => {
+            session.look(&path(&name, "rehearsal"), rehearsal::view).await
+        }
+        Action::Rehearse { name, factor: Some(factor), minutes } => {
+            let asked = json!(SetRehearsal { factor, minutes, because: None });
+            session.show(Method::PUT, &path(&name, "rehearsal"), Some(asked), rehearsal::view).await.map(drop)
         }
         Action::Diffs { name, after, limit, csv, html } => {
             session.diffs(&name, after, limit, format_of(csv, html)).await

@@ -9,6 +9,7 @@ mod migrate;
 mod output;
 mod pins;
 mod ramp;
+mod rehearsal;
 mod serve;
 mod shadow;
 mod shapes;

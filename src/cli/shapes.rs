@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::human::{count, table};
-use crate::migration::control::{ShapeList, SideLatency};
+use crate::migration::control::{ShapeList, ShapeView, SideLatency};
 
 pub(super) fn shapes(list: &ShapeList) -> String {
     if list.shapes.is_empty() {
@@ -13,12 +13,7 @@ pub(super) fn shapes(list: &ShapeList) -> String {
     let _ = writeln!(out, "old: {}\nnew: {}", side(&list.old), side(&list.new));
     let rows = list.shapes.iter().map(|one| {
         let baseline = one.baseline_p99_ms.map_or("-".to_owned(), ms);
-        let text = if one.namespace.is_empty() {
-            one.text.clone()
-        } else {
-            format!("{} {}", one.namespace, one.text)
-        };
-        [one.shape.clone(), cells(&one.old), cells(&one.new), baseline, text]
+        [one.shape.clone(), cells(&one.old), cells(&one.new), baseline, named(one)]
     });
     out.push_str(&table(["SHAPE", "OLD", "NEW", "BASELINE P99", "COMMAND"], rows.collect()));
     if list.shapes_not_told_apart > 0 {
@@ -30,7 +25,12 @@ pub(super) fn shapes(list: &ShapeList) -> String {
     out
 }
 
-fn side(one: &SideLatency) -> String {
+/// What a shape asks for, and of what.
+pub(super) fn named(one: &ShapeView) -> String {
+    if one.namespace.is_empty() { one.text.clone() } else { format!("{} {}", one.namespace, one.text) }
+}
+
+pub(super) fn side(one: &SideLatency) -> String {
     format!(
         "{} operations, {} errors ({} and {} in five minutes), {}",
         count(one.operations),
@@ -41,7 +41,7 @@ fn side(one: &SideLatency) -> String {
     )
 }
 
-fn cells(one: &SideLatency) -> String {
+pub(super) fn cells(one: &SideLatency) -> String {
     if one.operations == 0 {
         return "-".to_owned();
     }

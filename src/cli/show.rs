@@ -232,6 +232,7 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
         ("violated", violated(progress)),
         ("bypass", past_the_proxy(progress)),
         ("shadow", super::shadow::in_status(progress)),
+        ("rehearsed", super::rehearsal::in_status(progress)),
         ("verified", progress.verification.as_ref().map_or("not yet".to_owned(), verification)),
         ("checked", progress.spot_check.as_ref().map_or("no part by itself".to_owned(), verification)),
         ("cut-over", cut_over(progress)),

@@ -19,6 +19,7 @@ use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::process_writes::ProcessWrites;
+use crate::state::rehearsing::Rehearsal;
 use crate::state::shadowing::Shadow;
 use crate::state::shapes::Shapes;
 use crate::state::table::MigrationRoute;
@@ -56,6 +57,8 @@ pub struct Active {
     pub inline_off: AtomicBool,
     /// Where sampled reads go.
     pub shadow: Arc<Shadow>,
+    /// Where reads go that are repeated on new.
+    pub rehearsal: Arc<Rehearsal>,
 }
 
 /// What the data plane counts for a migration.
@@ -103,6 +106,7 @@ impl Active {
             copying: AtomicBool::new(false),
             inline_off: AtomicBool::new(false),
             shadow: Arc::default(),
+            rehearsal: Arc::default(),
         }
     }
 
@@ -270,8 +274,8 @@ pub struct Registry {
     pub process: ProcessWrites,
     /// Changes of collections and indexes.
     pub ddl: Arc<Ddl>,
-    /// Reads of some migration are sampled: one look tells that there is nothing to do.
-    shadowing: AtomicBool,
+    /// Reads of some migration are handed over: one look tells that there is nothing to do.
+    samples: AtomicBool,
     /// Its open transactions, once there is a data plane.
     pub transactions: OnceLock<Arc<dyn Transactions>>,
 }
@@ -283,17 +287,28 @@ impl Registry {
         self.active.load().get(name).cloned()
     }
 
-    /// Whether reads of any migration are sampled.
+    /// Whether reads of any migration are sampled, or repeated.
     #[must_use]
-    pub fn shadowing(&self) -> bool {
-        self.shadowing.load(Ordering::Relaxed)
+    pub fn samples(&self) -> bool {
+        self.samples.load(Ordering::Relaxed)
     }
 
     /// Sets the share of `active`'s reads that are sampled, in tenths of a percent.
     pub fn set_shadowing(&self, active: &Active, tenths: u32) {
         active.shadow.set_tenths(tenths);
-        let any = tenths > 0 || self.active.load().values().any(|active| active.shadow.tenths() > 0);
-        self.shadowing.store(any, Ordering::Relaxed);
+        self.note_sampling(active);
+    }
+
+    /// Sets how often `active`'s reads of old are repeated on new, in tenths.
+    pub fn set_rehearsing(&self, active: &Active, tenths: u32) {
+        active.rehearsal.set_tenths(tenths);
+        self.note_sampling(active);
+    }
+
+    fn note_sampling(&self, changed: &Active) {
+        let samples = |active: &Active| active.shadow.tenths() > 0 || active.rehearsal.tenths() > 0;
+        let any = samples(changed) || self.active.load().values().any(|active| samples(active));
+        self.samples.store(any, Ordering::Relaxed);
     }
 
     /// Adds or replaces one.

@@ -8,8 +8,9 @@ use super::bypass::shown;
 use super::control::{
     Acknowledge, Acknowledged, By, BypassReport, Complete, Conflict, Control, ControlError, DecisionList,
     DiffReport, EventList, Keys, MigrationView, Mismatch, NewMigration, Page, Part, Patience, PinList,
-    Pinned, Plan, PreflightReport, Progress, Ramp, RampView, Refusal, SetPins, SetShadow, SetSwitches,
-    ShadowView, ShapeList, Steer, Switches, Throttle, Verification, VerificationReport, Verify,
+    Pinned, Plan, PreflightReport, Progress, Ramp, RampView, Refusal, RehearsalView, SetPins, SetRehearsal,
+    SetShadow, SetSwitches, ShadowView, ShapeList, Steer, Switches, Throttle, Verification,
+    VerificationReport, Verify,
 };
 use super::ending::completion;
 use super::engine::{Engine, unavailable};
@@ -365,6 +366,19 @@ impl Control for Engine {
             self.switch_shadow(running, asked).await
         })
         .await
+    }
+
+    async fn set_rehearsal(
+        &self,
+        by: &By,
+        name: &str,
+        asked: SetRehearsal,
+    ) -> Result<RehearsalView, ControlError> {
+        self.change(by, name, asked.to_string(), async |running| self.rehearse(running, &asked)).await
+    }
+
+    async fn rehearsal(&self, name: &str) -> Result<RehearsalView, ControlError> {
+        Ok(self.running(name).await?.rehearsal_view(self.environment.clock.now()))
     }
 
     async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport, ControlError> {

@@ -29,6 +29,7 @@ async fn engine() -> Arc<Engine> {
         holder: "test".to_owned(),
         clusters: None,
         shadow: None,
+        rehearsal: None,
         open: Arc::new(|_| async { Err("there is no cluster".to_owned()) }.boxed()),
         settings,
         clock: clock.clone(),

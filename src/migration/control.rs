@@ -13,6 +13,7 @@ pub use super::plan::{
     Act, Back, DecisionList, Freeze, Gate, Place, Plan, RampDecision, RampStatus, RampView, Shadow, Steer,
     Verdict, Window,
 };
+pub use super::rehearsal::{RehearsalCounts, RehearsalView, SetRehearsal};
 pub use super::report::{Conclusion, Identities, VerificationReport};
 pub use super::shadow::{DiffReport, SetShadow, ShadowCounts, ShadowView};
 pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
@@ -256,6 +257,15 @@ pub trait Control: Send + Sync {
     ) -> Result<Acknowledged, ControlError>;
     /// Sets which share of the reads also runs on the other cluster.
     async fn set_shadow(&self, by: &By, name: &str, asked: SetShadow) -> Result<ShadowView, ControlError>;
+    /// Begins a rehearsal of load on new, or ends it.
+    async fn set_rehearsal(
+        &self,
+        by: &By,
+        name: &str,
+        asked: SetRehearsal,
+    ) -> Result<RehearsalView, ControlError>;
+    /// How the rehearsal goes, or how the last one went.
+    async fn rehearsal(&self, name: &str) -> Result<RehearsalView, ControlError>;
     /// What shadow reads have found, by query shape.
     async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport, ControlError>;
     /// The audit, newest first, at most 1,000.

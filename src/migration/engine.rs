@@ -74,6 +74,8 @@ pub struct Environment {
     pub clusters: Option<PerSide<SharedCluster>>,
     /// Connections of shadow reads, apart from all others; `None`: they share those of `clusters`.
     pub shadow: Option<PerSide<SharedCluster>>,
+    /// Connections of rehearsals to new, apart from all others; `None`: they share those of `clusters`.
+    pub rehearsal: Option<SharedCluster>,
     /// Opens more connections.
     pub open: Open,
     /// Times and limits.

@@ -96,6 +96,7 @@ fn publish(migration: &str, progress: &Progress) {
     }
     let shadow = &progress.shadow;
     set(names::SHADOW_PERCENT, shadow.shadow_percent);
+    set(names::REHEARSAL_FACTOR, progress.rehearsal.rehearsal_factor);
     set(names::SHADOW_DIFFERENCES, shadow.shadow_differences.map_or(f64::NAN, |found| found as f64));
     for (name, count) in [
         (names::SHADOW_SAMPLED, shadow.shadow_sampled),
@@ -107,6 +108,10 @@ fn publish(migration: &str, progress: &Progress) {
         (names::SHADOW_FAILED, shadow.shadow_failed),
         (names::SHADOW_DROPPED, shadow.shadow_dropped),
         (names::SHADOW_SKIPPED, shadow.shadow_skipped),
+        (names::REHEARSAL_READS, progress.rehearsal.rehearsal_reads),
+        (names::REHEARSAL_ERRORS, progress.rehearsal.rehearsal_errors),
+        (names::REHEARSAL_DROPPED, progress.rehearsal.rehearsal_dropped),
+        (names::REHEARSAL_SKIPPED, progress.rehearsal.rehearsal_skipped),
     ] {
         set(name, count as f64);
     }

@@ -37,6 +37,7 @@ pub mod prepare;
 pub mod progress;
 mod ramping;
 pub mod ranges;
+pub mod rehearsal;
 pub mod report;
 mod resuming;
 mod route_keys;

@@ -80,6 +80,7 @@ impl Engine {
             for running in all {
                 let engine = Arc::clone(&self);
                 let look = async move {
+                    engine.look_at_rehearsal(&running).await;
                     // The look before may still move something.
                     let Ok(mut looked) = running.ramping.try_lock() else { return };
                     engine.look_at_gates(&running, &mut looked).await;

@@ -146,6 +146,7 @@ impl Engine {
             bypass_writes_total: bypass.bypass_writes_total,
             bypass_writes_unjudged: bypass.bypass_writes_unjudged,
             shadow: running.shadow_counts(),
+            rehearsal: running.rehearsal_counts(),
             oplog_window_seconds: *running.oplog_window.lock(),
             can_cut_over: blocked_by.is_empty(),
             blocked_by,

@@ -20,6 +20,7 @@ use super::holder::{Watch, backfill_app_name};
 use super::pace::{Forecast, Pace};
 use super::preflight::oplog_window_seconds;
 use super::ranges;
+use super::rehearsal::Run;
 use super::shadow::Reports;
 use super::stored::Stored;
 use super::tailer::{Health, Tailer};
@@ -64,6 +65,8 @@ pub struct Running {
     pub bypass: Arc<Log>,
     /// What shadow reads have found.
     pub shadow: Arc<Reports>,
+    /// The rehearsal, or the last one since the process began.
+    pub rehearsal: Mutex<Option<Run>>,
     /// How fast it may go.
     pub limiter: Arc<Limiter>,
     /// The last full verification.
@@ -98,6 +101,7 @@ impl Running {
             paused: watch::Sender::new(stored.paused),
             bypass: Arc::new(Log::new(&stored.name)),
             shadow: Arc::new(Reports::new(&stored.name)),
+            rehearsal: Mutex::default(),
             stored: Mutex::new(stored),
             context: Mutex::default(),
             active: Mutex::default(),
@@ -172,6 +176,7 @@ impl Running {
         self.spawn(environment, "settle", settle_mirrors(Arc::clone(&context)).boxed());
         self.apply_switches();
         self.spawn_shadow(environment);
+        self.spawn_rehearsal(environment);
         self.spawn(environment, "ttl", Arc::clone(self).expire(context).boxed());
     }
 

@@ -92,7 +92,7 @@ fn latency(total: (u64, u64), measured: &Measured) -> SideLatency {
     }
 }
 
-fn view(watched: &Watched, now: Duration) -> ShapeView {
+pub(super) fn view(watched: &Watched, now: Duration) -> ShapeView {
     let side = |side| latency(watched.total(side), &watched.window(side, now, WINDOW));
     let baseline = watched.baseline();
     ShapeView {
@@ -107,7 +107,7 @@ fn view(watched: &Watched, now: Duration) -> ShapeView {
 }
 
 /// All shapes together.
-fn together(shapes: &Shapes, side: Side, now: Duration) -> SideLatency {
+pub(super) fn together(shapes: &Shapes, side: Side, now: Duration) -> SideLatency {
     let (mut total, mut measured) = ((0, 0), Measured::default());
     for watched in shapes.all() {
         let (operations, errors) = watched.total(side);

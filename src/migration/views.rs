@@ -7,7 +7,7 @@ use crate::model::percent::Percent;
 use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 
-use super::control::{NamespaceSpec, PinCounts, ShadowCounts, Switches, Verification};
+use super::control::{NamespaceSpec, PinCounts, RehearsalCounts, ShadowCounts, Switches, Verification};
 
 /// Where a collection lies on new, as it was laid out at the start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -222,6 +222,9 @@ pub struct Progress {
     /// Shadow reads.
     #[serde(default, flatten)]
     pub shadow: ShadowCounts,
+    /// Rehearsals.
+    #[serde(default, flatten)]
+    pub rehearsal: RehearsalCounts,
     /// How far back old's oplog reaches; null while unknown.
     pub oplog_window_seconds: Option<f64>,
     /// Every gate for moving writes is measured and passed.

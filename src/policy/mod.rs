@@ -33,6 +33,7 @@ pub mod pins;
 pub mod privileges;
 pub mod ramp;
 pub mod reads;
+pub mod rehearsal;
 pub mod retry;
 pub mod route_change;
 pub mod route_key;

@@ -1,4 +1,4 @@
-//! Handing a sample of the reads over, to be run on the other cluster too.
+//! Handing reads over, to be run once more: a sample to be compared, and all of them while there is a rehearsal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,27 +7,32 @@ use bytes::BytesMut;
 
 use super::operation::Operation;
 use super::pipeline::Router;
+use crate::converge::active::Active;
 use crate::model::side::Side;
 use crate::policy::classify::Class;
-use crate::state::shadowing::{Served, Shadow};
+use crate::state::handed_over::Served;
 use crate::state::table::MigrationRoute;
 use crate::wire::op_msg::OpMsg;
 
-/// A read in the sample that has not been answered yet.
+/// A read that is to be run once more and has not been answered yet.
 pub(super) struct Sampled {
-    shadow: Arc<Shadow>,
+    active: Arc<Active>,
+    compared: bool,
+    repeated: bool,
     began: Duration,
 }
 
 impl Router {
-    /// Whether a read of a migrating namespace is in the sample. One look where nothing is sampled.
+    /// Whether a read of a migrating namespace is in the sample, or in a rehearsal. One look where nothing is.
     pub(super) fn sampled(&self, operation: &Operation<'_>, route: &MigrationRoute) -> Option<Sampled> {
         let registry = &self.writer.as_ref()?.gate.registry;
-        if !registry.shadowing() || operation.class != Class::Read || !route.mirrors() {
+        if !registry.samples() || operation.class != Class::Read || !route.mirrors() {
             return None;
         }
-        let shadow = Arc::clone(&registry.get(&route.name)?.shadow);
-        shadow.samples(operation.message).then(|| Sampled { shadow, began: self.now() })
+        let active = registry.get(&route.name)?;
+        let compared = active.shadow.samples(operation.message);
+        let repeated = active.rehearsal.copies(&operation.message[operation.parts.body.clone()]) > 0;
+        (compared || repeated).then(|| Sampled { active, compared, repeated, began: self.now() })
     }
 
     /// The read has been answered by `side` with what is in `reply`.
@@ -38,16 +43,23 @@ impl Router {
         side: Side,
         reply: &BytesMut,
     ) {
-        let Some(Sampled { shadow, began }) = sampled else { return };
+        let Some(Sampled { active, compared, repeated, began }) = sampled else { return };
         let (Some(database), Ok(parts)) = (operation.command.database, OpMsg::parse(reply)) else { return };
         let at = self.now();
-        shadow.give(&Served {
+        let served = Served {
             database,
             body: &operation.message[operation.parts.body.clone()],
             reply: &reply[parts.body],
             side,
             took: at.saturating_sub(began),
             at,
-        });
+        };
+        if compared {
+            active.shadow.give(&served);
+        }
+        // What new serves it need not rehearse.
+        if repeated && side == Side::Old {
+            active.rehearsal.give(&served);
+        }
     }
 }

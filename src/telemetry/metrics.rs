@@ -111,6 +111,16 @@ pub const SHADOW_FAILED: &str = "reshard_shadow_failed";
 pub const SHADOW_DROPPED: &str = "reshard_shadow_dropped";
 /// Reads in the sample that are never compared, by migration.
 pub const SHADOW_SKIPPED: &str = "reshard_shadow_skipped";
+/// How often each read of old also runs on new in a rehearsal, by migration; 0 while there is none.
+pub const REHEARSAL_FACTOR: &str = "reshard_rehearsal_factor";
+/// Repetitions that new answered, by migration.
+pub const REHEARSAL_READS: &str = "reshard_rehearsal_reads";
+/// Repetitions that new did not answer in time, or for a reason of its own, by migration.
+pub const REHEARSAL_ERRORS: &str = "reshard_rehearsal_errors";
+/// Reads and repetitions for which there was no room or time, by migration.
+pub const REHEARSAL_DROPPED: &str = "reshard_rehearsal_dropped";
+/// Reads that are never repeated, by migration.
+pub const REHEARSAL_SKIPPED: &str = "reshard_rehearsal_skipped";
 /// Seconds that old's oplog reaches back, by migration.
 pub const MIGRATION_OPLOG_WINDOW: &str = "reshard_migration_oplog_window_seconds";
 /// Seconds behind, by migration and direction; NaN while unknown.

@@ -8,9 +8,9 @@ use reshard::migration::control::{
     Compared, Complete, Conclusion, Conflict, Control, ControlError, DecisionList, DiffReport, EqualUpTo,
     EventList, Finding, Gate, Identities, Keys, Lag, MigrationView, Mismatch, NewMigration, Page, Part,
     Patience, Phase, PinCounts, PinList, PinView, Pinned, Place, Placement, Plan, PreflightReport, Progress,
-    Ramp, RampDecision, RampStatus, RampView, Refusal, SetPins, SetShadow, SetSwitches, Severity,
-    ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer, Switches, Throttle, Verdict,
-    Verification, VerificationReport, Verify,
+    Ramp, RampDecision, RampStatus, RampView, Refusal, RehearsalCounts, RehearsalView, SetPins, SetRehearsal,
+    SetShadow, SetSwitches, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer,
+    Switches, Throttle, Verdict, Verification, VerificationReport, Verify,
 };
 use reshard::migration::shadow::{AccessView, Example, ExampleField, LatencyView, ShapeDiff};
 use reshard::model::percent::Percent;
@@ -30,6 +30,16 @@ pub struct FakeControl {
     verifying: Mutex<u32>,
     plan: Mutex<Option<Plan>>,
     switches: Mutex<Switches>,
+}
+
+fn rehearsal_counts() -> RehearsalCounts {
+    RehearsalCounts {
+        rehearsal_factor: 1.5,
+        rehearsal_reads: 30,
+        rehearsal_errors: 1,
+        rehearsal_dropped: 2,
+        rehearsal_skipped: 3,
+    }
 }
 
 fn counts() -> ShadowCounts {
@@ -314,6 +324,7 @@ impl Control for FakeControl {
             bypass_writes_total: 5,
             bypass_writes_unjudged: 0,
             shadow: counts(),
+            rehearsal: rehearsal_counts(),
             oplog_window_seconds: Some(90_000.0),
             can_cut_over: name == "ready",
             blocked_by: if name == "ready" {
@@ -495,6 +506,25 @@ impl Control for FakeControl {
         self.ask(by, name, format!("shadow {name} {asked}"))?;
         self.get(name).await?;
         Ok(ShadowView { percent: asked.percent, show_values: asked.show_values })
+    }
+
+    async fn set_rehearsal(&self, by: &By, name: &str, asked: SetRehearsal) -> Result<RehearsalView> {
+        self.ask(by, name, format!("{asked} {name}"))?;
+        self.rehearsal(name).await
+    }
+
+    async fn rehearsal(&self, name: &str) -> Result<RehearsalView> {
+        self.get(name).await?;
+        let list = self.shapes(name, Part::default()).await?;
+        Ok(RehearsalView {
+            counts: rehearsal_counts(),
+            began_at: Some(0),
+            ends_at: Some(600_000),
+            ended: Some("its time is over".to_owned()),
+            old: list.old,
+            new: list.new,
+            shapes: list.shapes,
+        })
     }
 
     async fn diffs(&self, name: &str, page: Part) -> Result<DiffReport> {

@@ -76,7 +76,7 @@ impl Running {
         let (sampled, dropped, skipped) = active.map_or((0, 0, 0), |active| {
             let skipped = Reason::ALL.into_iter().map(|reason| active.shadow.skipped(reason)).sum();
             let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-            (load(&active.shadow.sampled), load(&active.shadow.dropped), skipped)
+            (load(&active.shadow.sampled), load(&active.shadow.queue.dropped), skipped)
         });
         // Unknown must not look like none.
         let known = settings.percent > 0.0 && compared > 0 && self.shadow.is_read();

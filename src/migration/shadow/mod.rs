@@ -27,7 +27,7 @@ use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc};
 
 use self::explaining::Turns;
-use self::reading::{Read, Trouble};
+pub(super) use self::reading::{Read, Trouble};
 use self::report::{Ended, Look};
 use self::settling::Settled;
 use super::context::Context;
@@ -37,7 +37,8 @@ use crate::model::side::PerSide;
 use crate::policy::shadow::answer::{Answer, Comparison, compare};
 use crate::policy::shadow::eligible::{Eligible, Reason, decide, is_passing, whole_answer};
 use crate::policy::shape::Asked;
-use crate::state::shadowing::{Job, Shadow};
+use crate::state::handed_over::Job;
+use crate::state::shadowing::Shadow;
 
 /// Connections of shadow reads to each server.
 pub const CONNECTIONS: usize = 4;
@@ -68,7 +69,7 @@ pub struct Shadower {
 impl Shadower {
     /// Works until its task is ended.
     pub async fn run(self) {
-        let Some(jobs) = self.shadow.take() else { return };
+        let Some(jobs) = self.shadow.queue.take() else { return };
         self.read_stored().await;
         futures::join!(self.look_at_all(jobs), self.keep_storing());
     }
@@ -119,7 +120,7 @@ impl Shadower {
             let _one_of_few = looks.acquire().await;
             let age = self.context.clock.now().saturating_sub(job.at);
             if age > STALE {
-                self.shadow.dropped.fetch_add(1, Ordering::Relaxed);
+                self.shadow.queue.dropped.fetch_add(1, Ordering::Relaxed);
                 return;
             }
             self.first_look(&read, &job).await

@@ -6,13 +6,14 @@ use bson::raw::RawDocumentBuf;
 use bson::{RawDocument, Timestamp, rawdoc};
 
 use super::{Shadower, namespace};
+use crate::clock::SharedClock;
 use crate::cluster::command::{Commands, Request, SendError, Target};
 use crate::converge::read::cursor_id;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::policy::shadow::answer::Answer;
 use crate::policy::shadow::eligible::{again, batch, is_passing, whole_answer};
-use crate::state::shadowing::Job;
+use crate::state::handed_over::Job;
 
 /// Bytes of documents that are read of one cursor.
 const MOST_BYTES: usize = 16 << 20;
@@ -22,17 +23,17 @@ const MOST_DOCUMENTS: usize = 10_000;
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
 /// A read that was served.
-#[derive(Debug)]
-pub(super) struct Read {
-    pub(super) name: String,
-    pub(super) namespace: Namespace,
-    pub(super) body: RawDocumentBuf,
-    pub(super) served: Side,
+#[derive(Debug, Clone)]
+pub(in crate::migration) struct Read {
+    pub(in crate::migration) name: String,
+    pub(in crate::migration) namespace: Namespace,
+    pub(in crate::migration) body: RawDocumentBuf,
+    pub(in crate::migration) served: Side,
 }
 
 /// Why there is no answer to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(in crate::migration) enum Trouble {
     /// It is larger than what is compared.
     TooLarge,
     /// The cluster did not answer in time, or was busy with itself.
@@ -60,11 +61,42 @@ impl Level {
 
 impl Read {
     /// Understands what the data plane handed over.
-    pub(super) fn of(job: &Job) -> Option<Self> {
+    pub(in crate::migration) fn of(job: &Job) -> Option<Self> {
         let body = RawDocument::from_bytes(&job.body).ok()?;
         let name = body.iter().next()?.ok()?.0.as_str().to_owned();
         let namespace = namespace(&job.database, body)?;
         Some(Self { name, namespace, body: body.to_owned(), served: job.served })
+    }
+
+    /// Runs it on `cluster` to its end, within limits, and keeps nothing; how long the first reply took.
+    pub(in crate::migration) async fn drain(
+        &self,
+        cluster: &dyn Commands,
+        clock: &SharedClock,
+    ) -> Result<Duration, Trouble> {
+        let begun = clock.now();
+        let left = || (begun + LIMIT).saturating_sub(clock.now());
+        let reply = cluster.run(self.request(Level::Local, "reshard rehearsal")).await.map_err(failed)?;
+        let took = clock.now().saturating_sub(begun);
+        if matches!(whole_answer(&reply.body), Some(Answer::Error(code)) if is_passing(code)) {
+            return Err(Trouble::Failed);
+        }
+        let (mut bytes, id) = (reply.body.as_bytes().len(), cursor_id(&reply.body));
+        let mut cursor = Cursor { cluster, namespace: &self.namespace, id, at: reply.server };
+        while cursor.id != 0 {
+            if bytes > MOST_BYTES || left().is_zero() {
+                cursor.close().await;
+                return Err(Trouble::TooLarge);
+            }
+            bytes += size(&cursor.more(left()).await?);
+        }
+        Ok(took)
+    }
+
+    fn request(&self, level: Level, comment: &str) -> Request {
+        let millis = i64::try_from(LIMIT.as_millis()).unwrap_or(i64::MAX);
+        let body = again(&self.body, &level.concern(), millis, comment);
+        Request::new(self.namespace.database(), body).within(LIMIT)
     }
 }
 
@@ -72,11 +104,8 @@ impl Shadower {
     /// What `side` says.
     pub(super) async fn read(&self, read: &Read, side: Side, level: Level) -> Result<Answer, Trouble> {
         let cluster = &**self.clusters.get(side);
-        let millis = i64::try_from(LIMIT.as_millis()).unwrap_or(i64::MAX);
-        let body = again(&read.body, &level.concern(), millis);
         let deadline = self.context.clock.now() + LIMIT;
-        let request = Request::new(read.namespace.database(), body).within(LIMIT);
-        let reply = cluster.run(request).await.map_err(failed)?;
+        let reply = cluster.run(read.request(level, "reshard shadow")).await.map_err(failed)?;
         if let Some(answer) = whole_answer(&reply.body) {
             return match answer {
                 Answer::Error(code) if is_passing(code) => Err(Trouble::Failed),
@@ -100,6 +129,10 @@ fn documents(body: &RawDocument, field: &str) -> Result<Vec<RawDocumentBuf>, Tro
     batch(cursor, field).ok_or(Trouble::Failed)
 }
 
+fn size(batch: &[RawDocumentBuf]) -> usize {
+    batch.iter().map(|one| one.as_bytes().len()).sum()
+}
+
 struct Cursor<'a> {
     cluster: &'a dyn Commands,
     namespace: &'a Namespace,
@@ -113,7 +146,6 @@ impl Cursor<'_> {
         mut all: Vec<RawDocumentBuf>,
         left: impl Fn() -> Duration,
     ) -> Result<Answer, Trouble> {
-        let size = |batch: &[RawDocumentBuf]| batch.iter().map(|one| one.as_bytes().len()).sum::<usize>();
         let mut bytes = size(&all);
         while self.id != 0 {
             let too_large = bytes > MOST_BYTES || all.len() > MOST_DOCUMENTS;
@@ -121,16 +153,21 @@ impl Cursor<'_> {
                 self.close().await;
                 return Err(if too_large { Trouble::TooLarge } else { Trouble::Failed });
             }
-            let more = rawdoc! { "getMore": self.id, "collection": self.namespace.collection() };
-            let request = Request::new(self.namespace.database(), more).within(left());
-            let reply =
-                self.cluster.run(request.to(Target::Server(self.at.clone()))).await.map_err(failed)?;
-            let batch = documents(&reply.body, "nextBatch")?;
+            let batch = self.more(left()).await?;
             bytes += size(&batch);
             all.extend(batch);
-            self.id = cursor_id(&reply.body);
         }
         Ok(Answer::Documents(all))
+    }
+
+    /// The next batch.
+    async fn more(&mut self, left: Duration) -> Result<Vec<RawDocumentBuf>, Trouble> {
+        let more = rawdoc! { "getMore": self.id, "collection": self.namespace.collection() };
+        let request = Request::new(self.namespace.database(), more).within(left);
+        let reply = self.cluster.run(request.to(Target::Server(self.at.clone()))).await.map_err(failed)?;
+        let batch = documents(&reply.body, "nextBatch")?;
+        self.id = cursor_id(&reply.body);
+        Ok(batch)
     }
 
     async fn close(&self) {

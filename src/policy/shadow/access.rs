@@ -60,7 +60,7 @@ pub const fn reach(asked: usize, all: usize) -> &'static str {
 #[must_use]
 pub fn explain(body: &RawDocument, millis: i64) -> RawDocumentBuf {
     let mut explained = RawDocumentBuf::new();
-    for (name, value) in again(body, &rawdoc! {}, millis).iter().flatten() {
+    for (name, value) in again(body, &rawdoc! {}, millis, "reshard shadow").iter().flatten() {
         // The time limit is that of the whole; what is read matters to nobody.
         if !matches!(name.as_str(), "readConcern" | "maxTimeMS" | "comment") {
             explained.append(name, value);

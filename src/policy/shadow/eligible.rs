@@ -226,9 +226,10 @@ const LEFT_OUT: [&str; 14] = [
     "$configServerState",
 ];
 
-/// The read `body` as it is sent again: whole batches, at this read concern, given up by the server after `millis`.
+/// The read `body` as it is sent again: whole batches, at this read concern, given up by the server after `millis`, under
+/// `comment`.
 #[must_use]
-pub fn again(body: &RawDocument, concern: &RawDocument, millis: i64) -> RawDocumentBuf {
+pub fn again(body: &RawDocument, concern: &RawDocument, millis: i64, comment: &str) -> RawDocumentBuf {
     let single = matches!(body.get("singleBatch"), Ok(Some(RawBsonRef::Boolean(true))));
     let mut again = RawDocumentBuf::new();
     for (name, value) in body.iter().flatten() {
@@ -242,7 +243,7 @@ pub fn again(body: &RawDocument, concern: &RawDocument, millis: i64) -> RawDocum
     again.append(cstr!("readConcern"), concern);
     again.append(cstr!("maxTimeMS"), millis);
     // So that whoever watches the servers sees what it is.
-    again.append(cstr!("comment"), "reshard shadow");
+    again.append(cstr!("comment"), comment);
     again
 }
 

@@ -143,9 +143,9 @@ fn a_read_is_sent_again_without_what_belongs_to_its_client() {
         "aggregate": "c", "pipeline": [], "cursor": {}, "collation": { "locale": "de" },
         "readConcern": { "level": "majority" }, "maxTimeMS": 5000_i64, "comment": "reshard shadow",
     };
-    assert_eq!(again(&body, &rawdoc! { "level": "majority" }, 5000), expected);
+    assert_eq!(again(&body, &rawdoc! { "level": "majority" }, 5000, "reshard shadow"), expected);
     let single = rawdoc! { "find": "c", "sort": { "a": 1 }, "batchSize": 3, "singleBatch": true };
-    assert_eq!(again(&single, &rawdoc! {}, 1).get_i32("batchSize").unwrap(), 3);
+    assert_eq!(again(&single, &rawdoc! {}, 1, "").get_i32("batchSize").unwrap(), 3);
 }
 
 #[test]

@@ -176,6 +176,7 @@ impl Proxy {
         };
         let engine = Engine::new(Environment {
             shadow: None,
+            rehearsal: None,
             holder,
             clusters: Some(clusters.clone()),
             open: opener(site, &process),
