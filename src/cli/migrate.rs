@@ -83,13 +83,7 @@ pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
             let asked = json!(SetShadow { percent, show_values, reset });
             session.show(Method::PUT, &path(&name, "shadow"), Some(asked), shadow::switched).await.map(drop)
         }
-        Action::Rehearse { name, factor: None, .. } => {
-            session.look(&path(&name, "rehearsal"), rehearsal::view).await
-        }
-        Action::Rehearse { name, factor: Some(factor), minutes } => {
-            let asked = json!(SetRehearsal { factor, minutes, because: None });
-            session.show(Method::PUT, &path(&name, "rehearsal"), Some(asked), rehearsal::view).await.map(drop)
-        }
+        Action::Rehearse { name, factor, minutes } => session.rehearse(&name, factor, minutes).await,
         Action::Diffs { name, after, limit, csv, html } => {
             session.diffs(&name, after, limit, format_of(csv, html)).await
         }
@@ -192,6 +186,14 @@ impl Session {
         let limit = limit.map(|limit| format!("limit={limit}"));
         let path = with_query(path(name, "shapes"), [Some(format!("after={after}")), limit]);
         self.look(&path, shapes::shapes).await
+    }
+
+    /// Begins or ends a rehearsal; without a factor, how it goes.
+    async fn rehearse(&self, name: &str, factor: Option<f64>, minutes: Option<u32>) -> Result<(), Failure> {
+        let path = path(name, "rehearsal");
+        let Some(factor) = factor else { return self.look(&path, rehearsal::view).await };
+        let asked = json!(SetRehearsal { factor, minutes, because: None });
+        self.show(Method::PUT, &path, Some(asked), rehearsal::view).await.map(drop)
     }
 
     /// What shadow reads have found.
