@@ -388,7 +388,7 @@ async fn patterns_are_checked_and_what_they_name_is_told() -> Result<()> {
     let report = bed.operator.engine.preflight("m").await?;
     let of = |severity: Severity| report.findings.iter().filter(move |finding| finding.severity == severity);
     let refused: Vec<_> = of(Severity::Refused).map(|it| (&*it.code, &*it.namespace)).collect();
-    ensure!(refused == [("view", "shop.view")], "{report:#?}");
+    ensure!(refused == [("shown-by-view", "shop.a"), ("view", "shop.view")], "{report:#?}");
     ensure!(
         of(Severity::Info).any(|it| it.code == "pattern" && it.message.contains("shop.a, shop.b")),
         "{report:#?}"
