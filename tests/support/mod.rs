@@ -27,7 +27,7 @@ use reshard::policy::invariants::Invariant;
 use reshard_loadtest::compare;
 use reshard_testbed::{ReplicaSet, wait_for};
 
-pub(crate) const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 
 /// Times of migrations for tests: short leases, so that a successor may move soon.
 pub(crate) fn settings() -> MigrationSettings {

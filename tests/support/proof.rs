@@ -10,6 +10,8 @@ use super::LONG;
 
 /// As many as a migration has to hold for before anybody trusts it with more.
 pub(crate) const DOCUMENTS: usize = 200_000;
+/// How many where something happens in every phase: several such trials share two cores.
+pub(crate) const HALF_AS_MANY: usize = 100_000;
 
 /// How many clients write at once.
 pub(crate) const WORKERS: usize = 6;

@@ -8,8 +8,8 @@ use reshard_testbed::{ReplicaSet, wait_for};
 use crate::late_streams;
 use crate::support::process::{Server, but_for_a_verification};
 use crate::support::proof::{
-    DOCUMENTS, WORKERS, are_equal_at_rest, each_write_counts_once, load, no_errors_but_of_one_death, prove,
-    work,
+    HALF_AS_MANY, WORKERS, are_equal_at_rest, each_write_counts_once, load, no_errors_but_of_one_death,
+    prove, work,
 };
 use crate::support::trial::Trial;
 use crate::support::{LONG, makes_collections_slowly, two_sets};
@@ -61,7 +61,7 @@ impl Away {
 /// A proxy between both clusters, and a load that goes on through it.
 async fn under_load(old: &ReplicaSet, new: &ReplicaSet) -> Result<(Server, Load)> {
     let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    let config = load(server.uri(), Profile::Keyed, DOCUMENTS);
+    let config = load(server.uri(), Profile::Keyed, HALF_AS_MANY);
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
     Ok((server, load))
@@ -238,7 +238,7 @@ async fn new_away_early_is_not_noticed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_away_when_it_decides_everything_loses_nothing() -> Result<()> {
     let (old, new) = two_sets("new-away-all").await?;
-    let trial = Trial::start(old, new, Profile::Unique, DOCUMENTS).await?;
+    let trial = Trial::start(old, new, Profile::Unique, HALF_AS_MANY).await?;
     trial.operator.until_synced().await?;
     trial.all_to_new().await?;
     trial.new.kill9_all().await?;

@@ -12,7 +12,7 @@ use reshard_loadtest::Profile;
 use reshard_testbed::{ReplicaSet, wait_for};
 
 use crate::late_streams;
-use crate::support::proof::{DOCUMENTS, few_errors_of_the_unrepeated};
+use crate::support::proof::{HALF_AS_MANY, few_errors_of_the_unrepeated};
 use crate::support::trial::Trial;
 use crate::support::{LONG, makes_collections_slowly};
 
@@ -27,6 +27,9 @@ async fn stepdowns_of_old_in_every_phase_moving_in_one_step() -> Result<()> {
     stepdowns_of_old("stepdown-step", Profile::Unique, &[100], &[100, 0, 100]).await
 }
 
+/// Three members copy each of them.
+const FEW_DOCUMENTS: usize = 20_000;
+
 /// New's primary, from the first copied document to after the end: mirror, owner of half, owner of all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stepdowns_of_new_in_every_phase() -> Result<()> {
@@ -34,7 +37,7 @@ async fn stepdowns_of_new_in_every_phase() -> Result<()> {
         ReplicaSet::builder("stepdown-of-new-old").start(),
         ReplicaSet::builder("stepdown-of-new").nodes(3).start()
     )?;
-    let trial = Trial::create(old, new, Profile::Keyed, DOCUMENTS).await?;
+    let trial = Trial::create(old, new, Profile::Keyed, FEW_DOCUMENTS).await?;
     trial.operator.start().await?;
     let mut stepdowns = 0;
     let mut step_down = async || {
@@ -70,7 +73,7 @@ async fn stepdowns_of_old(name: &str, profile: Profile, writes: &[u8], moves: &[
     let (old, new) = (format!("{name}-old"), format!("{name}-new"));
     let (old, new) =
         tokio::try_join!(ReplicaSet::builder(&old).nodes(3).start(), ReplicaSet::builder(&new).start())?;
-    let trial = Trial::create(old, new, profile, DOCUMENTS).await?;
+    let trial = Trial::create(old, new, profile, HALF_AS_MANY).await?;
     old_steps_down_while_it_prepares(&trial).await?;
     let mut stepdowns = 1;
     let mut step_down = async || {
