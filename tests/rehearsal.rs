@@ -84,7 +84,7 @@ async fn new_meets_the_load_and_what_it_cannot_take_ends_it() -> Result<()> {
     .await?;
     let view = seen(&operator).await?;
     let (asked, counts) = (reader.reads() - before + 1, view.counts);
-    // One read may be under way.
+    // One read may be under way: it counts here, and not yet there.
     let all = counts.rehearsal_reads + counts.rehearsal_errors + counts.rehearsal_dropped;
     ensure!(all <= 3 * asked && counts.rehearsal_errors == 0, "{asked} reads: {counts:?}");
     ensure!(view.old.operations > 0 && view.new.operations >= 600 && view.shapes.len() == 1, "{view:?}");
@@ -103,7 +103,6 @@ async fn new_meets_the_load_and_what_it_cannot_take_ends_it() -> Result<()> {
         ids.len()
     );
 
-    // Ended, nothing more reaches new but what was under way.
     ensure!(rehearse(&operator, 0.0).await?.ended.as_deref() == Some("stopped"));
     rehearse(&operator, 0.5).await?;
     let data = doc! { "failCommands": ["find"], "errorCode": 50, "namespace": "shop.things" };

@@ -17,7 +17,7 @@ use crate::wire::error::{ErrorReply, SNAPSHOT_TOO_OLD};
 use crate::wire::op_msg::OpMsg;
 use crate::wire::scan::find;
 
-/// Servers keep snapshots for five minutes, unless told otherwise.
+/// No server keeps snapshots for so long, unless told to: five minutes are usual.
 const KEEP: Duration = Duration::from_secs(60 * 60);
 /// Snapshots that are known at once; one that is forgotten must be begun anew.
 const MOST: usize = 10_000;
