@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bson::oid::ObjectId;
@@ -14,7 +14,7 @@ use reshard::cluster;
 use reshard::listener::face::{Face, ReplicaSet as ShownSet, Secondary};
 use reshard::listener::{Entrance, Settings};
 use reshard::wire::header::Header;
-use reshard::wire::op_msg::{OpMsg, build};
+use reshard::wire::op_msg::{EXHAUST_ALLOWED, MORE_TO_COME, OpMsg, build};
 use reshard_testbed::{ReplicaSet, Version, wait_for};
 use support::Operator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,14 +52,23 @@ impl Raw {
     }
 
     async fn ask(&mut self, body: &RawDocument) -> Result<Document> {
-        self.0.write_all(&build(7, 0, 0, body.as_bytes(), None)).await?;
+        self.send(7, 0, body).await?;
+        Ok(self.receive().await?.2)
+    }
+
+    async fn send(&mut self, number: i32, flags: u32, body: &RawDocument) -> Result<()> {
+        Ok(self.0.write_all(&build(number, 0, flags, body.as_bytes(), None)).await?)
+    }
+
+    /// The next reply, behind its header and its flags.
+    async fn receive(&mut self) -> Result<(Header, u32, Document)> {
         let mut bytes = vec![0; 16];
         tokio::time::timeout(LIMIT, self.0.read_exact(&mut bytes)).await??;
         let header = Header::parse(&bytes)?.context("header")?;
         bytes.resize(header.length, 0);
         self.0.read_exact(&mut bytes[16..]).await?;
-        let body = OpMsg::parse(&bytes)?.body;
-        Ok(Document::try_from(RawDocument::from_bytes(&bytes[body])?)?)
+        let OpMsg { flags, body, .. } = OpMsg::parse(&bytes)?;
+        Ok((header, flags, Document::try_from(RawDocument::from_bytes(&bytes[body])?)?))
     }
 
     async fn ok(&mut self, body: &RawDocument) -> Result<Document> {
@@ -105,7 +114,7 @@ async fn each_listener_shows_its_own_face() -> Result<()> {
         ensure!(*shown.get_array("hosts")? == hosts && shown.get_str("setName")? == "rs-app", "{shown}");
         ensure!(shown.get_bool("isWritablePrimary")? == is_primary, "{shown}");
         ensure!(shown.get_bool("secondary")? != is_primary, "{shown}");
-        ensure!(!shown.contains_key("msg") && !shown.contains_key("topologyVersion"), "{shown}");
+        ensure!(!shown.contains_key("msg"), "{shown}");
     }
     // As a real member of one says it, but for what is only one member's or this set's own.
     let real = direct_answer(old.node(0).address().parse()?, &hello()).await?;
@@ -113,7 +122,7 @@ async fn each_listener_shows_its_own_face() -> Result<()> {
         hello.iter().map(|(name, value)| (name.clone(), value.element_type())).collect()
     };
     let mut expected = kinds(&real);
-    expected.retain(|name, _| !["topologyVersion", "$clusterTime", "operationTime"].contains(&name.as_str()));
+    expected.retain(|name, _| !["$clusterTime", "operationTime"].contains(&name.as_str()));
     first.remove("helloOk");
     ensure!(kinds(&first) == expected, "{first}\n{real}");
     ensure!(second.remove("tags") == Some(doc! { "dc": "east" }.into()), "{second}");
@@ -155,6 +164,11 @@ async fn hello_refuses_what_servers_refuse() -> Result<()> {
         doc! { "maxAwaitTimeMS": 20_000 },
         doc! { "topologyVersion": &version, "maxAwaitTimeMS": -1 },
         doc! { "topologyVersion": &version, "maxAwaitTimeMS": "x" },
+        doc! { "topologyVersion": 1, "maxAwaitTimeMS": 20_000 },
+        doc! { "topologyVersion": { "counter": 6_i64 }, "maxAwaitTimeMS": 20_000 },
+        doc! { "topologyVersion": { "processId": ObjectId::new() }, "maxAwaitTimeMS": 20_000 },
+        doc! { "topologyVersion": { "processId": 1, "counter": 6_i64 }, "maxAwaitTimeMS": 20_000 },
+        doc! { "topologyVersion": { "processId": ObjectId::new(), "counter": 6 }, "maxAwaitTimeMS": 20_000 },
         doc! { "helloOk": true },
         doc! { "loadBalanced": true },
         doc! { "something": { "new": 1 } },
@@ -186,6 +200,83 @@ async fn hello_refuses_what_servers_refuse() -> Result<()> {
     // Routers take no more than 512 bytes: they add to it on the way.
     let long = with(hello(), &and("platform", "x".repeat(500).into()))?;
     ensure!(Raw::connect(proxy.address()).await?.code(&long).await? == 185);
+    Ok(())
+}
+
+/// A `hello` that knows what is shown, and waits for something else.
+async fn waits(raw: &mut Raw, millis: i32) -> Result<RawDocumentBuf> {
+    let version = raw.ok(&hello()).await?.get_document("topologyVersion")?.clone();
+    with(hello(), &doc! { "topologyVersion": version, "maxAwaitTimeMS": millis })
+}
+
+/// By members of sets, by routers, and by servers: a server stands beside the faces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_waits_for_what_never_comes() -> Result<()> {
+    let old = ReplicaSet::builder("old").start().await?;
+    let proxy = proxy(&old).await?;
+    let server: SocketAddr = old.node(0).address().parse()?;
+    for address in [server, proxy.address()].into_iter().chain(proxy.addresses_of("set")) {
+        let mut raw = Raw::connect(address).await?;
+        let body = waits(&mut raw, 400).await?;
+        let asked = Instant::now();
+        let shown = raw.ok(&body).await?;
+        ensure!(asked.elapsed() >= Duration::from_millis(400), "{address} did not wait");
+        let known = Document::try_from(&*body)?;
+        ensure!(shown.get("topologyVersion") == known.get("topologyVersion"), "{shown}");
+        let foreign = doc! { "processId": ObjectId::new(), "counter": 0_i64 };
+        let body = with(hello(), &doc! { "topologyVersion": foreign, "maxAwaitTimeMS": i32::MAX })?;
+        ensure!(raw.ok(&body).await?.get("topologyVersion") == known.get("topologyVersion"));
+        let mut later = known.get_document("topologyVersion")?.clone();
+        later.insert("counter", later.get_i64("counter")? + 1);
+        let body = with(hello(), &doc! { "topologyVersion": later, "maxAwaitTimeMS": 1 })?;
+        ensure!(raw.code(&body).await? == 31_382);
+    }
+    // What stands behind one that waits is answered, and in its order.
+    for address in proxy.addresses_of("set") {
+        let mut raw = Raw::connect(address).await?;
+        let body = waits(&mut raw, i32::MAX).await?;
+        raw.send(11, 0, &body).await?;
+        raw.send(12, 0, &rawdoc! { "ping": 1, "$db": "admin" }).await?;
+        ensure!(raw.receive().await?.0.response_to == 11);
+        ensure!(raw.receive().await?.0.response_to == 12);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_is_answered_again_and_again_until_the_process_ends() -> Result<()> {
+    let old = ReplicaSet::builder("old").start().await?;
+    let proxy = proxy(&old).await?;
+    let server: SocketAddr = old.node(0).address().parse()?;
+    for address in [server, proxy.address()].into_iter().chain(proxy.addresses_of("set")) {
+        let mut raw = Raw::connect(address).await?;
+        let known = waits(&mut raw, 50).await?;
+        let foreign = doc! { "processId": ObjectId::new(), "counter": 0_i64 };
+        let unknown = with(hello(), &doc! { "topologyVersion": foreign, "maxAwaitTimeMS": 50 })?;
+        for body in [known, unknown] {
+            let mut raw = Raw::connect(address).await?;
+            raw.send(7, EXHAUST_ALLOWED, &body).await?;
+            let mut before = 7;
+            for _ in 0..5 {
+                let (header, flags, shown) = raw.receive().await?;
+                ensure!(header.response_to == before && flags == MORE_TO_COME, "{header:?}, {flags}");
+                ensure!(shown.get_f64("ok")? == 1.0, "{shown}");
+                before = header.request_id;
+            }
+        }
+    }
+    let mut waiting = Vec::new();
+    for (address, flags) in [(proxy.address(), 0), (proxy.addresses_of("set")[0], EXHAUST_ALLOWED)] {
+        let mut raw = Raw::connect(address).await?;
+        let body = waits(&mut raw, i32::MAX).await?;
+        raw.send(7, flags, &body).await?;
+        waiting.push(raw);
+    }
+    proxy.shutdown().await;
+    for mut raw in waiting {
+        let read = tokio::time::timeout(LIMIT, raw.0.read(&mut [0; 16])).await?;
+        ensure!(matches!(read, Ok(0) | Err(_)), "the process ends, and the wait does not");
+    }
     Ok(())
 }
 
@@ -265,9 +356,9 @@ async fn behind_a_balancer_what_a_connection_has_opened_ends_with_it() -> Result
     Ok(())
 }
 
-/// What is the same at any time.
+/// What is the same at any time. The version names the process.
 fn lasting(mut hello: Document) -> Document {
-    for changing in ["localTime", "connectionId", "lastWrite"] {
+    for changing in ["localTime", "connectionId", "lastWrite", "topologyVersion"] {
         hello.remove(changing);
     }
     hello

@@ -321,14 +321,14 @@ fn routers(parts: Parts) -> BuildRouter {
 
 /// Binds all listeners; each socket comes with the name of its listener.
 fn bind_all(settings: &ListenerSettings, handed: &mut Handed) -> Result<Vec<(String, Listener)>, StartError> {
-    let service = bson::oid::ObjectId::new();
+    let process = bson::oid::ObjectId::new();
     let mut all = Vec::new();
     for entrance in &settings.entrances {
         let section = match entrance.name.as_str() {
             "listen" => "listen".to_owned(),
             extra => format!("listeners.{extra}"),
         };
-        let bound = listener::bind(entrance, service, handed);
+        let bound = listener::bind(entrance, process, handed);
         for socket in bound.map_err(|error| StartError::Address { section, error })? {
             let (address, face) = (socket.address(), entrance.face.name());
             tracing::info!(listener = entrance.name, %address, face, "listening");

@@ -38,6 +38,8 @@ pub struct Listener {
 pub(super) struct Door {
     /// What they are shown.
     pub(super) appearance: Arc<Appearance>,
+    /// The name of this process.
+    pub(super) process: ObjectId,
     /// They must speak TLS.
     pub(super) tls: Option<TlsAcceptor>,
     /// They must log in.
@@ -48,18 +50,24 @@ pub(super) struct Door {
 
 impl Door {
     /// An open one.
-    pub(super) fn showing(appearance: Appearance) -> Self {
-        Self { appearance: Arc::new(appearance), tls: None, login: false, fail_points: Arc::default() }
+    pub(super) fn showing(appearance: Appearance, process: ObjectId) -> Self {
+        Self {
+            appearance: Arc::new(appearance),
+            process,
+            tls: None,
+            login: false,
+            fail_points: Arc::default(),
+        }
     }
 }
 
 /// Binds the sockets of `entrance`, its own first, then those of its secondaries; one that was handed to this
-/// process is used instead of a new one. `service` is the name of this process for drivers that expect a balancer.
+/// process is used instead of a new one. `process` is the name of this process.
 /// Must be called on a runtime.
 ///
 /// # Errors
 /// When an address cannot be bound, or a file for TLS not be used.
-pub fn bind(entrance: &Entrance, service: ObjectId, handed: &mut Handed) -> std::io::Result<Vec<Listener>> {
+pub fn bind(entrance: &Entrance, process: ObjectId, handed: &mut Handed) -> std::io::Result<Vec<Listener>> {
     let tls = entrance.tls.as_ref().map(tls::acceptor).transpose().map_err(std::io::Error::other)?;
     let secondaries = entrance.face.secondaries().map(|secondary| secondary.address);
     let bind = |address| {
@@ -67,33 +75,33 @@ pub fn bind(entrance: &Entrance, service: ObjectId, handed: &mut Handed) -> std:
             std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
         };
         match handed.take(address) {
-            Some(socket) => Listener::over(socket).map_err(named),
-            None => Listener::bind(address).map_err(named),
+            Some(socket) => Listener::over(socket, process).map_err(named),
+            None => Listener::bind(address, process).map_err(named),
         }
     };
     let mut listeners =
         [entrance.address].into_iter().chain(secondaries).map(bind).collect::<std::io::Result<Vec<_>>>()?;
     let bound: Vec<_> = listeners.iter().map(Listener::address).collect();
-    for (listener, shown) in listeners.iter_mut().zip(Appearance::of(&entrance.face, service, &bound)) {
-        listener.door = Door { tls: tls.clone(), login: entrance.login, ..Door::showing(shown) };
+    for (listener, shown) in listeners.iter_mut().zip(Appearance::of(&entrance.face, process, &bound)) {
+        listener.door = Door { tls: tls.clone(), login: entrance.login, ..Door::showing(shown, process) };
     }
     Ok(listeners)
 }
 
 impl Listener {
-    fn bind(address: SocketAddr) -> std::io::Result<Self> {
+    fn bind(address: SocketAddr, process: ObjectId) -> std::io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Self::over(socket.into())
+        Self::over(socket.into(), process)
     }
 
-    fn over(socket: std::net::TcpListener) -> std::io::Result<Self> {
+    fn over(socket: std::net::TcpListener, process: ObjectId) -> std::io::Result<Self> {
         let socket = TcpListener::from_std(socket)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address, door: Door::showing(Appearance::Router) })
+        Ok(Self { socket, address, door: Door::showing(Appearance::Router, process) })
     }
 
     /// Where it listens, with the port that was taken.

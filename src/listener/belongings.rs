@@ -2,17 +2,22 @@
 //! they began on, so they are of no use to anybody once it is gone, and are ended.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bson::raw::RawArrayBuf;
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
 use crate::policy::classify::Class;
-use crate::router::Operation;
+use crate::router::{Operation, Router};
 use crate::wire::error::CURSOR_NOT_FOUND;
 use crate::wire::op_msg::build;
 use crate::wire::reply::ReplyFields;
 use crate::wire::scan::SessionId;
 
+use super::buffers::Buffer;
+
+/// How long ending what a client has left open may take.
+const RELEASE: Duration = Duration::from_secs(10);
 /// Most cursors of one client that are remembered; servers end the others, idle, by themselves.
 const MOST_CURSORS: usize = 10_000;
 /// Most transactions of one client, one for each session.
@@ -89,8 +94,23 @@ impl Belongings {
         }
     }
 
+    /// Ends on the servers what `client` has left open.
+    pub(super) async fn release(self, router: &Router, client: i32) {
+        let ending = async {
+            let mut reply = Buffer::take();
+            for message in self.farewells() {
+                if let Ok(operation) = Operation::parse(&message, u64::from(client.unsigned_abs())) {
+                    router.handle(&operation, &mut reply.0).await;
+                }
+            }
+        };
+        if tokio::time::timeout(RELEASE, ending).await.is_err() {
+            tracing::debug!(client, "left open what a client had left open: the servers do not answer");
+        }
+    }
+
     /// The messages that end what is still open.
-    pub(super) fn farewells(self) -> Vec<Vec<u8>> {
+    fn farewells(self) -> Vec<Vec<u8>> {
         let mut cursors: HashMap<(String, String), RawArrayBuf> = HashMap::new();
         for (id, namespace) in self.cursors {
             cursors.entry(namespace).or_default().push(id);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bson::oid::ObjectId;
 use bson::raw::{CStr, RawArrayBuf};
-use bson::{DateTime, RawDocumentBuf, Timestamp, rawdoc};
+use bson::{DateTime, RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
 /// The tags of a replica set's member.
 pub type Tags = Vec<(String, String)>;
@@ -128,14 +128,28 @@ impl Appearance {
         }
     }
 
-    /// Adds to a `hello` what tells the kind of server, in the order that servers have. `balanced` says whether
-    /// the client expects a balancer.
-    pub(super) fn show(&self, hello: &mut RawDocumentBuf, writable: &CStr, balanced: bool, now: DateTime) {
+    /// Adds to a `hello` what tells the kind of server, in the order that servers have. `version` is what clients may
+    /// wait to see replaced; `balanced` says whether the client expects a balancer.
+    pub(super) fn show(
+        &self,
+        hello: &mut RawDocumentBuf,
+        writable: &CStr,
+        version: Option<&RawDocument>,
+        balanced: bool,
+        now: DateTime,
+    ) {
+        let add_version = |hello: &mut RawDocumentBuf| {
+            if let Some(version) = version {
+                hello.append(bson::cstr!("topologyVersion"), version.to_owned());
+            }
+        };
         if let Self::Member(member) = self {
+            add_version(hello);
             return member.show(hello, writable, now);
         }
         hello.append(writable, true);
         hello.append(bson::cstr!("msg"), "isdbgrid");
+        add_version(hello);
         if let (Self::Service(id), true) = (self, balanced) {
             hello.append(bson::cstr!("serviceId"), *id);
         }
@@ -208,7 +222,7 @@ mod tests {
 
     fn shown(appearance: &Appearance, balanced: bool) -> bson::Document {
         let mut document = RawDocumentBuf::new();
-        appearance.show(&mut document, bson::cstr!("ismaster"), balanced, DateTime::from_millis(5_999));
+        appearance.show(&mut document, bson::cstr!("ismaster"), None, balanced, DateTime::from_millis(5_999));
         bson::Document::try_from(&*document).unwrap()
     }
 

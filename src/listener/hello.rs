@@ -1,13 +1,13 @@
 //! The answer to `hello`: the face of the listener, whatever stands behind.
 //!
 //! It is the same for the life of the process, because drivers do not expect a topology to change its kind,
-//! its limits or its versions. No `topologyVersion`: drivers then ask at intervals instead of waiting for a
-//! reply. No `$clusterTime`: one foreign time would poison a driver's whole client.
+//! its limits or its versions. No `$clusterTime`: one foreign time would poison a driver's whole client.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::raw::{RawArrayBuf, RawBsonRef};
+use bson::oid::ObjectId;
+use bson::raw::RawArrayBuf;
 use bson::{DateTime, RawDocument, RawDocumentBuf};
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
@@ -16,7 +16,7 @@ use crate::model::capabilities::Capabilities;
 use crate::wire::compressed::{Compressor, Compressors};
 use crate::wire::error::{
     AUTHENTICATION_FAILED, BAD_VALUE, CLIENT_METADATA_CANNOT_BE_MUTATED, ErrorReply, HOST_UNREACHABLE,
-    INCOMPLETE_WAIT, LOAD_BALANCER_SUPPORT_MISMATCH, NEGATIVE_WAIT, TYPE_MISMATCH,
+    LOAD_BALANCER_SUPPORT_MISMATCH,
 };
 use crate::wire::scan::Command;
 
@@ -27,6 +27,7 @@ use super::face::Appearance;
 use super::fail_points::FailPoints;
 use super::introduction;
 use super::login::Pending;
+use super::waiting::{self, Waiting};
 
 /// What clients are told about the clusters, once they are known.
 pub type SharedCapabilities = SetOnce<Capabilities>;
@@ -35,12 +36,15 @@ pub type SharedCapabilities = SetOnce<Capabilities>;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `hello` needs to know about its client.
-#[derive(Debug)]
 pub(super) struct Greeting {
     /// Unique in the process.
     pub(super) connection_id: i32,
     /// What the client is shown.
     pub(super) appearance: Arc<Appearance>,
+    /// The name of this process.
+    pub(super) process: ObjectId,
+    /// Its `hello` that waits.
+    pub(super) waiting: Option<Box<Waiting>>,
     /// What its commands may meet.
     pub(super) fail_points: Arc<FailPoints>,
     /// The client has said who it is.
@@ -70,6 +74,8 @@ impl Greeting {
         Self {
             connection_id,
             appearance: door.appearance.clone(),
+            process: door.process,
+            waiting: None,
             fail_points: door.fail_points.clone(),
             introduced: false,
             application: None,
@@ -114,7 +120,7 @@ pub(super) async fn answer(
                     string, or connect to a listener with another face";
         return Err(ErrorReply::new(LOAD_BALANCER_SUPPORT_MISMATCH, text));
     }
-    may_wait(field("topologyVersion"), field("maxAwaitTimeMS"))?;
+    waiting::patience(asked, greeting.process)?;
     let common = in_common(asked, greeting.offered);
     greeting.agreed = common.iter().fold(greeting.agreed, |agreed, one| agreed.with(*one));
     let hello_ok = field("helloOk").and_then(|value| value.as_bool()) == Some(true);
@@ -124,26 +130,6 @@ pub(super) async fn answer(
         document.append(bson::cstr!("compression"), names);
     }
     Ok(document)
-}
-
-/// Clients that wait for a change are answered at once: they have their version from another server. What
-/// servers refuse is refused.
-fn may_wait(version: Option<RawBsonRef<'_>>, limit: Option<RawBsonRef<'_>>) -> Result<(), ErrorReply> {
-    let incomplete = |text: &str| Err(ErrorReply::new(INCOMPLETE_WAIT, text));
-    let mismatch = |text: &str| Err(ErrorReply::new(TYPE_MISMATCH, text));
-    let negative = || Err(ErrorReply::new(NEGATIVE_WAIT, "BSON field 'maxAwaitTimeMS' value must be >= 0"));
-    match (version, limit) {
-        (None, None) => Ok(()),
-        (Some(_), None) => incomplete("A request with a 'topologyVersion' must include 'maxAwaitTimeMS'"),
-        (None, Some(_)) => incomplete("A request with 'maxAwaitTimeMS' must include a 'topologyVersion'"),
-        (Some(RawBsonRef::Document(_)), Some(limit)) => match limit {
-            RawBsonRef::Int32(..0) | RawBsonRef::Int64(..0) => negative(),
-            RawBsonRef::Double(limit) if limit < 0.0 => negative(),
-            RawBsonRef::Int32(_) | RawBsonRef::Int64(_) | RawBsonRef::Double(_) => Ok(()),
-            _ => mismatch("Expected field \"maxAwaitTimeMS\" to have numeric type"),
-        },
-        (Some(_), Some(_)) => mismatch("topologyVersion must be a document"),
-    }
 }
 
 /// What the client asks for and may have, in its order.
@@ -171,7 +157,9 @@ fn document(
     if hello_ok {
         document.append(bson::cstr!("helloOk"), true);
     }
-    greeting.appearance.show(&mut document, writable, balanced, now);
+    let version =
+        (capabilities.max_wire_version >= waiting::SINCE).then(|| waiting::version(greeting.process));
+    greeting.appearance.show(&mut document, writable, version.as_deref(), balanced, now);
     document.append(bson::cstr!("maxBsonObjectSize"), capabilities.max_bson_object_size);
     document.append(bson::cstr!("maxMessageSizeBytes"), capabilities.max_message_size);
     document.append(bson::cstr!("maxWriteBatchSize"), capabilities.max_write_batch_size);
@@ -200,7 +188,7 @@ mod tests {
     use bson::rawdoc;
 
     fn stranger(offered: Compressors) -> Greeting {
-        Greeting::new(1, &Door::showing(Appearance::Router), offered)
+        Greeting::new(1, &Door::showing(Appearance::Router, ObjectId::new()), offered)
     }
 
     async fn ask(greeting: &mut Greeting, body: &RawDocumentBuf) -> Result<RawDocumentBuf, ErrorReply> {
@@ -221,8 +209,9 @@ mod tests {
         for reply in [modern, legacy] {
             assert_eq!(reply.get_str("msg").unwrap(), "isdbgrid");
             assert_eq!(reply.get_i32("maxWireVersion").unwrap(), 17);
-            for absent in ["topologyVersion", "$clusterTime", "compression", "setName", "saslSupportedMechs"]
-            {
+            let version = reply.get_document("topologyVersion").unwrap();
+            assert_eq!(version.get_object_id("processId").unwrap(), greeting.process);
+            for absent in ["$clusterTime", "compression", "setName", "saslSupportedMechs"] {
                 assert!(reply.get(absent).unwrap().is_none());
             }
         }
@@ -255,7 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn behind_a_balancer_a_driver_must_know_of_it() {
-        let service = Door::showing(Appearance::Service(bson::oid::ObjectId::new()));
+        let service = Door::showing(Appearance::Service(ObjectId::new()), ObjectId::new());
         let mut greeting = Greeting::new(1, &service, Compressors::NONE);
         let error = ask(&mut greeting, &rawdoc! { "hello": 1 }).await.unwrap_err();
         assert_eq!(error.code, LOAD_BALANCER_SUPPORT_MISMATCH);
@@ -265,27 +254,5 @@ mod tests {
         let mut greeting = stranger(Compressors::NONE);
         let hello = ask(&mut greeting, &rawdoc! { "hello": 1, "loadBalanced": true }).await.unwrap();
         assert!(hello.get_object_id("serviceId").is_err());
-    }
-
-    #[tokio::test]
-    async fn a_client_that_waits_says_for_what_and_how_long() {
-        let version = || rawdoc! { "processId": bson::oid::ObjectId::new(), "counter": 6_i64 };
-        let cases = [
-            (rawdoc! { "hello": 1, "topologyVersion": version(), "maxAwaitTimeMS": 10_000 }, None),
-            (rawdoc! { "hello": 1, "topologyVersion": version() }, Some(INCOMPLETE_WAIT)),
-            (rawdoc! { "hello": 1, "maxAwaitTimeMS": 10 }, Some(INCOMPLETE_WAIT)),
-            (
-                rawdoc! { "hello": 1, "topologyVersion": version(), "maxAwaitTimeMS": -1_i64 },
-                Some(NEGATIVE_WAIT),
-            ),
-            (
-                rawdoc! { "hello": 1, "topologyVersion": version(), "maxAwaitTimeMS": "x" },
-                Some(TYPE_MISMATCH),
-            ),
-        ];
-        for (body, code) in cases {
-            let answer = ask(&mut stranger(Compressors::NONE), &body).await;
-            assert_eq!(answer.err().map(|error| error.code), code, "{body:?}");
-        }
     }
 }

@@ -10,6 +10,7 @@ mod introduction;
 mod login;
 mod scram;
 mod session;
+mod waiting;
 
 pub mod face;
 pub mod hello;

@@ -5,7 +5,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bson::RawDocumentBuf;
 use bytes::{Buf, BytesMut};
@@ -20,13 +19,12 @@ use crate::wire::error::{
     ErrorReply, NOT_PRIMARY_NO_SECONDARY_OK, NOT_WRITABLE_PRIMARY, UNSUPPORTED_OP_QUERY,
 };
 use crate::wire::header::{FrameError, Header, OP_COMPRESSED, OP_MSG, OP_QUERY};
-use crate::wire::op_msg::build;
+use crate::wire::op_msg::{MORE_TO_COME, build};
 use crate::wire::query::{self, Query};
 use crate::wire::scan::Command;
 
 use super::acceptor::Door;
 use super::accounts::Accounts;
-use super::belongings::Belongings;
 use super::buffers::{Buffer, FIRST};
 use super::client::Client;
 use super::exhaust;
@@ -34,9 +32,7 @@ use super::face::Appearance;
 use super::fail_points::{self, Meeting};
 use super::hello::{self, Greeting, SharedCapabilities};
 use super::login;
-
-/// How long ending what a client has left open may take.
-const RELEASE: Duration = Duration::from_secs(10);
+use super::waiting::{self, Waiting};
 
 /// What the sessions of one worker share.
 pub(super) struct Context {
@@ -84,7 +80,7 @@ pub(super) async fn serve(
     let end = until_end(context, client, &mut greeting, &drain).await;
     if let Some(belongings) = greeting.belongings {
         let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
-        Box::pin(release(router, connection_id, *belongings)).await;
+        Box::pin(belongings.release(router, connection_id)).await;
     }
     end
 }
@@ -102,28 +98,59 @@ async fn until_end(
             // First: a request that is there already is answered, whatever else is the matter.
             ready = client.readable() => ready?,
             () = &mut drained => return Ok(()),
+            () = waiting::over(&mut greeting.waiting) => {}
         }
         // Boxed, so that an idle session does not keep room for it.
-        Box::pin(requests(context, client, greeting, drain)).await?;
+        Box::pin(turn(context, client, greeting, drain)).await?;
         if drain.is_cancelled() {
             return Ok(());
         }
     }
 }
 
-/// Ends on the servers what a client has left open.
-async fn release(router: &Router, client: i32, belongings: Belongings) {
-    let ending = async {
-        let mut reply = Buffer::take();
-        for message in belongings.farewells() {
-            if let Ok(operation) = Operation::parse(&message, u64::from(client.unsigned_abs())) {
-                router.handle(&operation, &mut reply.0).await;
-            }
-        }
-    };
-    if tokio::time::timeout(RELEASE, ending).await.is_err() {
-        tracing::debug!(client, "left open what a client had left open: the servers do not answer");
+/// Answers what waited, and handles requests until none is there. A client that does not wait for its answer gets it early.
+async fn turn(
+    context: &Context,
+    client: &mut Client,
+    greeting: &mut Greeting,
+    drain: &CancellationToken,
+) -> Result<(), SessionEnd> {
+    if let Some(waiting) = greeting.waiting.take() {
+        after_waiting(context, client, greeting, *waiting).await?;
     }
+    requests(context, client, greeting, drain).await
+}
+
+/// Answers a `hello` that has waited long enough. One that streams waits again.
+async fn after_waiting(
+    context: &Context,
+    client: &mut Client,
+    greeting: &mut Greeting,
+    waiting: Waiting,
+) -> Result<(), SessionEnd> {
+    let message = &waiting.message;
+    let operation = Operation::parse(message, u64::from(greeting.connection_id.unsigned_abs()))?;
+    let body = &message[operation.parts.body.clone()];
+    let (document, follows) = match greet(context, greeting, &operation.command, body).await {
+        Ok(document) => (document, waiting.streams),
+        Err(error) => (error.document(), false),
+    };
+    let flags = if follows { MORE_TO_COME } else { 0 };
+    let reply = build(waiting.number(), waiting.answers_to, flags, document.as_bytes(), None);
+    client.write_all(&reply).await?;
+    if !follows {
+        return Ok(());
+    }
+    // As if it had been sent once more.
+    let mut failed = BytesMut::new();
+    let handled = command(context, client, greeting, message, &mut failed).await?;
+    if let Some(again) = &mut greeting.waiting {
+        again.again(&waiting);
+    } else if handled == Handled::Reply {
+        exhaust::follow(&mut failed, waiting.number().to_le_bytes());
+        client.write_all(&failed).await?;
+    }
+    Ok(())
 }
 
 /// Handles requests until none is there.
@@ -152,6 +179,9 @@ async fn requests(
             client.write_all(reply).await?;
         }
         input.advance(header.length);
+        if let Some(waiting) = greeting.waiting.take_if(|_| !input.is_empty()) {
+            after_waiting(context, client, greeting, *waiting).await?;
+        }
         // A client that always has one more request ready must not hold up a shutdown.
         if input.is_empty() || drain.is_cancelled() {
             return Ok(());
@@ -212,6 +242,10 @@ async fn command(
     let failed = fail_points::before(client, &greeting.fail_points, &meeting).await?;
     let local = match (operation.class, not_here(&greeting.appearance, &operation)) {
         _ if let Some(failed) = failed => Ok(failed),
+        (Class::Hello, _) if let Some(waiting) = waits(greeting, &operation, message) => {
+            greeting.waiting = Some(Box::new(waiting));
+            return Ok(Handled::Silent);
+        }
         (Class::Hello, _) => {
             greet(context, greeting, &operation.command, &message[operation.parts.body.clone()]).await
         }
@@ -234,6 +268,11 @@ async fn command(
     reply.clear();
     reply.extend_from_slice(&build(0, operation.request_id(), 0, document.as_bytes(), None));
     Ok(if operation.silent() { Handled::Silent } else { Handled::Reply })
+}
+
+/// A `hello` that is not to be answered at once. Its answers are never compressed, as on servers.
+fn waits(greeting: &Greeting, operation: &Operation<'_>, message: &[u8]) -> Option<Waiting> {
+    Waiting::of(message, &message[operation.parts.body.clone()], greeting.process)
 }
 
 /// The answer to `hello`, with the ways to log in if it asks for them.

@@ -40,6 +40,10 @@ pub const UNSUPPORTED_OP_QUERY: Code = Code(352, "UnsupportedOpQueryCommand");
 pub const LOAD_BALANCER_SUPPORT_MISMATCH: Code = Code(354, "LoadBalancerSupportMismatch");
 /// `hello` may wait for a change, and what to wait for is not said, or not how long.
 pub const INCOMPLETE_WAIT: Code = Code(31_368, "Location31368");
+/// What a client knows of a server is newer than the server.
+pub const VERSION_FROM_THE_FUTURE: Code = Code(31_382, "Location31382");
+/// A command lacks a field that it must have.
+pub const FIELD_MISSING: Code = Code(40_414, "Location40414");
 /// `hello` may wait for less than no time.
 pub const NEGATIVE_WAIT: Code = Code(51_024, "Location51024");
 /// The server is a secondary.
