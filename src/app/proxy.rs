@@ -302,7 +302,10 @@ fn routers(parts: Parts) -> BuildRouter {
         let login = user.as_ref().map(|user| user.login.clone());
         let pools = [0, 1].map(|side: usize| {
             let cluster = parts.clusters[side].as_ref();
-            cluster.map(|cluster| cluster.pools_of(parts.shares[side], login.clone()))
+            cluster.map(|cluster| match &login {
+                None => cluster.warm_pools(parts.shares[side]),
+                Some(login) => cluster.pools_of(parts.shares[side], login.clone()),
+            })
         });
         let router = Router::new(parts.shared.clone(), pools.clone(), parts.route.clone());
         let (router, own) = match user {

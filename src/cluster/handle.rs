@@ -21,6 +21,7 @@ use super::member::Member;
 use super::monitor::{self, MIN_INTERVAL};
 use super::pools::Pools;
 use super::selection::{Selection, Tuning, select};
+use super::srv;
 use super::topology::{Role, Topology, TopologyKind};
 use super::uri::Settings;
 
@@ -83,7 +84,10 @@ impl Cluster {
             closed: AtomicBool::new(false),
         });
         cluster.watch_new_members();
-        tasks.spawn("pool sweeper", Box::pin(sweep(Arc::downgrade(&cluster))));
+        tasks.spawn("pool sweeper", Box::pin(sweep(Arc::downgrade(&cluster), cluster.changes())));
+        if let Some(lookup) = cluster.settings.lookup.clone().filter(|_| !cluster.settings.direct) {
+            tasks.spawn("lookup", Box::pin(srv::follow(Arc::downgrade(&cluster), lookup)));
+        }
         Ok(cluster)
     }
 
@@ -130,12 +134,25 @@ impl Cluster {
     /// Pools of connections on the reactor of whoever uses them; `share` is the most per server.
     #[must_use]
     pub fn pools(self: &Arc<Self>, share: usize) -> Arc<Pools> {
-        self.pools_of(share, None)
+        self.keep(Pools::new(self.clone(), share, 0, None))
     }
 
     /// As [`Self::pools`], of connections of another user than that of the connection string.
-    pub fn pools_of(self: &Arc<Self>, share: usize, login: Option<Arc<Login>>) -> Arc<Pools> {
-        let pools = Arc::new(Pools::new(self.clone(), share, login));
+    pub fn pools_of(self: &Arc<Self>, share: usize, login: Arc<Login>) -> Arc<Pools> {
+        self.keep(Pools::new(self.clone(), share, 0, Some(login)))
+    }
+
+    /// As [`Self::pools`], with the part of `minPoolSize` that `share` is of `maxPoolSize`, always there.
+    pub fn warm_pools(self: &Arc<Self>, share: usize) -> Arc<Pools> {
+        let [least, most] =
+            [self.settings.min_pool_size, self.settings.max_pool_size].map(|size| size as usize);
+        let pools = self.keep(Pools::new(self.clone(), share, (least * share).div_ceil(most.max(1)), None));
+        pools.warm();
+        pools
+    }
+
+    fn keep(&self, pools: Pools) -> Arc<Pools> {
+        let pools = Arc::new(pools);
         let mut shards = self.shards.lock();
         shards.retain(|shard| shard.strong_count() > 0);
         shards.push(Arc::downgrade(&pools));
@@ -264,6 +281,12 @@ impl Cluster {
         self.watch_new_members();
     }
 
+    /// Takes `servers` for all of them.
+    pub(super) fn keep_to(self: &Arc<Self>, servers: &[ServerId]) {
+        self.update(|topology| topology.with_servers(servers));
+        self.watch_new_members();
+    }
+
     fn update(&self, change: impl FnOnce(&Topology) -> Topology) {
         let mut members = self.members.lock();
         let before = self.topology.load_full();
@@ -313,13 +336,22 @@ impl Cluster {
     }
 }
 
-/// Closes connections that nobody needs, for as long as the cluster is in use.
-async fn sweep(cluster: Weak<Cluster>) {
+/// Closes connections that nobody needs, and opens those that should always be there, for as long as the cluster is in
+/// use.
+async fn sweep(cluster: Weak<Cluster>, mut changes: watch::Receiver<u64>) {
+    let mut due = tokio::time::interval(SWEEP_INTERVAL);
     loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        match cluster.upgrade() {
-            Some(cluster) => cluster.for_all_pools(Pools::sweep),
-            None => return,
+        let swept = tokio::select! {
+            _ = due.tick() => true,
+            changed = changes.changed() => match changed {
+                Ok(()) => false,
+                Err(_) => return,
+            },
+        };
+        let Some(cluster) = cluster.upgrade() else { return };
+        if swept {
+            cluster.for_all_pools(Pools::sweep);
         }
+        cluster.for_all_pools(Pools::warm);
     }
 }

@@ -15,6 +15,7 @@ pub mod pools;
 mod run;
 pub mod scram;
 pub mod selection;
+mod srv;
 mod stream;
 mod tls;
 pub mod topology;

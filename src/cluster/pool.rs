@@ -113,6 +113,26 @@ impl Pool {
         self.awaiting.clone().acquire_owned().await.ok()
     }
 
+    /// Opens connections until there are `least`, as long as nobody else opens any and none fails.
+    pub(super) async fn fill(self: Arc<Self>, least: usize) {
+        loop {
+            let generation = self.member.generation();
+            let idle = self.idle.lock().iter().filter(|idle| idle.generation == generation).count();
+            if self.stats().in_use + idle >= least || self.member.is_removed() {
+                return;
+            }
+            // Those who wait for a connection come first.
+            let (Ok(permit), Ok(_slot)) =
+                (self.permits.clone().try_acquire_owned(), self.member.connecting.try_acquire())
+            else {
+                return;
+            };
+            if self.open(permit).await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn open(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<Pooled, ConnectError> {
         let generation = self.member.generation();
         match self.cluster.connector().open(&self.member.address, self.login.as_deref()).await {

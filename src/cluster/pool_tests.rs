@@ -321,3 +321,34 @@ async fn a_closed_cluster_serves_nobody() {
     assert!(matches!(result, Err(SendError::NotSent(_))), "{result:?}");
     assert!(setup.pools.stats().is_empty());
 }
+
+/// Waits for so many connections that nobody uses.
+async fn until_idle(pools: &Pools, expected: usize) {
+    let idle = || pools.stats().iter().map(|(_, stats)| stats.idle).sum::<usize>();
+    tokio::time::timeout(LIMIT, async {
+        while idle() != expected {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{} are idle, not {expected}", idle()));
+}
+
+#[tokio::test]
+async fn the_least_connections_are_there_before_anybody_asks_and_again_after_a_failure() {
+    let setup = setup_with(1, "maxPoolSize=8&minPoolSize=6").await;
+    // Half of all, so half of the least.
+    let pools = setup.cluster.warm_pools(4);
+    until_idle(&pools, 3).await;
+    assert_eq!(setup.pools.stats(), [], "a pool that is not for applications");
+    let member = setup.cluster.member(&pools.stats()[0].0).unwrap();
+    setup.cluster.note_check_failed(&member, "a test".to_owned());
+    tokio::time::timeout(LIMIT, async {
+        while pools.stats()[0].1.created < 6 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    setup.tasks.stop(LIMIT).await;
+}

@@ -41,16 +41,29 @@ pub struct PoolStats {
 pub struct Pools {
     cluster: Arc<Cluster>,
     share: usize,
+    /// Connections to each server that are there before anybody asks.
+    least: usize,
     /// Another user than that of the connection string.
     login: Option<Arc<Login>>,
+    /// Where sockets live.
+    runtime: Option<tokio::runtime::Handle>,
     pools: Mutex<HashMap<ServerId, Arc<Pool>>>,
     /// Picks among servers that are equally good, one after the other.
     turn: AtomicUsize,
 }
 
 impl Pools {
-    pub(super) fn new(cluster: Arc<Cluster>, share: usize, login: Option<Arc<Login>>) -> Self {
-        Self { cluster, share: share.max(1), login, pools: Mutex::default(), turn: AtomicUsize::new(0) }
+    pub(super) fn new(cluster: Arc<Cluster>, share: usize, least: usize, login: Option<Arc<Login>>) -> Self {
+        let share = share.max(1);
+        Self {
+            cluster,
+            share,
+            least: least.min(share),
+            login,
+            runtime: tokio::runtime::Handle::try_current().ok(),
+            pools: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        }
     }
 
     /// The cluster behind.
@@ -164,6 +177,16 @@ impl Pools {
             pool.sweep(self.cluster.settings().max_idle_time);
         }
         self.pools.lock().retain(|_, pool| !pool.member().is_removed());
+    }
+
+    /// Begins to open connections where there are fewer than should always be there.
+    pub(super) fn warm(&self) {
+        let Some(runtime) = self.runtime.as_ref().filter(|_| self.least > 0) else { return };
+        let topology = self.cluster.topology();
+        let useful = topology.servers.iter().filter(|server| server.role.takes_operations());
+        for pool in useful.filter_map(|server| self.pool(&server.address)) {
+            runtime.spawn(pool.fill(self.least));
+        }
     }
 
     /// Numbers per server.

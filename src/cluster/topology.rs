@@ -211,6 +211,19 @@ impl Topology {
         next
     }
 
+    /// The topology of a cluster whose servers, all of them, are `servers`.
+    #[must_use]
+    pub fn with_servers(&self, servers: &[ServerId]) -> Self {
+        let mut next = self.clone();
+        next.servers.retain(|server| servers.contains(&server.address));
+        for server in servers {
+            if next.server(server).is_none() {
+                next.servers.push(Server::unknown(server.clone(), None));
+            }
+        }
+        next
+    }
+
     /// The topology after `address` answered `hello`. `rtt` is a round-trip sample, if one was taken.
     /// Replies of servers that are not in the topology, and replies older than the last one, change nothing.
     #[must_use]

@@ -10,6 +10,7 @@ use mongodb::options::{
 };
 
 use super::command::ServerId;
+use super::srv::Lookup;
 use crate::wire::compressed::Compressor;
 
 const DEFAULT_PORT: u16 = 27017;
@@ -20,6 +21,8 @@ const DEFAULT_MAX_POOL_SIZE: u32 = 100;
 pub struct Settings {
     /// Where to begin.
     pub seeds: Vec<ServerId>,
+    /// Where to ask for others, of a sharded cluster.
+    pub lookup: Option<Lookup>,
     /// The name the replica set must have.
     pub replica_set: Option<String>,
     /// Talk to the one seed and ignore other members.
@@ -34,6 +37,8 @@ pub struct Settings {
     pub app_name: String,
     /// Most connections per server, all pool shards together.
     pub max_pool_size: u32,
+    /// Connections per server that are opened before anybody asks, all pool shards together.
+    pub min_pool_size: u32,
     /// An unused connection is closed after this.
     pub max_idle_time: Duration,
     /// How long an operation may wait for a server.
@@ -137,7 +142,8 @@ impl Settings {
             .await
             .map_err(|error| UriError::Invalid(without_password(&error.kind.to_string(), uri)))?;
         refuse_unsupported(&options)?;
-        Self::from_options(options)
+        let lookup = Lookup::of(uri, &options);
+        Ok(Self { lookup, ..Self::from_options(options)? })
     }
 
     fn from_options(options: ClientOptions) -> Result<Self, UriError> {
@@ -154,6 +160,7 @@ impl Settings {
         let or = |given: Option<Duration>, seconds| given.unwrap_or(Duration::from_secs(seconds));
         Ok(Self {
             seeds,
+            lookup: None,
             replica_set: options.repl_set_name,
             direct,
             credential,
@@ -161,6 +168,7 @@ impl Settings {
             compressors: options.compressors.iter().flatten().map(compressor).collect::<Result<_, _>>()?,
             app_name: options.app_name.unwrap_or_else(|| "reshard".to_owned()),
             max_pool_size: options.max_pool_size.unwrap_or(DEFAULT_MAX_POOL_SIZE),
+            min_pool_size: options.min_pool_size.unwrap_or(0),
             max_idle_time: options
                 .max_idle_time
                 .filter(|time| !time.is_zero())
@@ -180,7 +188,7 @@ impl Settings {
     }
 }
 
-fn seed(address: &ServerAddress) -> Result<ServerId, UriError> {
+pub(super) fn seed(address: &ServerAddress) -> Result<ServerId, UriError> {
     match address {
         // An IPv6 address keeps its brackets, as in the members' lists of servers.
         ServerAddress::Tcp { host, port } => {
@@ -295,7 +303,7 @@ fn is_primary(criteria: &SelectionCriteria) -> bool {
 }
 
 /// `message` without the password of `uri`, in whatever form the message repeats it.
-fn without_password(message: &str, uri: &str) -> String {
+pub(super) fn without_password(message: &str, uri: &str) -> String {
     let user_info = uri.split_once("://").map(|(_, rest)| rest).and_then(|rest| rest.rsplit_once('@'));
     let password =
         user_info.and_then(|(user_info, _)| user_info.split_once(':')).map(|(_, password)| password);

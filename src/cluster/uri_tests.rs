@@ -12,7 +12,7 @@ async fn refused(uri: &str) -> String {
 async fn everything_in_one() {
     let settings = parsed(
         "mongodb://anna:s%3Acret@A.example,b.example:27018/app?replicaSet=x&authSource=users\
-         &authMechanism=SCRAM-SHA-256&tls=true&tlsCAFile=/ca.pem&maxPoolSize=7&appName=me\
+         &authMechanism=SCRAM-SHA-256&tls=true&tlsCAFile=/ca.pem&maxPoolSize=7&minPoolSize=3&appName=me\
          &serverSelectionTimeoutMS=1500&connectTimeoutMS=2500&retryWrites=true&w=majority",
     )
     .await;
@@ -22,7 +22,7 @@ async fn everything_in_one() {
     assert_eq!((&*credential.username, credential.password.reveal()), ("anna", "s:cret"));
     assert_eq!((&*credential.source, credential.mechanism), ("users", Some(Mechanism::ScramSha256)));
     assert_eq!(settings.tls.clone().unwrap().ca_file.unwrap().to_str(), Some("/ca.pem"));
-    assert_eq!((settings.max_pool_size, &*settings.app_name), (7, "me"));
+    assert_eq!((settings.min_pool_size, settings.max_pool_size, &*settings.app_name), (3, 7, "me"));
     assert_eq!(settings.server_selection_timeout, Duration::from_millis(1500));
     assert_eq!(settings.connect_timeout, Duration::from_millis(2500));
     assert!(!format!("{settings:?}").contains("cret"), "{settings:?}");

@@ -153,6 +153,7 @@ fn is_current(known: &RawDocument, process: ObjectId) -> Result<bool, ErrorReply
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::error::Code;
 
     const SELF: ObjectId = ObjectId::from_bytes([7; 12]);
 
@@ -162,7 +163,7 @@ mod tests {
         hello
     }
 
-    fn code(hello: &RawDocumentBuf) -> Option<i32> {
+    fn code(hello: &RawDocumentBuf) -> Option<Code> {
         patience(hello, SELF).err().map(|error| error.code)
     }
 
