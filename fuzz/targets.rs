@@ -5,6 +5,10 @@ use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use bytes::BytesMut;
 use reshard::cluster::Gossip;
+use reshard::cluster::hello::HelloReply;
+use reshard::cluster::scram::{self, Hash};
+use reshard::listener::scram::{Exchange, First, Stored};
+use reshard::listener::{introduction, waiting};
 use reshard::model::namespace::Namespace;
 use reshard::policy::bulk::BulkWrite;
 use reshard::policy::canonical::key_of;
@@ -12,6 +16,7 @@ use reshard::policy::catalog::Collection;
 use reshard::policy::others::Others;
 use reshard::policy::route_key::{By, RouteKey};
 use reshard::policy::shard_key::ShardKey;
+use reshard::policy::streams::{Beginning, Watched};
 use reshard::policy::writes::{Verb, WriteCommand};
 use reshard::policy::{ddl, expiry, reads};
 use reshard::router::Operation;
@@ -27,13 +32,15 @@ use reshard::wire::scan::Command;
 pub(crate) type Target = fn(&[u8]);
 
 /// All of them by name.
-pub(crate) const ALL: [(&str, Target); 6] = [
+pub(crate) const ALL: [(&str, Target); 8] = [
     ("framer", framer),
     ("op_msg", op_msg),
     ("op_compressed", op_compressed),
     ("op_query", op_query),
     ("command", command),
     ("key", key),
+    ("hello", hello),
+    ("scram", scram),
 ];
 
 /// A stream of messages, cut where their headers say.
@@ -198,4 +205,69 @@ pub(crate) fn key(bytes: &[u8]) {
         assert_eq!(again.canonical(), key.canonical());
         assert!(key.id_slot().number() < 1024);
     }
+}
+
+/// What clients and servers say of themselves, and where change streams are to begin.
+pub(crate) fn hello(bytes: &[u8]) {
+    let bytes = OpMsg::parse(bytes).map_or(bytes, |parts| &bytes[parts.body]);
+    let Ok(body) = RawDocument::from_bytes(bytes) else { return };
+    for (_, value) in body.iter().flatten() {
+        if let Ok(Some(name)) = introduction::check(value, 512) {
+            assert!(name.len() <= 128);
+        }
+    }
+    let process = ObjectId::from_bytes([7; 12]);
+    _ = waiting::patience(body, process);
+    if let Ok(Some(known)) = body.get("topologyVersion") {
+        let mut asked = rawdoc! { "maxAwaitTimeMS": 1 };
+        asked.append(bson::cstr!("topologyVersion"), known);
+        _ = waiting::patience(&asked, process);
+    }
+    if let Ok(reply) = HelloReply::parse(body) {
+        assert!(reply.role.is_some());
+    }
+    _ = (Beginning::of(body), Watched::by("d", Some("c"), body));
+}
+
+/// The messages of a login by RFC 7677, with some bytes of each replaced: by what follows the first two, which say where
+/// and how many.
+pub(crate) fn scram(bytes: &[u8]) {
+    const NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+    let [place, count, instead @ ..] = bytes else { return };
+    let damaged = |message: &str| {
+        let mut message = message.as_bytes().to_vec();
+        let from = usize::from(*place) % (message.len() + 1);
+        let to = (from + usize::from(*count)).min(message.len());
+        message.splice(from..to, instead.iter().copied());
+        message
+    };
+    let (salt, iterations) = (vec![7; 16], 4096);
+    let (client, server) = (vec![1; 32], vec![2; 32]);
+    let stored_key = Hash::Sha256.digest(&client);
+    let stored = Stored { hash: Hash::Sha256, salt, iterations, stored_key, server_key: server.clone() };
+    let keys = scram::Keys { client, server };
+
+    let mine = scram::Exchange::new(Hash::Sha256, "us=er,", "rOprNGfwEbeRWgbNEkqO".to_owned());
+    let first = mine.first();
+    _ = First::parse(instead);
+    if let Ok(other) = First::parse(&damaged(&first)) {
+        assert!(!other.user.is_empty());
+        _ = Exchange::begin(other, NONCE, &stored);
+    }
+    let theirs = Exchange::begin(First::parse(first.as_bytes()).expect("a first message"), NONCE, &stored);
+    for strange in [instead.to_vec(), damaged(&theirs.message)] {
+        _ = mine.challenge(&strange).map(|challenge| mine.proof(&challenge, &keys));
+    }
+    let challenge = mine.challenge(theirs.message.as_bytes()).expect("a challenge");
+    let proof = mine.proof(&challenge, &keys);
+    for strange in [instead.to_vec(), damaged(&proof.message)] {
+        // Base64 may be written in more than one way; whatever is let in has shown the key.
+        if let Ok(proven) = theirs.prove(&strange, &stored) {
+            assert_eq!(Hash::Sha256.digest(&proven.keys.client), stored.stored_key);
+        }
+    }
+    let proven =
+        theirs.prove(proof.message.as_bytes(), &stored).ok().expect("whoever knows the key is let in");
+    assert!(proof.verify(proven.message.as_bytes()).is_ok());
+    _ = (proof.verify(instead), proof.verify(&damaged(&proven.message)));
 }

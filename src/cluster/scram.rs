@@ -14,7 +14,7 @@ const MIN_ITERATIONS: u32 = 4096;
 
 /// Why a SCRAM exchange failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ScramError {
+pub enum ScramError {
     /// The server's message does not follow the RFC.
     #[error("unusable SCRAM message from the server: {0}")]
     Malformed(&'static str),
@@ -43,29 +43,32 @@ pub struct Keys {
 
 /// What the server wants the password to be mixed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Challenge {
-    pub(super) salt: Vec<u8>,
-    pub(super) iterations: u32,
+pub struct Challenge {
+    /// Bytes.
+    pub salt: Vec<u8>,
+    /// How often.
+    pub iterations: u32,
     nonce: String,
     message: String,
 }
 
 /// One login.
-pub(super) struct Exchange {
+pub struct Exchange {
     hash: Hash,
     first_bare: String,
     nonce: String,
 }
 
 /// The second message and what the server must answer to it.
-pub(super) struct Proof {
-    pub(super) message: String,
+pub struct Proof {
+    /// The second message.
+    pub message: String,
     server_signature: Vec<u8>,
 }
 
 impl Hash {
     /// The hash of a SCRAM mechanism; `None` for others.
-    pub(super) fn of(mechanism: Mechanism) -> Option<Self> {
+    pub fn of(mechanism: Mechanism) -> Option<Self> {
         match mechanism {
             Mechanism::ScramSha1 => Some(Self::Sha1),
             Mechanism::ScramSha256 => Some(Self::Sha256),
@@ -108,7 +111,7 @@ impl Hash {
     }
 
     /// Derives the keys; takes milliseconds of processor time.
-    pub(super) fn keys(self, credential: &Credential, salt: &[u8], iterations: u32) -> Keys {
+    pub fn keys(self, credential: &Credential, salt: &[u8], iterations: u32) -> Keys {
         let password = self.prepared_password(credential);
         let salted = match self {
             Self::Sha1 => {
@@ -136,18 +139,21 @@ impl Hash {
 
 impl Exchange {
     /// Begins a login of `username`; `nonce` is random, printable, and has no comma.
-    pub(super) fn new(hash: Hash, username: &str, nonce: String) -> Self {
+    pub fn new(hash: Hash, username: &str, nonce: String) -> Self {
         let username = username.replace('=', "=3D").replace(',', "=2C");
         Self { hash, first_bare: format!("n={username},r={nonce}"), nonce }
     }
 
     /// The first message.
-    pub(super) fn first(&self) -> String {
+    pub fn first(&self) -> String {
         format!("n,,{}", self.first_bare)
     }
 
     /// Reads the server's answer to the first message.
-    pub(super) fn challenge(&self, message: &[u8]) -> Result<Challenge, ScramError> {
+    ///
+    /// # Errors
+    /// [`ScramError::Malformed`].
+    pub fn challenge(&self, message: &[u8]) -> Result<Challenge, ScramError> {
         let message = text(message)?;
         let nonce = field(message, 'r')?;
         if !nonce.starts_with(&self.nonce) || nonce.len() == self.nonce.len() {
@@ -162,7 +168,7 @@ impl Exchange {
     }
 
     /// The second message.
-    pub(super) fn proof(&self, challenge: &Challenge, keys: &Keys) -> Proof {
+    pub fn proof(&self, challenge: &Challenge, keys: &Keys) -> Proof {
         let without_proof = format!("c=biws,r={}", challenge.nonce);
         let auth_message = format!("{},{},{without_proof}", self.first_bare, challenge.message);
         let stored_key = self.hash.digest(&keys.client);
@@ -177,7 +183,10 @@ impl Exchange {
 
 impl Proof {
     /// Checks the server's answer to the second message.
-    pub(super) fn verify(&self, message: &[u8]) -> Result<(), ScramError> {
+    ///
+    /// # Errors
+    /// [`ScramError`].
+    pub fn verify(&self, message: &[u8]) -> Result<(), ScramError> {
         let signature = field(text(message)?, 'v')?;
         let signature = BASE64.decode(signature).map_err(|_| ScramError::Malformed("signature"))?;
         // Nobody learns anything from how long this comparison takes: the signature is the server's own.

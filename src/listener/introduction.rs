@@ -14,7 +14,7 @@ const LONGEST_APP_NAME: usize = 128;
 ///
 /// # Errors
 /// The error that servers answer with.
-pub(super) fn check(client: RawBsonRef<'_>, longest: usize) -> Result<Option<&str>, ErrorReply> {
+pub fn check(client: RawBsonRef<'_>, longest: usize) -> Result<Option<&str>, ErrorReply> {
     let RawBsonRef::Document(client) = client else {
         return Err(mismatch("The client metadata document must be a document".into()));
     };

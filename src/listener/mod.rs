@@ -6,16 +6,16 @@ mod buffers;
 mod client;
 mod exhaust;
 mod fail_points;
-mod introduction;
 mod login;
-mod scram;
 mod session;
-mod waiting;
 
 pub mod face;
 pub mod hello;
+pub mod introduction;
+pub mod scram;
 pub mod settings;
 pub mod tls;
+pub mod waiting;
 pub mod worker;
 
 pub use acceptor::{Listener, bind};

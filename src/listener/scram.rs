@@ -7,17 +7,22 @@ use crate::cluster::scram::{Hash, Keys};
 
 /// What a server stores of a user for one mechanism.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Stored {
-    pub(super) hash: Hash,
-    pub(super) salt: Vec<u8>,
-    pub(super) iterations: u32,
-    pub(super) stored_key: Vec<u8>,
-    pub(super) server_key: Vec<u8>,
+pub struct Stored {
+    /// Which mechanism.
+    pub hash: Hash,
+    /// What the password was mixed with.
+    pub salt: Vec<u8>,
+    /// How often.
+    pub iterations: u32,
+    /// Proves that a client knows the password.
+    pub stored_key: Vec<u8>,
+    /// Proves to a client that the server knows it.
+    pub server_key: Vec<u8>,
 }
 
 /// Why a login goes no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub enum Refused {
     /// The message does not follow the RFC.
     Malformed(&'static str),
     /// The password is wrong.
@@ -26,29 +31,36 @@ pub(super) enum Refused {
 
 /// The client's first message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct First {
-    pub(super) user: String,
+pub struct First {
+    /// Who wants to log in.
+    pub user: String,
     header: &'static str,
     bare: String,
     nonce: String,
 }
 
 /// A login after the first messages of both.
-pub(super) struct Exchange {
+pub struct Exchange {
     first: First,
     nonce: String,
     /// The answer to the client's first message.
-    pub(super) message: String,
+    pub message: String,
 }
 
 /// A client that knows the password, and the last message that it gets.
-pub(super) struct Proven {
-    pub(super) keys: Keys,
-    pub(super) message: String,
+pub struct Proven {
+    /// What it knows instead of the password.
+    pub keys: Keys,
+    /// The last message.
+    pub message: String,
 }
 
 impl First {
-    pub(super) fn parse(message: &[u8]) -> Result<Self, Refused> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`].
+    pub fn parse(message: &[u8]) -> Result<Self, Refused> {
         let message = text(message)?;
         // No channel binding: nothing of MongoDB has any.
         let (header, bare) = [("n,,", "biws"), ("y,,", "eSws")]
@@ -66,14 +78,17 @@ impl First {
 
 impl Exchange {
     /// The answer to `first`; `nonce` is random, printable, and has no comma.
-    pub(super) fn begin(first: First, nonce: &str, stored: &Stored) -> Self {
+    pub fn begin(first: First, nonce: &str, stored: &Stored) -> Self {
         let nonce = format!("{}{nonce}", first.nonce);
         let message = format!("r={nonce},s={},i={}", BASE64.encode(&stored.salt), stored.iterations);
         Self { first, nonce, message }
     }
 
     /// Checks the client's second message.
-    pub(super) fn prove(&self, message: &[u8], stored: &Stored) -> Result<Proven, Refused> {
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn prove(&self, message: &[u8], stored: &Stored) -> Result<Proven, Refused> {
         let message = text(message)?;
         let (without_proof, proof) =
             message.rsplit_once(",p=").ok_or(Refused::Malformed("a proof is missing"))?;

@@ -81,7 +81,7 @@ pub(super) fn version(process: ObjectId) -> RawDocumentBuf {
 
 /// How a `hello` wants to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Patience {
+pub struct Patience {
     /// For how long at most.
     limit: Duration,
     /// What it knows is what this process shows; else there is nothing to wait for.
@@ -92,7 +92,7 @@ pub(super) struct Patience {
 ///
 /// # Errors
 /// What servers refuse.
-pub(super) fn patience(hello: &RawDocument, process: ObjectId) -> Result<Option<Patience>, ErrorReply> {
+pub fn patience(hello: &RawDocument, process: ObjectId) -> Result<Option<Patience>, ErrorReply> {
     let field = |name: &str| hello.get(name).ok().flatten();
     let refused = |code, text: &str| Err(ErrorReply::new(code, text));
     let (known, limit) = match (field("topologyVersion"), field("maxAwaitTimeMS")) {

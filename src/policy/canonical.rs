@@ -4,7 +4,7 @@
 //! the stored format and never changes.
 
 use bson::raw::{RawBson, RawBsonRef};
-use bson::{Decimal128, RawDocument};
+use bson::{Decimal128, RawDocument, RawDocumentBuf};
 
 use super::nesting::DEEPEST;
 use crate::model::key::Key;
@@ -56,7 +56,18 @@ fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>, depth: u32) -> Option<(
             write_bytes(out, b'j', code.code.as_bytes());
             write_document(out, code.scope, depth)?;
         }
-        RawBsonRef::RegularExpression(_) | RawBsonRef::DbPointer(_) | RawBsonRef::Undefined => return None,
+        RawBsonRef::DbPointer(_) => {
+            let mut alone = RawDocumentBuf::new();
+            alone.append(bson::cstr!(""), value);
+            // The library shows no parts of it. Behind the length, the type and the empty name; before the end.
+            write_bytes(out, b'P', alone.as_bytes().get(6..)?.split_last()?.1);
+        }
+        // Not as a whole _id, but MongoDB takes them inside one.
+        RawBsonRef::RegularExpression(regex) => {
+            write_bytes(out, b'R', regex.pattern.as_str().as_bytes());
+            write_bytes(out, b'r', regex.options.as_str().as_bytes());
+        }
+        RawBsonRef::Undefined => out.push(b'U'),
     }
     Some(())
 }
@@ -244,6 +255,31 @@ mod tests {
         let document = rawdoc! { "a": [1], "r": bson::Regex { pattern: "x".try_into().unwrap(), options: "".try_into().unwrap() } };
         assert!(key_of(document.get("a").unwrap().unwrap()).is_none());
         assert!(key_of(document.get("r").unwrap().unwrap()).is_none());
+    }
+
+    #[test]
+    fn whatever_may_be_an_id_is_a_key() {
+        let pointer = |namespace: &str, last: u8| -> Bson {
+            let id = format!("507f1f77bcf86cd7994390{last:02x}");
+            let json = serde_json::json!({ "$dbPointer": { "$ref": namespace, "$id": { "$oid": id } } });
+            Bson::try_from(json).unwrap()
+        };
+        assert_eq!(canonical(pointer("d.c", 1)), canonical(pointer("d.c", 1)));
+        assert_ne!(canonical(pointer("d.c", 1)), canonical(pointer("d.c", 2)));
+        assert_ne!(canonical(pointer("d.c", 1)), canonical(pointer("d.d", 1)));
+        let regex = |pattern: &str, options: &str| bson::Regex {
+            pattern: pattern.try_into().unwrap(),
+            options: options.try_into().unwrap(),
+        };
+        let inside = [
+            doc! { "a": regex("xi", "") },
+            doc! { "a": regex("x", "i") },
+            doc! { "a": Bson::Undefined },
+            doc! { "a": Bson::Null },
+            doc! { "a": [regex("x", "")] },
+        ];
+        let all: std::collections::HashSet<_> = inside.into_iter().map(canonical).collect();
+        assert_eq!(all.len(), 5);
     }
 
     #[test]

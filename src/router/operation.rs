@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cluster::Gossip;
 use crate::policy::classify::{Class, classify};
 use crate::policy::failover::Kind;
-use crate::wire::header::FrameError;
+use crate::wire::header::{FrameError, MAX_MESSAGE_LEN};
 use crate::wire::op_msg::{MORE_TO_COME, OpMsg};
 use crate::wire::patch::{Patch, Patched, document_element};
 use crate::wire::scan::{Command, find};
@@ -121,8 +121,10 @@ impl<'a> Operation<'a> {
                 // A timestamp is stored as one little-endian number: the increment below, the seconds above.
                 patch.replace(asked.value_range(), instead.to_le_bytes().to_vec());
             }
-            if let Some(latest) = gossip.latest() {
-                patch.append(document_element("$clusterTime", latest.as_bytes()));
+            let time = gossip.latest().map(|latest| document_element("$clusterTime", latest.as_bytes()));
+            // A message as long as can be goes without: the time that it asks for is the cluster's own, which knows it.
+            if let Some(time) = time.filter(|time| self.message.len() + time.len() <= MAX_MESSAGE_LEN) {
+                patch.append(time);
             }
         }
         if let Some(w) = self.command.unacknowledged() {
@@ -142,7 +144,7 @@ impl<'a> Operation<'a> {
 mod tests {
     use super::*;
     use crate::wire::op_msg::build;
-    use bson::{RawDocument, rawdoc};
+    use bson::{RawDocument, Timestamp, rawdoc};
 
     fn kind(body: &RawDocument) -> (Class, Kind) {
         let message = build(1, 0, 0, body.as_bytes(), None);
@@ -179,5 +181,24 @@ mod tests {
         for (body, class, expected) in cases {
             assert_eq!(kind(&body), (class, expected), "{body:?}");
         }
+    }
+
+    #[test]
+    fn what_is_as_long_as_can_be_does_not_get_longer() {
+        let gossip = Gossip::default();
+        gossip.observe(&rawdoc! { "clusterTime": Timestamp { time: 7, increment: 1 } });
+        let body = rawdoc! {
+            "insert": "c", "txnNumber": 1_i64, "autocommit": false, "startTransaction": true,
+            "readConcern": { "afterClusterTime": Timestamp { time: 5, increment: 1 } }, "$db": "d",
+        };
+        let of = |bytes: usize| build(1, 0, 0, body.as_bytes(), Some(("documents", &vec![0; bytes])));
+        let rest = of(0).len();
+        let longest = [MAX_MESSAGE_LEN, MAX_MESSAGE_LEN - 1000].map(|length| {
+            let message = of(length - rest);
+            let length = Operation::parse(&message, 0).unwrap().patched(&gossip).to_vec(&message).len();
+            (message.len(), length)
+        });
+        assert_eq!(longest[0], (MAX_MESSAGE_LEN, MAX_MESSAGE_LEN));
+        assert!(longest[1].0 < longest[1].1 && longest[1].1 <= MAX_MESSAGE_LEN, "{longest:?}");
     }
 }

@@ -14,7 +14,7 @@ mod twisted;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bson::{Bson, Document, RawDocument, doc, rawdoc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use reshard::migration::control::NamespaceSpec;
 use reshard::policy::shard_key::ShardKey;
 use reshard::wire::header::Header;
@@ -62,7 +62,11 @@ impl Line {
     }
 
     async fn ask(&mut self, body: &RawDocument) -> Result<Document> {
-        self.stream.write_all(&build(7, 0, 0, body.as_bytes(), None)).await?;
+        self.send(&build(7, 0, 0, body.as_bytes(), None)).await
+    }
+
+    async fn send(&mut self, message: &[u8]) -> Result<Document> {
+        self.stream.write_all(message).await?;
         let mut bytes = vec![0; 16];
         self.stream.read_exact(&mut bytes).await?;
         let header = Header::parse(&bytes)?.context("header")?;
@@ -74,11 +78,37 @@ impl Line {
         Ok(reply)
     }
 
-    async fn run(&mut self, case: &Case, database: &str) -> Result<Document> {
+    /// `beside`: statements of a write in a section of their own, as drivers send them.
+    async fn run(&mut self, case: &Case, database: &str, beside: bool) -> Result<Document> {
         let command = case.command(database, self.cursor)?;
-        let asked = tokio::time::timeout(Duration::from_secs(60), self.ask(&command));
+        let apart = beside.then(|| statements_apart(&command)).flatten();
+        let message = match &apart {
+            None => build(7, 0, 0, command.as_bytes(), None),
+            Some((body, name, statements)) => build(7, 0, 0, body.as_bytes(), Some((name, statements))),
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(60), self.send(&message));
         asked.await?.with_context(|| format!("{}: {command:?}", case.name))
     }
+}
+
+/// A write without its statements, the name of their array, and they themselves.
+fn statements_apart(command: &RawDocument) -> Option<(RawDocumentBuf, &'static str, Vec<u8>)> {
+    let (verb, _) = command.iter().next()?.ok()?;
+    let name = match verb.as_str() {
+        "insert" => "documents",
+        "update" => "updates",
+        "delete" => "deletes",
+        _ => return None,
+    };
+    let mut statements = Vec::new();
+    for statement in command.get_array(name).ok()? {
+        statements.extend_from_slice(statement.ok()?.as_document()?.as_bytes());
+    }
+    let mut body = RawDocumentBuf::new();
+    for (field, value) in command.iter().flatten().filter(|(field, _)| field.as_str() != name) {
+        body.append(field, value);
+    }
+    Some((body, name, statements))
 }
 
 /// What is compared of a reply.
@@ -121,14 +151,18 @@ async fn differences(
         let reply = comparable(case, reply);
         if shards { mask::by_name(reply) } else { reply }
     };
-    for case in corpus.iter().filter(|case| case.sharded || !shards) {
-        let got = through.run(case, &database).await?;
+    // Each in one form here, and in the other in the next state.
+    let turn =
+        [ALONE, MIRRORED, READS_DIVIDED, DIVIDED].iter().position(|one| *one == state).context("a state")?;
+    for (number, case) in corpus.iter().enumerate().filter(|(_, case)| case.sharded || !shards) {
+        let beside = (number + turn) % 2 == 0;
+        let got = through.run(case, &database, beside).await?;
         let code = got.get_i32("code").ok();
         let wrong = match case.expected(state)? {
             Expected::Refused => (code != Some(NOT_NOW)).then(|| "a refusal".to_owned()),
             Expected::AnError => code.is_none().then(|| "an error".to_owned()),
             Expected::Same => {
-                let wanted = comparable(case, direct.run(case, &database).await?);
+                let wanted = comparable(case, direct.run(case, &database, beside).await?);
                 let same = bson::serialize_to_vec(&wanted)?
                     == bson::serialize_to_vec(&comparable(case, got.clone()))?;
                 (!same).then(|| wanted.to_string())
