@@ -38,13 +38,16 @@ fn without_given(value: &mut Bson) {
 
 /// What is not compared. Plans tell how long they took, and a limit of time may be met on one side. Times of clusters
 /// and tokens of transactions do not pass the proxy; it hears of every write, and knows itself which cursors there are,
-/// before a server could look at the rest of a command.
+/// before a server could look at the rest of a command. For a secondary, which these sets have not got, it waits.
 fn is_left_out(command: &Document) -> bool {
     let name = command.keys().next().map_or("", String::as_str);
     let fields = ["$clusterTime", "recoveryToken", "maxTimeMS", "explain"];
     let concern = command.get_document("writeConcern").ok().and_then(|concern| concern.get("w"));
     let is_silent = matches!(concern, Some(Bson::Int32(0) | Bson::Int64(0)));
+    let preference =
+        command.get_document("$readPreference").and_then(|preference| preference.get_str("mode"));
     is_silent
+        || preference == Ok("secondary")
         || fields.into_iter().any(|field| command.contains_key(field))
         || ["getMore", "killCursors"].contains(&name)
 }
