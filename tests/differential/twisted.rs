@@ -47,7 +47,7 @@ fn is_left_out(command: &Document) -> bool {
     let preference =
         command.get_document("$readPreference").and_then(|preference| preference.get_str("mode"));
     is_silent
-        || preference == Ok("secondary")
+        || preference.is_ok_and(|mode| mode == "secondary")
         || fields.into_iter().any(|field| command.contains_key(field))
         || ["getMore", "killCursors"].contains(&name)
 }
