@@ -216,6 +216,34 @@ async fn calls_that_do_not_fit_the_phase() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelines_that_will_be_refused_are_told_at_preflight() -> Result<()> {
+    let (old, new) = two_sets("pipelines").await?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    let client = some_documents(&uri(&proxy)).await?;
+    let c = client.database("shop").collection::<Document>("c");
+    client.database("shop").collection("names").insert_one(doc! { "_id": 0 }).await?;
+    let lookup = doc! { "from": "names", "localField": "n", "foreignField": "_id", "as": "name" };
+    for stage in [doc! { "$merge": "sums" }, doc! { "$lookup": lookup }, doc! { "$match": { "n": 1 } }] {
+        c.aggregate([stage]).await?;
+    }
+    let operator = Operator::of(&proxy, "m");
+    operator.create(&["shop.sums", "shop.names"]).await?;
+    let report = operator.engine.preflight("m").await?;
+    ensure!(report.ok, "{report:#?}");
+    let told: Vec<_> = ["pipeline-writes", "used-together"]
+        .into_iter()
+        .flat_map(|code| report.findings.iter().filter(move |finding| finding.code == code))
+        .map(|finding| (&*finding.code, &*finding.namespace))
+        .collect();
+    ensure!(
+        told == [("pipeline-writes", "shop.sums"), ("used-together", "shop.names")],
+        "{told:?}: {report:#?}"
+    );
+    proxy.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_abort_is_quick_and_leaves_old_as_it_was() -> Result<()> {
     let (old, new) = two_sets("abort").await?;
     let proxy = proxy(&old.uri(), Some(&new.uri())).await?;

@@ -18,6 +18,7 @@ use crate::state::ddl::Ddl;
 use crate::state::expiry::Expiries;
 use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
+use crate::state::pipelines::Pipelines;
 use crate::state::process_writes::ProcessWrites;
 use crate::state::rehearsing::Rehearsal;
 use crate::state::shadowing::Shadow;
@@ -274,6 +275,8 @@ pub struct Registry {
     pub process: ProcessWrites,
     /// Changes of collections and indexes.
     pub ddl: Arc<Ddl>,
+    /// Pipelines over several collections.
+    pub pipelines: Pipelines,
     /// Reads of some migration are handed over: one look tells that there is nothing to do.
     samples: AtomicBool,
     /// Its open transactions, once there is a data plane.

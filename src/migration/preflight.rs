@@ -6,6 +6,7 @@
 mod clusters;
 mod collections;
 mod findings;
+mod pipelines;
 mod privileges;
 mod route_keys;
 mod sharding;

@@ -137,6 +137,8 @@ impl Engine {
                 (preflight(clusters, &wanted).await.without_patterns(why), wanted)
             }
         };
+        let moving: Vec<_> = wanted.iter().map(|wanted| wanted.namespace.clone()).collect();
+        let report = report.with_pipelines(&self.environment.registry.pipelines.seen(), &moving);
         match self.clients_log_in.get() {
             Some(()) => Ok((report.with_users(clusters).await, wanted)),
             None => Ok((report, wanted)),

@@ -10,6 +10,7 @@ use crate::model::namespace::Namespace;
 use crate::model::side::Side;
 use crate::policy::classify::Class;
 use crate::policy::others::Others;
+use crate::state::pipelines::Use;
 use crate::state::table::{MigrationRoute, RoutingTable};
 use crate::wire::error::{ErrorReply, NOT_NOW};
 
@@ -35,13 +36,16 @@ impl Router {
                 "a migration of one of its collections has just begun; send it again".into(),
             ));
         }
-        if table.routes.is_empty() || !several {
+        if !several {
             return Ok(());
         }
         let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
         let (Some(body), Some(database)) = (body, command.database) else { return Ok(()) };
         let others = Others::of(database, body);
         let own = Namespace::new(database, command.collection().unwrap_or(""));
+        let pipelines = &writer.gate.registry.pipelines;
+        pipelines.note(&own, &others.read, Use::Joined);
+        pipelines.note(&own, &others.written, Use::Written);
         for other in &others.written {
             let moved = table.routes.get(other).or_else(|| table.awaiting(other.as_str()));
             if let Some(route) = moved.filter(|route| !route.phase.is_over()) {

@@ -11,6 +11,7 @@ pub mod newcomers;
 pub mod own_writes;
 pub mod parking;
 pub mod pins;
+pub mod pipelines;
 pub mod process_writes;
 pub mod recent;
 pub mod record;
