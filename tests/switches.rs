@@ -91,7 +91,7 @@ async fn without_the_inline_mirror_the_streams_do_it_and_no_read_misses_a_write(
     // Writes are not divided meanwhile, nor is it switched off while they are.
     let divided = bed.operator.writes(50).await.err().context("it is off")?;
     ensure!(divided.to_string().contains("inline mirror is switched off"), "{divided}");
-    let pin = SetPins { keys: vec![json!(1)], to: Cluster::New };
+    let pin = SetPins { keys: vec![json!(1)], ranges: Vec::new(), to: Cluster::New };
     let refused = engine.pin(&me(), "m", pin).await.err().context("it is off")?;
     ensure!(refused.code == "single-step", "{refused:?}");
     engine.switch(&me(), "m", INLINE_ON).await?;
@@ -115,7 +115,8 @@ async fn where_writes_move_in_one_step_nothing_is_pinned() -> Result<()> {
     bed.move_begins().await?;
     let engine = &bed.operator.engine;
     for to in [Cluster::New, Cluster::Old] {
-        let refused = engine.pin(&me(), "m", SetPins { keys: vec![json!(1)], to }).await.err();
+        let refused =
+            engine.pin(&me(), "m", SetPins { keys: vec![json!(1)], ranges: Vec::new(), to }).await.err();
         let refused = refused.context("a unique index")?;
         ensure!(refused.code == "single-step" && refused.reasons[0].contains("email"), "{refused:?}");
     }
@@ -133,7 +134,9 @@ async fn reads_return_and_keys_stay_without_new() -> Result<()> {
     let engine = &bed.operator.engine;
     bed.new.kill9_all().await?;
     engine.switch(&me(), "m", READS_OFF).await?;
-    let pinned = engine.pin(&me(), "m", SetPins { keys: vec![json!(1)], to: Cluster::Old }).await?;
+    let pinned = engine
+        .pin(&me(), "m", SetPins { keys: vec![json!(1)], ranges: Vec::new(), to: Cluster::Old })
+        .await?;
     ensure!(pinned.pins.iter().all(|pin| pin.in_force) && pinned.pins.len() == 1, "{pinned:?}");
     ensure!(served_by(&bed.c()).await? == "old");
     bed.new.start_all().await?;

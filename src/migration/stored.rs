@@ -10,6 +10,7 @@ use super::control::{
 use super::plan::{Baselines, StoredPlan};
 use super::prepare::Created;
 use super::shadow::ShadowView;
+use crate::policy::key_ranges::KeyRange;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
 use crate::state::violations::Violation;
@@ -37,6 +38,9 @@ pub struct Stored {
     /// What moves.
     #[serde(with = "specs")]
     pub namespaces: Vec<NamespaceSpec>,
+    /// Ranges of keys that are slots of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<KeyRange>,
     /// Where it is in its life.
     pub phase: Phase,
     /// Halted by an operator.
@@ -159,6 +163,7 @@ impl Stored {
             name,
             schema: SCHEMA,
             namespaces,
+            ranges: Vec::new(),
             phase: Phase::Created,
             paused: false,
             created_at,

@@ -148,6 +148,7 @@ mod tests {
             shard_keys: Arc::default(),
             patterns: Arc::default(),
             route_keys: Arc::default(),
+            key_ranges: Arc::default(),
         })
     }
 

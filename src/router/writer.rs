@@ -372,9 +372,9 @@ fn effect(
     Effect {
         namespace: command.namespace.clone(),
         slots: match entered.route.by(&command.namespace) {
-            By::Id if all_known => keys.iter().map(Key::id_slot).collect(),
-            By::Id => SlotSet::ALL,
-            By::Field(_) => slots,
+            by if by.field().is_some() => slots,
+            by if all_known => keys.iter().filter_map(|key| by.of_key(key)).collect(),
+            _ => SlotSet::ALL,
         },
         keys,
         all_known,

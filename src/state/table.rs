@@ -14,6 +14,7 @@ use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
+use crate::policy::key_ranges::KeyRanges;
 use crate::policy::route_key::{By, RouteKey};
 use crate::policy::shard_key::ShardKey;
 
@@ -50,6 +51,8 @@ pub struct MigrationRoute {
     pub patterns: Arc<[Pattern]>,
     /// What slots are computed from, where it is not the `_id`.
     pub route_keys: Arc<RouteKeys>,
+    /// Ranges of keys that are slots of their own.
+    pub key_ranges: Arc<KeyRanges>,
 }
 
 /// Fields from which slots are computed, by namespace.
@@ -79,22 +82,24 @@ impl MigrationRoute {
             shard_keys: Arc::default(),
             patterns: Arc::default(),
             route_keys: Arc::default(),
+            key_ranges: Arc::default(),
         }
     }
 
     /// What the slots of `namespace` are computed from.
     #[must_use]
     pub fn by(&self, namespace: &Namespace) -> By<'_> {
-        if self.route_keys.is_empty() {
-            return By::Id;
-        }
-        self.route_keys.get(namespace).map_or(By::Id, By::Field)
+        let is_any = !self.route_keys.is_empty();
+        By::new(is_any.then(|| self.route_keys.get(namespace)).flatten(), &self.key_ranges)
     }
 
     /// [`Self::by`], by the parts of a name.
     #[must_use]
     pub fn by_name(&self, database: &str, collection: &str) -> By<'_> {
-        if self.route_keys.is_empty() { By::Id } else { self.by(&Namespace::new(database, collection)) }
+        if self.route_keys.is_empty() {
+            return By::new(None, &self.key_ranges);
+        }
+        self.by(&Namespace::new(database, collection))
     }
 
     /// The cluster that owns the document of a key; `None` also where only the document could tell.
@@ -331,6 +336,7 @@ mod tests {
             shard_keys: Arc::default(),
             patterns: [Pattern::parse("shop.*").unwrap()].into(),
             route_keys: Arc::default(),
+            key_ranges: Arc::default(),
         })
     }
 

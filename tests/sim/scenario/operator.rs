@@ -104,7 +104,10 @@ async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
         Step::Create | Step::CreateAll => {
             let name = if step == Step::Create { NS } else { "app.*" };
             let namespaces = vec![NamespaceSpec::plain(name)];
-            engine.create(&by, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
+            engine
+                .create(&by, NewMigration { name: MIGRATION.to_owned(), namespaces, ranges: Vec::new() })
+                .await
+                .map(|_| ())
         }
         Step::Start => engine.start(&by, MIGRATION).await.map(|_| ()),
         Step::Reads(percent) => engine.set_reads(&by, MIGRATION, percent.into()).await.map(|_| ()),

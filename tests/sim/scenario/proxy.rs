@@ -268,7 +268,7 @@ impl Proxy {
         // As the router does it.
         let _passing = Passing::by(&self.writer.gate.routing);
         admit(&self.writer, &command.namespace, HOLD).await?;
-        match self.writer.write(command, By::Id).await? {
+        match self.writer.write(command, By::ID).await? {
             Some(written) => Ok(written.body),
             None => plain(&self.writer.clusters.old, command).await.inspect_err(|error| {
                 let namespace = command.namespace.as_str();
