@@ -48,9 +48,16 @@ impl Fixture {
 }
 
 const PINS: &str = "\
-KEY     SLOT  ON   IN FORCE                       SINCE
-\"acme\"  533   new  yes                            2023-11-14 22:13:20Z
-7       533   new  no: pin it again, or unpin it  2023-11-14 22:13:20Z
+KEY       SLOT  ON   IN FORCE                       SINCE
+\"acme\"    533   new  yes                            2023-11-14 22:13:20Z
+7         533   new  no: pin it again, or unpin it  2023-11-14 22:13:20Z
+range eu  533   new  yes                            2023-11-14 22:13:20Z
+";
+
+const RANGES: &str = "
+RANGE  KEYS          READS  WRITES  PINNED TO
+eu     \"eu-\"..\"eu.\"  new    new     new
+late   \"eu-\"..       old    old     
 ";
 
 #[tokio::test]
@@ -72,18 +79,18 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ),
         (
             "rollback orders --key 7",
-            "old serves these keys, which are pinned to it (epoch 8) after 57 ms; writes were held 42 ms\n".to_owned(),
+            "old serves what was named, which is pinned to it (epoch 8) after 57 ms; writes were held 42 ms\n".to_owned(),
         ),
         (
             "pin orders \"acme\" 7 --to new",
             format!("in force everywhere (epoch 9) after 57 ms; writes were held 42 ms\n{PINS}a slot goes along\n"),
         ),
-        ("pins orders", PINS.to_owned()),
+        ("pins orders", format!("{PINS}{RANGES}")),
         (
             "unpin orders 7",
             "in force everywhere (epoch 10) after 57 ms; writes were held 42 ms\nNothing is pinned.\na slot goes along\n".to_owned(),
         ),
-        ("switch orders --read-routing off", "inline mirror on, read routing off\n".to_owned()),
+        ("switch orders --read-routing off", "inline mirror on, read routing off, shadow reads on, repair on\n".to_owned()),
         (
             "throttle orders --documents-per-second 10",
             "the copy goes at most at 10 documents/s\n".to_owned(),
@@ -109,7 +116,7 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         assert_eq!(fixture.says(arguments).await, said, "{arguments}");
     }
     assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200) Some(3)".to_owned()));
-    assert!(fixture.0.control.calls().contains(&"ann: pin orders [Number(7)] Old".to_owned()));
+    assert!(fixture.0.control.calls().contains(&"ann: pin orders [Number(7)] [] Old".to_owned()));
     assert!(fixture.0.control.calls().contains(&"ann: complete true Some(\"x\") orders".to_owned()));
 }
 
@@ -158,8 +165,8 @@ orders: created
   rate      100 documents/s, 1.0 MB/s; about 1 min 15 s left
   lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
   streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts; 30 targeted reads, 4 broadcast reads
-  pinned    1 keys to old, 2 to new; 1 not in force yet, see pins
-  switched  inline mirror on, read routing on
+  pinned    1 to old, 2 to new; 1 not in force yet, see pins
+  switched  inline mirror on, read routing on, shadow reads on, repair on
   throttle  none
   violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all

@@ -113,7 +113,8 @@ pub(super) async fn rollback(
     Ok(Tagged(pinned.ramp))
 }
 
-/// Switch the inline mirror or the routing of reads off, and on again; what is left out stays as it is.
+/// Switch the inline mirror, the routing of reads, shadow reads or repair off, and on again, for everything or for one
+/// collection; what is left out stays as it is.
 #[utoipa::path(put, path = "/v1/migrations/{name}/switches", tag = "traffic", request_body = SetSwitches,
     responses((status = 200, description = "In force", body = Switches)))]
 pub(super) async fn set_switches(change: Change, Body(asked): Body<SetSwitches>) -> Answer<Json<Switches>> {

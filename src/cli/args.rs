@@ -48,7 +48,7 @@ pub(super) enum Command {
         admin: String,
     },
     /// Create, follow and steer migrations, through the admin API of a running proxy
-    Migrate(Migrate),
+    Migrate(Box<Migrate>),
 }
 
 #[derive(Debug, Args)]

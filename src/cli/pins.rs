@@ -65,6 +65,15 @@ pub(super) enum Action {
         /// Whether reads go where their percentage says, or each to its authority
         #[arg(long, value_name = "on|off", group = "switches", value_parser = switch)]
         read_routing: Option<bool>,
+        /// Whether reads are sampled and compared, as far as a share is set
+        #[arg(long, value_name = "on|off", group = "switches", value_parser = switch)]
+        shadow: Option<bool>,
+        /// Whether verifications make equal what they find different, or only tell it
+        #[arg(long, value_name = "on|off", group = "switches", value_parser = switch)]
+        repair: Option<bool>,
+        /// For this collection alone
+        #[arg(long, value_name = "DB.COLLECTION")]
+        namespace: Option<String>,
     },
 }
 
@@ -115,8 +124,8 @@ pub(super) async fn run(session: &Session, action: Action) -> Result<(), Failure
             session.show(Method::DELETE, &path(&name, "pins"), Some(asked), pinned).await.map(drop)
         }
         Action::Pins { name } => session.look(&path(&name, "pins"), list).await,
-        Action::Switch { name, inline_mirror, read_routing } => {
-            let asked = json!(SetSwitches { inline_mirror, read_routing });
+        Action::Switch { name, inline_mirror, read_routing, shadow, repair, namespace } => {
+            let asked = json!(SetSwitches { namespace, inline_mirror, read_routing, shadow, repair });
             session.show(Method::PUT, &path(&name, "switches"), Some(asked), switched).await.map(drop)
         }
     }
@@ -183,7 +192,24 @@ fn listed(pins: &[PinView]) -> String {
 /// How everything is switched.
 pub(super) fn switched(switches: &Switches) -> String {
     let word = |on: bool| if on { "on" } else { "off" };
-    format!("inline mirror {}, read routing {}", word(switches.inline_mirror), word(switches.read_routing))
+    let mut out = format!(
+        "inline mirror {}, read routing {}, shadow reads {}, repair {}",
+        word(switches.inline_mirror),
+        word(switches.read_routing),
+        word(switches.shadow),
+        word(switches.repair)
+    );
+    for of in &switches.namespaces {
+        let parts = [
+            ("inline mirror", of.inline_mirror),
+            ("read routing", of.read_routing),
+            ("shadow reads", of.shadow),
+            ("repair", of.repair),
+        ];
+        let off: Vec<&str> = parts.iter().filter(|(_, on)| !on).map(|(name, _)| *name).collect();
+        let _ = write!(out, "; for {}: {} off", of.namespace, off.join(" and "));
+    }
+    out
 }
 
 fn rollback(answer: &Ramp) -> String {

@@ -208,7 +208,7 @@ impl Control for Engine {
     }
 
     async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches, ControlError> {
-        let call = async |running: &Arc<Running>| self.switch(running, asked).await;
+        let call = async |running: &Arc<Running>| self.switch(running, &asked).await;
         self.change_routing(by, name, |_| asked.to_string(), call).await
     }
 

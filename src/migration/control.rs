@@ -18,7 +18,7 @@ pub use super::rehearsal::{RehearsalCounts, RehearsalView, SetRehearsal};
 pub use super::report::{Conclusion, Identities, VerificationReport};
 pub use super::shadow::{DiffReport, SetShadow, ShadowCounts, ShadowView};
 pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
-pub use super::switches::{SetSwitches, Switches};
+pub use super::switches::{NamespaceSwitches, SetSwitches, Switches};
 pub use super::verification::{Basis, ClusterTime, Compared, EqualUpTo, MOST_PARALLEL, Verification, Verify};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,

@@ -72,6 +72,7 @@ impl Context {
             "phase": newer.phase.as_str(),
             "reads_on_new": slots(&newer.reads_on_new),
             "reads_off": newer.reads_off,
+            "reads_off_for": newer.reads_off_for.iter().collect::<Vec<_>>(),
             "pins": pins_as_stored(&newer.pins)?,
             "namespaces": newer.namespaces.clone(),
             "shard_keys": bson::serialize_to_bson(&newer.shard_keys)

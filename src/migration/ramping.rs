@@ -234,9 +234,11 @@ impl Engine {
             if active.counters.transactions.load(Ordering::Relaxed) > 0 {
                 reasons.push(TRANSACTIONS_SEEN.into());
             }
-            if active.is_inline_off() {
+            if active.inline_off.is_for_any() {
                 // A read that meets both would wait for the streams to be level, and with writes they hardly ever are.
-                reasons.push("the inline mirror is switched off; switch it on first".into());
+                reasons.push(
+                    "the inline mirror is switched off (see switches in status); switch it on first".into(),
+                );
             }
         }
         reasons.sort();

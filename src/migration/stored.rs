@@ -10,6 +10,7 @@ use super::control::{
 use super::plan::{Baselines, StoredPlan};
 use super::prepare::Created;
 use super::shadow::ShadowView;
+use super::switches::StoredOff;
 use crate::policy::key_ranges::KeyRange;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
@@ -100,6 +101,9 @@ pub struct Stored {
     /// Mirrors are left to the streams alone.
     #[serde(default)]
     pub inline_off: bool,
+    /// What else is switched off.
+    #[serde(default)]
+    pub off: StoredOff,
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
@@ -188,6 +192,7 @@ impl Stored {
             plan: None,
             baselines: Vec::new(),
             inline_off: false,
+            off: StoredOff::default(),
             cleaned: false,
         }
     }

@@ -74,7 +74,7 @@ pub async fn side_of_read(
         old: route.owned_by_old,
         new: route.owned_by_new,
         unread: route.unread,
-        reads_on_new: route.read_on_new(),
+        reads_on_new: route.read_on_new(operation.command.database.zip(operation.command.collection())),
     };
     match plan(&ask, &owned) {
         Plan::Authority(side) => Ok(Chosen { side, otherwise: None }),

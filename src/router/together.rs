@@ -140,7 +140,7 @@ mod tests {
             owned_by_new: new,
             unread: None,
             reads_on_new: new,
-            reads_off: false,
+            reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),

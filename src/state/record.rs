@@ -5,13 +5,14 @@
 //! compare-and-set with majority. A cluster's record is the truth about the slots it owns: it is the first to
 //! record their loss and the last to record their gain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::pins::StoredPin;
+use super::switched::Off;
 use super::table::{MigrationRoute, RouteKeys, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
@@ -86,6 +87,9 @@ pub struct AuthorityRecord {
     /// Every read goes to its authority, wherever `reads_on_new` would have it.
     #[serde(default)]
     pub reads_off: bool,
+    /// The same for these collections alone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub reads_off_for: BTreeSet<String>,
 }
 
 /// From what the slots of one collection are computed, as stored.
@@ -213,6 +217,7 @@ impl AuthorityRecord {
             ranges: Vec::new(),
             pins: Vec::new(),
             reads_off: false,
+            reads_off_for: BTreeSet::new(),
         }
     }
 
@@ -295,6 +300,12 @@ impl AuthorityRecord {
         KeyRanges::new(self.ranges.clone()).unwrap_or_default()
     }
 
+    /// For what reads go to their authority.
+    #[must_use]
+    pub fn reads_off(&self) -> Off {
+        Off { all: self.reads_off, namespaces: self.reads_off_for.clone() }
+    }
+
     /// The slots that an open fence holds.
     #[must_use]
     pub fn fenced(&self) -> SlotSet {
@@ -350,7 +361,7 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         owned_by_new,
         unread,
         reads_on_new: newest.reads_on_new,
-        reads_off: newest.reads_off,
+        reads_off: Arc::new(newest.reads_off()),
         held,
         sealed: SlotSet::EMPTY,
         moves,

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::switched::Off;
 use crate::model::key::Key;
 use crate::model::moves::Move;
 use crate::model::namespace::Namespace;
@@ -35,8 +36,8 @@ pub struct MigrationRoute {
     pub unread: Option<Side>,
     /// Slots whose reads new serves.
     pub reads_on_new: SlotSet,
-    /// Every read goes to its authority all the same.
-    pub reads_off: bool,
+    /// For what every read goes to its authority all the same.
+    pub reads_off: Arc<Off>,
     /// A fence is open on these: writes to them wait.
     pub held: SlotSet,
     /// A fence is about to commit on these: converging them waits too.
@@ -74,7 +75,7 @@ impl MigrationRoute {
             owned_by_new: SlotSet::EMPTY,
             unread: None,
             reads_on_new: SlotSet::EMPTY,
-            reads_off: false,
+            reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),
@@ -145,10 +146,13 @@ impl MigrationRoute {
         self.owned_by_old.or(&self.owned_by_new).minus(&both)
     }
 
-    /// Slots whose reads new serves now.
+    /// Slots whose reads new serves now, in a collection by the parts of its name.
     #[must_use]
-    pub const fn read_on_new(&self) -> SlotSet {
-        if self.reads_off { self.owned_by_new } else { self.reads_on_new }
+    pub fn read_on_new(&self, named: Option<(&str, &str)>) -> SlotSet {
+        let off = &self.reads_off;
+        let is_named = |(database, collection)| off.is_for(Namespace::new(database, collection).as_str());
+        let is_off = off.all || (off.is_for_any() && named.is_some_and(is_named));
+        if is_off { self.owned_by_new } else { self.reads_on_new }
     }
 
     /// Slots of `side`.
@@ -165,7 +169,7 @@ impl MigrationRoute {
     pub fn agrees_with(&self, other: &Self) -> bool {
         let stored = |route: &Self| {
             (
-                (route.epoch, route.phase, route.held, route.reads_off),
+                (route.epoch, route.phase, route.held, Arc::clone(&route.reads_off)),
                 (route.owned_by_old, route.owned_by_new, route.reads_on_new, route.unread),
             )
         };
@@ -328,7 +332,7 @@ mod tests {
             owned_by_new: SlotSet::ALL,
             unread: None,
             reads_on_new: SlotSet::ALL,
-            reads_off: false,
+            reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),

@@ -50,6 +50,23 @@ fn told(views: &[RangeView]) -> Vec<(&str, Cluster, Option<Cluster>)> {
     views.iter().map(|view| (&*view.range.name, view.reads, view.writes)).collect()
 }
 
+/// A tenant of a range is not pinned by itself, and others are as ever. The range `first` is on new.
+async fn tenants_beside_it(bed: &Bed) -> Result<()> {
+    let (operator, first) = (&bed.operator, slot("first")?);
+    let (old, new) = (Cluster::Old, Cluster::New);
+    let tenant = |tenant: i32, to| SetPins { keys: vec![json!(tenant)], ranges: Vec::new(), to };
+    let refused = operator.engine.pin(&me(), "m", tenant(7, old)).await.err().context("in a range")?;
+    ensure!(refused.code == "key-in-range" && refused.detail.contains("first"), "{refused:?}");
+    let beside = key_of(bson::raw::RawBsonRef::Int32(20)).context("a key")?;
+    let beside: SlotSet = std::iter::once(layout()?.of_hash(beside.slot_hash())).collect();
+    operator.engine.pin(&me(), "m", tenant(20, new)).await?;
+    ensure!(on_new(&bed.proxy)? == [first.or(&beside); 2]);
+    let free = Keys { keys: vec![json!(20)], ranges: Vec::new() };
+    operator.engine.unpin(&me(), "m", free).await?;
+    ensure!(on_new(&bed.proxy)? == [first, first]);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_range_goes_first_another_stays_and_the_first_comes_back_alone() -> Result<()> {
     let [first, stays] = [slot("first")?, slot("stays")?];
@@ -65,17 +82,7 @@ async fn one_range_goes_first_another_stays_and_the_first_comes_back_alone() -> 
         let expected = [("first", new, Some(new)), ("stays", old, Some(old)), ("late", old, Some(old))];
         ensure!(told(&known.ranges) == expected && known.pins.to_new == 1, "{known:?}");
         load.work().await?;
-        // A tenant of a range is not pinned by itself, and others are as ever.
-        let tenant = |tenant: i32, to| SetPins { keys: vec![json!(tenant)], ranges: Vec::new(), to };
-        let refused = operator.engine.pin(&me(), "m", tenant(7, old)).await.err().context("in a range")?;
-        ensure!(refused.code == "key-in-range" && refused.detail.contains("first"), "{refused:?}");
-        let beside = key_of(bson::raw::RawBsonRef::Int32(20)).context("a key")?;
-        let beside: SlotSet = std::iter::once(layout()?.of_hash(beside.slot_hash())).collect();
-        operator.engine.pin(&me(), "m", tenant(20, new)).await?;
-        ensure!(on_new(&bed.proxy)? == [first.or(&beside); 2]);
-        let free = Keys { keys: vec![json!(20)], ranges: Vec::new() };
-        operator.engine.unpin(&me(), "m", free).await?;
-        ensure!(on_new(&bed.proxy)? == [first, first]);
+        tenants_beside_it(&bed).await?;
         pin(operator, "stays", old).await?;
         for percent in [5, 25] {
             operator.reads(percent).await?;
