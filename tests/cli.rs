@@ -57,7 +57,7 @@ range eu  533   new  yes                            2023-11-14 22:13:20Z
 const RANGES: &str = "
 RANGE  KEYS          READS  WRITES  PINNED TO
 eu     \"eu-\"..\"eu.\"  new    new     new
-late   \"eu-\"..       old    old     
+late   \"eu-\"..       old    old
 ";
 
 #[tokio::test]
@@ -90,12 +90,20 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
             "unpin orders 7",
             "in force everywhere (epoch 10) after 57 ms; writes were held 42 ms\nNothing is pinned.\na slot goes along\n".to_owned(),
         ),
+        (
+            "unpin orders --range eu",
+            "in force everywhere (epoch 11) after 57 ms; writes were held 42 ms\nNothing is pinned.\na slot goes along\n".to_owned(),
+        ),
+        (
+            "rollback orders --range eu --range late",
+            "old serves what was named, which is pinned to it (epoch 12) after 57 ms; writes were held 42 ms\n".to_owned(),
+        ),
         ("switch orders --read-routing off", "inline mirror on, read routing off, shadow reads on, repair on\n".to_owned()),
         (
             "throttle orders --documents-per-second 10",
             "the copy goes at most at 10 documents/s\n".to_owned(),
         ),
-        ("start orders", view("copying, reads 0 % and writes 0 % on new (epoch 13); throttle 10 documents/s")),
+        ("start orders", view("copying, reads 0 % and writes 0 % on new (epoch 15); throttle 10 documents/s")),
         ("throttle orders --none", "the copy goes as fast as it can\n".to_owned()),
         ("verify orders", "verifying: 0 of 10 documents compared, no difference\n".to_owned()),
         ("verify orders --wait", "verifying: 10 of 10 documents compared, no difference\nverified: 10 of 10 documents compared, no difference\n".to_owned()),
@@ -108,15 +116,23 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ("preflight orders", "It can start.\n".to_owned()),
         (
             "complete orders --force --reason x",
-            view("completed, reads 0 % and writes 0 % on new (epoch 18)"),
+            view("completed, reads 0 % and writes 0 % on new (epoch 20)"),
         ),
-        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 19)")),
-        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 20)")),
+        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 21)")),
+        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 22)")),
     ] {
         assert_eq!(fixture.says(arguments).await, said, "{arguments}");
     }
     assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200) Some(3)".to_owned()));
     assert!(fixture.0.control.calls().contains(&"ann: pin orders [Number(7)] [] Old".to_owned()));
+    fixture.says("switch orders --repair off --shadow off --namespace shop.orders").await;
+    for call in [
+        "ann: unpin orders [] [\"eu\"]",
+        "ann: pin orders [] [\"eu\", \"late\"] Old",
+        "ann: switch shadow off repair off for shop.orders orders",
+    ] {
+        assert!(fixture.0.control.calls().contains(&call.to_owned()), "{call}");
+    }
     assert!(fixture.0.control.calls().contains(&"ann: complete true Some(\"x\") orders".to_owned()));
 }
 
@@ -177,6 +193,7 @@ orders: created
   checked   no part by itself
   cut-over  not yet
             - the copy is not finished
+  ranges    eu on new (pinned), late on old
   placed    shop.orders has no shard_key; its primary shard on new is s1; shop.orders is divided by its route_key customer_id
 ";
     assert_eq!(fixture.says("status orders").await, expected);

@@ -12,6 +12,7 @@ use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::pins::StoredPin;
+use super::stored_form::{as_i64, slot_bytes};
 use super::switched::Off;
 use super::table::{MigrationRoute, RouteKeys, ShardKeys};
 use crate::model::moves::Move;
@@ -394,34 +395,6 @@ fn route_keys(record: &AuthorityRecord) -> RouteKeys {
             Some((Namespace::parse(&stored.namespace)?, RouteKey::parse(&stored.field).ok()?))
         })
         .collect()
-}
-
-mod slot_bytes {
-    use super::SlotSet;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(slots: &SlotSet, serializer: S) -> Result<S::Ok, S::Error> {
-        bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: slots.to_bytes() }
-            .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SlotSet, D::Error> {
-        let binary = bson::Binary::deserialize(deserializer)?;
-        SlotSet::from_bytes(&binary.bytes).ok_or_else(|| D::Error::custom("a slot set has 128 bytes"))
-    }
-}
-
-mod as_i64 {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i64(i64::try_from(*value).map_err(ser::Error::custom)?)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        u64::try_from(i64::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]

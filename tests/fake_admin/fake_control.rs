@@ -124,7 +124,6 @@ impl Control for FakeControl {
             spot_check: None,
             ranges: Vec::new(),
             placements: Vec::new(),
-            ranges: Vec::new(),
         };
         self.migrations.lock().unwrap().push(view.clone());
         Ok(view)
@@ -346,8 +345,7 @@ impl Control for FakeControl {
             spot_check: None,
             pins: PinCounts { to_old: 1, to_new: 2, not_in_force: 1 },
             switches: self.switches.lock().unwrap().clone(),
-            ranges: Vec::new(),
-            ranges: Vec::new(),
+            ranges: ranges(),
             placements: vec![Placement {
                 namespace: "shop.orders".to_owned(),
                 shard_key: None,
