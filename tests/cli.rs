@@ -143,7 +143,7 @@ async fn a_layout_is_given_on_the_command_line() {
     fixture
         .says(&format!(
             "create laid-out --namespace shop.o --shard-key shop.o=r:1,n:1 --initial-chunks shop.o=12 \
-             --route-key shop.o=customer_id --zone shop.o={zone}"
+             --route-key shop.o=customer_id --zone shop.o={zone} --range few=0..10 --range late=10.."
         ))
         .await;
     let known = fixture.0.control.get("laid-out").await.unwrap();
@@ -151,12 +151,19 @@ async fn a_layout_is_given_on_the_command_line() {
     assert_eq!(spec["initial_chunks"], 12);
     assert_eq!(spec["route_key"], "customer_id");
     assert_eq!(spec["zones"][0], serde_json::from_str::<serde_json::Value>(zone).unwrap());
+    let ranges =
+        serde_json::to_value(known.ranges.iter().map(|view| &view.range).collect::<Vec<_>>()).unwrap();
+    assert_eq!(
+        ranges,
+        serde_json::json!([{ "name": "few", "from": 0, "to": 10 }, { "name": "late", "from": 10 }])
+    );
     for (option, told) in [
         ("--initial-chunks shop.o=many", "no number of chunks"),
         ("--initial-chunks shop.x=2", "shop.x is no --namespace"),
         ("--route-key shop.o=a.b", "only a field of the top level"),
         ("--route-key shop.x=a", "shop.x is no --namespace"),
         ("--zone shop.o={}", "missing field `zone`"),
+        ("--range few=0", "is no range: write FROM..TO"),
     ] {
         let (code, _, error) = fixture.run(&format!("create wrong --namespace shop.o {option}")).await;
         assert_eq!(code, 2, "{option}");

@@ -79,12 +79,13 @@ impl Running {
 
     /// Its ranges, and where each is.
     pub(super) fn range_views(&self) -> Vec<RangeView> {
-        let ranges = self.key_ranges();
+        let context = self.parts();
+        let route = context.as_ref().and_then(|context| context.route());
+        let ranges =
+            route.as_ref().map_or_else(|| self.key_ranges().into(), |route| route.key_ranges.clone());
         if ranges.is_empty() {
             return Vec::new();
         }
-        let context = self.parts();
-        let route = context.as_ref().and_then(|context| context.route());
         let pins = context.map(|context| context.pins()).unwrap_or_default();
         let of = |range: &KeyRange| {
             let slot = ranges.named(&range.name)?;

@@ -122,7 +122,7 @@ impl Control for FakeControl {
             throttle: Throttle::default(),
             verification: None,
             spot_check: None,
-            ranges: Vec::new(),
+            ranges: new.ranges.into_iter().map(|range| on_old(range, 1023)).collect(),
             placements: Vec::new(),
         };
         self.migrations.lock().unwrap().push(view.clone());
@@ -608,6 +608,10 @@ fn pins(to: Cluster) -> Vec<PinView> {
         since: 1_700_000_000_000,
     };
     vec![pin(Some("\"acme\""), None, true), pin(Some("7"), None, false), pin(None, Some("eu"), true)]
+}
+
+fn on_old(range: RangeSpec, slot: u16) -> RangeView {
+    RangeView { range, slot, reads: Cluster::Old, writes: Some(Cluster::Old), pinned: None }
 }
 
 fn ranges() -> Vec<RangeView> {
