@@ -13,6 +13,7 @@ use reshard::model::namespace::Namespace;
 use reshard::policy::bulk::BulkWrite;
 use reshard::policy::canonical::key_of;
 use reshard::policy::catalog::Collection;
+use reshard::policy::key_ranges::{KeyRange, KeyRanges};
 use reshard::policy::others::Others;
 use reshard::policy::route_key::{By, RouteKey};
 use reshard::policy::shard_key::ShardKey;
@@ -135,6 +136,21 @@ pub(crate) fn command(bytes: &[u8]) {
     }
 }
 
+fn tenant() -> RouteKey {
+    RouteKey::parse("tenant").expect("a field")
+}
+
+/// Some of each kind.
+fn ranges() -> KeyRanges {
+    let range = |name: &str, from: bson::Bson| KeyRange { name: name.to_owned(), from: Some(from), to: None };
+    let all = [
+        range("numbers", 0.into()),
+        range("texts", "a".into()),
+        range("ids", ObjectId::from_bytes([7; 12]).into()),
+    ];
+    KeyRanges::new(all.into()).expect("ranges")
+}
+
 fn command_body(bytes: &[u8]) {
     let Ok(command) = Command::scan(bytes, 0..bytes.len()) else { return };
     let seen = (command.session(), command.collection(), command.unacknowledged().is_some());
@@ -142,9 +158,11 @@ fn command_body(bytes: &[u8]) {
     assert!(command.cursor_ids().all(|(_, place)| place.end <= bytes.len()));
     let Ok(body) = RawDocument::from_bytes(bytes) else { panic!("it was a document") };
     _ = Others::of("d", body);
-    let Ok(tenant) = RouteKey::parse("tenant") else { panic!("it is a field") };
+    let (tenant, ranges) = (tenant(), ranges());
     for name in ["find", "count", "distinct", "aggregate", command.name] {
-        _ = (reads::slot_of_read(name, body, By::Id), reads::slot_of_read(name, body, By::Field(&tenant)));
+        for by in [By::ID, By::new(None, &ranges), By::new(Some(&tenant), &ranges)] {
+            _ = reads::slot_of_read(name, body, by);
+        }
     }
     _ = (reads::joins(body), reads::is_change_stream(body));
     _ = ddl::is_done(body, &Collection::default());
@@ -183,9 +201,14 @@ fn write(body: &[u8], sequence: Option<&[u8]>) {
         for statement in &write.statements {
             _ = write.place(statement, &shard_key);
         }
-        let tenant = RouteKey::parse("tenant").expect("a field");
-        _ = (write.slots(By::Id), write.keeps_route_keys(By::Field(&tenant), true));
-        assert!(!write.slots(By::Field(&tenant)).is_empty());
+        let (tenant, ranges) = (tenant(), ranges());
+        let by_tenant = By::new(Some(&tenant), &ranges);
+        _ = (
+            write.slots(By::ID),
+            write.slots(By::new(None, &ranges)),
+            write.keeps_route_keys(by_tenant, true),
+        );
+        assert!(!write.slots(by_tenant).is_empty());
         _ = (write.session(), write.sequence());
     }
 }

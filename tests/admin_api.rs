@@ -183,12 +183,27 @@ async fn keys_are_pinned_unpinned_and_rolled_back() {
     assert_eq!((&answer["epoch"], &answer["pins"][0]["key"]), (&json!(2), &json!("\"acme\"")));
     assert_eq!(json(&api.send("GET", pins, None, &[]).await)["pins"][1]["in_force"], false);
     assert_eq!(json(&api.send("DELETE", pins, Some(json!({"keys": [7]})), &[]).await)["pins"], json!([]));
-    assert_eq!(api.last_call(), "api: unpin orders [Number(7)]");
+    assert_eq!(api.last_call(), "api: unpin orders [Number(7)] []");
     api.send("POST", back, Some(json!({"keys": [7]})), &[]).await;
-    assert_eq!(api.last_call(), "api: pin orders [Number(7)] Old");
+    assert_eq!(api.last_call(), "api: pin orders [Number(7)] [] Old");
+    api.send("POST", back, Some(json!({"ranges": ["eu"]})), &[]).await;
+    assert_eq!(api.last_call(), "api: pin orders [] [\"eu\"] Old");
+    api.send("PUT", pins, Some(json!({"ranges": ["eu", "late"], "to": "new"})), &[]).await;
+    assert_eq!(api.last_call(), "api: pin orders [] [\"eu\", \"late\"] New");
+    api.send("DELETE", pins, Some(json!({"ranges": ["eu"]})), &[]).await;
+    assert_eq!(api.last_call(), "api: unpin orders [] [\"eu\"]");
+    let listed = json(&api.send("GET", pins, None, &[]).await);
+    assert_eq!(
+        listed["pins"][2],
+        json!({"range": "eu", "slot": 533, "to": "new", "in_force": true, "since": 1_700_000_000_000_i64})
+    );
+    assert_eq!(
+        listed["ranges"][1],
+        json!({"name": "late", "from": "eu-", "slot": 1022, "reads": "old", "writes": "old", "pinned": null})
+    );
     api.send("POST", back, Some(json!({})), &[]).await;
     assert_eq!(api.last_call(), "api: rollback orders");
-    for body in [r#"{"keys":[7]}"#, r#"{"keys":[7],"to":"both"}"#, r#"{"to":"new"}"#] {
+    for body in [r#"{"keys":[7]}"#, r#"{"keys":[7],"to":"both"}"#, r#"{"range":"eu","to":"new"}"#] {
         assert_eq!(api.code("PUT", pins, body).await, (400, "invalid-body".to_owned()), "{body}");
     }
     assert_eq!(api.code("POST", back, r#"{"key":7}"#).await, (400, "invalid-body".to_owned()));
@@ -199,11 +214,17 @@ async fn parts_of_the_data_plane_are_switched() {
     let api = Api::with_orders().await;
     let path = "/v1/migrations/orders/switches";
     let answer = api.send("PUT", path, Some(json!({"inline_mirror": false})), &[]).await;
-    assert_eq!(json(&answer), json!({"inline_mirror": false, "read_routing": true}));
+    assert_eq!(
+        json(&answer),
+        json!({"inline_mirror": false, "read_routing": true, "shadow": true, "repair": true})
+    );
     assert_eq!(api.last_call(), "api: switch inline-mirror off orders");
     let progress = json(&api.send("GET", "/v1/migrations/orders/progress", None, &[]).await);
     assert_eq!(progress["switches"]["inline_mirror"], false);
-    assert_eq!(api.code("PUT", path, r#"{"shadow":true}"#).await, (400, "invalid-body".to_owned()));
+    let one = json!({"namespace": "shop.orders", "read_routing": false, "repair": true});
+    api.send("PUT", path, Some(one), &[]).await;
+    assert_eq!(api.last_call(), "api: switch read-routing off repair on for shop.orders orders");
+    assert_eq!(api.code("PUT", path, r#"{"plan":true}"#).await, (400, "invalid-body".to_owned()));
 }
 
 #[tokio::test]

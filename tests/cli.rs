@@ -48,9 +48,16 @@ impl Fixture {
 }
 
 const PINS: &str = "\
-KEY     SLOT  ON   IN FORCE                       SINCE
-\"acme\"  533   new  yes                            2023-11-14 22:13:20Z
-7       533   new  no: pin it again, or unpin it  2023-11-14 22:13:20Z
+KEY       SLOT  ON   IN FORCE                       SINCE
+\"acme\"    533   new  yes                            2023-11-14 22:13:20Z
+7         533   new  no: pin it again, or unpin it  2023-11-14 22:13:20Z
+range eu  533   new  yes                            2023-11-14 22:13:20Z
+";
+
+const RANGES: &str = "
+RANGE  KEYS          READS  WRITES  PINNED TO
+eu     \"eu-\"..\"eu.\"  new    new     new
+late   \"eu-\"..       old    old
 ";
 
 #[tokio::test]
@@ -72,23 +79,31 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ),
         (
             "rollback orders --key 7",
-            "old serves these keys, which are pinned to it (epoch 8) after 57 ms; writes were held 42 ms\n".to_owned(),
+            "old serves what was named, which is pinned to it (epoch 8) after 57 ms; writes were held 42 ms\n".to_owned(),
         ),
         (
             "pin orders \"acme\" 7 --to new",
             format!("in force everywhere (epoch 9) after 57 ms; writes were held 42 ms\n{PINS}a slot goes along\n"),
         ),
-        ("pins orders", PINS.to_owned()),
+        ("pins orders", format!("{PINS}{RANGES}")),
         (
             "unpin orders 7",
             "in force everywhere (epoch 10) after 57 ms; writes were held 42 ms\nNothing is pinned.\na slot goes along\n".to_owned(),
         ),
-        ("switch orders --read-routing off", "inline mirror on, read routing off\n".to_owned()),
+        (
+            "unpin orders --range eu",
+            "in force everywhere (epoch 11) after 57 ms; writes were held 42 ms\nNothing is pinned.\na slot goes along\n".to_owned(),
+        ),
+        (
+            "rollback orders --range eu --range late",
+            "old serves what was named, which is pinned to it (epoch 12) after 57 ms; writes were held 42 ms\n".to_owned(),
+        ),
+        ("switch orders --read-routing off", "inline mirror on, read routing off, shadow reads on, repair on\n".to_owned()),
         (
             "throttle orders --documents-per-second 10",
             "the copy goes at most at 10 documents/s\n".to_owned(),
         ),
-        ("start orders", view("copying, reads 0 % and writes 0 % on new (epoch 13); throttle 10 documents/s")),
+        ("start orders", view("copying, reads 0 % and writes 0 % on new (epoch 15); throttle 10 documents/s")),
         ("throttle orders --none", "the copy goes as fast as it can\n".to_owned()),
         ("verify orders", "verifying: 0 of 10 documents compared, no difference\n".to_owned()),
         ("verify orders --wait", "verifying: 10 of 10 documents compared, no difference\nverified: 10 of 10 documents compared, no difference\n".to_owned()),
@@ -101,15 +116,23 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
         ("preflight orders", "It can start.\n".to_owned()),
         (
             "complete orders --force --reason x",
-            view("completed, reads 0 % and writes 0 % on new (epoch 18)"),
+            view("completed, reads 0 % and writes 0 % on new (epoch 20)"),
         ),
-        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 19)")),
-        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 20)")),
+        ("drop-old orders", view("completed, reads 0 % and writes 0 % on new (epoch 21)")),
+        ("abort orders", view("aborted, reads 0 % and writes 0 % on new (epoch 22)")),
     ] {
         assert_eq!(fixture.says(arguments).await, said, "{arguments}");
     }
     assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200) Some(3)".to_owned()));
-    assert!(fixture.0.control.calls().contains(&"ann: pin orders [Number(7)] Old".to_owned()));
+    assert!(fixture.0.control.calls().contains(&"ann: pin orders [Number(7)] [] Old".to_owned()));
+    fixture.says("switch orders --repair off --shadow off --namespace shop.orders").await;
+    for call in [
+        "ann: unpin orders [] [\"eu\"]",
+        "ann: pin orders [] [\"eu\", \"late\"] Old",
+        "ann: switch shadow off repair off for shop.orders orders",
+    ] {
+        assert!(fixture.0.control.calls().contains(&call.to_owned()), "{call}");
+    }
     assert!(fixture.0.control.calls().contains(&"ann: complete true Some(\"x\") orders".to_owned()));
 }
 
@@ -120,7 +143,7 @@ async fn a_layout_is_given_on_the_command_line() {
     fixture
         .says(&format!(
             "create laid-out --namespace shop.o --shard-key shop.o=r:1,n:1 --initial-chunks shop.o=12 \
-             --route-key shop.o=customer_id --zone shop.o={zone}"
+             --route-key shop.o=customer_id --zone shop.o={zone} --range few=0..10 --range late=10.."
         ))
         .await;
     let known = fixture.0.control.get("laid-out").await.unwrap();
@@ -128,12 +151,19 @@ async fn a_layout_is_given_on_the_command_line() {
     assert_eq!(spec["initial_chunks"], 12);
     assert_eq!(spec["route_key"], "customer_id");
     assert_eq!(spec["zones"][0], serde_json::from_str::<serde_json::Value>(zone).unwrap());
+    let ranges =
+        serde_json::to_value(known.ranges.iter().map(|view| &view.range).collect::<Vec<_>>()).unwrap();
+    assert_eq!(
+        ranges,
+        serde_json::json!([{ "name": "few", "from": 0, "to": 10 }, { "name": "late", "from": 10 }])
+    );
     for (option, told) in [
         ("--initial-chunks shop.o=many", "no number of chunks"),
         ("--initial-chunks shop.x=2", "shop.x is no --namespace"),
         ("--route-key shop.o=a.b", "only a field of the top level"),
         ("--route-key shop.x=a", "shop.x is no --namespace"),
         ("--zone shop.o={}", "missing field `zone`"),
+        ("--range few=0", "is no range: write FROM..TO"),
     ] {
         let (code, _, error) = fixture.run(&format!("create wrong --namespace shop.o {option}")).await;
         assert_eq!(code, 2, "{option}");
@@ -158,8 +188,8 @@ orders: created
   rate      100 documents/s, 1.0 MB/s; about 1 min 15 s left
   lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
   streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts; 30 targeted reads, 4 broadcast reads
-  pinned    1 keys to old, 2 to new; 1 not in force yet, see pins
-  switched  inline mirror on, read routing on
+  pinned    1 to old, 2 to new; 1 not in force yet, see pins
+  switched  inline mirror on, read routing on, shadow reads on, repair on
   throttle  none
   violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all
@@ -170,6 +200,7 @@ orders: created
   checked   no part by itself
   cut-over  not yet
             - the copy is not finished
+  ranges    eu on new (pinned), late on old
   placed    shop.orders has no shard_key; its primary shard on new is s1; shop.orders is divided by its route_key customer_id
 ";
     assert_eq!(fixture.says("status orders").await, expected);

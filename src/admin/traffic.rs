@@ -48,6 +48,9 @@ pub struct Rollback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>, example = json!(["acme"]))]
     pub keys: Option<Vec<serde_json::Value>>,
+    /// Only these ranges, by name (and the keys, if there are any). Left out: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Vec<String>>,
 }
 
 pub(super) fn routes() -> Router<Shared> {
@@ -92,22 +95,26 @@ pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) ->
     Ok(Tagged(change.control.set_writes(&change.by, &change.name, percent, patience).await?))
 }
 
-/// Return all writes, then all reads, to old, and remove pins to new. With keys: those alone, as by pinning them to old; a
+/// Return all writes, then all reads, to old, and remove pins to new. With keys or ranges: those alone, as by pinning them to old; a
 /// plan goes on with the rest.
 #[utoipa::path(post, path = "/v1/migrations/{name}/rollback", tag = "traffic", request_body = Option<Rollback>,
-    responses((status = 200, description = "Old serves everything, or these keys", body = Ramp)))]
+    responses((status = 200, description = "Old serves everything, or these keys and ranges", body = Ramp)))]
 pub(super) async fn rollback(
     change: Change,
     OptionalBody(asked): OptionalBody<Rollback>,
 ) -> Answer<Tagged<Ramp>> {
-    let Some(keys) = asked.keys else {
+    let Rollback { keys, ranges } = asked;
+    if keys.is_none() && ranges.is_none() {
         return Ok(Tagged(change.control.rollback(&change.by, &change.name).await?));
-    };
-    let pinned = change.control.pin(&change.by, &change.name, SetPins { keys, to: Cluster::Old }).await?;
+    }
+    let (keys, ranges) = (keys.unwrap_or_default(), ranges.unwrap_or_default());
+    let back = SetPins { keys, ranges, to: Cluster::Old };
+    let pinned = change.control.pin(&change.by, &change.name, back).await?;
     Ok(Tagged(pinned.ramp))
 }
 
-/// Switch the inline mirror or the routing of reads off, and on again; what is left out stays as it is.
+/// Switch the inline mirror, the routing of reads, shadow reads or repair off, and on again, for everything or for one
+/// collection; what is left out stays as it is.
 #[utoipa::path(put, path = "/v1/migrations/{name}/switches", tag = "traffic", request_body = SetSwitches,
     responses((status = 200, description = "In force", body = Switches)))]
 pub(super) async fn set_switches(change: Change, Body(asked): Body<SetSwitches>) -> Answer<Json<Switches>> {

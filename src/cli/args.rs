@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::ramp::Ramp;
-use crate::migration::control::{Basis, MOST_PARALLEL, Phase, Progress, Verify};
+use crate::migration::control::{Basis, MOST_PARALLEL, Phase, Progress, RangeSpec, Verify};
 use crate::model::percent::Percent;
 use crate::policy::route_key::RouteKey;
 use crate::policy::shard_key::ShardKey;
@@ -48,7 +48,7 @@ pub(super) enum Command {
         admin: String,
     },
     /// Create, follow and steer migrations, through the admin API of a running proxy
-    Migrate(Migrate),
+    Migrate(Box<Migrate>),
 }
 
 #[derive(Debug, Args)]
@@ -93,6 +93,10 @@ pub(super) enum Action {
         /// DB.COLLECTION={"zone":"eu","min":{"region":"eu"},"max":{"region":"ev"},"shards":["s0"]}; may be repeated
         #[arg(long = "zone", value_name = "DB.COLLECTION=ZONE", value_parser = zone)]
         zones: Vec<(String, Zone)>,
+        /// Keys that are moved and brought back by name, as NAME=FROM..TO with bounds in JSON: 'eu="eu-".."eu."',
+        /// few=0..1000, late=1000..; the second is no part of it. May be repeated
+        #[arg(long = "range", value_name = "NAME=FROM..TO", value_parser = range)]
+        ranges: Vec<RangeSpec>,
     },
     /// Look whether it could start; changes nothing (exit code 1 if it could not)
     Preflight { name: String },
@@ -347,6 +351,23 @@ fn route_key(text: &str) -> Result<(String, String), String> {
     Ok((namespace.to_owned(), field.to_owned()))
 }
 
+/// Reads `few=0..1000`, where either bound may be left out.
+fn range(text: &str) -> Result<RangeSpec, String> {
+    let (name, bounds) = text.split_once('=').ok_or("write NAME=FROM..TO")?;
+    let bound = |text: &str| match text.trim() {
+        "" => Some(None),
+        text => serde_json::from_str(text).ok().map(Some),
+    };
+    // Dots may be part of a bound.
+    let read = |(at, _)| Some((bound(&bounds[..at])?, bound(&bounds[at + 2..])?));
+    let (from, to) = bounds.match_indices("..").find_map(read).ok_or_else(|| {
+        format!(
+            "{bounds:?} is no range: write FROM..TO, with bounds in JSON (a text in quotes: '\"eu\"..\"ev\"')"
+        )
+    })?;
+    Ok(RangeSpec { name: name.to_owned(), from, to })
+}
+
 /// Reads how much may be copied each second.
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
@@ -364,4 +385,25 @@ fn initial_chunks(text: &str) -> Result<(String, u32), String> {
 fn zone(text: &str) -> Result<(String, Zone), String> {
     let (namespace, zone) = text.split_once('=').ok_or("write DB.COLLECTION={\"zone\": ...}")?;
     Ok((namespace.to_owned(), serde_json::from_str(zone).map_err(|error| error.to_string())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_range_is_a_name_and_two_bounds() {
+        let read = |text| range(text).map(|spec| (spec.name, spec.from, spec.to));
+        assert_eq!(read("few=0..1000"), Ok(("few".into(), Some(json!(0)), Some(json!(1000)))));
+        assert_eq!(read("late=1000.."), Ok(("late".into(), Some(json!(1000)), None)));
+        assert_eq!(read("early=..-5"), Ok(("early".into(), None, Some(json!(-5)))));
+        assert_eq!(
+            read(r#"eu="a..b".."c=..d""#),
+            Ok(("eu".into(), Some(json!("a..b")), Some(json!("c=..d"))))
+        );
+        for wrong in ["few", "few=0", "few=a..b", "few=0...5"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -27,9 +27,9 @@ pub(super) struct Session {
 pub(super) async fn run(args: Migrate) -> Result<(), Failure> {
     let session = Session { client: client(&args)?, json: args.json };
     match args.action {
-        Action::Create { name, namespaces, shard_keys, route_keys, initial_chunks, zones } => {
+        Action::Create { name, namespaces, shard_keys, route_keys, initial_chunks, zones, ranges } => {
             let namespaces = specs(namespaces, shard_keys, route_keys, initial_chunks, zones)?;
-            let new = json!(NewMigration { name, namespaces });
+            let new = json!(NewMigration { name, namespaces, ranges });
             session.show(Method::POST, "/v1/migrations", Some(new), show::view).await.map(drop)
         }
         Action::Preflight { name } => {

@@ -41,7 +41,7 @@ where
         Command::Healthcheck { admin } => blocking(health::check(&admin)),
         Command::Migrate(args) => {
             let json = args.json;
-            let done = blocking(migrate::run(args));
+            let done = blocking(migrate::run(*args));
             return done.map_or_else(|failure| failure.report(json), |()| ExitCode::SUCCESS);
         }
     };

@@ -11,7 +11,7 @@ use super::human::{count, table, time};
 use super::migrate::{Session, path};
 use crate::admin::Rollback;
 use crate::migration::control::{
-    Cluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp, SetPins, SetSwitches, Switches,
+    Cluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp, RangeView, SetPins, SetSwitches, Switches,
 };
 
 #[derive(Debug, Subcommand)]
@@ -23,26 +23,37 @@ pub(super) enum Action {
         /// their slots goes along
         #[arg(long = "key", value_name = "JSON", value_parser = key)]
         keys: Vec<Value>,
+        /// Only these ranges, as by pinning them to old; nothing else goes along
+        #[arg(long = "range", value_name = "NAME")]
+        ranges: Vec<String>,
     },
-    /// Hold reads and writes of keys on one cluster, whatever percentages say, and move them there
+    /// Hold reads and writes of keys or ranges on one cluster, whatever percentages say, and move them there
+    #[command(group = clap::ArgGroup::new("held").required(true).multiple(true))]
     Pin {
         name: String,
         /// _ids, or values of the route key, in JSON: '"acme"', 7, '{"$oid": "..."}'. Each takes along what lies in
         /// its slot, about a thousandth of every collection
-        #[arg(value_name = "KEY", required = true, value_parser = key)]
+        #[arg(value_name = "KEY", group = "held", value_parser = key)]
         keys: Vec<Value>,
+        /// A range of the migration, by name, with nothing but the keys within; may be repeated
+        #[arg(long = "range", value_name = "NAME", group = "held")]
+        ranges: Vec<String>,
         /// The cluster
         #[arg(long, value_enum)]
         to: Side,
     },
-    /// Let keys go where the percentages say
+    /// Let keys and ranges go where the percentages say
+    #[command(group = clap::ArgGroup::new("freed").required(true).multiple(true))]
     Unpin {
         name: String,
         /// As they were pinned, in JSON
-        #[arg(value_name = "KEY", required = true, value_parser = key)]
+        #[arg(value_name = "KEY", group = "freed", value_parser = key)]
         keys: Vec<Value>,
+        /// A range, by name: it is on new when all writes are, and else on old; may be repeated
+        #[arg(long = "range", value_name = "NAME", group = "freed")]
+        ranges: Vec<String>,
     },
-    /// What is pinned
+    /// What is pinned, and where ranges are
     Pins { name: String },
     /// Switch a part of the data plane off, and on again
     #[command(group = clap::ArgGroup::new("switches").required(true).multiple(true))]
@@ -54,6 +65,15 @@ pub(super) enum Action {
         /// Whether reads go where their percentage says, or each to its authority
         #[arg(long, value_name = "on|off", group = "switches", value_parser = switch)]
         read_routing: Option<bool>,
+        /// Whether reads are sampled and compared, as far as a share is set
+        #[arg(long, value_name = "on|off", group = "switches", value_parser = switch)]
+        shadow: Option<bool>,
+        /// Whether verifications make equal what they find different, or only tell it
+        #[arg(long, value_name = "on|off", group = "switches", value_parser = switch)]
+        repair: Option<bool>,
+        /// For this collection alone
+        #[arg(long, value_name = "DB.COLLECTION")]
+        namespace: Option<String>,
     },
 }
 
@@ -80,29 +100,32 @@ fn switch(text: &str) -> Result<bool, String> {
 
 pub(super) async fn run(session: &Session, action: Action) -> Result<(), Failure> {
     match action {
-        Action::Rollback { name, keys } if keys.is_empty() => {
+        Action::Rollback { name, keys, ranges } if keys.is_empty() && ranges.is_empty() => {
             session.show(Method::POST, &path(&name, "rollback"), None, rollback).await.map(drop)
         }
-        Action::Rollback { name, keys } => {
-            let asked = json!(Rollback { keys: Some(keys) });
+        Action::Rollback { name, keys, ranges } => {
+            let asked = json!(Rollback {
+                keys: (!keys.is_empty()).then_some(keys),
+                ranges: (!ranges.is_empty()).then_some(ranges),
+            });
             let path = path(&name, "rollback");
             session.show(Method::POST, &path, Some(asked), rollback_of_keys).await.map(drop)
         }
-        Action::Pin { name, keys, to } => {
+        Action::Pin { name, keys, ranges, to } => {
             let to = match to {
                 Side::Old => Cluster::Old,
                 Side::New => Cluster::New,
             };
-            let asked = json!(SetPins { keys, to });
+            let asked = json!(SetPins { keys, ranges, to });
             session.show(Method::PUT, &path(&name, "pins"), Some(asked), pinned).await.map(drop)
         }
-        Action::Unpin { name, keys } => {
-            let asked = json!(Keys { keys });
+        Action::Unpin { name, keys, ranges } => {
+            let asked = json!(Keys { keys, ranges });
             session.show(Method::DELETE, &path(&name, "pins"), Some(asked), pinned).await.map(drop)
         }
         Action::Pins { name } => session.look(&path(&name, "pins"), list).await,
-        Action::Switch { name, inline_mirror, read_routing } => {
-            let asked = json!(SetSwitches { inline_mirror, read_routing });
+        Action::Switch { name, inline_mirror, read_routing, shadow, repair, namespace } => {
+            let asked = json!(SetSwitches { namespace, inline_mirror, read_routing, shadow, repair });
             session.show(Method::PUT, &path(&name, "switches"), Some(asked), switched).await.map(drop)
         }
     }
@@ -114,7 +137,41 @@ fn pinned(answer: &Pinned) -> String {
 }
 
 fn list(list: &PinList) -> String {
-    listed(&list.pins)
+    let pins = listed(&list.pins);
+    if list.ranges.is_empty() { pins } else { format!("{}\n\n{}", pins.trim_end(), ranges(&list.ranges)) }
+}
+
+const fn called(cluster: Cluster) -> &'static str {
+    match cluster {
+        Cluster::Old => "old",
+        Cluster::New => "new",
+    }
+}
+
+/// Where ranges are.
+fn ranges(all: &[RangeView]) -> String {
+    let rows = all.iter().map(|view| {
+        let bound = |value: &Option<Value>| value.as_ref().map_or(String::new(), Value::to_string);
+        let writes = view.writes.map_or("in move", called);
+        [
+            view.range.name.clone(),
+            format!("{}..{}", bound(&view.range.from), bound(&view.range.to)),
+            called(view.reads).to_owned(),
+            writes.to_owned(),
+            view.pinned.map_or("", called).to_owned(),
+        ]
+    });
+    table(["RANGE", "KEYS", "READS", "WRITES", "PINNED TO"], rows.collect())
+}
+
+/// Where ranges are, in one line.
+pub(super) fn where_ranges_are(all: &[RangeView]) -> Option<String> {
+    let of = |view: &RangeView| {
+        let writes = view.writes.map_or("in move", called);
+        let pinned = if view.pinned.is_some() { " (pinned)" } else { "" };
+        format!("{} on {writes}{pinned}", view.range.name)
+    };
+    (!all.is_empty()).then(|| all.iter().map(of).collect::<Vec<_>>().join(", "))
 }
 
 fn listed(pins: &[PinView]) -> String {
@@ -122,12 +179,12 @@ fn listed(pins: &[PinView]) -> String {
         return "Nothing is pinned.".to_owned();
     }
     let rows = pins.iter().map(|pin| {
-        let to = match pin.to {
-            Cluster::Old => "old",
-            Cluster::New => "new",
+        let named = match (&pin.key, &pin.range) {
+            (None, Some(range)) => format!("range {range}"),
+            (key, _) => key.clone().unwrap_or_default(),
         };
         let in_force = if pin.in_force { "yes" } else { "no: pin it again, or unpin it" };
-        [pin.key.clone(), pin.slot.to_string(), to.to_owned(), in_force.to_owned(), time(pin.since)]
+        [named, pin.slot.to_string(), called(pin.to).to_owned(), in_force.to_owned(), time(pin.since)]
     });
     table(["KEY", "SLOT", "ON", "IN FORCE", "SINCE"], rows.collect())
 }
@@ -135,7 +192,24 @@ fn listed(pins: &[PinView]) -> String {
 /// How everything is switched.
 pub(super) fn switched(switches: &Switches) -> String {
     let word = |on: bool| if on { "on" } else { "off" };
-    format!("inline mirror {}, read routing {}", word(switches.inline_mirror), word(switches.read_routing))
+    let mut out = format!(
+        "inline mirror {}, read routing {}, shadow reads {}, repair {}",
+        word(switches.inline_mirror),
+        word(switches.read_routing),
+        word(switches.shadow),
+        word(switches.repair)
+    );
+    for of in &switches.namespaces {
+        let parts = [
+            ("inline mirror", of.inline_mirror),
+            ("read routing", of.read_routing),
+            ("shadow reads", of.shadow),
+            ("repair", of.repair),
+        ];
+        let off: Vec<&str> = parts.iter().filter(|(_, on)| !on).map(|(name, _)| *name).collect();
+        let _ = write!(out, "; for {}: {} off", of.namespace, off.join(" and "));
+    }
+    out
 }
 
 fn rollback(answer: &Ramp) -> String {
@@ -147,7 +221,7 @@ fn rollback(answer: &Ramp) -> String {
 }
 
 fn rollback_of_keys(answer: &Ramp) -> String {
-    timed("old serves these keys, which are pinned to it", answer)
+    timed("old serves what was named, which is pinned to it", answer)
 }
 
 fn timed(what: &str, answer: &Ramp) -> String {
@@ -157,7 +231,7 @@ fn timed(what: &str, answer: &Ramp) -> String {
 
 /// How much is pinned.
 pub(super) fn counts(pins: &PinCounts) -> String {
-    let mut out = format!("{} keys to old, {} to new", count(pins.to_old), count(pins.to_new));
+    let mut out = format!("{} to old, {} to new", count(pins.to_old), count(pins.to_new));
     if pins.not_in_force > 0 {
         let _ = write!(out, "; {} not in force yet, see pins", count(pins.not_in_force));
     }

@@ -241,6 +241,9 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
     for (title, text) in rows {
         let _ = writeln!(out, "  {title:<9} {text}");
     }
+    if let Some(ranges) = super::pins::where_ranges_are(&progress.ranges) {
+        let _ = writeln!(out, "  {:<9} {ranges}", "ranges");
+    }
     for place in progress.placements.iter().filter_map(place) {
         let _ = writeln!(out, "  {:<9} {place}", "placed");
     }

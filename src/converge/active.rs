@@ -10,6 +10,7 @@ use bson::Timestamp;
 use parking_lot::Mutex;
 
 use super::converger::Converger;
+use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
 use crate::policy::retry::Memory;
@@ -23,6 +24,7 @@ use crate::state::process_writes::ProcessWrites;
 use crate::state::rehearsing::Rehearsal;
 use crate::state::shadowing::Shadow;
 use crate::state::shapes::Shapes;
+use crate::state::switched::SwitchedOff;
 use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;
 
@@ -54,8 +56,11 @@ pub struct Active {
     pub newcomers: Arc<Newcomers>,
     /// History is being copied: nobody reads the mirror.
     pub copying: AtomicBool,
-    /// An operator leaves the mirror to the streams alone.
-    pub inline_off: AtomicBool,
+    /// An operator leaves the mirror to the streams alone. Reads may meet it all the same, so that what is left out must
+    /// be marked, as where a breaker is open.
+    pub inline_off: SwitchedOff,
+    /// An operator has no reads compared.
+    pub shadow_off: SwitchedOff,
     /// Where sampled reads go.
     pub shadow: Arc<Shadow>,
     /// Where reads go that are repeated on new.
@@ -105,28 +110,22 @@ impl Active {
             shapes: Shapes::default(),
             newcomers,
             copying: AtomicBool::new(false),
-            inline_off: AtomicBool::new(false),
+            inline_off: SwitchedOff::default(),
+            shadow_off: SwitchedOff::default(),
             shadow: Arc::default(),
             rehearsal: Arc::default(),
         }
     }
 
-    /// What a write may do about `mirror` at `now`. One that does not keep up the lease is away or hangs, whatever its
+    /// What a write to `namespace` may do about `mirror` at `now`. One that does not keep up the lease is away or hangs, whatever its
     /// connections look like.
     #[must_use]
-    pub fn attempt(&self, mirror: Side, now: Duration) -> Attempt {
+    pub fn attempt(&self, namespace: &Namespace, mirror: Side, now: Duration) -> Attempt {
         let breaker = self.breakers.get(mirror);
         if self.authorities.get(mirror).lease.begin().is_none() {
             breaker.open(now);
         }
-        if self.is_inline_off() { Attempt::Not } else { breaker.attempt(now) }
-    }
-
-    /// Whether an operator leaves mirrors to the streams alone. Reads may meet them all the same, so that what is left
-    /// out must be marked, as where a breaker is open.
-    #[must_use]
-    pub fn is_inline_off(&self) -> bool {
-        self.inline_off.load(Ordering::Relaxed)
+        if self.inline_off.is_for(namespace) { Attempt::Not } else { breaker.attempt(now) }
     }
 
     /// Whether the mirror is left to the streams alone: while history is copied, one write after the other

@@ -231,6 +231,6 @@ impl Converger {
 /// Slots in which documents of `keys` may lie. Where only the documents tell, it may be any, and whoever works on
 /// them waits for every fence.
 fn slots_of(by: Option<By<'_>>, keys: &[Key]) -> SlotSet {
-    let by = by.unwrap_or(By::Id);
-    keys.iter().map(|key| by.of_key(key)).collect::<Option<SlotSet>>().unwrap_or(SlotSet::ALL)
+    let of = |by: By<'_>| keys.iter().map(|key| by.of_key(key)).collect::<Option<SlotSet>>();
+    by.and_then(of).unwrap_or(SlotSet::ALL)
 }

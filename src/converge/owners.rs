@@ -6,6 +6,7 @@
 //! by [`Group::owns`], from the very documents that the guarded write goes by.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bson::RawDocument;
 
@@ -17,6 +18,7 @@ use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
+use crate::policy::key_ranges::KeyRanges;
 use crate::policy::route_key::{By, Owner, RouteKey, owner};
 use crate::policy::shard_key::ShardKey;
 use crate::state::table::MigrationRoute;
@@ -30,14 +32,29 @@ pub(super) struct Group {
     /// By what each cluster has sharded the collection.
     pub(super) shard_keys: PerSide<Option<ShardKey>>,
     /// Where only a document tells its slot: by what, and which slots are the authority's.
-    pub(super) told_by: Option<(RouteKey, SlotSet)>,
+    pub(super) told_by: Option<Told>,
+}
+
+/// What tells whether a document is the authority's.
+pub(super) struct Told {
+    field: RouteKey,
+    ranges: Arc<KeyRanges>,
+    /// Those of the authority.
+    slots: SlotSet,
+}
+
+impl Told {
+    fn is_of(&self, document: &RawDocument) -> bool {
+        let slot = By::new(Some(&self.field), &self.ranges).of_document(document);
+        slot.is_some_and(|slot| self.slots.contains(slot))
+    }
 }
 
 impl Group {
     /// Whether a document is the authority's to change: one that is not must not be touched on its mirror, which
     /// may be that document's authority.
     pub(super) fn owns(&self, document: &RawDocument) -> bool {
-        self.told_by.as_ref().is_none_or(|(key, slots)| slots.contains(key.slot_of(document)))
+        self.told_by.as_ref().is_none_or(|told| told.is_of(document))
     }
 
     /// Whether all documents of a key are.
@@ -68,7 +85,7 @@ impl Converger {
         order: &Order,
     ) -> Result<Owned, Unavailable> {
         let by = route.by(namespace);
-        let (By::Field(field), None) = (by, route.sole_authority()) else {
+        let (Some(field), None) = (by.field(), route.sole_authority()) else {
             let groups = Side::BOTH.map(|authority| {
                 let owned = |key: &&Key| route.authority_of_key(namespace, key) == Some(authority);
                 let keys: Vec<Key> = keys.iter().filter(owned).cloned().collect();
@@ -165,7 +182,11 @@ fn group(
         keys,
         slots,
         shard_keys: PerSide::from_fn(|side| route.shard_keys.get(side).get(namespace).cloned()),
-        told_by: told_by.map(|field| (field.clone(), *route.owned_by(authority))),
+        told_by: told_by.map(|field| Told {
+            field: field.clone(),
+            ranges: Arc::clone(&route.key_ranges),
+            slots: *route.owned_by(authority),
+        }),
     }
 }
 
@@ -182,7 +203,8 @@ mod tests {
         let key = key_of(RawBsonRef::Int32(1)).unwrap();
         let tenant = RouteKey::parse("tenant").unwrap();
         let (mine, other) = (rawdoc! { "_id": 1, "tenant": 7 }, rawdoc! { "_id": 1, "tenant": 8 });
-        let slots: SlotSet = std::iter::once(tenant.slot_of(&mine)).collect();
+        let slots: SlotSet =
+            By::new(Some(&tenant), &KeyRanges::none()).of_document(&mine).into_iter().collect();
         let group = |told_by| Group {
             authority: Side::Old,
             keys: vec![key.clone()],
@@ -191,7 +213,7 @@ mod tests {
             told_by,
         };
         let documents = |document: &RawDocument| Documents::of([document.to_owned()]);
-        let divided = group(Some((tenant.clone(), slots)));
+        let divided = group(Some(Told { field: tenant.clone(), ranges: Arc::default(), slots }));
         let (of_mine, of_other, none) = (documents(&mine), documents(&other), Documents::default());
         assert!(divided.owns_all(&key, [&of_mine, &of_mine]) && divided.owns_all(&key, [&none, &of_mine]));
         assert!(divided.owns_all(&key, [&none, &none]));

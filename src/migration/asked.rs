@@ -1,19 +1,21 @@
 //! What is asked of a new migration, checked before anything is made of it.
 
 use super::control::{ControlError, NamespaceSpec, NewMigration, Refusal};
+use super::key_ranges::declared;
 use crate::model::namespace::Namespace;
 use crate::model::pattern::Pattern;
+use crate::policy::key_ranges::KeyRange;
 use crate::policy::naming;
 use crate::policy::route_key::RouteKey;
 
 /// More are of no use to an empty collection.
 const MOST_CHUNKS: u32 = 8192;
 
-/// The namespaces of a new migration, checked.
+/// The namespaces and the ranges of a new migration, checked.
 ///
 /// # Errors
 /// [`ControlError`] that names everything that is wrong, each with its field.
-pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError> {
+pub(super) fn checked(new: &NewMigration) -> Result<(Vec<Namespace>, Vec<KeyRange>), ControlError> {
     let mut wrong = Vec::new();
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if new.name.is_empty() || new.name.len() > 64 || !new.name.chars().all(allowed) {
@@ -34,8 +36,12 @@ pub(super) fn checked(new: &NewMigration) -> Result<Vec<Namespace>, ControlError
         wrong.extend(route_key_problem(spec).map(|why| format!("namespaces: {}: {why}", spec.namespace)));
         wrong.extend(layout_problem(spec).map(|why| format!("namespaces: {}: {why}", spec.namespace)));
     }
+    let ranges = declared(&new.ranges).unwrap_or_else(|problems| {
+        wrong.extend(problems.into_iter().map(|why| format!("ranges: {why}")));
+        Vec::new()
+    });
     match wrong.as_slice() {
-        [] => Ok(namespaces),
+        [] => Ok((namespaces, ranges)),
         [one] => Err(invalid(one.clone())),
         several => {
             let detail = format!("{} things are wrong with it; see reasons", several.len());
@@ -84,10 +90,11 @@ fn layout_problem(spec: &NamespaceSpec) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::migration::control::RangeSpec;
 
     fn asked(name: &str, namespaces: &[&str]) -> NewMigration {
         let namespaces = namespaces.iter().map(|namespace| NamespaceSpec::plain(*namespace)).collect();
-        NewMigration { name: name.to_owned(), namespaces }
+        NewMigration { name: name.to_owned(), namespaces, ranges: Vec::new() }
     }
 
     #[test]
@@ -118,10 +125,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_ranges_is_told_too() {
+        let mut new = asked("orders", &["shop.orders"]);
+        let range = |name: &str, from: i32, to: i32| RangeSpec {
+            name: name.to_owned(),
+            from: Some(from.into()),
+            to: Some(to.into()),
+        };
+        new.ranges = vec![range("first", 0, 10), range("second", 10, 20)];
+        assert_eq!(checked(&new).unwrap().1.len(), 2);
+        new.ranges = vec![range("first", 0, 10), range("second", 9, 20)];
+        assert_eq!(checked(&new).unwrap_err().detail, "ranges: first and second overlap");
+    }
+
+    #[test]
     fn one_thing_is_the_detail() {
         let refused = checked(&asked("orders", &[])).unwrap_err();
         assert_eq!(refused.detail, "namespaces: name at least one \"database.collection\"");
         assert!(refused.reasons.is_empty());
-        assert_eq!(checked(&asked("orders", &["shop.orders", "shop.o_*"])).unwrap().len(), 2);
+        assert_eq!(checked(&asked("orders", &["shop.orders", "shop.o_*"])).unwrap().0.len(), 2);
     }
 }

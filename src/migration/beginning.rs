@@ -224,7 +224,8 @@ impl Engine {
     async fn adopt(&self, side: Side, record: AuthorityRecord) {
         let named = record.namespaces.iter().chain(&record.patterns).map(NamespaceSpec::plain).collect();
         let stub = Stored::new(record.name.clone(), named, 0);
-        let running = self.take_up(&Stored { phase: record.phase, ..stub }).await;
+        let running =
+            self.take_up(&Stored { phase: record.phase, ranges: record.ranges.clone(), ..stub }).await;
         let Some(context) = running.parts() else { return };
         // The other cluster's record may not have heard of a collection that came later.
         record

@@ -192,14 +192,14 @@ impl Control for Engine {
     }
 
     async fn pin(&self, by: &By, name: &str, asked: SetPins) -> Result<Pinned, ControlError> {
-        let what = format!("pin {} to {}", named(&asked.keys), Side::from(asked.to));
+        let what = format!("pin {} to {}", named(&asked.named()), Side::from(asked.to));
         let call = async |running: &Arc<Running>| self.pin(running, &asked).await;
         self.change_routing(by, name, |_| what, call).await
     }
 
     async fn unpin(&self, by: &By, name: &str, asked: Keys) -> Result<Pinned, ControlError> {
-        let what = format!("unpin {}", named(&asked.keys));
-        let call = async |running: &Arc<Running>| self.unpin(running, &asked.keys).await;
+        let what = format!("unpin {}", named(&asked));
+        let call = async |running: &Arc<Running>| self.unpin(running, &asked).await;
         self.change_routing(by, name, |_| what, call).await
     }
 
@@ -208,7 +208,7 @@ impl Control for Engine {
     }
 
     async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches, ControlError> {
-        let call = async |running: &Arc<Running>| self.switch(running, asked).await;
+        let call = async |running: &Arc<Running>| self.switch(running, &asked).await;
         self.change_routing(by, name, |_| asked.to_string(), call).await
     }
 

@@ -19,6 +19,7 @@ use super::verify::{self, Ended, Verifier};
 use crate::model::side::Side;
 use crate::policy::gate::{Comparison, unverified};
 use crate::state::records::RecordError;
+use crate::state::switched::SwitchedOff;
 
 const MARK_LIMIT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(200);
@@ -113,7 +114,9 @@ impl Running {
         asked: Verify,
     ) {
         let (comparing, with) = (Arc::clone(self), Arc::clone(environment));
-        let verify = async move { _ = comparing.compare_all(&with, &context, asked).await };
+        self.apply_switches();
+        let switched = Some(Arc::clone(&self.repair_off));
+        let verify = async move { _ = comparing.compare_all(&with, &context, asked, switched).await };
         self.spawn(environment, "verify", verify.boxed());
     }
 
@@ -183,6 +186,7 @@ impl Running {
         environment: &Environment,
         context: &Arc<Context>,
         asked: Verify,
+        only_tells: Option<Arc<SwitchedOff>>,
     ) -> Ended {
         let (records, name) = (Arc::clone(&context.records), Arc::clone(&context.name));
         let spawn = Arc::clone(&environment.spawn);
@@ -196,7 +200,7 @@ impl Running {
             spawn.spawn("mismatch", store.boxed());
         };
         let state = self.comparison(&asked);
-        let verifier = Verifier::new(Arc::clone(context), asked);
+        let verifier = Verifier::new(Arc::clone(context), asked).only_telling(only_tells);
         let ended = verifier.run(Arc::clone(state), &found).await;
         let keep = |stored: &mut Stored| *stored.comparison_mut(&asked) = Some(state.lock().clone());
         while let Err(error) = self.change_stored(&context.records, keep).await {
@@ -222,7 +226,8 @@ impl Running {
         }
     }
 
-    /// Compares everything after a stream has begun anew. Documents that changed at every look changed after
+    /// Compares everything after a stream has begun anew, and makes it equal: what was missed comes from nowhere else, so
+    /// that no switch counts. Documents that changed at every look changed after
     /// that, and the stream has named them.
     async fn recheck(self: &Arc<Self>, environment: &Environment, context: &Arc<Context>) {
         let may_begin = self.stored.lock().phase == Phase::CatchingUp;
@@ -231,7 +236,7 @@ impl Running {
             return context.clock.sleep(RETRY).await;
         }
         let begun = *self.begun_anew.borrow();
-        let ended = self.compare_all(environment, context, all).await;
+        let ended = self.compare_all(environment, context, all, None).await;
         if let Some(why) = ended.failure {
             tracing::warn!(migration = %context.name, why, "the comparison begins again");
             return context.clock.sleep(RETRY).await;

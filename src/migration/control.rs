@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
+pub use super::key_ranges::{RangeSpec, RangeView};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
 pub use super::pins::{Cluster, Keys, PinCounts, PinList, PinView, Pinned, SetPins};
 pub use super::plan::{
@@ -17,7 +18,7 @@ pub use super::rehearsal::{RehearsalCounts, RehearsalView, SetRehearsal};
 pub use super::report::{Conclusion, Identities, VerificationReport};
 pub use super::shadow::{DiffReport, SetShadow, ShadowCounts, ShadowView};
 pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
-pub use super::switches::{SetSwitches, Switches};
+pub use super::switches::{NamespaceSwitches, SetSwitches, Switches};
 pub use super::verification::{Basis, ClusterTime, Compared, EqualUpTo, MOST_PARALLEL, Verification, Verify};
 pub use super::views::{
     AuditEvent, Conflict, EventList, Finding, Lag, MigrationView, Mismatch, Placement, PreflightReport,
@@ -72,6 +73,9 @@ pub struct NewMigration {
     pub name: String,
     /// What moves; all of it together.
     pub namespaces: Vec<NamespaceSpec>,
+    /// Ranges of keys that are moved and brought back by name, each alone; 24 at most. They never change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<RangeSpec>,
 }
 
 /// One collection that moves.

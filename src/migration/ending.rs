@@ -10,7 +10,7 @@ use super::context::Context;
 use super::control::{Complete, ControlError, Phase};
 use super::engine::{Engine, no_new, unavailable};
 use super::patterns::left_out;
-use super::pins::spelled;
+use super::pins::shown;
 use super::prepare::{drop_created, restore_ttl};
 use super::ramping::conflict;
 use super::running::Running;
@@ -209,7 +209,7 @@ async fn decide_completed(context: &Context) -> Result<(), ControlError> {
 /// With keys that stay on old, not everything is on new, whatever the percentages say.
 fn must_not_be_pinned(context: &Context) -> Result<(), ControlError> {
     let pins = context.pins().only_to(Side::Old);
-    let keys: Vec<String> = pins.all().iter().map(|pin| spelled(&pin.key)).collect();
+    let keys: Vec<String> = pins.all().iter().map(|pin| shown(&pin.held)).collect();
     if keys.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! Changes of routing that move no writes: they raise the epoch on both records, and are in force once the first has it.
 
+use std::sync::Arc;
+
 use bson::{Bson, Document, doc};
 
 use super::context::Context;
@@ -7,7 +9,8 @@ use super::control::ControlError;
 use super::engine::unavailable;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
-use crate::policy::pins::Pins;
+use crate::policy::key_ranges::KeyRanges;
+use crate::policy::pins::{Pins, Shares};
 use crate::state::pins::StoredPin;
 use crate::state::record::{AuthorityRecord, newest};
 
@@ -69,6 +72,7 @@ impl Context {
             "phase": newer.phase.as_str(),
             "reads_on_new": slots(&newer.reads_on_new),
             "reads_off": newer.reads_off,
+            "reads_off_for": newer.reads_off_for.iter().collect::<Vec<_>>(),
             "pins": pins_as_stored(&newer.pins)?,
             "namespaces": newer.namespaces.clone(),
             "shard_keys": bson::serialize_to_bson(&newer.shard_keys)
@@ -83,6 +87,18 @@ impl Context {
     pub fn pins(&self) -> Pins {
         let known = PerSide::from_fn(|side| self.authorities.get(side).known());
         newest(known.old.as_ref(), known.new.as_ref()).map(AuthorityRecord::pins).unwrap_or_default()
+    }
+
+    /// What percentages are of.
+    #[must_use]
+    pub fn shares(&self) -> Shares {
+        Shares { layout: self.key_ranges().layout(), pinned: self.pins().slots() }
+    }
+
+    /// Ranges that are slots of their own.
+    #[must_use]
+    pub fn key_ranges(&self) -> Arc<KeyRanges> {
+        self.route().map(|route| route.key_ranges).unwrap_or_default()
     }
 
     /// Brings a change that moves no writes into force by old's record; new's follows. `back`: it is part of the way

@@ -7,20 +7,20 @@ use super::context::Context;
 use super::control::{ControlError, Patience};
 use super::engine::Engine;
 use super::moving::Moved;
-use super::pins::{NOTE, PinCounts, PinList, PinView, Pinned, SetPins, read_keys, refused, spelled};
+use super::pins::{Keys, NOTE, PinCounts, PinList, PinView, Pinned, SetPins, read_held, refused, spelled};
 use super::ramping::{Parts, Wanted, routed};
 use super::running::Running;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
-use crate::policy::pins::{Pins, is_in_force, released, share, slots_of};
+use crate::policy::pins::{Name, Pins, is_in_force, slots_of};
 use crate::state::table::MigrationRoute;
 
 impl Engine {
     /// Holds the slots of keys on a cluster, and moves them there.
     pub(super) async fn pin(&self, running: &Running, asked: &SetPins) -> Result<Pinned, ControlError> {
         let began = self.environment.clock.now();
-        let keys = read_keys(&asked.keys)?;
         let (context, route) = routed(running).await?;
+        let keys = read_held(&asked.named(), &route.key_ranges)?;
         let (before, to) = (context.pins(), Side::from(asked.to));
         let next = before.with(&keys, to, context.clock.wall_millis()).map_err(|why| refused(&why))?;
         let slots = slots_of(&keys);
@@ -81,23 +81,19 @@ impl Engine {
     }
 
     /// Lets the slots of keys go where the percentages say.
-    pub(super) async fn unpin(
-        &self,
-        running: &Running,
-        keys: &[serde_json::Value],
-    ) -> Result<Pinned, ControlError> {
+    pub(super) async fn unpin(&self, running: &Running, asked: &Keys) -> Result<Pinned, ControlError> {
         let began = self.environment.clock.now();
-        let keys = read_keys(keys)?;
         let (context, route) = routed(running).await?;
+        let keys = read_held(asked, &route.key_ranges)?;
         let before = context.pins();
         let next = before.without(&keys);
         if next == before {
             return Ok(self.pinned(&context, Moved::default(), began));
         }
-        let (pinned, freed) = (before.slots(), before.slots().minus(&next.slots()));
-        let writes = released(&route.owned_by_new, &pinned, &freed);
+        let (shares, freed) = (context.shares(), before.slots().minus(&next.slots()));
+        let writes = shares.released(&route.owned_by_new, &freed);
         // Whatever the percentages show, reads are where the writes are.
-        let reads = released(&route.reads_on_new, &pinned, &freed).or(&writes);
+        let reads = shares.released(&route.reads_on_new, &freed).or(&writes);
         // The pins go last: until then a process that follows finds them, and what was meant is repeated by a call.
         self.reads_to(running, &context, route.reads_on_new.or(&reads), None).await?;
         let up = self.move_slots(running, &context, route.owned_by_new.or(&writes), Parts::Ask).await?;
@@ -125,7 +121,7 @@ impl Engine {
     fn pinned(&self, context: &Context, moved: Moved, began: Duration) -> Pinned {
         let (pins, route) = (context.pins(), context.route());
         let owned = route.as_ref().map(|route| route.owned_by_new).unwrap_or_default();
-        let percent = share(&owned, &pins.slots(), &[]);
+        let percent = context.shares().share(&owned, &[]);
         Pinned {
             ramp: self.moved(context, percent, moved, began),
             pins: views(&pins, route.as_ref()),
@@ -137,8 +133,10 @@ impl Engine {
 impl Running {
     /// What is pinned.
     pub(super) fn pins(&self) -> PinList {
-        let Some(context) = self.parts() else { return PinList::default() };
-        PinList { pins: views(&context.pins(), context.route().as_ref()) }
+        let Some(context) = self.parts() else {
+            return PinList { pins: Vec::new(), ranges: self.range_views() };
+        };
+        PinList { pins: views(&context.pins(), context.route().as_ref()), ranges: self.range_views() }
     }
 
     /// The same in numbers.
@@ -155,10 +153,14 @@ impl Running {
 
 fn views(pins: &Pins, route: Option<&MigrationRoute>) -> Vec<PinView> {
     let of = |pin: &crate::policy::pins::Pin| {
-        let slot = pin.key.id_slot();
+        let slot = pin.held.slot();
+        let (key, range) = match pin.held.name() {
+            Name::Key(key) => (Some(spelled(key)), None),
+            Name::Range(name) => (None, Some(name.clone())),
+        };
         let in_force =
             route.is_some_and(|route| is_in_force(pin.to, slot, &route.owned_by_new, &route.reads_on_new));
-        PinView { key: spelled(&pin.key), slot: slot.number(), to: pin.to.into(), in_force, since: pin.since }
+        PinView { key, range, slot: slot.number(), to: pin.to.into(), in_force, since: pin.since }
     };
     pins.all().iter().map(of).collect()
 }

@@ -16,7 +16,6 @@ use crate::converge::active::Active;
 use crate::model::side::Side;
 use crate::policy::evidence::{Known, Latency, of_migration, of_new};
 use crate::policy::latency::Measured;
-use crate::policy::pins::share;
 use crate::policy::ramp::{Act, Decision, EVERY_MS, Plan, decide};
 use crate::state::shapes::{SLOT, Watched};
 use crate::telemetry::metrics as names;
@@ -248,11 +247,11 @@ impl Running {
     pub(super) fn place(&self, plan: Option<&Plan>) -> Place {
         let Some(context) = self.parts() else { return Place::default() };
         let Some(route) = context.route() else { return Place::default() };
-        let pinned = context.pins().slots();
+        let of = context.shares();
         let steps = |of: fn(&Plan) -> &Vec<_>| plan.map_or(&[][..], |plan| of(plan).as_slice());
         Place {
-            reads: share(&route.reads_on_new, &pinned, steps(|plan| &plan.reads)),
-            writes: share(&route.owned_by_new, &pinned, steps(|plan| &plan.writes)),
+            reads: of.share(&route.reads_on_new, steps(|plan| &plan.reads)),
+            writes: of.share(&route.owned_by_new, steps(|plan| &plan.writes)),
         }
     }
 

@@ -12,7 +12,6 @@ use super::running::Running;
 use super::stored::Stored;
 use crate::converge::looks::Looks;
 use crate::model::side::PerSide;
-use crate::policy::pins::share;
 
 /// Copy rates over the last seconds.
 #[derive(Debug, Default)]
@@ -56,9 +55,10 @@ impl Engine {
     pub(super) fn view(&self, running: &Running) -> MigrationView {
         let context = running.parts();
         let route = context.as_ref().and_then(|context| context.route());
-        let pinned = context.map(|context| context.pins().slots()).unwrap_or_default();
+        let of = context.map(|context| context.shares()).unwrap_or_default();
         let shares = route.as_ref().map(|route| [route.reads_on_new, route.owned_by_new]).unwrap_or_default();
-        let [reads_percent, writes_percent] = shares.map(|slots| share(&slots, &pinned, &[]));
+        let [reads_percent, writes_percent] = shares.map(|slots| of.share(&slots, &[]));
+        let ranges = running.range_views();
         let stored = running.stored.lock();
         MigrationView {
             name: stored.name.clone(),
@@ -74,6 +74,7 @@ impl Engine {
             verification: running.verification_of(&stored),
             spot_check: running.spot_check_of(&stored),
             placements: stored.created.iter().map(Created::placement).collect(),
+            ranges,
         }
     }
 
@@ -153,6 +154,7 @@ impl Engine {
             verification,
             spot_check,
             placements: view.placements,
+            ranges: view.ranges,
             pins: running.pin_counts(),
             switches: running.switches(),
         }

@@ -22,7 +22,7 @@ use crate::model::percent::Percent;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
 use crate::policy::invariants::{Invariant, every_gate, only_adds};
-use crate::policy::pins::{Pins, by_percent};
+use crate::policy::pins::Pins;
 use crate::state::pins::stored_pins;
 use crate::state::record::AuthorityRecord;
 use crate::state::table::MigrationRoute;
@@ -59,7 +59,7 @@ impl Engine {
     pub(super) async fn move_reads(&self, running: &Running, percent: Percent) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
         let (context, route) = routed(running).await?;
-        let wanted = by_percent(percent, &route.reads_on_new, &context.pins().slots());
+        let wanted = context.shares().by_percent(percent, &route.reads_on_new);
         self.reads_to(running, &context, wanted, None).await?;
         Ok(self.moved(&context, percent, Moved::default(), began))
     }
@@ -110,7 +110,7 @@ impl Engine {
     ) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
         let (context, route) = routed(running).await?;
-        let slots = by_percent(percent, &route.owned_by_new, &context.pins().slots());
+        let slots = context.shares().by_percent(percent, &route.owned_by_new);
         let moved = self.writes_to(running, &context, Wanted { slots, patience, parts: Parts::Ask }).await?;
         Ok(self.moved(&context, percent, moved, began))
     }
@@ -234,9 +234,11 @@ impl Engine {
             if active.counters.transactions.load(Ordering::Relaxed) > 0 {
                 reasons.push(TRANSACTIONS_SEEN.into());
             }
-            if active.is_inline_off() {
+            if active.inline_off.is_for_any() {
                 // A read that meets both would wait for the streams to be level, and with writes they hardly ever are.
-                reasons.push("the inline mirror is switched off; switch it on first".into());
+                reasons.push(
+                    "the inline mirror is switched off (see switches in status); switch it on first".into(),
+                );
             }
         }
         reasons.sort();

@@ -30,6 +30,7 @@ use crate::converge::active::Active;
 use crate::model::side::{PerSide, Side};
 use crate::state::parking::MOST;
 use crate::state::recent::Recent;
+use crate::state::switched::SwitchedOff;
 
 /// Keys that `Recent` remembers of each kind.
 const RECENT: usize = 1_000_000;
@@ -75,6 +76,8 @@ pub struct Running {
     pub spot_check: Arc<Mutex<Verification>>,
     /// Documents that verifications made equal.
     pub repaired: AtomicU64,
+    /// For what comparisons only tell what differs.
+    pub repair_off: Arc<SwitchedOff>,
     /// Other holders.
     pub watch: Arc<Watch>,
     /// Ends its tasks.
@@ -116,6 +119,7 @@ impl Running {
             verification: Arc::default(),
             spot_check: Arc::default(),
             repaired: AtomicU64::new(0),
+            repair_off: Arc::default(),
             watch: Arc::default(),
             token: CancellationToken::new(),
             oplog_window: Mutex::default(),

@@ -71,7 +71,7 @@ async fn shard_keys(context: &Context) -> Result<PerSide<Vec<StoredShardKey>>, S
 
 impl Engine {
     pub(super) async fn create_migration(&self, new: NewMigration) -> Result<Arc<Running>, ControlError> {
-        let namespaces = checked(&new)?;
+        let (namespaces, ranges) = checked(&new)?;
         if self.environment.clusters.is_none() {
             return Err(no_new());
         }
@@ -81,7 +81,7 @@ impl Engine {
         if let Some(running) = migrations.get(&new.name) {
             let (same, phase) = {
                 let stored = running.stored.lock();
-                (stored.namespaces == new.namespaces, stored.phase)
+                (stored.namespaces == new.namespaces && stored.ranges == ranges, stored.phase)
             };
             if phase.is_over() {
                 let detail = format!("migration {} is {phase}; give the new one another name", new.name);
@@ -93,7 +93,7 @@ impl Engine {
                 Err(ControlError::new(
                     Refusal::Conflict,
                     "name-taken",
-                    "a migration of that name moves other namespaces",
+                    "a migration of that name moves other namespaces, or has other ranges",
                 ))
             };
         }
@@ -107,7 +107,8 @@ impl Engine {
                 return Err(ControlError::new(Refusal::Conflict, "namespace-taken", detail));
             }
         }
-        let stored = Stored::new(new.name.clone(), new.namespaces, self.environment.clock.wall_millis());
+        let created_at = self.environment.clock.wall_millis();
+        let stored = Stored { ranges, ..Stored::new(new.name.clone(), new.namespaces, created_at) };
         stored.store(self.environment.state()?).await.map_err(to_control)?;
         let running = Running::new(stored, &self.environment);
         migrations.insert(new.name, Arc::clone(&running));
@@ -208,7 +209,7 @@ impl Engine {
         let patterns: Vec<String> =
             context.scope.patterns().iter().map(|pattern| pattern.as_str().to_owned()).collect();
         let shard_keys = running.aborting.unless_asked(shard_keys(&context)).await?.map_err(unavailable)?;
-        let route_keys = running.route_keys();
+        let (route_keys, ranges) = (running.route_keys(), running.key_ranges());
         for side in Side::BOTH {
             lay_out(&**context.clusters.get(side)).await.map_err(unavailable)?;
             let record = AuthorityRecord {
@@ -216,7 +217,8 @@ impl Engine {
                 patterns: patterns.clone(),
                 ..AuthorityRecord::begin(&context.name, side, identities.clone(), names.clone())
             }
-            .routed_by(route_keys.clone());
+            .routed_by(route_keys.clone())
+            .with_ranges(ranges.all().to_vec());
             context.authorities.get(side).create(&record).await.map_err(to_control)?;
             context.beat(side).await.map_err(to_control)?;
         }

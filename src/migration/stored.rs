@@ -10,6 +10,8 @@ use super::control::{
 use super::plan::{Baselines, StoredPlan};
 use super::prepare::Created;
 use super::shadow::ShadowView;
+use super::switches::StoredOff;
+use crate::policy::key_ranges::KeyRange;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
 use crate::state::violations::Violation;
@@ -37,6 +39,9 @@ pub struct Stored {
     /// What moves.
     #[serde(with = "specs")]
     pub namespaces: Vec<NamespaceSpec>,
+    /// Ranges of keys that are slots of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<KeyRange>,
     /// Where it is in its life.
     pub phase: Phase,
     /// Halted by an operator.
@@ -96,6 +101,9 @@ pub struct Stored {
     /// Mirrors are left to the streams alone.
     #[serde(default)]
     pub inline_off: bool,
+    /// What else is switched off.
+    #[serde(default)]
+    pub off: StoredOff,
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
@@ -159,6 +167,7 @@ impl Stored {
             name,
             schema: SCHEMA,
             namespaces,
+            ranges: Vec::new(),
             phase: Phase::Created,
             paused: false,
             created_at,
@@ -183,6 +192,7 @@ impl Stored {
             plan: None,
             baselines: Vec::new(),
             inline_off: false,
+            off: StoredOff::default(),
             cleaned: false,
         }
     }

@@ -31,6 +31,7 @@ use super::throttle::Limiter;
 use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::sample::sampled;
+use crate::state::switched::SwitchedOff;
 
 /// How long the streams may take to reach the end of a comparison.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,6 +45,8 @@ pub struct Verifier {
     asked: Verify,
     limiters: PerSide<Limiter>,
     unsettled: AtomicU64,
+    /// For what an operator wants nothing made equal.
+    only_tells: Arc<SwitchedOff>,
 }
 
 /// How a comparison ended.
@@ -60,6 +63,7 @@ struct Run<'a> {
     ctx: &'a Context,
     asked: &'a Verify,
     limiters: &'a PerSide<Limiter>,
+    only_tells: &'a SwitchedOff,
     state: &'a Mutex<Verification>,
     found: &'a Found,
     /// Keys that changed at every look.
@@ -82,7 +86,13 @@ impl Verifier {
             limiter.set(throttle);
             limiter
         });
-        Self { ctx, asked, limiters, unsettled: AtomicU64::new(0) }
+        Self { ctx, asked, limiters, unsettled: AtomicU64::new(0), only_tells: Arc::default() }
+    }
+
+    /// The same, but that nothing is made equal for which `switched` is off, at any moment.
+    #[must_use]
+    pub fn only_telling(self, switched: Option<Arc<SwitchedOff>>) -> Self {
+        Self { only_tells: switched.unwrap_or_default(), ..self }
     }
 
     /// Compares everything that was asked for, but for what the stored ranges say is done. Progress is in
@@ -125,6 +135,7 @@ impl Verifier {
             ctx: &self.ctx,
             asked: &self.asked,
             limiters: &self.limiters,
+            only_tells: &self.only_tells,
             state,
             found,
             unsettled: &self.unsettled,

@@ -7,7 +7,9 @@ use crate::model::percent::Percent;
 use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 
-use super::control::{NamespaceSpec, PinCounts, RehearsalCounts, ShadowCounts, Switches, Verification};
+use super::control::{
+    NamespaceSpec, PinCounts, RangeView, RehearsalCounts, ShadowCounts, Switches, Verification,
+};
 
 /// Where a collection lies on new, as it was laid out at the start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -60,6 +62,9 @@ pub struct MigrationView {
     /// Where its collections lie on new; empty before the start.
     #[serde(default)]
     pub placements: Vec<Placement>,
+    /// Its ranges of keys, and where each is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<RangeView>,
 }
 
 /// What a look before the start found.
@@ -239,6 +244,9 @@ pub struct Progress {
     /// Where its collections lie on new; empty before the start.
     #[serde(default)]
     pub placements: Vec<Placement>,
+    /// Its ranges of keys, and where each is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<RangeView>,
     /// Keys that are pinned, in numbers.
     #[serde(default)]
     pub pins: PinCounts,

@@ -45,11 +45,17 @@ impl Key {
         self.fingerprint() ^ xxhash_rust::xxh3::xxh3_128(namespace.as_str().as_bytes())
     }
 
-    /// The slot of its form: that of the document where slots are computed from `_id`s. Whoever asks whose a
-    /// document is asks `policy::route_key::By`.
+    /// The hash of its form, of which slots are made.
+    #[must_use]
+    pub fn slot_hash(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(&self.canonical)
+    }
+
+    /// The slot of its form where no ranges are declared: that of the document where slots are computed from `_id`s.
+    /// Whoever asks whose a document is asks `policy::route_key::By`.
     #[must_use]
     pub fn id_slot(&self) -> Slot {
-        Slot::of_hash(xxhash_rust::xxh3::xxh3_64(&self.canonical))
+        Slot::of_hash(self.slot_hash())
     }
 }
 

@@ -23,10 +23,9 @@ pub fn key_of(id: RawBsonRef<'_>) -> Option<Key> {
 
 fn write_value(out: &mut Vec<u8>, value: RawBsonRef<'_>, depth: u32) -> Option<()> {
     match value {
-        RawBsonRef::Int32(number) => write_number(out, Number::Integer(i64::from(number))),
-        RawBsonRef::Int64(number) => write_number(out, Number::Integer(number)),
-        RawBsonRef::Double(number) => write_number(out, double(number)),
-        RawBsonRef::Decimal128(number) => write_number(out, decimal(number)),
+        RawBsonRef::Int32(_) | RawBsonRef::Int64(_) | RawBsonRef::Double(_) | RawBsonRef::Decimal128(_) => {
+            write_number(out, number_of(value)?);
+        }
         RawBsonRef::String(text) | RawBsonRef::Symbol(text) => write_bytes(out, b'S', text.as_bytes()),
         RawBsonRef::Document(document) => write_document(out, document, depth)?,
         RawBsonRef::Array(array) => {
@@ -92,12 +91,23 @@ fn write_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
 
 /// A number by its value, whatever type it came in.
 #[derive(Debug, PartialEq)]
-enum Number {
+pub(super) enum Number {
     Integer(i64),
     /// Not an integer of 64 bits; bits of a double that holds it exactly.
     Double(u64),
     /// Only a decimal holds it: sign, coefficient without trailing zeros, exponent.
     Decimal(bool, u128, i32),
+}
+
+/// The number that a value is, if it is one.
+pub(super) fn number_of(value: RawBsonRef<'_>) -> Option<Number> {
+    match value {
+        RawBsonRef::Int32(number) => Some(Number::Integer(i64::from(number))),
+        RawBsonRef::Int64(number) => Some(Number::Integer(number)),
+        RawBsonRef::Double(number) => Some(double(number)),
+        RawBsonRef::Decimal128(number) => Some(decimal(number)),
+        _ => None,
+    }
 }
 
 fn write_number(out: &mut Vec<u8>, number: Number) {

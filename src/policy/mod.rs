@@ -22,6 +22,7 @@ pub mod fields;
 pub mod gate;
 pub mod holders;
 pub mod invariants;
+pub mod key_ranges;
 pub mod latency;
 pub mod listing;
 pub mod naming;

@@ -7,6 +7,7 @@ use bson::RawDocument;
 use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 
 use super::canonical::key_of;
+use super::key_ranges::KeyRanges;
 use super::statement::value_in;
 use crate::model::key::Key;
 use crate::model::side::Side;
@@ -45,13 +46,6 @@ impl RouteKey {
     #[must_use]
     pub fn value_of<'a>(&self, document: &'a RawDocument) -> RawBsonRef<'a> {
         document.get(self.field()).ok().flatten().unwrap_or(RawBsonRef::Null)
-    }
-
-    /// The slot of a document. What no filter can name as a value counts as null: nothing but a filter that
-    /// names no key meets it.
-    #[must_use]
-    pub fn slot_of(&self, document: &RawDocument) -> Slot {
-        slot_of_value(self.value_of(document))
     }
 
     /// The value that a filter names; under another collation than simple a text is none.
@@ -119,55 +113,59 @@ pub fn is_unfit(value: RawBsonRef<'_>) -> bool {
         || matches!(value, RawBsonRef::Timestamp(time) if time.time == 0 && time.increment == 0)
 }
 
-fn slot_of_value(value: RawBsonRef<'_>) -> Slot {
-    let key = key_of(value).or_else(|| key_of(RawBsonRef::Null));
-    key.map_or_else(|| Slot::of_hash(0), |key| key.id_slot())
-}
+static NO_RANGES: KeyRanges = KeyRanges::none();
 
-/// What the slots of a namespace are computed from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By<'a> {
-    /// The `_id`.
-    Id,
-    /// A field.
-    Field(&'a RouteKey),
+/// What the slots of a namespace are computed from: the `_id` or a field, and the ranges that are slots of their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct By<'a> {
+    field: Option<&'a RouteKey>,
+    ranges: &'a KeyRanges,
 }
 
 impl<'a> By<'a> {
+    /// The `_id`, without ranges.
+    pub const ID: By<'static> = By { field: None, ranges: &NO_RANGES };
+
+    /// A field, or the `_id` without one.
+    #[must_use]
+    pub const fn new(field: Option<&'a RouteKey>, ranges: &'a KeyRanges) -> Self {
+        Self { field, ranges }
+    }
+
     /// The field, if it is one.
     #[must_use]
     pub const fn field(self) -> Option<&'a RouteKey> {
-        match self {
-            Self::Id => None,
-            Self::Field(field) => Some(field),
-        }
+        self.field
     }
 
-    /// The slot of a document.
+    /// The slot of a document. A value of a field that no filter can name counts as null: nothing but a filter that
+    /// names no key meets it.
     #[must_use]
     pub fn of_document(self, document: &RawDocument) -> Option<Slot> {
-        match self {
-            Self::Id => key_of(document.get("_id").ok().flatten()?).map(|key| key.id_slot()),
-            Self::Field(field) => Some(field.slot_of(document)),
-        }
+        let key = match self.field {
+            None => key_of(document.get("_id").ok().flatten()?)?,
+            Some(field) => key_of(field.value_of(document)).or_else(|| key_of(RawBsonRef::Null))?,
+        };
+        Some(self.ranges.slot_of(&key))
     }
 
     /// The slot of the document of a key, if that is known without the document.
     #[must_use]
     pub fn of_key(self, key: &Key) -> Option<Slot> {
-        match self {
-            Self::Id => Some(key.id_slot()),
-            Self::Field(_) => None,
+        match self.field {
+            None => Some(self.ranges.slot_of(key)),
+            Some(_) => None,
         }
     }
 
     /// The slot of all that a filter can match, if it names one.
     #[must_use]
     pub fn of_filter(self, filter: &RawDocument, simple: bool) -> Option<Slot> {
-        match self {
-            Self::Id => value_in(filter, "_id", simple).map(|key| key.id_slot()),
-            Self::Field(field) => field.named_in(filter, simple).map(|key| key.id_slot()),
-        }
+        let key = match self.field {
+            None => value_in(filter, "_id", simple),
+            Some(field) => field.named_in(filter, simple),
+        };
+        key.map(|key| self.ranges.slot_of(&key))
     }
 }
 
@@ -198,6 +196,7 @@ pub fn owner(authorities: impl IntoIterator<Item = Option<Side>>) -> Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::key_ranges::KeyRange;
     use bson::{doc, oid::ObjectId, rawdoc};
 
     fn tenant() -> RouteKey {
@@ -215,7 +214,7 @@ mod tests {
     #[test]
     fn a_document_and_a_filter_for_it_have_one_slot() {
         let tenant = tenant();
-        let by = By::Field(&tenant);
+        let by = By::new(Some(&tenant), &NO_RANGES);
         let agree = |document: &RawDocument, filter: &RawDocument| {
             by.of_filter(filter, true).is_some_and(|slot| Some(slot) == by.of_document(document))
         };
@@ -236,7 +235,7 @@ mod tests {
         // An `_id` alone says nothing.
         assert_eq!(by.of_filter(&rawdoc! { "_id": 1 }, true), None);
         assert_eq!(by.of_key(&key_of(RawBsonRef::Int32(1)).unwrap()), None);
-        assert!(By::Id.of_filter(&rawdoc! { "_id": 1 }, true).is_some());
+        assert!(By::ID.of_filter(&rawdoc! { "_id": 1 }, true).is_some());
     }
 
     #[test]
@@ -267,6 +266,33 @@ mod tests {
     }
 
     #[test]
+    fn documents_and_filters_of_a_range_lie_in_its_slot() {
+        let tenant = tenant();
+        let range = |name: &str, from: i32, to: i32| KeyRange {
+            name: name.into(),
+            from: Some(from.into()),
+            to: Some(to.into()),
+        };
+        let ranges = KeyRanges::new(vec![range("few", 0, 10), range("more", 10, 20)]).unwrap();
+        let by = By::new(Some(&tenant), &ranges);
+        let (few, more) = (ranges.named("few"), ranges.named("more"));
+        assert!(few.is_some() && more.is_some() && few != more);
+        assert_eq!(by.of_document(&rawdoc! { "_id": 15, "tenant": 9.5 }), few);
+        assert_eq!(by.of_filter(&rawdoc! { "tenant": { "$eq": 10_i64 } }, true), more);
+        assert_eq!(by.of_filter(&rawdoc! { "_id": 15 }, true), None);
+        let beside = by.of_document(&rawdoc! { "tenant": 20 });
+        assert!(beside.is_some() && beside != few && beside != more);
+        // Without the field, and where it is an array, it is null, which no range holds.
+        let null = by.of_filter(&rawdoc! { "tenant": null }, true);
+        assert_eq!(by.of_document(&rawdoc! { "_id": 5 }), null);
+        assert_eq!(by.of_document(&rawdoc! { "_id": 5, "tenant": [5] }), null);
+        assert!(null != few && null != more);
+        let by_id = By::new(None, &ranges);
+        assert_eq!(by_id.of_document(&rawdoc! { "_id": 15, "tenant": 9 }), more);
+        assert_eq!(by_id.of_key(&key_of(RawBsonRef::Double(0.0)).unwrap()), few);
+    }
+
+    #[test]
     fn documents_of_one_id_have_one_owner_or_none() {
         use Side::{New, Old};
         assert_eq!(owner([]), Owner::Nobody);
@@ -281,7 +307,8 @@ mod tests {
     fn slots_of_route_keys_are_pinned() {
         // Part of the stored format, as those of `_id`s are, and the same function.
         let tenant = tenant();
-        let slot = |document: &RawDocument| tenant.slot_of(document).number();
+        let by = By::new(Some(&tenant), &NO_RANGES);
+        let slot = |document: &RawDocument| by.of_document(document).unwrap().number();
         assert_eq!((slot(&rawdoc! { "tenant": 1 }), slot(&rawdoc! { "tenant": "a" })), (362, 533));
         assert_eq!(slot(&rawdoc! {}), slot(&rawdoc! { "tenant": [1, 2] }));
     }

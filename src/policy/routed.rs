@@ -13,9 +13,11 @@ impl WriteCommand {
     /// The slot of whatever a statement can write, if it names one.
     #[must_use]
     pub fn slot_of(&self, statement: &Statement, by: By<'_>) -> Option<Slot> {
-        let By::Field(key) = by else { return by.of_key(statement.key.as_ref()?) };
+        if by.field().is_none() {
+            return by.of_key(statement.key.as_ref()?);
+        }
         if self.verb == Verb::Insert {
-            return Some(key.slot_of(&statement.raw));
+            return by.of_document(&statement.raw);
         }
         let (filter, simple) = self.filter_of(statement)?;
         by.of_filter(filter, simple)
@@ -42,7 +44,7 @@ impl WriteCommand {
     /// # Errors
     /// In words, which field it is about and what to do instead.
     pub fn keeps_route_keys(&self, by: By<'_>, divided: bool) -> Result<(), String> {
-        let By::Field(key) = by else { return Ok(()) };
+        let Some(key) = by.field() else { return Ok(()) };
         let (field, namespace) = (key.field(), &self.namespace);
         for statement in &self.statements {
             match self.change_of(statement, key) {
@@ -99,6 +101,7 @@ impl WriteCommand {
 mod tests {
     use super::*;
     use crate::model::namespace::Namespace;
+    use crate::policy::key_ranges::KeyRanges;
     use bson::{oid::ObjectId, rawdoc};
 
     fn parse(body: &RawDocument) -> WriteCommand {
@@ -111,7 +114,7 @@ mod tests {
     }
 
     fn slots(body: &RawDocument) -> u32 {
-        parse(body).slots(By::Field(&tenant())).len()
+        parse(body).slots(By::new(Some(&tenant()), &KeyRanges::none())).len()
     }
 
     #[test]
@@ -136,18 +139,19 @@ mod tests {
         assert_eq!(slots(&german), 1024);
         let by_id =
             rawdoc! { "update": "c", "updates": [{ "q": { "_id": 1 }, "u": { "$set": { "tenant": 8 } } }] };
-        assert_eq!(parse(&by_id).slots(By::Id).len(), 1);
+        assert_eq!(parse(&by_id).slots(By::ID).len(), 1);
     }
 
     #[test]
     fn what_changes_a_route_key_is_refused_while_writes_are_divided() {
         let tenant = tenant();
-        let may =
-            |body: &RawDocument, divided| parse(body).keeps_route_keys(By::Field(&tenant), divided).is_ok();
+        let may = |body: &RawDocument, divided| {
+            parse(body).keeps_route_keys(By::new(Some(&tenant), &KeyRanges::none()), divided).is_ok()
+        };
         let update = |q: bson::RawDocumentBuf, u: bson::RawDocumentBuf, upsert: bool| rawdoc! { "update": "c", "updates": [{ "q": q, "u": u, "upsert": upsert }] };
         let set = update(rawdoc! { "_id": 1, "tenant": 7 }, rawdoc! { "$set": { "tenant": 8 } }, false);
         assert!(!may(&set, true) && may(&set, false));
-        assert!(parse(&set).keeps_route_keys(By::Id, true).is_ok());
+        assert!(parse(&set).keeps_route_keys(By::ID, true).is_ok());
         let replaced = update(rawdoc! { "_id": 1, "tenant": 7 }, rawdoc! { "n": 8 }, false);
         assert!(!may(&replaced, true) && may(&replaced, false));
         assert!(may(&update(rawdoc! { "_id": 1, "tenant": 7 }, rawdoc! { "tenant": 7, "n": 8 }, true), true));

@@ -118,7 +118,7 @@ impl Mirroring {
             mark(&active, &effect);
         }
         if attempt == Attempt::Not {
-            if !active.is_inline_off() {
+            if !active.inline_off.is_for(&effect.namespace) {
                 active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
             }
             return;
@@ -165,7 +165,7 @@ impl Mirroring {
         Side::BOTH
             .into_iter()
             .filter(|authority| effect.times.get(*authority).is_some())
-            .map(|authority| active.attempt(authority.other(), now))
+            .map(|authority| active.attempt(&effect.namespace, authority.other(), now))
             .max()
             .unwrap_or(Attempt::Now)
     }

@@ -14,7 +14,7 @@ use super::shapes::is_failure;
 use crate::clock::timeout;
 use crate::converge::active::Active;
 use crate::model::side::Side;
-use crate::model::slots::{Slot, SlotSet};
+use crate::model::slots::SlotSet;
 use crate::policy::reads::{Ask, Ownership, Plan, joins, plan, slot_of_read};
 use crate::policy::route_key::By;
 use crate::state::table::MigrationRoute;
@@ -74,7 +74,7 @@ pub async fn side_of_read(
         old: route.owned_by_old,
         new: route.owned_by_new,
         unread: route.unread,
-        reads_on_new: route.read_on_new(),
+        reads_on_new: route.read_on_new(operation.command.database.zip(operation.command.collection())),
     };
     match plan(&ask, &owned) {
         Plan::Authority(side) => Ok(Chosen { side, otherwise: None }),
@@ -99,7 +99,7 @@ fn ask(operation: &Operation<'_>, route: &MigrationRoute) -> Ask {
     let by = command
         .database
         .zip(command.collection())
-        .map_or(By::Id, |(database, collection)| route.by_name(database, collection));
+        .map_or(By::ID, |(database, collection)| route.by_name(database, collection));
     let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
     let hash = xxhash_rust::xxh3::xxh3_64;
     let session =
@@ -109,7 +109,7 @@ fn ask(operation: &Operation<'_>, route: &MigrationRoute) -> Ask {
     let strict = matches!(level, Some("linearizable" | "snapshot"));
     Ask {
         slot: body.and_then(|body| slot_of_read(command.name, body, by)),
-        session: Slot::of_hash(session),
+        session: route.key_ranges.layout().of_hash(session),
         authority_only: strict || body.is_some_and(joins),
         causal: command.read_concern.is_some() && command.after_cluster_time().is_some(),
     }

@@ -30,7 +30,9 @@ impl Router {
             return None;
         }
         let active = registry.get(&route.name)?;
-        let compared = active.shadow.samples(operation.message);
+        let is_off = |(database, collection)| active.shadow_off.is_for_name(database, collection);
+        let named = operation.command.database.zip(operation.command.collection());
+        let compared = active.shadow.samples(operation.message) && !named.is_some_and(is_off);
         let repeated = active.rehearsal.copies(&operation.message[operation.parts.body.clone()]) > 0;
         (compared || repeated).then(|| Sampled { active, compared, repeated, began: self.now() })
     }

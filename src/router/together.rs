@@ -144,7 +144,7 @@ mod tests {
             owned_by_new: new,
             unread: None,
             reads_on_new: new,
-            reads_off: false,
+            reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),
@@ -152,6 +152,7 @@ mod tests {
             shard_keys: Arc::default(),
             patterns: Arc::default(),
             route_keys: Arc::default(),
+            key_ranges: Arc::default(),
         })
     }
 

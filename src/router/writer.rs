@@ -153,7 +153,7 @@ impl Writer {
     /// The lanes of the keys; `None` when they are too many, unknown, or not to be had in time.
     async fn lanes(&self, entered: &Entered, command: &WriteCommand, keys: Option<&[Key]>) -> Option<Taken> {
         let active = entered.active.as_ref().filter(|_| entered.route.mirrors())?;
-        if active.leaves_to_streams(&entered.route) || active.is_inline_off() {
+        if active.leaves_to_streams(&entered.route) || active.inline_off.is_for(&command.namespace) {
             return None;
         }
         let keys = keys.filter(|keys| keys.len() <= MOST_KEYS)?;
@@ -372,9 +372,9 @@ fn effect(
     Effect {
         namespace: command.namespace.clone(),
         slots: match entered.route.by(&command.namespace) {
-            By::Id if all_known => keys.iter().map(Key::id_slot).collect(),
-            By::Id => SlotSet::ALL,
-            By::Field(_) => slots,
+            by if by.field().is_some() => slots,
+            by if all_known => keys.iter().filter_map(|key| by.of_key(key)).collect(),
+            _ => SlotSet::ALL,
         },
         keys,
         all_known,

@@ -19,6 +19,8 @@ pub mod records;
 pub mod rehearsing;
 pub mod shadowing;
 pub mod shapes;
+mod stored_form;
+pub mod switched;
 pub mod table;
 pub mod transactions;
 pub mod unsettled;

@@ -5,13 +5,15 @@
 //! compare-and-set with majority. A cluster's record is the truth about the slots it owns: it is the first to
 //! record their loss and the last to record their gain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::pins::StoredPin;
+use super::stored_form::{as_i64, slot_bytes};
+use super::switched::Off;
 use super::table::{MigrationRoute, RouteKeys, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
@@ -20,6 +22,7 @@ use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
+use crate::policy::key_ranges::{KeyRange, KeyRanges};
 use crate::policy::pins::Pins;
 use crate::policy::route_key::RouteKey;
 use crate::policy::shard_key::StoredKey;
@@ -28,6 +31,8 @@ use crate::policy::shard_key::StoredKey;
 pub const SCHEMA: i32 = 1;
 /// Version of a record with route keys.
 const SCHEMA_WITH_ROUTE_KEYS: i32 = 2;
+/// Version of a record with ranges of keys.
+const SCHEMA_WITH_RANGES: i32 = 3;
 /// Collection of [`AuthorityRecord`]s.
 pub const AUTHORITY: &str = "authority";
 /// Collection that streams are pushed with.
@@ -39,7 +44,7 @@ pub struct AuthorityRecord {
     /// The migration's name.
     #[serde(rename = "_id")]
     pub name: String,
-    /// [`SCHEMA`]; a higher one with route keys.
+    /// [`SCHEMA`]; a higher one with route keys or ranges.
     pub schema: i32,
     /// Which cluster this record is about; a swapped URI shows here.
     pub side: Side,
@@ -74,12 +79,18 @@ pub struct AuthorityRecord {
     /// From what slots are computed, where it is not the `_id`. Fixed from the start on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub route_keys: Vec<StoredRouteKey>,
+    /// Ranges of keys that are slots of their own. Fixed from the start on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<KeyRange>,
     /// Keys whose slots percentages leave alone.
     #[serde(default)]
     pub pins: Vec<StoredPin>,
     /// Every read goes to its authority, wherever `reads_on_new` would have it.
     #[serde(default)]
     pub reads_off: bool,
+    /// The same for these collections alone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub reads_off_for: BTreeSet<String>,
 }
 
 /// From what the slots of one collection are computed, as stored.
@@ -204,19 +215,35 @@ impl AuthorityRecord {
             moves: Vec::new(),
             shard_keys: PerSide::default(),
             route_keys: Vec::new(),
+            ranges: Vec::new(),
             pins: Vec::new(),
             reads_off: false,
+            reads_off_for: BTreeSet::new(),
         }
     }
 
     /// With route keys. A version that knows nothing of them would compute other slots: it must not read this.
     #[must_use]
     pub fn routed_by(mut self, route_keys: Vec<StoredRouteKey>) -> Self {
-        if !route_keys.is_empty() {
-            self.schema = SCHEMA_WITH_ROUTE_KEYS;
-        }
         self.route_keys = route_keys;
+        self.schema = self.fitting_schema();
         self
+    }
+
+    /// With ranges of keys. What is said of route keys holds for them, too.
+    #[must_use]
+    pub fn with_ranges(mut self, ranges: Vec<KeyRange>) -> Self {
+        self.ranges = ranges;
+        self.schema = self.fitting_schema();
+        self
+    }
+
+    const fn fitting_schema(&self) -> i32 {
+        match (self.ranges.is_empty(), self.route_keys.is_empty()) {
+            (false, _) => SCHEMA_WITH_RANGES,
+            (true, false) => SCHEMA_WITH_ROUTE_KEYS,
+            (true, true) => SCHEMA,
+        }
     }
 
     /// Reads one that is stored on `side`.
@@ -233,8 +260,9 @@ impl AuthorityRecord {
     /// # Errors
     /// In words, what does not fit.
     pub fn check(&self, side: Side, identity: Option<&str>) -> Result<(), String> {
-        let known = if self.route_keys.is_empty() { SCHEMA } else { SCHEMA_WITH_ROUTE_KEYS };
-        if self.schema != known || route_keys(self).len() != self.route_keys.len() {
+        let all_read =
+            route_keys(self).len() == self.route_keys.len() && KeyRanges::new(self.ranges.clone()).is_ok();
+        if self.schema != self.fitting_schema() || !all_read {
             return Err(format!("migration {} was stored by another version of reshard", self.name));
         }
         if self.pins().all().len() != self.pins.len() {
@@ -263,7 +291,20 @@ impl AuthorityRecord {
     /// Its pins.
     #[must_use]
     pub fn pins(&self) -> Pins {
-        Pins::new(self.pins.iter().filter_map(StoredPin::read).collect())
+        let ranges = self.key_ranges();
+        Pins::new(self.pins.iter().filter_map(|pin| pin.read(&ranges)).collect())
+    }
+
+    /// Its ranges. What does not read has no part in routing: see [`Self::check`].
+    #[must_use]
+    pub fn key_ranges(&self) -> KeyRanges {
+        KeyRanges::new(self.ranges.clone()).unwrap_or_default()
+    }
+
+    /// For what reads go to their authority.
+    #[must_use]
+    pub fn reads_off(&self) -> Off {
+        Off { all: self.reads_off, namespaces: self.reads_off_for.clone() }
     }
 
     /// The slots that an open fence holds.
@@ -321,13 +362,14 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         owned_by_new,
         unread,
         reads_on_new: newest.reads_on_new,
-        reads_off: newest.reads_off,
+        reads_off: Arc::new(newest.reads_off()),
         held,
         sealed: SlotSet::EMPTY,
         moves,
         shard_keys: Arc::new(shard_keys(newest)),
         patterns: newest.patterns.iter().filter_map(|text| Pattern::parse(text).ok()).collect(),
         route_keys: Arc::new(route_keys(newest)),
+        key_ranges: Arc::new(newest.key_ranges()),
     })
 }
 
@@ -355,34 +397,6 @@ fn route_keys(record: &AuthorityRecord) -> RouteKeys {
         .collect()
 }
 
-mod slot_bytes {
-    use super::SlotSet;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(slots: &SlotSet, serializer: S) -> Result<S::Ok, S::Error> {
-        bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: slots.to_bytes() }
-            .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SlotSet, D::Error> {
-        let binary = bson::Binary::deserialize(deserializer)?;
-        SlotSet::from_bytes(&binary.bytes).ok_or_else(|| D::Error::custom("a slot set has 128 bytes"))
-    }
-}
-
-mod as_i64 {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i64(i64::try_from(*value).map_err(ser::Error::custom)?)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        u64::try_from(i64::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,9 +419,12 @@ mod tests {
             decided_at: None,
         });
         let id = bson::oid::ObjectId::new();
-        let pin = |key: bson::Bson, to| StoredPin { key, to, since: 5 };
+        let pin = |key: bson::Bson, to| StoredPin { key: Some(key), range: None, to, since: 5 };
+        let range = StoredPin { key: None, range: Some("eu".into()), to: Side::New, since: 5 };
         record.pins =
-            vec![pin(7_i64.into(), Side::Old), pin("a".into(), Side::New), pin(id.into(), Side::New)];
+            vec![pin(7_i64.into(), Side::Old), pin("a".into(), Side::New), range, pin(id.into(), Side::New)];
+        let eu = KeyRange { name: "eu".into(), from: Some("eu".into()), to: Some("ev".into()) };
+        record = record.with_ranges(vec![eu]);
         let document = bson::serialize_to_document(&record).unwrap();
         let raw = bson::serialize_to_raw_document_buf(&record).unwrap();
         assert_eq!(AuthorityRecord::read(Side::New, &raw).unwrap(), record);
@@ -434,10 +451,32 @@ mod tests {
     }
 
     #[test]
+    fn a_record_with_ranges_is_not_for_versions_that_do_not_know_them() {
+        let with = |from: bson::Bson| {
+            let range = KeyRange { name: "r".into(), from: Some(from), to: None };
+            AuthorityRecord::begin("m", Side::Old, PerSide::default(), vec!["d.c".into()])
+                .with_ranges(vec![range])
+        };
+        let check = |record: &AuthorityRecord| record.check(Side::Old, Some(""));
+        assert_eq!(with(5.into()).schema, 3);
+        assert!(check(&with(5.into())).is_ok() && check(&with(bson::Bson::Null)).is_err());
+        assert!(check(&AuthorityRecord { schema: 1, ..with(5.into()) }).is_err());
+        let by_tenant = StoredRouteKey { namespace: "d.c".into(), field: "tenant".into() };
+        assert_eq!(with(5.into()).routed_by(vec![by_tenant]).schema, 3);
+        let route = route(Some(&with(5.into())), None).unwrap();
+        let key = crate::policy::canonical::key_of(bson::raw::RawBsonRef::Int32(5)).unwrap();
+        let slot = route.by(&Namespace::new("d", "c")).of_key(&key);
+        assert!(slot.is_some() && slot == route.key_ranges.named("r"));
+    }
+
+    #[test]
     fn a_pin_that_does_not_read_is_not_passed_over() {
         let mut record = AuthorityRecord::begin("m", Side::Old, PerSide::default(), vec![]);
-        record.pins.push(StoredPin { key: bson::Bson::Array(vec![]), to: Side::Old, since: 0 });
-        assert!(record.check(Side::Old, Some("")).unwrap_err().contains("pins what"));
+        let unread = |key, range| StoredPin { key, range, to: Side::Old, since: 0 };
+        for pin in [unread(Some(bson::Bson::Array(vec![])), None), unread(None, Some("eu".into()))] {
+            record.pins = vec![pin];
+            assert!(record.check(Side::Old, Some("")).unwrap_err().contains("pins what"));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::switched::Off;
 use crate::model::key::Key;
 use crate::model::moves::Move;
 use crate::model::namespace::Namespace;
@@ -14,6 +15,7 @@ use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
+use crate::policy::key_ranges::KeyRanges;
 use crate::policy::route_key::{By, RouteKey};
 use crate::policy::shard_key::ShardKey;
 
@@ -34,8 +36,8 @@ pub struct MigrationRoute {
     pub unread: Option<Side>,
     /// Slots whose reads new serves.
     pub reads_on_new: SlotSet,
-    /// Every read goes to its authority all the same.
-    pub reads_off: bool,
+    /// For what every read goes to its authority all the same.
+    pub reads_off: Arc<Off>,
     /// A fence is open on these: writes to them wait.
     pub held: SlotSet,
     /// A fence is about to commit on these: converging them waits too.
@@ -50,6 +52,8 @@ pub struct MigrationRoute {
     pub patterns: Arc<[Pattern]>,
     /// What slots are computed from, where it is not the `_id`.
     pub route_keys: Arc<RouteKeys>,
+    /// Ranges of keys that are slots of their own.
+    pub key_ranges: Arc<KeyRanges>,
 }
 
 /// Fields from which slots are computed, by namespace.
@@ -71,7 +75,7 @@ impl MigrationRoute {
             owned_by_new: SlotSet::EMPTY,
             unread: None,
             reads_on_new: SlotSet::EMPTY,
-            reads_off: false,
+            reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),
@@ -79,22 +83,24 @@ impl MigrationRoute {
             shard_keys: Arc::default(),
             patterns: Arc::default(),
             route_keys: Arc::default(),
+            key_ranges: Arc::default(),
         }
     }
 
     /// What the slots of `namespace` are computed from.
     #[must_use]
     pub fn by(&self, namespace: &Namespace) -> By<'_> {
-        if self.route_keys.is_empty() {
-            return By::Id;
-        }
-        self.route_keys.get(namespace).map_or(By::Id, By::Field)
+        let is_any = !self.route_keys.is_empty();
+        By::new(is_any.then(|| self.route_keys.get(namespace)).flatten(), &self.key_ranges)
     }
 
     /// [`Self::by`], by the parts of a name.
     #[must_use]
     pub fn by_name(&self, database: &str, collection: &str) -> By<'_> {
-        if self.route_keys.is_empty() { By::Id } else { self.by(&Namespace::new(database, collection)) }
+        if self.route_keys.is_empty() {
+            return By::new(None, &self.key_ranges);
+        }
+        self.by(&Namespace::new(database, collection))
     }
 
     /// The cluster that owns the document of a key; `None` also where only the document could tell.
@@ -140,10 +146,13 @@ impl MigrationRoute {
         self.owned_by_old.or(&self.owned_by_new).minus(&both)
     }
 
-    /// Slots whose reads new serves now.
+    /// Slots whose reads new serves now, in a collection by the parts of its name.
     #[must_use]
-    pub const fn read_on_new(&self) -> SlotSet {
-        if self.reads_off { self.owned_by_new } else { self.reads_on_new }
+    pub fn read_on_new(&self, named: Option<(&str, &str)>) -> SlotSet {
+        let off = &self.reads_off;
+        let is_named = |(database, collection)| off.is_for(Namespace::new(database, collection).as_str());
+        let is_off = off.all || (off.is_for_any() && named.is_some_and(is_named));
+        if is_off { self.owned_by_new } else { self.reads_on_new }
     }
 
     /// Slots of `side`.
@@ -160,7 +169,7 @@ impl MigrationRoute {
     pub fn agrees_with(&self, other: &Self) -> bool {
         let stored = |route: &Self| {
             (
-                (route.epoch, route.phase, route.held, route.reads_off),
+                (route.epoch, route.phase, route.held, Arc::clone(&route.reads_off)),
                 (route.owned_by_old, route.owned_by_new, route.reads_on_new, route.unread),
             )
         };
@@ -323,7 +332,7 @@ mod tests {
             owned_by_new: SlotSet::ALL,
             unread: None,
             reads_on_new: SlotSet::ALL,
-            reads_off: false,
+            reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
             moves: Vec::new(),
@@ -331,6 +340,7 @@ mod tests {
             shard_keys: Arc::default(),
             patterns: [Pattern::parse("shop.*").unwrap()].into(),
             route_keys: Arc::default(),
+            key_ranges: Arc::default(),
         })
     }
 

@@ -8,9 +8,9 @@ use reshard::migration::control::{
     Compared, Complete, Conclusion, Conflict, Control, ControlError, DecisionList, DiffReport, EqualUpTo,
     EventList, Finding, Gate, Identities, Keys, Lag, MigrationView, Mismatch, NewMigration, Page, Part,
     Patience, Phase, PinCounts, PinList, PinView, Pinned, Place, Placement, Plan, PreflightReport, Progress,
-    Ramp, RampDecision, RampStatus, RampView, Refusal, RehearsalCounts, RehearsalView, SetPins, SetRehearsal,
-    SetShadow, SetSwitches, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer,
-    Switches, Throttle, Verdict, Verification, VerificationReport, Verify,
+    Ramp, RampDecision, RampStatus, RampView, RangeSpec, RangeView, Refusal, RehearsalCounts, RehearsalView,
+    SetPins, SetRehearsal, SetShadow, SetSwitches, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView,
+    SideLatency, Steer, Switches, Throttle, Verdict, Verification, VerificationReport, Verify,
 };
 use reshard::migration::shadow::{AccessView, Example, ExampleField, LatencyView, ShapeDiff};
 use reshard::model::percent::Percent;
@@ -122,6 +122,7 @@ impl Control for FakeControl {
             throttle: Throttle::default(),
             verification: None,
             spot_check: None,
+            ranges: new.ranges.into_iter().map(|range| on_old(range, 1023)).collect(),
             placements: Vec::new(),
         };
         self.migrations.lock().unwrap().push(view.clone());
@@ -241,20 +242,20 @@ impl Control for FakeControl {
     }
 
     async fn pin(&self, by: &By, name: &str, asked: SetPins) -> Result<Pinned> {
-        self.ask(by, name, format!("pin {name} {:?} {:?}", asked.keys, asked.to))?;
+        self.ask(by, name, format!("pin {name} {:?} {:?} {:?}", asked.keys, asked.ranges, asked.to))?;
         let ramp = self.ramp(name, Percent::whole(5), |_| {})?;
         Ok(Pinned { ramp, pins: pins(asked.to), note: "a slot goes along".to_owned() })
     }
 
     async fn unpin(&self, by: &By, name: &str, asked: Keys) -> Result<Pinned> {
-        self.ask(by, name, format!("unpin {name} {:?}", asked.keys))?;
+        self.ask(by, name, format!("unpin {name} {:?} {:?}", asked.keys, asked.ranges))?;
         let ramp = self.ramp(name, Percent::whole(5), |_| {})?;
         Ok(Pinned { ramp, pins: Vec::new(), note: "a slot goes along".to_owned() })
     }
 
     async fn pins(&self, name: &str) -> Result<PinList> {
         self.get(name).await?;
-        Ok(PinList { pins: pins(Cluster::New) })
+        Ok(PinList { pins: pins(Cluster::New), ranges: ranges() })
     }
 
     async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches> {
@@ -263,7 +264,9 @@ impl Control for FakeControl {
         let mut now = self.switches.lock().unwrap();
         now.inline_mirror = asked.inline_mirror.unwrap_or(now.inline_mirror);
         now.read_routing = asked.read_routing.unwrap_or(now.read_routing);
-        Ok(*now)
+        now.shadow = asked.shadow.unwrap_or(now.shadow);
+        now.repair = asked.repair.unwrap_or(now.repair);
+        Ok(now.clone())
     }
 
     async fn rollback(&self, by: &By, name: &str) -> Result<Ramp> {
@@ -341,7 +344,8 @@ impl Control for FakeControl {
             }),
             spot_check: None,
             pins: PinCounts { to_old: 1, to_new: 2, not_in_force: 1 },
-            switches: *self.switches.lock().unwrap(),
+            switches: self.switches.lock().unwrap().clone(),
+            ranges: ranges(),
             placements: vec![Placement {
                 namespace: "shop.orders".to_owned(),
                 shard_key: None,
@@ -595,14 +599,33 @@ impl Control for FakeControl {
 }
 
 fn pins(to: Cluster) -> Vec<PinView> {
-    let pin = |key: &str, in_force| PinView {
-        key: key.to_owned(),
+    let pin = |key: Option<&str>, range: Option<&str>, in_force| PinView {
+        key: key.map(str::to_owned),
+        range: range.map(str::to_owned),
         slot: 533,
         to,
         in_force,
         since: 1_700_000_000_000,
     };
-    vec![pin("\"acme\"", true), pin("7", false)]
+    vec![pin(Some("\"acme\""), None, true), pin(Some("7"), None, false), pin(None, Some("eu"), true)]
+}
+
+fn on_old(range: RangeSpec, slot: u16) -> RangeView {
+    RangeView { range, slot, reads: Cluster::Old, writes: Some(Cluster::Old), pinned: None }
+}
+
+fn ranges() -> Vec<RangeView> {
+    let view = |name: &str, to: Option<serde_json::Value>, on, pinned| RangeView {
+        range: RangeSpec { name: name.to_owned(), from: Some("eu-".into()), to },
+        slot: 1022,
+        reads: on,
+        writes: Some(on),
+        pinned,
+    };
+    vec![
+        view("eu", Some("eu.".into()), Cluster::New, Some(Cluster::New)),
+        view("late", None, Cluster::Old, None),
+    ]
 }
 
 fn place(reads: u8) -> Place {

@@ -4,6 +4,7 @@
 mod support;
 
 mod pins;
+mod ranges;
 mod refusals;
 mod sharded;
 mod tenants;
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use bson::raw::RawBsonRef;
 use bson::{Document, doc};
-use reshard::migration::control::NamespaceSpec;
+use reshard::migration::control::{NamespaceSpec, RangeSpec};
 use reshard::model::slots::SlotSet;
 use reshard::policy::canonical::key_of;
 use support::bed::Bed;
@@ -26,6 +27,11 @@ pub(crate) fn by_tenant() -> NamespaceSpec {
 
 /// Two clusters, and a migration of `shop.c` by tenants that is free to move.
 pub(crate) async fn synced(name: &str, documents: Vec<Document>) -> Result<Bed> {
+    synced_with(name, documents, Vec::new()).await
+}
+
+/// The same with ranges of tenants.
+pub(crate) async fn synced_with(name: &str, documents: Vec<Document>, ranges: Vec<RangeSpec>) -> Result<Bed> {
     let bed = Bed::start(name).await?;
     bed.c().insert_many(documents).await?;
     bed.shop()
@@ -34,7 +40,7 @@ pub(crate) async fn synced(name: &str, documents: Vec<Document>) -> Result<Bed> 
             "indexes": [{ "key": { "tenant": 1, "n": 1 }, "name": "tenant_n", "unique": true }],
         })
         .await?;
-    bed.operator.create_as(vec![by_tenant()]).await?;
+    bed.operator.create_with(vec![by_tenant()], ranges).await?;
     bed.operator.start().await?;
     bed.operator.until_synced().await?;
     Ok(bed)

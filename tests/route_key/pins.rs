@@ -27,17 +27,19 @@ fn on_new(proxy: &Proxy) -> Result<[SlotSet; 2]> {
 }
 
 async fn pin(operator: &Operator, tenant: i32, to: Cluster) -> Result<Pinned> {
-    let pinned = operator.engine.pin(&me(), "m", SetPins { keys: vec![json!(tenant)], to }).await;
+    let pinned =
+        operator.engine.pin(&me(), "m", SetPins { keys: vec![json!(tenant)], ranges: Vec::new(), to }).await;
     pinned.map_err(|error| anyhow::anyhow!("pin {tenant}: {error} {:?}", error.reasons))
 }
 
 async fn unpin(operator: &Operator, tenant: i32) -> Result<Pinned> {
-    let unpinned = operator.engine.unpin(&me(), "m", Keys { keys: vec![json!(tenant)] }).await;
+    let unpinned =
+        operator.engine.unpin(&me(), "m", Keys { keys: vec![json!(tenant)], ranges: Vec::new() }).await;
     unpinned.map_err(|error| anyhow::anyhow!("unpin {tenant}: {error} {:?}", error.reasons))
 }
 
 fn told(pins: &[PinView]) -> Vec<(&str, Cluster, bool)> {
-    pins.iter().map(|pin| (pin.key.as_str(), pin.to, pin.in_force)).collect()
+    pins.iter().map(|pin| (pin.key.as_deref().unwrap_or_default(), pin.to, pin.in_force)).collect()
 }
 
 /// A tenant that a quarter of the writes takes along, and one that it does not.
@@ -139,8 +141,10 @@ async fn a_pin_that_came_to_nothing_is_told_and_can_be_repeated_or_taken_back() 
     bed.new
         .fail_point(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": fails })
         .await?;
-    let refused =
-        operator.engine.pin(&me(), "m", SetPins { keys: vec![json!(first)], to: Cluster::New }).await;
+    let refused = operator
+        .engine
+        .pin(&me(), "m", SetPins { keys: vec![json!(first)], ranges: Vec::new(), to: Cluster::New })
+        .await;
     let refused = refused.err().context("nothing can move")?;
     bed.new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await?;
     ensure!(refused.detail.contains("the pins are stored"), "{refused:?}");

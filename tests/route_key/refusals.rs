@@ -124,7 +124,7 @@ async fn an_array_is_found_before_writes_are_divided() -> Result<()> {
 }
 
 async fn preflight(bed: &Bed, name: &str, spec: NamespaceSpec) -> Result<Vec<(Severity, String)>> {
-    let new = NewMigration { name: name.into(), namespaces: vec![spec] };
+    let new = NewMigration { name: name.into(), namespaces: vec![spec], ranges: Vec::new() };
     bed.operator.engine.create(&me(), new).await?;
     let report = bed.operator.engine.preflight(name).await?;
     bed.operator.engine.abort(&me(), name).await?;

@@ -18,7 +18,7 @@ use reshard::cluster::Settings as ClusterSettings;
 use reshard::listener::Settings as ListenerSettings;
 use reshard::migration::control::{
     Acknowledge, Acknowledged, By, BypassReport, Complete, Control, NamespaceSpec, NewMigration, Page,
-    Patience, Phase, Progress, Ramp, Verify,
+    Patience, Phase, Progress, Ramp, RangeSpec, Verify,
 };
 use reshard::migration::engine::{Engine, Settings as MigrationSettings};
 use reshard::model::percent::Percent;
@@ -139,8 +139,16 @@ impl Operator {
     }
 
     pub(crate) async fn create_as(&self, namespaces: Vec<NamespaceSpec>) -> Result<()> {
+        self.create_with(namespaces, Vec::new()).await
+    }
+
+    pub(crate) async fn create_with(
+        &self,
+        namespaces: Vec<NamespaceSpec>,
+        ranges: Vec<RangeSpec>,
+    ) -> Result<()> {
         self.ready().await?;
-        self.engine.create(&me(), NewMigration { name: self.name.clone(), namespaces }).await?;
+        self.engine.create(&me(), NewMigration { name: self.name.clone(), namespaces, ranges }).await?;
         Ok(())
     }
 

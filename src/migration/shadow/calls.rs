@@ -79,7 +79,8 @@ impl Running {
             (load(&active.shadow.sampled), load(&active.shadow.queue.dropped), skipped)
         });
         // Unknown must not look like none.
-        let known = settings.percent > 0.0 && compared > 0 && self.shadow.is_read();
+        let is_off = self.stored.lock().off.shadow.all;
+        let known = settings.percent > 0.0 && !is_off && compared > 0 && self.shadow.is_read();
         ShadowCounts {
             shadow_percent: settings.percent,
             shadow_sampled: sampled,

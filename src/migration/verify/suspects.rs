@@ -260,9 +260,9 @@ impl Looking<'_> {
     /// once more.
     async fn repair(&self, real: Vec<Real>, confirmed: &mut Confirmed) -> Result<Vec<Key>, String> {
         let order = Order::durable(PerSide::default());
-        let (real, others): (Vec<Real>, Vec<Real>) = real
-            .into_iter()
-            .partition(|real| self.run.asked.repair && !confirmed.repaired.contains(&real.key));
+        let repairs = self.run.asked.repair && !self.run.only_tells.is_for(self.namespace);
+        let (real, others): (Vec<Real>, Vec<Real>) =
+            real.into_iter().partition(|real| repairs && !confirmed.repaired.contains(&real.key));
         for real in others {
             self.tell(spelled(&real.key), real.kind, real.paths, false);
         }

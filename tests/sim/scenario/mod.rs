@@ -26,6 +26,7 @@ use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::{Slot, SlotSet};
 use reshard::policy::canonical;
 use reshard::policy::invariants::Invariant;
+use reshard::policy::key_ranges::KeyRanges;
 use reshard::policy::safeguards::Safeguards;
 use reshard::state::record::AuthorityRecord;
 use tokio::sync::{Notify, mpsc};
@@ -33,7 +34,7 @@ use tokio::sync::{Notify, mpsc};
 use self::client::{COUNTED, COUNTERS, Client, LATE, NS, REGISTERS};
 use self::faults::Faults;
 use self::ledger::Ledger;
-use self::operator::{Calls, MIGRATION, PAUSE, operate, way};
+use self::operator::{Calls, MIGRATION, PAUSE, operate, way, way_of_ranges};
 pub(crate) use self::options::{Done, Options};
 use self::proxy::{Front, Proxy, Site};
 use crate::checks::checker::{Initial, check_equal, check_history};
@@ -146,6 +147,7 @@ impl Scenario {
         };
         let operator = async {
             let mut rng = world.rng();
+            let way = if options.ranges { way_of_ranges } else { way };
             let steps = way(&mut rng, options.moves);
             world.sleep(rng.between(Duration::ZERO, Duration::from_millis(500))).await;
             let calls = operate(world.clone(), self.front.clone(), rng, steps, &started, PAUSE).await;
@@ -275,18 +277,25 @@ impl Scenario {
         Ok(())
     }
 
-    /// The slots that a cluster's record says it owns.
-    fn owned(&self, side: Side) -> SlotSet {
+    fn record(&self, side: Side) -> Option<AuthorityRecord> {
         let id = RawBson::from(MIGRATION);
         let document = self.site.clusters.get(side).document("reshard.authority", id.as_raw_bson_ref());
-        let record =
-            document.and_then(|raw| bson::deserialize_from_slice::<AuthorityRecord>(raw.as_bytes()).ok());
-        record.map(|record| record.owned).unwrap_or_default()
+        document.and_then(|raw| bson::deserialize_from_slice(raw.as_bytes()).ok())
+    }
+
+    /// The slots that a cluster's record says it owns.
+    fn owned(&self, side: Side) -> SlotSet {
+        self.record(side).map(|record| record.owned).unwrap_or_default()
+    }
+
+    /// The ranges that old's record tells of.
+    fn ranges(&self) -> KeyRanges {
+        self.record(Side::Old).map(|record| record.key_ranges()).unwrap_or_default()
     }
 
     fn check(&self) -> Result<(), String> {
         let clusters = &self.site.clusters;
-        let slots = slots();
+        let slots = slots(&self.ranges());
         let owned = PerSide::from_fn(|side| self.owned(side));
         let authority = |key: &Key| {
             if owned.new.contains(slots[key]) { &clusters.new } else { &clusters.old }
@@ -332,11 +341,11 @@ fn documents() -> Vec<RawDocumentBuf> {
 }
 
 /// The slot of every document.
-fn slots() -> BTreeMap<Key, Slot> {
+fn slots(ranges: &KeyRanges) -> BTreeMap<Key, Slot> {
     let ids = (0..REGISTERS).chain(COUNTERS..COUNTERS + COUNTED).chain(1000..1000 + UNTOUCHED);
     ids.map(|id| {
         let id = bson::RawBsonRef::Int32(id);
-        (key_of(id), canonical::key_of(id).unwrap().id_slot())
+        (key_of(id), ranges.slot_of(&canonical::key_of(id).unwrap()))
     })
     .collect()
 }

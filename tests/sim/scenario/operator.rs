@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use reshard::migration::control::{By, Control, ControlError, NamespaceSpec, NewMigration, Patience, Verify};
+use reshard::migration::control::{
+    By, Cluster, Control, ControlError, NamespaceSpec, NewMigration, Patience, RangeSpec, SetPins, Verify,
+};
 use reshard::migration::engine::Engine;
 use tokio::sync::Notify;
 
-use super::client::NS;
+use super::client::{COUNTED, COUNTERS, NS, REGISTERS};
 use super::proxy::Front;
 use crate::rng::Rng;
 use crate::world::World;
@@ -23,12 +25,16 @@ pub(crate) enum Step {
     Create,
     /// Create, by a pattern that names all of the database.
     CreateAll,
+    /// Create, with ranges of registers and of counters.
+    CreateWithRanges,
     /// Start.
     Start,
     /// Move reads.
     Reads(u8),
     /// Move writes.
     Writes(u8),
+    /// Hold a range on a cluster.
+    Range(&'static str, Cluster),
 }
 
 /// What became of the calls.
@@ -53,6 +59,32 @@ pub(crate) fn way(rng: &mut Rng, least: u64) -> Vec<Step> {
         steps.push(Step::Writes(at));
     }
     steps
+}
+
+/// The same, with ranges that go first, come back and go again, each by itself.
+pub(crate) fn way_of_ranges(rng: &mut Rng, least: u64) -> Vec<Step> {
+    let mut steps = way(rng, least);
+    steps[0] = Step::CreateWithRanges;
+    let (mut first, mut second) = (Cluster::New, Cluster::New);
+    // From the start on, reads and writes of the first are on new while all else is on old.
+    let mut at = 2;
+    while at <= steps.len() {
+        let (name, to) = if rng.chance(500) { ("registers", &mut first) } else { ("counters", &mut second) };
+        steps.insert(at, Step::Range(name, *to));
+        *to = if *to == Cluster::New { Cluster::Old } else { Cluster::New };
+        at += 2;
+    }
+    steps
+}
+
+/// Some of the registers and some of the counters; the others are in no range.
+fn ranges() -> Vec<RangeSpec> {
+    let range = |name: &str, from: i32, many: i32| RangeSpec {
+        name: name.to_owned(),
+        from: Some(from.into()),
+        to: Some((from + many).into()),
+    };
+    vec![range("registers", 2, REGISTERS / 2), range("counters", COUNTERS + 1, COUNTED / 2)]
 }
 
 /// The longest pause between two calls of an operator who has time.
@@ -92,7 +124,7 @@ pub(crate) async fn operate(
         if step == Step::Start {
             started.notify_waiters();
         }
-        calls.moves += u32::from(matches!(step, Step::Writes(_)));
+        calls.moves += u32::from(matches!(step, Step::Writes(_) | Step::Range(..)));
         world.sleep(rng.between(Duration::ZERO, most_pause)).await;
     }
     calls
@@ -101,22 +133,35 @@ pub(crate) async fn operate(
 async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
     let by = By::any("operator");
     match step {
-        Step::Create | Step::CreateAll => {
-            let name = if step == Step::Create { NS } else { "app.*" };
+        Step::Create | Step::CreateAll | Step::CreateWithRanges => {
+            let name = if step == Step::CreateAll { "app.*" } else { NS };
             let namespaces = vec![NamespaceSpec::plain(name)];
-            engine.create(&by, NewMigration { name: MIGRATION.to_owned(), namespaces }).await.map(|_| ())
+            let ranges = if step == Step::CreateWithRanges { ranges() } else { Vec::new() };
+            engine
+                .create(&by, NewMigration { name: MIGRATION.to_owned(), namespaces, ranges })
+                .await
+                .map(|_| ())
+        }
+        Step::Range(name, to) => {
+            let asked = SetPins { keys: Vec::new(), ranges: vec![name.to_owned()], to };
+            let pinned = engine.pin(&by, MIGRATION, asked).await.map(|_| ());
+            verified(engine, &by, pinned).await
         }
         Step::Start => engine.start(&by, MIGRATION).await.map(|_| ()),
         Step::Reads(percent) => engine.set_reads(&by, MIGRATION, percent.into()).await.map(|_| ()),
         Step::Writes(percent) => {
             let moved = engine.set_writes(&by, MIGRATION, percent.into(), Patience::default()).await;
-            if let Err(refused) = &moved
-                && refused.reasons.iter().any(|why| why.contains("run: reshard migrate verify"))
-            {
-                // As the refusal says; then again.
-                engine.verify(&by, MIGRATION, Verify::default()).await?;
-            }
-            moved.map(|_| ())
+            verified(engine, &by, moved.map(|_| ())).await
         }
     }
+}
+
+/// What is refused for want of a comparison has begun one, as the refusal says; then again.
+async fn verified(engine: &Engine, by: &By, moved: Result<(), ControlError>) -> Result<(), ControlError> {
+    if let Err(refused) = &moved
+        && refused.reasons.iter().any(|why| why.contains("run: reshard migrate verify"))
+    {
+        engine.verify(by, MIGRATION, Verify::default()).await?;
+    }
+    moved
 }

@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) slow_copy: bool,
     /// The least number of moves of authority.
     pub(crate) moves: u64,
+    /// Ranges of keys move, too.
+    pub(crate) ranges: bool,
     /// A write that was sent before the migration began arrives after its first move.
     pub(crate) old_write: bool,
     /// The longest pause between two writes of one of them.
@@ -57,6 +59,7 @@ impl Default for Options {
             broken: 15,
             slow_copy: false,
             moves: 2,
+            ranges: false,
             old_write: false,
             pause: Duration::from_millis(400),
         }

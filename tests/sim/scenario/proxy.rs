@@ -250,8 +250,9 @@ impl Proxy {
             let side = match proxy.route() {
                 Some(route) => {
                     let side = side_of_read(&proxy.writer.gate, &operation, &route).await.ok()?.side;
-                    let slot = canonical::key_of(RawBsonRef::Int32(id))?.id_slot();
-                    let on_mirror = route.authority(slot).is_some_and(|authority| authority != side);
+                    let key = canonical::key_of(RawBsonRef::Int32(id))?;
+                    let on_mirror =
+                        route.authority_of_key(&namespace, &key).is_some_and(|authority| authority != side);
                     proxy.mirror_reads.fetch_add(u64::from(on_mirror), Ordering::Relaxed);
                     side
                 }
@@ -268,7 +269,9 @@ impl Proxy {
         // As the router does it.
         let _passing = Passing::by(&self.writer.gate.routing);
         admit(&self.writer, &command.namespace, HOLD).await?;
-        match self.writer.write(command, By::Id).await? {
+        let route = self.route();
+        let by = route.as_ref().map_or(By::ID, |route| route.by(&command.namespace));
+        match self.writer.write(command, by).await? {
             Some(written) => Ok(written.body),
             None => plain(&self.writer.clusters.old, command).await.inspect_err(|error| {
                 let namespace = command.namespace.as_str();

@@ -43,6 +43,21 @@ fn a_migration_whose_proxies_get_lost() {
     });
 }
 
+/// Ranges of keys go first, stay and come back, each by itself, while percentages move the rest.
+#[test]
+fn a_migration_with_ranges() {
+    let calm = Options { mix: Mix::NONE, weather: Weather::calm(), ranges: true, ..Options::default() };
+    schedules::all("a_calm_migration_with_ranges", 3, &calm.weather, |world| {
+        let done = schedule(world, &calm)?;
+        let few = (done.moves < 4).then(|| format!("hardly anything was done: {done:?}"));
+        few.map_or(Ok(()), Err)
+    });
+    let options = Options { ranges: true, ..Options::default() };
+    schedules::all("a_migration_with_ranges", 8, &options.weather, |world| {
+        schedule(world, &options).map(|_| ())
+    });
+}
+
 /// The comparison that a move of writes asks for goes through whatever happens meanwhile.
 #[test]
 fn a_migration_that_is_verified_before_writes_move() {
