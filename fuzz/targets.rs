@@ -289,8 +289,9 @@ pub(crate) fn scram(bytes: &[u8]) {
             assert_eq!(Hash::Sha256.digest(&proven.keys.client), stored.stored_key);
         }
     }
-    let proven =
-        theirs.prove(proof.message.as_bytes(), &stored).ok().expect("whoever knows the key is let in");
+    let Ok(proven) = theirs.prove(proof.message.as_bytes(), &stored) else {
+        panic!("whoever knows the key is let in")
+    };
     assert!(proof.verify(proven.message.as_bytes()).is_ok());
     _ = (proof.verify(instead), proof.verify(&damaged(&proven.message)));
 }
