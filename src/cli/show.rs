@@ -241,6 +241,9 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
     for (title, text) in rows {
         let _ = writeln!(out, "  {title:<9} {text}");
     }
+    if let Some(view) = &progress.unreturned {
+        let _ = writeln!(out, "  {:<9} {}", "returned", super::pins::returning(view));
+    }
     for place in progress.placements.iter().filter_map(place) {
         let _ = writeln!(out, "  {:<9} {place}", "placed");
     }

@@ -24,6 +24,7 @@ use crate::state::shadowing::Shadow;
 use crate::state::shapes::Shapes;
 use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;
+use crate::state::unreturned::Unreturned;
 
 /// One migration, as the data plane sees it.
 pub struct Active {
@@ -59,6 +60,8 @@ pub struct Active {
     pub shadow: Arc<Shadow>,
     /// Where reads go that are repeated on new.
     pub rehearsal: Arc<Rehearsal>,
+    /// What only new has acknowledged.
+    pub unreturned: Unreturned,
 }
 
 /// What the data plane counts for a migration.
@@ -107,6 +110,7 @@ impl Active {
             inline_off: AtomicBool::new(false),
             shadow: Arc::default(),
             rehearsal: Arc::default(),
+            unreturned: Unreturned::default(),
         }
     }
 

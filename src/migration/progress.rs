@@ -155,6 +155,7 @@ impl Engine {
             placements: view.placements,
             pins: running.pin_counts(),
             switches: running.switches(),
+            unreturned: stored.unreturned,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::control::{
 };
 use super::plan::{Baselines, StoredPlan};
 use super::prepare::Created;
+use super::returning::UnreturnedView;
 use super::shadow::ShadowView;
 use crate::state::record::{DATABASE, SCHEMA};
 use crate::state::records::{RecordError, Records};
@@ -99,6 +100,9 @@ pub struct Stored {
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
+    /// The last rollback without new.
+    #[serde(default)]
+    pub unreturned: Option<UnreturnedView>,
 }
 
 /// [`NamespaceSpec`]s as they are stored.
@@ -184,6 +188,7 @@ impl Stored {
             baselines: Vec::new(),
             inline_off: false,
             cleaned: false,
+            unreturned: None,
         }
     }
 

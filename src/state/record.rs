@@ -11,7 +11,9 @@ use std::sync::Arc;
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::as_stored::{as_i64, slot_bytes};
 use super::pins::StoredPin;
+use super::returning::{Returning, SCHEMA_RETURNING};
 use super::table::{MigrationRoute, RouteKeys, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
@@ -80,6 +82,9 @@ pub struct AuthorityRecord {
     /// Every read goes to its authority, wherever `reads_on_new` would have it.
     #[serde(default)]
     pub reads_off: bool,
+    /// On old: what it has taken back without new, until that is there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returning: Option<Returning>,
 }
 
 /// From what the slots of one collection are computed, as stored.
@@ -206,6 +211,7 @@ impl AuthorityRecord {
             route_keys: Vec::new(),
             pins: Vec::new(),
             reads_off: false,
+            returning: None,
         }
     }
 
@@ -233,7 +239,7 @@ impl AuthorityRecord {
     /// # Errors
     /// In words, what does not fit.
     pub fn check(&self, side: Side, identity: Option<&str>) -> Result<(), String> {
-        let known = if self.route_keys.is_empty() { SCHEMA } else { SCHEMA_WITH_ROUTE_KEYS };
+        let known = if self.returning.is_some() { SCHEMA_RETURNING } else { schema_of(&self.route_keys) };
         if self.schema != known || route_keys(self).len() != self.route_keys.len() {
             return Err(format!("migration {} was stored by another version of reshard", self.name));
         }
@@ -276,6 +282,11 @@ impl AuthorityRecord {
     }
 }
 
+/// Version of a record with these route keys.
+pub(super) fn schema_of(route_keys: &[StoredRouteKey]) -> i32 {
+    if route_keys.is_empty() { SCHEMA } else { SCHEMA_WITH_ROUTE_KEYS }
+}
+
 /// The record that says more of what both say; old's if they say the same.
 #[must_use]
 pub fn newest<'a>(
@@ -299,10 +310,11 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         (_, None) => Some(Side::New),
     };
     let owned = |record: Option<&AuthorityRecord>| record.map_or(SlotSet::EMPTY, |record| record.owned);
+    let returning = old.map_or(SlotSet::EMPTY, AuthorityRecord::taken_back);
     let mut held = SlotSet::EMPTY;
     let mut moves: Vec<Move> = Vec::new();
     for record in [old, new].into_iter().flatten() {
-        held = held.or(&record.fenced());
+        held = held.or(&record.fenced().minus(&returning));
         for stored in &record.moves {
             let known = Move::from(stored);
             if !moves.contains(&known) {
@@ -311,7 +323,7 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         }
     }
     moves.sort_by_key(|past| past.epoch);
-    let (owned_by_old, owned_by_new) = (owned(old), owned(new));
+    let (owned_by_old, owned_by_new) = (owned(old), owned(new).minus(&returning));
     Some(MigrationRoute {
         name: newest.name.as_str().into(),
         epoch: newest.epoch,
@@ -324,6 +336,8 @@ pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Op
         reads_off: newest.reads_off,
         held,
         sealed: SlotSet::EMPTY,
+        returning,
+        taken_back_at: old.and_then(|old| old.returning.as_ref()).map_or(0, |returning| returning.epoch),
         moves,
         shard_keys: Arc::new(shard_keys(newest)),
         patterns: newest.patterns.iter().filter_map(|text| Pattern::parse(text).ok()).collect(),
@@ -355,37 +369,50 @@ fn route_keys(record: &AuthorityRecord) -> RouteKeys {
         .collect()
 }
 
-mod slot_bytes {
-    use super::SlotSet;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(slots: &SlotSet, serializer: S) -> Result<S::Ok, S::Error> {
-        bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: slots.to_bytes() }
-            .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SlotSet, D::Error> {
-        let binary = bson::Binary::deserialize(deserializer)?;
-        SlotSet::from_bytes(&binary.bytes).ok_or_else(|| D::Error::custom("a slot set has 128 bytes"))
-    }
-}
-
-mod as_i64 {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i64(i64::try_from(*value).map_err(ser::Error::custom)?)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        u64::try_from(i64::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever new's record says, also of a fence that it was left with.
+    #[test]
+    fn new_has_no_word_on_what_old_has_taken_back() {
+        let record = |side| AuthorityRecord::begin("m", side, PerSide::default(), Vec::new());
+        let (mut old, mut new) = (record(Side::Old), record(Side::New));
+        let half = SlotSet::percent(50);
+        (new.owned, new.epoch, new.reads_on_new) = (half, 5, SlotSet::ALL);
+        new.fence = Some(Fence {
+            id: "f".into(),
+            slots: half,
+            to: Side::Old,
+            epoch: 5,
+            state: FenceState::Open,
+            coordinator: "p".into(),
+            drained: vec![],
+            marker_from: None,
+            marker_to: None,
+            decided_at: None,
+        });
+        (old.owned, old.epoch) = (SlotSet::ALL.minus(&half), 5);
+        let divided = route(Some(&old), Some(&new)).unwrap();
+        assert!(divided.owned_by_new == half && divided.held == half && divided.returning.is_empty());
+        old.returning = Some(Returning {
+            slots: half,
+            epoch: Returning::epoch_above(6),
+            at: 0,
+            from_old: bson::Document::new(),
+            from_new: None,
+            passed: None,
+        });
+        (old.owned, old.epoch) = (SlotSet::ALL, Returning::epoch_above(6));
+        let back = route(Some(&old), Some(&new)).unwrap();
+        assert_eq!(back.sole_authority(), Some(Side::Old));
+        assert!(back.held.is_empty() && back.reads_on_new.is_empty() && !back.ack_both);
+        assert_eq!((back.returning, back.taken_back_at), (half, 8));
+        // A version that knows nothing of it must not read it.
+        assert!(old.check(Side::Old, Some("")).is_err());
+        old.schema = SCHEMA_RETURNING;
+        assert!(old.check(Side::Old, Some("")).is_ok());
+    }
 
     #[test]
     fn stored_form_reads_back() {
