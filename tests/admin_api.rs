@@ -210,6 +210,32 @@ async fn keys_are_pinned_unpinned_and_rolled_back() {
 }
 
 #[tokio::test]
+async fn everything_is_rolled_back_without_new_and_what_only_that_has_is_listed() {
+    let api = Api::with_orders().await;
+    let (back, list) = ("/v1/migrations/orders/rollback", "/v1/migrations/orders/unreturned");
+    let asked = json!({"without_new": {"reason": "a fire"}});
+    let answer = json(&api.send("POST", back, Some(asked), &[]).await);
+    assert_eq!((&answer["unreturned"], &answer["all_named"]), (&json!(2), &json!(true)));
+    assert_eq!(api.last_call(), "api: rollback orders without new: a fire");
+    for body in [r#"{"without_new":true}"#, r#"{"without_new":{}}"#] {
+        assert_eq!(api.code("POST", back, body).await, (400, "invalid-body".to_owned()), "{body}");
+    }
+    let both = r#"{"without_new":{"reason":"x"},"keys":[7]}"#;
+    assert_eq!(api.code("POST", back, both).await, (400, "invalid-rollback".to_owned()));
+    let listed = json(&api.send("GET", &format!("{list}?limit=2"), None, &[]).await);
+    assert_eq!(listed["documents"][1]["state"], "conflict");
+    let next = listed["next"].as_str().unwrap();
+    assert_eq!(json(&api.send("GET", &format!("{list}?after={next}"), None, &[]).await)["next"], json!(null));
+    let known = Some(json!({"reason": "merged"}));
+    let known = json(&api.send("POST", &format!("{list}/acknowledge"), known, &[]).await);
+    assert_eq!(known["acknowledged"], "merged");
+    for query in ["after=x", "limit=0", "before=1"] {
+        let code = api.code("GET", &format!("{list}?{query}"), "").await;
+        assert_eq!(code, (400, "invalid-query".to_owned()), "{query}");
+    }
+}
+
+#[tokio::test]
 async fn parts_of_the_data_plane_are_switched() {
     let api = Api::with_orders().await;
     let path = "/v1/migrations/orders/switches";

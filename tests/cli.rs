@@ -137,6 +137,39 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
 }
 
 #[tokio::test]
+async fn a_rollback_without_new_says_what_is_left_behind() {
+    let fixture = Fixture::new(&["orders", "returning"]).await;
+    assert_eq!(
+        fixture.says("rollback orders --without-new fire").await,
+        "old serves all reads and writes (epoch 2) after 57 ms; writes were held 42 ms\n\
+         of 2 documents only new may have the last acknowledged write: see unreturned orders. They come back when new is \
+         there again\n"
+    );
+    assert!(fixture.0.control.calls().contains(&"ann: rollback orders without new: fire".to_owned()));
+    let rows = "\
+COLLECTION   KEY  STATE         WHY
+shop.orders  1    brought back  
+shop.orders  2    conflict      the application has written it on old since
+";
+    let says = async |arguments| {
+        let said = fixture.says(arguments).await;
+        said.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    };
+    let rows: Vec<_> = rows.lines().map(str::trim_end).collect();
+    assert_eq!(says("unreturned orders").await, rows.join("\n"));
+    let next = "0".repeat(32);
+    assert!(says("unreturned orders --limit 2").await.ends_with(&format!("There are more: --after {next}")));
+    assert_eq!(
+        fixture.says("unreturned orders --acknowledge merged").await,
+        "what only new had is back: 2 named, 1 brought back, 1 changed on both; acknowledged: merged\n"
+    );
+    assert!(fixture.says("status returning").await.contains(
+        "  returned  new is there: bringing back what only it has: 3 named, 1 brought back, 1 changed on both (not all \
+         could be named); process p: it is alive\n"
+    ));
+}
+
+#[tokio::test]
 async fn a_layout_is_given_on_the_command_line() {
     let fixture = Fixture::new(&[]).await;
     let zone = r#"{"zone":"eu","min":{"r":"eu","n":{"$minKey":1}},"max":{"r":"eu","n":{"$maxKey":1}},"shards":["s0"]}"#;

@@ -40,6 +40,8 @@ pub fn document() -> Document {
         traffic::set_reads,
         traffic::set_writes,
         traffic::rollback,
+        traffic::unreturned,
+        traffic::acknowledge_unreturned,
         traffic::set_throttle,
         traffic::set_switches,
         pins::pins,

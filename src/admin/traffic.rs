@@ -1,15 +1,17 @@
 //! Which cluster serves what, and how fast the copy may go.
 
-use axum::routing::{post, put};
+use axum::extract::RawQuery;
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Shared;
-use super::extract::{Answer, Body, Change, OptionalBody, Tagged};
+use super::extract::{Answer, Body, Change, Named, OptionalBody, Tagged};
 use super::problem::Problem;
 use crate::migration::control::{
-    Cluster, MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, SetPins, SetSwitches, Switches, Throttle,
+    AcknowledgeUnreturned, Cluster, MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, SetPins, SetSwitches, Switches,
+    Throttle, UnreturnedList, UnreturnedPage, UnreturnedView, WithoutNew,
 };
 use crate::model::percent::Percent;
 
@@ -51,6 +53,10 @@ pub struct Rollback {
     /// Only these ranges, by name (and the keys, if there are any). Left out: everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<Vec<String>>,
+    /// Everything, while new is away. What only new has acknowledged is named (`unreturned`), and brought back when new is
+    /// there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_new: Option<WithoutNew>,
 }
 
 pub(super) fn routes() -> Router<Shared> {
@@ -58,6 +64,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/migrations/{name}/reads", put(set_reads))
         .route("/v1/migrations/{name}/writes", put(set_writes))
         .route("/v1/migrations/{name}/rollback", post(rollback))
+        .route("/v1/migrations/{name}/unreturned", get(unreturned))
+        .route("/v1/migrations/{name}/unreturned/acknowledge", post(acknowledge_unreturned))
         .route("/v1/migrations/{name}/switches", put(set_switches))
         .route("/v1/migrations/{name}/throttle", put(set_throttle))
 }
@@ -96,14 +104,21 @@ pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) ->
 }
 
 /// Return all writes, then all reads, to old, and remove pins to new. With keys or ranges: those alone, as by pinning them to old; a
-/// plan goes on with the rest.
+/// plan goes on with the rest. Without new: refused as long as new answers.
 #[utoipa::path(post, path = "/v1/migrations/{name}/rollback", tag = "traffic", request_body = Option<Rollback>,
     responses((status = 200, description = "Old serves everything, or these keys and ranges", body = Ramp)))]
 pub(super) async fn rollback(
     change: Change,
     OptionalBody(asked): OptionalBody<Rollback>,
 ) -> Answer<Tagged<Ramp>> {
-    let Rollback { keys, ranges } = asked;
+    let Rollback { keys, ranges, without_new } = asked;
+    if let Some(how) = without_new {
+        if keys.is_some() || ranges.is_some() {
+            let detail = "without_new takes everything back; leave keys and ranges out";
+            return Err(Problem::invalid("invalid-rollback", detail));
+        }
+        return Ok(Tagged(change.control.rollback_without_new(&change.by, &change.name, how).await?));
+    }
     if keys.is_none() && ranges.is_none() {
         return Ok(Tagged(change.control.rollback(&change.by, &change.name).await?));
     }
@@ -111,6 +126,51 @@ pub(super) async fn rollback(
     let back = SetPins { keys, ranges, to: Cluster::Old };
     let pinned = change.control.pin(&change.by, &change.name, back).await?;
     Ok(Tagged(pinned.ramp))
+}
+
+/// What only new may have acknowledged when everything was rolled back without it, and what has become of each document.
+#[utoipa::path(get, path = "/v1/migrations/{name}/unreturned", tag = "insight",
+    params(
+        ("after" = Option<String>, Query, description = "Only documents after this one: next of the page before"),
+        ("limit" = Option<u16>, Query, description = "At most so many, 1 to 1000; 100 by default"),
+    ),
+    responses((status = 200, description = "As it is now", body = UnreturnedList)))]
+pub(super) async fn unreturned(RawQuery(query): RawQuery, named: Named) -> Answer<Json<UnreturnedList>> {
+    let page = unreturned_page(query.as_deref().unwrap_or(""))?;
+    Ok(Json(named.control.unreturned(&named.name, page).await?))
+}
+
+/// Note that the documents that had changed on both clusters were looked at: they do not stand in the way of moving writes to
+/// new any more.
+#[utoipa::path(post, path = "/v1/migrations/{name}/unreturned/acknowledge", tag = "traffic",
+    request_body = AcknowledgeUnreturned,
+    responses((status = 200, description = "As it is now", body = UnreturnedView)))]
+pub(super) async fn acknowledge_unreturned(
+    change: Change,
+    Body(asked): Body<AcknowledgeUnreturned>,
+) -> Answer<Json<UnreturnedView>> {
+    Ok(Json(change.control.acknowledge_unreturned(&change.by, &change.name, asked).await?))
+}
+
+fn unreturned_page(query: &str) -> Result<UnreturnedPage, Box<Problem>> {
+    let bad = |what: String| Box::new(Problem::invalid("invalid-query", what));
+    let mut page = UnreturnedPage::default();
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        match part.split_once('=').unwrap_or((part, "")) {
+            ("after", value) if value.len() == 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                page.after = Some(value.to_owned());
+            }
+            ("after", _) => return Err(bad("after must be next of the page before".into())),
+            ("limit", value) => {
+                let number = value.parse::<u16>().ok().filter(|limit| (1..=1000).contains(limit));
+                let number =
+                    number.ok_or_else(|| bad("limit must be a whole number from 1 to 1000".into()))?;
+                page.limit = Some(number);
+            }
+            (name, _) => return Err(bad(format!("there is no parameter {name}; use after and limit"))),
+        }
+    }
+    Ok(page)
 }
 
 /// Switch the inline mirror, the routing of reads, shadow reads or repair off, and on again, for everything or for one

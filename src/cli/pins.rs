@@ -6,12 +6,14 @@ use clap::{Subcommand, ValueEnum};
 use hyper::http::Method;
 use serde_json::{Value, json};
 
+use super::client::segment;
 use super::failure::Failure;
 use super::human::{count, table, time};
 use super::migrate::{Session, path};
 use crate::admin::Rollback;
 use crate::migration::control::{
-    Cluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp, RangeView, SetPins, SetSwitches, Switches,
+    AcknowledgeUnreturned, Cluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp, RangeView, SetPins,
+    SetSwitches, Switches, Unreturned, UnreturnedList, UnreturnedState, UnreturnedView, WithoutNew,
 };
 
 #[derive(Debug, Subcommand)]
@@ -26,6 +28,23 @@ pub(super) enum Action {
         /// Only these ranges, as by pinning them to old; nothing else goes along
         #[arg(long = "range", value_name = "NAME")]
         ranges: Vec<String>,
+        /// Everything, while new is away: what only new has acknowledged is named, and brought back when it is there
+        /// again; refused as long as new answers
+        #[arg(long, value_name = "REASON", conflicts_with_all = ["keys", "ranges"])]
+        without_new: Option<String>,
+    },
+    /// What only new may have acknowledged when everything was rolled back without it, and what has become of it
+    Unreturned {
+        name: String,
+        /// Only documents after this one: what the page before ends with
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: Option<u16>,
+        /// Those that both have written were looked at: they do not stand in the way of moving writes to new any more
+        #[arg(long, value_name = "REASON", conflicts_with_all = ["after", "limit"])]
+        acknowledge: Option<String>,
     },
     /// Hold reads and writes of keys or ranges on one cluster, whatever percentages say, and move them there
     #[command(group = clap::ArgGroup::new("held").required(true).multiple(true))]
@@ -100,13 +119,31 @@ fn switch(text: &str) -> Result<bool, String> {
 
 pub(super) async fn run(session: &Session, action: Action) -> Result<(), Failure> {
     match action {
-        Action::Rollback { name, keys, ranges } if keys.is_empty() && ranges.is_empty() => {
+        Action::Rollback { name, without_new: Some(reason), .. } => {
+            let asked = json!(Rollback { without_new: Some(WithoutNew { reason }), ..Rollback::default() });
+            let path = path(&name, "rollback");
+            let said = |answer: &Ramp| rollback_without_new(&name, answer);
+            session.show(Method::POST, &path, Some(asked), said).await.map(drop)
+        }
+        Action::Unreturned { name, acknowledge: Some(reason), .. } => {
+            let asked = json!(AcknowledgeUnreturned { reason });
+            let path = path(&name, "unreturned/acknowledge");
+            session.show(Method::POST, &path, Some(asked), returning).await.map(drop)
+        }
+        Action::Unreturned { name, after, limit, .. } => {
+            let after = after.map(|after| format!("after={}", segment(&after)));
+            let query: Vec<String> =
+                after.into_iter().chain(limit.map(|limit| format!("limit={limit}"))).collect();
+            session.look(&format!("{}?{}", path(&name, "unreturned"), query.join("&")), unreturned).await
+        }
+        Action::Rollback { name, keys, ranges, .. } if keys.is_empty() && ranges.is_empty() => {
             session.show(Method::POST, &path(&name, "rollback"), None, rollback).await.map(drop)
         }
-        Action::Rollback { name, keys, ranges } => {
+        Action::Rollback { name, keys, ranges, .. } => {
             let asked = json!(Rollback {
                 keys: (!keys.is_empty()).then_some(keys),
                 ranges: (!ranges.is_empty()).then_some(ranges),
+                without_new: None,
             });
             let path = path(&name, "rollback");
             session.show(Method::POST, &path, Some(asked), rollback_of_keys).await.map(drop)
@@ -218,6 +255,48 @@ fn rollback(answer: &Ramp) -> String {
         pins => format!("; {pins} pins to new were removed"),
     };
     timed("old serves all reads and writes", answer) + &removed
+}
+
+fn rollback_without_new(name: &str, answer: &Ramp) -> String {
+    let named = answer.unreturned.unwrap_or(0);
+    let rest =
+        if answer.all_named { "" } else { "; there may be more, which are named when new is there again" };
+    format!(
+        "{}\nof {} documents only new may have the last acknowledged write{rest}: see unreturned {name}. They come \
+         back when new is there again",
+        rollback(answer),
+        count(named)
+    )
+}
+
+fn unreturned(list: &UnreturnedList) -> String {
+    if list.documents.is_empty() {
+        return "Nothing was rolled back without new, or nothing is named.".to_owned();
+    }
+    let row = |it: &Unreturned| {
+        let why = it.why.clone().unwrap_or_default();
+        [it.namespace.clone(), it.key.clone(), it.state.replace('_', " "), why]
+    };
+    let rows = table(["COLLECTION", "KEY", "STATE", "WHY"], list.documents.iter().map(row).collect());
+    let next = list.next.as_ref().map(|next| format!("There are more: --after {next}\n"));
+    rows + &next.unwrap_or_default()
+}
+
+/// How far bringing back is, in a line.
+pub(super) fn returning(view: &UnreturnedView) -> String {
+    let state = match view.state {
+        UnreturnedState::WaitingForNew => "rolled back without new, which is waited for",
+        UnreturnedState::BringingBack => "new is there: bringing back what only it has",
+        UnreturnedState::Done => "what only new had is back",
+    };
+    let counts =
+        [(view.named, "named"), (view.brought_back, "brought back"), (view.conflicts, "changed on both")];
+    let counts: Vec<String> =
+        counts.iter().map(|(number, what)| format!("{} {what}", count(number.unsigned_abs()))).collect();
+    let more = if view.all_named { "" } else { " (not all could be named)" };
+    let problem = view.problem.as_ref().map_or(String::new(), |why| format!("; {why}"));
+    let known = view.acknowledged.as_ref().map_or(String::new(), |why| format!("; acknowledged: {why}"));
+    format!("{state}: {}{more}{problem}{known}", counts.join(", "))
 }
 
 fn rollback_of_keys(answer: &Ramp) -> String {

@@ -241,8 +241,10 @@ pub(super) fn progress(name: &str, progress: &Progress) -> String {
     for (title, text) in rows {
         let _ = writeln!(out, "  {title:<9} {text}");
     }
-    if let Some(ranges) = super::pins::where_ranges_are(&progress.ranges) {
-        let _ = writeln!(out, "  {:<9} {ranges}", "ranges");
+    let ranges = super::pins::where_ranges_are(&progress.ranges);
+    let returned = progress.unreturned.as_ref().map(super::pins::returning);
+    for (title, text) in [("ranges", ranges), ("returned", returned)] {
+        _ = text.map(|text| writeln!(out, "  {title:<9} {text}"));
     }
     for place in progress.placements.iter().filter_map(place) {
         let _ = writeln!(out, "  {:<9} {place}", "placed");

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bson::raw::cstr;
 use bson::{RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::model::span::spoken;
 use crate::wire::element::Elements;
@@ -36,7 +36,7 @@ impl Commands for Pools {
         let mut reply = BytesMut::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut pooled = self.checkout(&selection, left).await?;
+            let mut pooled = while_due(&request, self.checkout(&selection, left)).await?;
             request.must_be_due()?;
             let mut parts = [IoSlice::new(&head), IoSlice::new(documents)];
             match while_it_counts(&request, deadline, pooled.exchange(&mut parts, &mut reply)).await {
@@ -50,19 +50,39 @@ impl Commands for Pools {
     }
 }
 
-/// The answer, waited for until `deadline`, and beyond it for as long as the request's own condition holds: a server
-/// can be busy with one write for much longer than anybody should wait for a server.
+/// A connection, waited for as long as the request may be sent.
+async fn while_due<T>(
+    request: &Request,
+    connection: impl Future<Output = Result<T, SendError>>,
+) -> Result<T, SendError> {
+    if request.only_if.is_none() {
+        return connection.await;
+    }
+    futures::pin_mut!(connection);
+    loop {
+        match timeout(LOOK, &mut connection).await {
+            Ok(connected) => return connected,
+            Err(_) => request.must_be_due()?,
+        }
+    }
+}
+
+/// The answer, waited for until `deadline`; where the request has a condition of its own, for as long as that holds
+/// instead: a server can be busy with one write for much longer than anybody should wait for a server.
 async fn while_it_counts<T>(
     request: &Request,
-    mut deadline: Instant,
+    deadline: Instant,
     answer: impl Future<Output = T>,
 ) -> Option<T> {
+    if request.only_if.is_none() {
+        return timeout_at(deadline, answer).await.ok();
+    }
     futures::pin_mut!(answer);
     loop {
-        match timeout_at(deadline, &mut answer).await {
+        match timeout(LOOK, &mut answer).await {
             Ok(answer) => return Some(answer),
-            Err(_) if request.only_if.is_none() || request.must_be_due().is_err() => return None,
-            Err(_) => deadline = Instant::now() + LOOK,
+            Err(_) if request.must_be_due().is_err() => return None,
+            Err(_) => {}
         }
     }
 }

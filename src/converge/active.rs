@@ -27,6 +27,7 @@ use crate::state::shapes::Shapes;
 use crate::state::switched::SwitchedOff;
 use crate::state::table::MigrationRoute;
 use crate::state::transactions::Transactions;
+use crate::state::unreturned::Unreturned;
 
 /// One migration, as the data plane sees it.
 pub struct Active {
@@ -65,6 +66,8 @@ pub struct Active {
     pub shadow: Arc<Shadow>,
     /// Where reads go that are repeated on new.
     pub rehearsal: Arc<Rehearsal>,
+    /// What only new has acknowledged.
+    pub unreturned: Unreturned,
 }
 
 /// What the data plane counts for a migration.
@@ -114,6 +117,7 @@ impl Active {
             shadow_off: SwitchedOff::default(),
             shadow: Arc::default(),
             rehearsal: Arc::default(),
+            unreturned: Unreturned::default(),
         }
     }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use bson::raw::RawDocumentBuf;
 use bson::{RawDocument, Timestamp, rawdoc};
+use futures::future::{Either, select};
+use futures::pin_mut;
+use tokio::sync::Notify;
 
 use super::lanes::{Lanes, Taken};
 use super::looks::{Aims, Looks};
@@ -108,6 +111,8 @@ pub struct Converger {
     pub violations: Arc<Violations>,
     /// Reads by key on sharded collections so far.
     pub looks: Looks,
+    /// Ends what is under way, see [`Converger::interrupt`].
+    pub interrupt: Notify,
 }
 
 impl Converger {
@@ -121,7 +126,23 @@ impl Converger {
         keys: Vec<Key>,
         order: &Order,
     ) -> Result<Report, Unavailable> {
-        self.converge_over(&self.clusters, namespace, keys, order).await
+        loop {
+            let interrupted = self.interrupt.notified();
+            pin_mut!(interrupted);
+            interrupted.as_mut().enable();
+            let work = self.converge_over(&self.clusters, namespace, keys.clone(), order);
+            pin_mut!(work);
+            if let Either::Right((done, _)) = select(interrupted, work).await {
+                return done;
+            }
+        }
+    }
+
+    /// What was begun by [`Self::converge`] begins anew, and so waits wherever converging waits by now: nobody need wait
+    /// until a cluster that is away has not answered for long enough. What it had sent is settled like any mirror
+    /// write of unknown outcome.
+    pub fn interrupt(&self) {
+        self.interrupt.notify_waiters();
     }
 
     /// [`Self::converge`] over the caller's own connections.
@@ -188,6 +209,7 @@ impl Converger {
             let route = ticket.table.routes.values().find(|route| route.name == self.migration);
             let blocked = route.is_some_and(|route| {
                 (self.safeguards.workers_fenced && route.sealed.meets(&slots))
+                    || route.returning.meets(&slots)
                     || !slots.minus(&route.settled()).is_empty()
             });
             if !blocked {
@@ -215,7 +237,8 @@ impl Converger {
         let slots: SlotSet = std::iter::once(slot).collect();
         let ticket = self.inflight.enter(&self.migration, slots, Work::Converge, what);
         let route = ticket.table.route(namespace.as_str())?;
-        let sealed = self.safeguards.workers_fenced && route.sealed.meets(&slots);
+        let sealed =
+            (self.safeguards.workers_fenced && route.sealed.meets(&slots)) || route.returning.meets(&slots);
         (!sealed && route.authority(slot) == Some(authority)).then_some(ticket)
     }
 

@@ -13,6 +13,7 @@ pub mod looks;
 pub mod mirror;
 mod owners;
 pub mod read;
+pub mod returning;
 mod round;
 pub mod sessions;
 pub mod shards;

@@ -36,6 +36,7 @@ pub(super) struct Group {
 }
 
 /// What tells whether a document is the authority's.
+#[derive(Clone)]
 pub(super) struct Told {
     field: RouteKey,
     ranges: Arc<KeyRanges>,
@@ -44,6 +45,12 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// Where only documents of `namespace` tell their slots: whether they are of `slots`.
+    pub(super) fn of(route: &MigrationRoute, namespace: &Namespace, slots: SlotSet) -> Option<Self> {
+        let field = route.by(namespace).field()?.clone();
+        Some(Self { field, ranges: Arc::clone(&route.key_ranges), slots })
+    }
+
     fn is_of(&self, document: &RawDocument) -> bool {
         let slot = By::new(Some(&self.field), &self.ranges).of_document(document);
         slot.is_some_and(|slot| self.slots.contains(slot))
@@ -176,17 +183,12 @@ fn group(
     slots: SlotSet,
 ) -> Group {
     let mixed = route.sole_authority().is_none();
-    let told_by = route.by(namespace).field().filter(|_| mixed);
     Group {
         authority,
         keys,
         slots,
         shard_keys: PerSide::from_fn(|side| route.shard_keys.get(side).get(namespace).cloned()),
-        told_by: told_by.map(|field| Told {
-            field: field.clone(),
-            ranges: Arc::clone(&route.key_ranges),
-            slots: *route.owned_by(authority),
-        }),
+        told_by: Told::of(route, namespace, *route.owned_by(authority)).filter(|_| mixed),
     }
 }
 

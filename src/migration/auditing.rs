@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::calls::describe;
-use super::control::{AuditEvent, By, ControlError};
+use super::control::{AuditEvent, By, ControlError, MigrationView};
 use super::engine::Engine;
 use super::running::Running;
 use super::stored;
@@ -42,4 +41,13 @@ impl Engine {
             tracing::warn!(%error, ?event, "the audit could not be written");
         }
     }
+}
+
+/// What an operator can change of a migration, for the audit.
+pub(super) fn describe(view: &MigrationView) -> String {
+    let paused = if view.paused { " (paused)" } else { "" };
+    format!(
+        "{}{paused}, reads {} %, writes {} %, epoch {}, throttle {}",
+        view.phase, view.reads_percent, view.writes_percent, view.epoch, view.throttle
+    )
 }

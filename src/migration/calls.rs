@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::auditing::describe;
 use super::bypass::shown;
 use super::control::{
-    Acknowledge, Acknowledged, By, BypassReport, Complete, Conflict, Control, ControlError, DecisionList,
-    DiffReport, EventList, Keys, MigrationView, Mismatch, NewMigration, Page, Part, Patience, PinList,
-    Pinned, Plan, PreflightReport, Progress, Ramp, RampView, Refusal, RehearsalView, SetPins, SetRehearsal,
-    SetShadow, SetSwitches, ShadowView, ShapeList, Steer, Switches, Throttle, Verification,
-    VerificationReport, Verify,
+    Acknowledge, AcknowledgeUnreturned, Acknowledged, By, BypassReport, Complete, Conflict, Control,
+    ControlError, DecisionList, DiffReport, EventList, Keys, MigrationView, Mismatch, NewMigration, Page,
+    Part, Patience, PinList, Pinned, Plan, PreflightReport, Progress, Ramp, RampView, Refusal, RehearsalView,
+    SetPins, SetRehearsal, SetShadow, SetSwitches, ShadowView, ShapeList, Steer, Switches, Throttle,
+    UnreturnedList, UnreturnedPage, UnreturnedView, Verification, VerificationReport, Verify, WithoutNew,
 };
-use super::ending::completion;
+use super::ending::{completion, may_be_aborted};
 use super::engine::{Engine, unavailable};
+use super::persist::must_be_read;
 use super::pins::named;
 use super::plan_calls::described;
 use super::running::Running;
@@ -72,29 +74,6 @@ impl Engine {
         self.note(by, &running, (what, from), &result, began).await;
         result
     }
-}
-
-/// After a restart, while a cluster is away, a migration may be known by the clusters' records alone.
-fn must_be_read(running: &Running) -> Result<(), ControlError> {
-    if running.stored.lock().is_read() {
-        return Ok(());
-    }
-    Err(unavailable("what is stored of the migration has not been read yet; try again".into()))
-}
-
-/// As far as can be told before its turn has come.
-fn may_be_aborted(running: &Running) -> bool {
-    let route = running.parts().and_then(|context| context.route());
-    !running.stored.lock().phase.is_over() && route.is_none_or(|route| route.owned_by_new.is_empty())
-}
-
-/// What an operator can change of a migration, for the audit.
-pub(super) fn describe(view: &MigrationView) -> String {
-    let paused = if view.paused { " (paused)" } else { "" };
-    format!(
-        "{}{paused}, reads {} %, writes {} %, epoch {}, throttle {}",
-        view.phase, view.reads_percent, view.writes_percent, view.epoch, view.throttle
-    )
 }
 
 #[async_trait]
@@ -164,13 +143,8 @@ impl Control for Engine {
     }
 
     async fn set_reads(&self, by: &By, name: &str, percent: Percent) -> Result<Ramp, ControlError> {
-        self.change_routing(
-            by,
-            name,
-            |_| format!("reads {percent}"),
-            async |running| self.move_reads(running, percent).await,
-        )
-        .await
+        let call = async |running: &Arc<Running>| self.move_reads(running, percent).await;
+        self.change_routing(by, name, |_| format!("reads {percent}"), call).await
     }
 
     async fn set_writes(
@@ -219,6 +193,31 @@ impl Control for Engine {
         };
         let call = async |running: &Arc<Running>| self.roll_back(running).await;
         self.change_routing(by, name, what, call).await
+    }
+
+    async fn rollback_without_new(
+        &self,
+        by: &By,
+        name: &str,
+        asked: WithoutNew,
+    ) -> Result<Ramp, ControlError> {
+        let what = format!("rollback without new: {}", asked.reason.trim());
+        let call = async |running: &Arc<Running>| self.roll_back_without_new(running, &asked.reason).await;
+        self.change(by, name, what, call).await
+    }
+
+    async fn unreturned(&self, name: &str, page: UnreturnedPage) -> Result<UnreturnedList, ControlError> {
+        self.unreturned_of(&*self.running(name).await?, &page).await
+    }
+
+    async fn acknowledge_unreturned(
+        &self,
+        by: &By,
+        name: &str,
+        asked: AcknowledgeUnreturned,
+    ) -> Result<UnreturnedView, ControlError> {
+        let what = format!("acknowledge-unreturned: {}", asked.reason.trim());
+        self.change(by, name, what, async |running| self.unreturned_is_known(running, &asked).await).await
     }
 
     async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView, ControlError> {

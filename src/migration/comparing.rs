@@ -62,6 +62,11 @@ impl Running {
             return Err(ControlError::new(Refusal::Conflict, "wrong-phase", detail));
         }
         let Some(context) = self.parts() else { return Err(unavailable("not started".into())) };
+        if context.route().is_some_and(|route| !route.returning.is_empty()) {
+            let detail =
+                "what only new has acknowledged is yet to be brought back to old; compare afterwards";
+            return Err(ControlError::new(Refusal::Conflict, "bringing-back", detail));
+        }
         if asked.compare == Basis::Digest {
             verify::digests_or_refused(&context).await?;
         }

@@ -15,6 +15,7 @@ use crate::converge::read::ask;
 use crate::converge::sessions::Sessions;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
+use crate::model::slots::SlotSet;
 use crate::policy::retry::Memory;
 use crate::policy::safeguards::Safeguards;
 use crate::state::authority::Authority;
@@ -58,6 +59,8 @@ pub struct Context {
     pub clock: SharedClock,
     /// Replies wait for mirrors, whatever the records say.
     pub keeps_mirrors_current: AtomicBool,
+    /// Slots that are being taken back without new: writes to them, and converging them, wait.
+    pub taking_back: Mutex<SlotSet>,
     /// All on, but in the simulator.
     pub safeguards: Safeguards,
 }
@@ -69,6 +72,9 @@ impl Context {
         let known = PerSide::from_fn(|side| self.authorities.get(side).known());
         let mut route = route(known.old.as_ref(), known.new.as_ref())?;
         route.ack_both |= self.keeps_mirrors_current.load(Ordering::Relaxed);
+        let taking_back = *self.taking_back.lock();
+        route.held = route.held.or(&taking_back);
+        route.sealed = route.sealed.or(&taking_back);
         Some(route)
     }
 
@@ -100,7 +106,7 @@ impl Context {
         // Once it is aborted its namespaces are nobody's business any more.
         if is_news && route.phase != Phase::Aborted {
             self.publish(|route| {
-                route.sealed = sealed;
+                route.sealed = route.sealed.or(&sealed);
                 route.ack_both |= ack_both;
             });
         }

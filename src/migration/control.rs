@@ -16,6 +16,10 @@ pub use super::plan::{
 };
 pub use super::rehearsal::{RehearsalCounts, RehearsalView, SetRehearsal};
 pub use super::report::{Conclusion, Identities, VerificationReport};
+pub use super::returning::{
+    AcknowledgeUnreturned, Unreturned, UnreturnedList, UnreturnedPage, UnreturnedState, UnreturnedView,
+    WithoutNew,
+};
 pub use super::shadow::{DiffReport, SetShadow, ShadowCounts, ShadowView};
 pub use super::shapes::{Part, ShapeList, ShapeView, SideLatency};
 pub use super::switches::{NamespaceSwitches, SetSwitches, Switches};
@@ -224,6 +228,22 @@ pub trait Control: Send + Sync {
     async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches, ControlError>;
     /// Returns all writes, then all reads, to old; what is pinned to new too.
     async fn rollback(&self, by: &By, name: &str) -> Result<Ramp, ControlError>;
+    /// The same while new is away, by old's record alone; what only new has is named, and brought back later.
+    async fn rollback_without_new(
+        &self,
+        by: &By,
+        name: &str,
+        asked: WithoutNew,
+    ) -> Result<Ramp, ControlError>;
+    /// What only new may have acknowledged, and what has become of it.
+    async fn unreturned(&self, name: &str, page: UnreturnedPage) -> Result<UnreturnedList, ControlError>;
+    /// Notes that its conflicts were looked at: they do not stand in the way of moves to new any more.
+    async fn acknowledge_unreturned(
+        &self,
+        by: &By,
+        name: &str,
+        asked: AcknowledgeUnreturned,
+    ) -> Result<UnreturnedView, ControlError>;
     /// Ends it with new serving.
     async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView, ControlError>;
     /// Ends it with old serving; cleans up in the background.

@@ -173,6 +173,12 @@ impl Engine {
     }
 }
 
+/// As far as can be told before its turn has come.
+pub(super) fn may_be_aborted(running: &Running) -> bool {
+    let route = running.parts().and_then(|context| context.route());
+    !running.stored.lock().phase.is_over() && route.is_none_or(|route| route.owned_by_new.is_empty())
+}
+
 /// How a call of `complete` reads in the audit: with the reason given, and with what it was forced past.
 pub(super) fn completion(how: &Complete, lacking: &[String]) -> String {
     let mut what = "complete".to_owned();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::{SetOnce, watch};
 
 use super::context::Context;
@@ -27,7 +28,6 @@ use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
 use crate::shutdown::SharedSpawn;
 use crate::state::authority::Authority;
-use crate::state::frontier::Frontier;
 use crate::state::inflight::Inflight;
 use crate::state::lease::Lease;
 use crate::state::own_writes::OwnWrites;
@@ -261,8 +261,8 @@ impl Engine {
             converged: std::sync::atomic::AtomicU64::new(0),
             violations: Arc::new(violations),
             looks: Looks::default(),
+            interrupt: tokio::sync::Notify::new(),
         });
-        let frontiers: PerSide<Arc<Frontier>> = PerSide::default();
         let context = Arc::new(Context {
             name: Arc::clone(&name),
             scope,
@@ -274,22 +274,15 @@ impl Engine {
             inflight: Arc::clone(&environment.inflight),
             converger,
             retries: Arc::default(),
-            frontiers,
+            frontiers: PerSide::default(),
             parking: Arc::new(Parking::new(&name)),
             records: Arc::clone(state),
             clock,
             keeps_mirrors_current: false.into(),
+            taking_back: Mutex::default(),
             safeguards: environment.safeguards,
         });
-        let active = Arc::new(Active::new(
-            Arc::clone(&context.converger),
-            context.authorities.clone(),
-            context.frontiers.clone(),
-            Arc::clone(&context.retries),
-            Arc::clone(&context.newcomers),
-            environment.settings.mirror_timeout,
-            Arc::new(Kept { running: Arc::downgrade(running), context: Arc::clone(&context) }),
-        ));
+        let active = Arc::new(active(environment, running, &context));
         environment.registry.put(&name, &active);
         *running.context.lock() = Some(Arc::clone(&context));
         *running.active.lock() = Some(active);
@@ -345,6 +338,19 @@ impl Engine {
         }
         Ok(PerSide { old, new })
     }
+}
+
+/// What the data plane sees of a migration.
+fn active(environment: &Environment, running: &Arc<Running>, context: &Arc<Context>) -> Active {
+    Active::new(
+        Arc::clone(&context.converger),
+        context.authorities.clone(),
+        context.frontiers.clone(),
+        Arc::clone(&context.retries),
+        Arc::clone(&context.newcomers),
+        environment.settings.mirror_timeout,
+        Arc::new(Kept { running: Arc::downgrade(running), context: Arc::clone(context) }),
+    )
 }
 
 /// A cluster does not answer.

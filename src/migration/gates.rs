@@ -39,6 +39,10 @@ impl Engine {
                 gates.reasons.extend(gates.unverified.clone());
                 gates.reasons.extend(running.distrusted(&stored));
             }
+            if !stored.phase.is_over() {
+                let unreturned = stored.unreturned.as_ref();
+                gates.reasons.extend(unreturned.and_then(|view| view.in_the_way(&stored.name)));
+            }
             gates
         };
         if gates.measured.is_some() {
@@ -98,6 +102,9 @@ fn gates(running: &Running, stored: &Stored) -> Gates {
         return closed(format!("it is {}", stored.phase));
     }
     let Some(context) = running.parts() else { return closed("it has not started".into()) };
+    if context.route().is_some_and(|route| !route.returning.is_empty()) {
+        return closed("what only new has acknowledged is yet to be brought back to old".into());
+    }
     let measured = measured(running, stored, &context);
     Gates { reasons: blocked_by(&measured), measured: Some(measured), unverified }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 
-use super::control::{Phase, Progress};
+use super::control::{Phase, Progress, UnreturnedState, UnreturnedView};
 use super::engine::Engine;
 use super::preflight::oplog_window_seconds;
 use crate::policy::invariants::Invariant;
@@ -44,6 +44,21 @@ impl Engine {
     }
 }
 
+/// How far what only new had is back.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+fn publish_unreturned(migration: &str, unreturned: Option<&UnreturnedView>) {
+    let returning = unreturned.is_some_and(|view| view.state != UnreturnedState::Done);
+    gauge!(names::MIGRATION_RETURNING, "migration" => migration.to_owned())
+        .set(f64::from(u8::from(returning)));
+    let Some(view) = unreturned else { return };
+    for (state, documents) in
+        [("named", view.named), ("brought_back", view.brought_back), ("conflict", view.conflicts)]
+    {
+        let labels = [("migration", migration.to_owned()), ("state", state.to_owned())];
+        gauge!(names::MIGRATION_UNRETURNED, &labels).set(documents as f64);
+    }
+}
+
 /// Publishes `progress` of `migration`.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 fn publish(migration: &str, progress: &Progress) {
@@ -70,6 +85,7 @@ fn publish(migration: &str, progress: &Progress) {
         let labels = [("migration", migration.to_owned()), ("cluster", side.to_owned())];
         gauge!(names::MIGRATION_PINS, &labels).set(pins as f64);
     }
+    publish_unreturned(migration, progress.unreturned.as_ref());
     let switches = &progress.switches;
     for (switch, on) in [("inline_mirror", switches.inline_mirror), ("read_routing", switches.read_routing)] {
         let labels = [("migration", migration.to_owned()), ("switch", switch.to_owned())];

@@ -61,6 +61,19 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Why something that another process has sent may yet arrive at `side`; `None` once nothing can.
+    #[must_use]
+    pub fn problem_on(&self, side: Side) -> Option<String> {
+        if !self.looked.lock().get(side) {
+            return Some(format!("whether another process writes to {side} is not known yet"));
+        }
+        let problems = self.problems.lock();
+        let on_side = problems.iter().find(|(holder, _)| holder.ends_with(&format!(" on {side}")));
+        on_side.map(|(holder, why)| format!("process {holder}: {why}"))
+    }
+}
+
 impl Context {
     /// Asks `side` for its lease every `every`; for as long as the process lives.
     pub async fn keep_lease(self: Arc<Self>, side: Side, every: Duration) {

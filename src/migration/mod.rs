@@ -41,6 +41,7 @@ pub mod ranges;
 pub mod rehearsal;
 pub mod report;
 mod resuming;
+pub mod returning;
 mod route_keys;
 pub mod running;
 mod sampling;

@@ -8,6 +8,7 @@ use super::control::NamespaceSpec;
 use super::running::Running;
 use super::stored::Stored;
 use crate::model::side::Side;
+use crate::model::slots::SlotSet;
 use crate::policy::invariants::{Invariant, one_authority};
 use crate::state::record::StoredRouteKey;
 
@@ -65,7 +66,11 @@ impl Context {
     /// Looks whether a slot is owned by both records. Of two records that were read at different times one may be
     /// older than a move, so that both are read again before it counts.
     pub(super) async fn watch_records(&self) {
-        let owned = |side: Side| self.authorities.get(side).known().map(|record| record.owned);
+        let taken_back = || self.authorities.old.known().map_or(SlotSet::EMPTY, |record| record.taken_back());
+        let owned = |side: Side| {
+            let record = self.authorities.get(side).known()?;
+            Some(if side == Side::New { record.owned.minus(&taken_back()) } else { record.owned })
+        };
         let both = || owned(Side::Old).zip(owned(Side::New));
         let overlap = |(old, new)| one_authority(&old, &new);
         if both().is_none_or(|both| overlap(both).is_ok()) {

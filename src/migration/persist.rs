@@ -3,6 +3,8 @@
 //! Each stores all fields. Two at once could end with those of the earlier moment, and what was noted in between
 //! would be lost at the next start.
 
+use super::control::ControlError;
+use super::engine::unavailable;
 use super::running::Running;
 use super::stored::Stored;
 use crate::state::records::{RecordError, Records};
@@ -37,4 +39,15 @@ impl Running {
         change(&mut self.stored.lock());
         Ok(())
     }
+}
+
+/// After a restart, while a cluster is away, a migration may be known by the clusters' records alone.
+///
+/// # Errors
+/// Nothing more is known yet.
+pub(super) fn must_be_read(running: &Running) -> Result<(), ControlError> {
+    if running.stored.lock().is_read() {
+        return Ok(());
+    }
+    Err(unavailable("what is stored of the migration has not been read yet; try again".into()))
 }

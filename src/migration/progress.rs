@@ -157,6 +157,7 @@ impl Engine {
             ranges: view.ranges,
             pins: running.pin_counts(),
             switches: running.switches(),
+            unreturned: stored.unreturned,
         }
     }
 }

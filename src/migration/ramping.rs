@@ -207,6 +207,8 @@ impl Engine {
             ended_transactions,
             elapsed_ms: self.millis_since(began),
             removed_pins: 0,
+            unreturned: None,
+            all_named: false,
         }
     }
 
@@ -278,7 +280,7 @@ impl Engine {
 
     /// A plan would go up again by itself, and so would a successor's. Where that cannot be stored, this does not hold
     /// up the way back: `false`.
-    async fn halt_plan(&self, running: &Running) -> bool {
+    pub(super) async fn halt_plan(&self, running: &Running) -> bool {
         match &mut running.stored.lock().plan {
             Some(plan) => plan.state.paused = true,
             None => return true,

@@ -176,6 +176,8 @@ impl Running {
         self.spawn(environment, "judging", Arc::clone(self).keep_judging(Arc::clone(&context)).boxed());
         self.spawn(environment, "drive", Arc::clone(self).drive(Arc::clone(environment)).boxed());
         self.spawn(environment, "parked", Arc::clone(self).retry_parked(Arc::clone(&context)).boxed());
+        let returning = Arc::clone(self).keep_returning(Arc::clone(&context));
+        self.spawn(environment, "returning", returning.boxed());
         self.spawn(environment, "oplog", Arc::clone(self).watch_oplog(Arc::clone(&context)).boxed());
         self.spawn(environment, "settle", settle_mirrors(Arc::clone(&context)).boxed());
         self.apply_switches();
@@ -359,6 +361,10 @@ impl Running {
     async fn expire(self: Arc<Self>, context: Arc<Context>) {
         loop {
             context.clock.sleep(TTL_EVERY).await;
+            if context.route().is_some_and(|route| !route.returning.is_empty()) {
+                // Only new may know that a document is not due yet.
+                continue;
+            }
             let created = self.stored.lock().created.clone();
             if created.iter().any(|created| !created.ttl.is_empty())
                 && let Err(why) = expire_due(&context, &created).await

@@ -342,6 +342,10 @@ impl Engine {
 
     pub(super) async fn set_pause(&self, running: &Running, paused: bool) -> Result<(), ControlError> {
         let phase = running.stored.lock().phase;
+        if !paused && running.parts().and_then(|it| it.route()).is_some_and(|it| !it.returning.is_empty()) {
+            let detail = "what only new has acknowledged is yet to be brought back to old; see unreturned";
+            return Err(ControlError::new(Refusal::Conflict, "bringing-back", detail));
+        }
         if phase == Phase::Failed && !paused {
             return self.begin_anew(running).await;
         }

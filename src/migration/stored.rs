@@ -9,6 +9,7 @@ use super::control::{
 };
 use super::plan::{Baselines, StoredPlan};
 use super::prepare::Created;
+use super::returning::UnreturnedView;
 use super::shadow::ShadowView;
 use super::switches::StoredOff;
 use crate::policy::key_ranges::KeyRange;
@@ -107,6 +108,9 @@ pub struct Stored {
     /// It is over, and nothing of it is left to be put back or removed.
     #[serde(default)]
     pub cleaned: bool,
+    /// The last rollback without new.
+    #[serde(default)]
+    pub unreturned: Option<UnreturnedView>,
 }
 
 /// [`NamespaceSpec`]s as they are stored.
@@ -194,6 +198,7 @@ impl Stored {
             inline_off: false,
             off: StoredOff::default(),
             cleaned: false,
+            unreturned: None,
         }
     }
 

@@ -8,7 +8,8 @@ use crate::model::phase::Phase;
 use crate::policy::shard_key::ShardKey;
 
 use super::control::{
-    NamespaceSpec, PinCounts, RangeView, RehearsalCounts, ShadowCounts, Switches, Verification,
+    NamespaceSpec, PinCounts, RangeView, RehearsalCounts, ShadowCounts, Switches, UnreturnedView,
+    Verification,
 };
 
 /// Where a collection lies on new, as it was laid out at the start.
@@ -124,6 +125,12 @@ pub struct Ramp {
     /// Pins to new that a rollback of everything removed.
     #[serde(default)]
     pub removed_pins: u32,
+    /// Of a rollback without new: documents that are named, as only new may have acknowledged what they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreturned: Option<u64>,
+    /// Whether those are all; if not, the others are named when new is there again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_named: bool,
 }
 
 /// How fast the copy may go; `None` is unlimited.
@@ -253,6 +260,9 @@ pub struct Progress {
     /// What is switched off.
     #[serde(default)]
     pub switches: Switches,
+    /// The last rollback without new; null when there was none.
+    #[serde(default)]
+    pub unreturned: Option<UnreturnedView>,
 }
 
 /// A key that cannot be made equal now.

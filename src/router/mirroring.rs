@@ -32,6 +32,7 @@ use crate::policy::statement::Statement;
 use crate::policy::writes::Verb;
 use crate::shutdown::SharedSpawn;
 use crate::state::own_writes::By;
+use crate::state::table::MigrationRoute;
 
 /// Mirror writes that may go on behind replies at once, for each worker; beyond it they are left to the stream.
 pub const MOST_JOBS: usize = 2000;
@@ -92,6 +93,11 @@ impl Mirroring {
         waited: Duration,
     ) {
         let Some(active) = entered.active.clone() else { return };
+        note_acknowledged(&active, &entered.route, &effect);
+        if !entered.route.returning.is_empty() {
+            // Neither side is made equal to the other until what only new has is back.
+            return;
+        }
         let begun = self.clock.now();
         let left = active.mirror_timeout.saturating_sub(waited);
         self.bring_up_to_date(clusters, entered, effect, left).await;
@@ -211,6 +217,8 @@ impl Job {
         if !worked {
             self.active.counters.mirror_failures.fetch_add(1, Ordering::Relaxed);
             mark(&self.active, &self.effect);
+        } else if let Some(time) = self.effect.times.new {
+            self.active.unreturned.mirrored(&self.effect.namespace, &self.effect.keys, time);
         }
     }
 
@@ -292,6 +300,18 @@ pub(super) fn concern(named: Option<&RawDocumentBuf>, active: &Option<Arc<Active
         _ => majority(),
     };
     named.cloned().unwrap_or_else(unnamed)
+}
+
+/// Keeps what a rollback without new would have to name, and during one what old has acknowledged since.
+fn note_acknowledged(active: &Active, route: &MigrationRoute, effect: &Effect) {
+    let namespace = &effect.namespace;
+    if !route.returning.is_empty() {
+        active.unreturned.note_written(namespace, effect.keys.iter());
+    }
+    let Some(time) = effect.times.new else { return };
+    let of_new = |key: &&Key| route.authority_of_key(namespace, key) != Some(Side::Old);
+    let passed = active.frontiers.new.position().map(|position| position.done);
+    active.unreturned.note(namespace, effect.keys.iter().filter(of_new), effect.all_known, time, passed);
 }
 
 fn mark(active: &Active, effect: &Effect) {

@@ -55,7 +55,8 @@ pub(super) async fn executed_before(
             // One that names no key stands for all slots; every upward move includes the first.
             let slot = command.slot_of(statement, by).unwrap_or_else(|| Slot::of_hash(0));
             let Some(authority) = entered.route.authority(slot) else { continue };
-            match memory.judge(session, slot, txn_number, authority, &entered.route.moves, now) {
+            let moves = entered.route.moves_of(statement.key.is_some());
+            match memory.judge(session, slot, txn_number, authority, &moves, now) {
                 Verdict::Run => {}
                 Verdict::Ask(side) => ask.get_mut(side).push(index),
                 Verdict::Refuse => {

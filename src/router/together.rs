@@ -147,6 +147,8 @@ mod tests {
             reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
+            returning: SlotSet::EMPTY,
+            taken_back_at: 0,
             moves: Vec::new(),
             ack_both: true,
             shard_keys: Arc::default(),

@@ -245,8 +245,9 @@ impl Writer {
     /// Refuses a retry of a write that may have been executed too late: nobody can tell whether it counts.
     fn must_not_be_overtaken(&self, command: &WriteCommand, entered: &Entered) -> Result<(), ErrorReply> {
         let Some((session, number)) = command.session().zip(command.txn_number) else { return Ok(()) };
+        let moves = entered.route.moves_of(command.statements.iter().all(|it| it.key.is_some()));
         let refused = entered.retries.as_ref().is_some_and(|active| active.converger.safeguards.unsettled)
-            && self.gate.unsettled.is_overtaken(&session, number, &entered.route.moves);
+            && self.gate.unsettled.is_overtaken(&session, number, &moves);
         if !refused {
             return Ok(());
         }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use bson::{Bson, Document, doc};
+use bson::{Document, doc};
 use parking_lot::Mutex;
 
+use super::as_stored::slots_as_bson as slots;
 use super::lease::Lease;
 use super::record::{AUTHORITY, AuthorityRecord, DATABASE, Fence};
 use super::records::{RecordError, Records};
@@ -62,7 +63,7 @@ impl Authority {
         &self.holder
     }
 
-    async fn change(
+    pub(super) async fn change(
         &self,
         mut query: Document,
         update: Document,
@@ -241,10 +242,6 @@ impl Authority {
     pub async fn refresh(&self) -> Result<Option<AuthorityRecord>, RecordError> {
         self.change(doc! {}, doc! { "$inc": { "reads": 1_i64 } }).await
     }
-}
-
-fn slots(slots: &SlotSet) -> Bson {
-    Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: slots.to_bytes() })
 }
 
 fn past_move(fence: &Fence, former: Side, epoch: u64, at: i64) -> Document {

@@ -1,4 +1,5 @@
 //! What the data plane and the control plane share.
+mod as_stored;
 pub mod authority;
 pub mod checkpoint;
 pub mod ddl;
@@ -17,11 +18,13 @@ pub mod recent;
 pub mod record;
 pub mod records;
 pub mod rehearsing;
+pub mod returning;
+mod route;
 pub mod shadowing;
 pub mod shapes;
-mod stored_form;
 pub mod switched;
 pub mod table;
 pub mod transactions;
+pub mod unreturned;
 pub mod unsettled;
 pub mod violations;

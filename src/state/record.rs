@@ -6,25 +6,23 @@
 //! record their loss and the last to record their gain.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::as_stored::{as_i64, slot_bytes};
 use super::pins::StoredPin;
-use super::stored_form::{as_i64, slot_bytes};
+use super::returning::{Returning, SCHEMA_RETURNING};
+use super::route::route_keys;
+pub use super::route::{newest, route};
 use super::switched::Off;
-use super::table::{MigrationRoute, RouteKeys, ShardKeys};
 use crate::model::moves::Move;
 pub use crate::model::namespace::DATABASE;
-use crate::model::namespace::Namespace;
-use crate::model::pattern::Pattern;
 use crate::model::phase::Phase;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::key_ranges::{KeyRange, KeyRanges};
 use crate::policy::pins::Pins;
-use crate::policy::route_key::RouteKey;
 use crate::policy::shard_key::StoredKey;
 
 /// Version of the stored format; a process refuses records of a version it does not know.
@@ -91,6 +89,9 @@ pub struct AuthorityRecord {
     /// The same for these collections alone.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub reads_off_for: BTreeSet<String>,
+    /// On old: what it has taken back without new, until that is there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returning: Option<Returning>,
 }
 
 /// From what the slots of one collection are computed, as stored.
@@ -219,6 +220,7 @@ impl AuthorityRecord {
             pins: Vec::new(),
             reads_off: false,
             reads_off_for: BTreeSet::new(),
+            returning: None,
         }
     }
 
@@ -239,6 +241,11 @@ impl AuthorityRecord {
     }
 
     const fn fitting_schema(&self) -> i32 {
+        if self.returning.is_some() { SCHEMA_RETURNING } else { self.schema_once_returned() }
+    }
+
+    /// The version once nothing is yet to be brought back.
+    pub(super) const fn schema_once_returned(&self) -> i32 {
         match (self.ranges.is_empty(), self.route_keys.is_empty()) {
             (false, _) => SCHEMA_WITH_RANGES,
             (true, false) => SCHEMA_WITH_ROUTE_KEYS,
@@ -317,89 +324,52 @@ impl AuthorityRecord {
     }
 }
 
-/// The record that says more of what both say; old's if they say the same.
-#[must_use]
-pub fn newest<'a>(
-    old: Option<&'a AuthorityRecord>,
-    new: Option<&'a AuthorityRecord>,
-) -> Option<&'a AuthorityRecord> {
-    match (old, new) {
-        (Some(old), Some(new)) if new.epoch > old.epoch => Some(new),
-        (old, new) => old.or(new),
-    }
-}
-
-/// What the records of both clusters together say about routing. A cluster that cannot be read owns what the
-/// other has not got: nobody may write there without its lease anyway.
-#[must_use]
-pub fn route(old: Option<&AuthorityRecord>, new: Option<&AuthorityRecord>) -> Option<MigrationRoute> {
-    let newest = newest(old, new)?;
-    let unread = match (old, new) {
-        (Some(_), Some(_)) => None,
-        (None, _) => Some(Side::Old),
-        (_, None) => Some(Side::New),
-    };
-    let owned = |record: Option<&AuthorityRecord>| record.map_or(SlotSet::EMPTY, |record| record.owned);
-    let mut held = SlotSet::EMPTY;
-    let mut moves: Vec<Move> = Vec::new();
-    for record in [old, new].into_iter().flatten() {
-        held = held.or(&record.fenced());
-        for stored in &record.moves {
-            let known = Move::from(stored);
-            if !moves.contains(&known) {
-                moves.push(known);
-            }
-        }
-    }
-    moves.sort_by_key(|past| past.epoch);
-    let (owned_by_old, owned_by_new) = (owned(old), owned(new));
-    Some(MigrationRoute {
-        name: newest.name.as_str().into(),
-        epoch: newest.epoch,
-        phase: newest.phase,
-        ack_both: reads_may_meet_mirrors(&owned_by_new, &newest.reads_on_new),
-        owned_by_old,
-        owned_by_new,
-        unread,
-        reads_on_new: newest.reads_on_new,
-        reads_off: Arc::new(newest.reads_off()),
-        held,
-        sealed: SlotSet::EMPTY,
-        moves,
-        shard_keys: Arc::new(shard_keys(newest)),
-        patterns: newest.patterns.iter().filter_map(|text| Pattern::parse(text).ok()).collect(),
-        route_keys: Arc::new(route_keys(newest)),
-        key_ranges: Arc::new(newest.key_ranges()),
-    })
-}
-
-/// Whether any read may go to a cluster that is not the authority of all that it reads.
-fn reads_may_meet_mirrors(owned_by_new: &SlotSet, reads_on_new: &SlotSet) -> bool {
-    let one_authority = owned_by_new.is_empty() || *owned_by_new == SlotSet::ALL;
-    !one_authority || owned_by_new != reads_on_new
-}
-
-fn shard_keys(record: &AuthorityRecord) -> ShardKeys {
-    PerSide::from_fn(|side| {
-        let stored = record.shard_keys.get(side).iter();
-        stored
-            .filter_map(|stored| Some((Namespace::parse(&stored.namespace)?, stored.key.clone().into())))
-            .collect()
-    })
-}
-
-fn route_keys(record: &AuthorityRecord) -> RouteKeys {
-    let stored = record.route_keys.iter();
-    stored
-        .filter_map(|stored| {
-            Some((Namespace::parse(&stored.namespace)?, RouteKey::parse(&stored.field).ok()?))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::namespace::Namespace;
+    use crate::policy::route_key::RouteKey;
+
+    /// Whatever new's record says, also of a fence that it was left with.
+    #[test]
+    fn new_has_no_word_on_what_old_has_taken_back() {
+        let record = |side| AuthorityRecord::begin("m", side, PerSide::default(), Vec::new());
+        let (mut old, mut new) = (record(Side::Old), record(Side::New));
+        let half = SlotSet::percent(50);
+        (new.owned, new.epoch, new.reads_on_new) = (half, 5, SlotSet::ALL);
+        new.fence = Some(Fence {
+            id: "f".into(),
+            slots: half,
+            to: Side::Old,
+            epoch: 5,
+            state: FenceState::Open,
+            coordinator: "p".into(),
+            drained: vec![],
+            marker_from: None,
+            marker_to: None,
+            decided_at: None,
+        });
+        (old.owned, old.epoch) = (SlotSet::ALL.minus(&half), 5);
+        let divided = route(Some(&old), Some(&new)).unwrap();
+        assert!(divided.owned_by_new == half && divided.held == half && divided.returning.is_empty());
+        old.returning = Some(Returning {
+            slots: half,
+            epoch: Returning::epoch_above(6),
+            at: 0,
+            from_old: bson::Document::new(),
+            from_new: None,
+            passed: None,
+        });
+        (old.owned, old.epoch) = (SlotSet::ALL, Returning::epoch_above(6));
+        let back = route(Some(&old), Some(&new)).unwrap();
+        assert_eq!(back.sole_authority(), Some(Side::Old));
+        assert!(back.held.is_empty() && back.reads_on_new.is_empty() && !back.ack_both);
+        assert_eq!((back.returning, back.taken_back_at), (half, 8));
+        // A version that knows nothing of it must not read it.
+        assert!(old.check(Side::Old, Some("")).is_err());
+        old.schema = SCHEMA_RETURNING;
+        assert!(old.check(Side::Old, Some("")).is_ok());
+    }
 
     #[test]
     fn stored_form_reads_back() {
@@ -477,28 +447,5 @@ mod tests {
             record.pins = vec![pin];
             assert!(record.check(Side::Old, Some("")).unwrap_err().contains("pins what"));
         }
-    }
-
-    #[test]
-    fn replies_wait_for_mirrors_where_a_read_can_meet_one() {
-        let (none, some, all) = (SlotSet::EMPTY, SlotSet::percent(10), SlotSet::ALL);
-        for (owned, reads) in [(none, none), (all, all)] {
-            assert!(!reads_may_meet_mirrors(&owned, &reads));
-        }
-        for (owned, reads) in [(none, some), (none, all), (some, some), (some, all), (all, some)] {
-            assert!(reads_may_meet_mirrors(&owned, &reads));
-        }
-    }
-
-    #[test]
-    fn slots_that_neither_owns_have_no_authority() {
-        let mut old = AuthorityRecord::begin("m", Side::Old, PerSide::default(), vec![]);
-        let new = AuthorityRecord::begin("m", Side::New, PerSide::default(), vec![]);
-        let moved = SlotSet::percent(10);
-        old.owned = SlotSet::ALL.minus(&moved);
-        let routes = route(Some(&old), Some(&new)).unwrap();
-        let slot = crate::model::slots::Slot::from_number(0).unwrap();
-        assert_eq!(routes.authority(slot), None);
-        assert_eq!(routes.sole_authority(), None);
     }
 }

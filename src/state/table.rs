@@ -1,5 +1,6 @@
 //! The routing table: one immutable snapshot, read with one atomic load.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
@@ -42,6 +43,11 @@ pub struct MigrationRoute {
     pub held: SlotSet,
     /// A fence is about to commit on these: converging them waits too.
     pub sealed: SlotSet,
+    /// Old has taken these back without new: what only new has of them is yet to be brought back, and nothing is
+    /// converged.
+    pub returning: SlotSet,
+    /// The epoch that brought that; 0 without it.
+    pub taken_back_at: u64,
     /// Moves that a retried write may have been caught by, oldest first.
     pub moves: Vec<Move>,
     /// Replies wait for the mirror (a read can meet it).
@@ -78,6 +84,8 @@ impl MigrationRoute {
             reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
+            returning: SlotSet::EMPTY,
+            taken_back_at: 0,
             moves: Vec::new(),
             ack_both: false,
             shard_keys: Arc::default(),
@@ -155,6 +163,24 @@ impl MigrationRoute {
         if is_off { self.owned_by_new } else { self.reads_on_new }
     }
 
+    /// The moves that a retry may have been caught by. While what only new has is yet to be brought back, one that names
+    /// its document may run on old: if new has executed it too, the document has changed on both, and what old has
+    /// stands. One that does not may have met another document there: to it, that is a move.
+    #[must_use]
+    pub fn moves_of(&self, names_its_document: bool) -> Cow<'_, [Move]> {
+        if self.returning.is_empty() || names_its_document {
+            return Cow::Borrowed(&self.moves);
+        }
+        let taken_back = Move {
+            slots: self.returning,
+            former: Side::New,
+            epoch: self.taken_back_at,
+            at: 0,
+            markers: None,
+        };
+        Cow::Owned(self.moves.iter().cloned().chain([taken_back]).collect())
+    }
+
     /// Slots of `side`.
     #[must_use]
     pub const fn owned_by(&self, side: Side) -> &SlotSet {
@@ -169,7 +195,7 @@ impl MigrationRoute {
     pub fn agrees_with(&self, other: &Self) -> bool {
         let stored = |route: &Self| {
             (
-                (route.epoch, route.phase, route.held, Arc::clone(&route.reads_off)),
+                (route.epoch, route.phase, route.held, Arc::clone(&route.reads_off), route.returning),
                 (route.owned_by_old, route.owned_by_new, route.reads_on_new, route.unread),
             )
         };
@@ -335,6 +361,8 @@ mod tests {
             reads_off: Arc::default(),
             held: SlotSet::EMPTY,
             sealed: SlotSet::EMPTY,
+            returning: SlotSet::EMPTY,
+            taken_back_at: 0,
             moves: Vec::new(),
             ack_both: true,
             shard_keys: Arc::default(),
@@ -379,6 +407,17 @@ mod tests {
         assert_eq!(route.authority_of_key(&others, &key), Some(Side::New));
         let sole = MigrationRoute { owned_by_old: SlotSet::ALL, owned_by_new: SlotSet::EMPTY, ..route };
         assert_eq!(sole.authority_of_key(&tenants, &key), Some(Side::Old));
+    }
+
+    /// What a retry may run into again on old is judged by its document when new is there again.
+    #[test]
+    fn while_new_is_away_only_a_write_that_names_no_document_is_held_against_it() {
+        let back = SlotSet::percent(50);
+        let route = MigrationRoute { returning: back, taken_back_at: 7, ..MigrationRoute::named("m") };
+        assert!(route.moves_of(true).is_empty());
+        let moves = route.moves_of(false);
+        assert_eq!((moves.len(), moves[0].slots, moves[0].former, moves[0].epoch), (1, back, Side::New, 7));
+        assert!(MigrationRoute::named("m").moves_of(false).is_empty());
     }
 
     #[test]

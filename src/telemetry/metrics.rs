@@ -63,6 +63,10 @@ pub const MIGRATION_BYPASS_WRITES_UNJUDGED: &str = "reshard_migration_bypass_wri
 pub const INVARIANT_VIOLATIONS: &str = "reshard_invariant_violations_total";
 /// Keys that cannot be made equal now, by migration.
 pub const MIGRATION_CONFLICTS: &str = "reshard_migration_conflicts";
+/// 1 from a rollback without new until what only new has is back, by migration.
+pub const MIGRATION_RETURNING: &str = "reshard_migration_returning";
+/// Documents of a rollback without new, by migration and what has become of them.
+pub const MIGRATION_UNRETURNED: &str = "reshard_migration_unreturned";
 /// Keys that are pinned, by migration and cluster.
 pub const MIGRATION_PINS: &str = "reshard_migration_pins";
 /// Pinned keys that are not where they are to be, by migration.

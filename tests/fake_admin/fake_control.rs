@@ -4,13 +4,15 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use reshard::migration::control::{
-    Acknowledge, Acknowledged, AuditEvent, Basis, By, BypassReport, BypassWrite, Cluster, ClusterTime,
-    Compared, Complete, Conclusion, Conflict, Control, ControlError, DecisionList, DiffReport, EqualUpTo,
-    EventList, Finding, Gate, Identities, Keys, Lag, MigrationView, Mismatch, NewMigration, Page, Part,
-    Patience, Phase, PinCounts, PinList, PinView, Pinned, Place, Placement, Plan, PreflightReport, Progress,
-    Ramp, RampDecision, RampStatus, RampView, RangeSpec, RangeView, Refusal, RehearsalCounts, RehearsalView,
-    SetPins, SetRehearsal, SetShadow, SetSwitches, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView,
-    SideLatency, Steer, Switches, Throttle, Verdict, Verification, VerificationReport, Verify,
+    Acknowledge, AcknowledgeUnreturned, Acknowledged, AuditEvent, Basis, By, BypassReport, BypassWrite,
+    Cluster, ClusterTime, Compared, Complete, Conclusion, Conflict, Control, ControlError, DecisionList,
+    DiffReport, EqualUpTo, EventList, Finding, Gate, Identities, Keys, Lag, MigrationView, Mismatch,
+    NewMigration, Page, Part, Patience, Phase, PinCounts, PinList, PinView, Pinned, Place, Placement, Plan,
+    PreflightReport, Progress, Ramp, RampDecision, RampStatus, RampView, RangeSpec, RangeView, Refusal,
+    RehearsalCounts, RehearsalView, SetPins, SetRehearsal, SetShadow, SetSwitches, Severity, ShadowCounts,
+    ShadowView, ShapeList, ShapeView, SideLatency, Steer, Switches, Throttle, Unreturned, UnreturnedList,
+    UnreturnedPage, UnreturnedState, UnreturnedView, Verdict, Verification, VerificationReport, Verify,
+    WithoutNew,
 };
 use reshard::migration::shadow::{AccessView, Example, ExampleField, LatencyView, ShapeDiff};
 use reshard::model::percent::Percent;
@@ -101,6 +103,8 @@ impl FakeControl {
             ended_transactions: 0,
             elapsed_ms: 57,
             removed_pins: 0,
+            unreturned: None,
+            all_named: false,
         })
     }
 }
@@ -276,6 +280,49 @@ impl Control for FakeControl {
         })
     }
 
+    async fn rollback_without_new(&self, by: &By, name: &str, asked: WithoutNew) -> Result<Ramp> {
+        self.ask(by, name, format!("rollback {name} without new: {}", asked.reason))?;
+        let ramp = self.ramp(name, Percent::ZERO, |view| {
+            (view.reads_percent, view.writes_percent) = (Percent::ZERO, Percent::ZERO);
+        })?;
+        Ok(Ramp { unreturned: Some(2), all_named: true, ..ramp })
+    }
+
+    async fn unreturned(&self, name: &str, page: UnreturnedPage) -> Result<UnreturnedList> {
+        self.get(name).await?;
+        let document = |key: &str, state: &str, why: Option<&str>| Unreturned {
+            namespace: "shop.orders".to_owned(),
+            key: key.to_owned(),
+            state: state.to_owned(),
+            why: why.map(str::to_owned),
+            on_new: why.map(|_| "{\"_id\":2}".to_owned()),
+        };
+        let conflict = document("2", "conflict", Some("the application has written it on old since"));
+        let next = page.limit.map(|_| "0".repeat(32));
+        Ok(UnreturnedList { documents: vec![document("1", "brought_back", None), conflict], next })
+    }
+
+    async fn acknowledge_unreturned(
+        &self,
+        by: &By,
+        name: &str,
+        asked: AcknowledgeUnreturned,
+    ) -> Result<UnreturnedView> {
+        self.ask(by, name, format!("acknowledge-unreturned {name} {}", asked.reason))?;
+        Ok(UnreturnedView {
+            since: 1_700_000_000_000,
+            reason: "a fire".to_owned(),
+            state: UnreturnedState::Done,
+            problem: None,
+            named: 2,
+            all_named: true,
+            brought_back: 1,
+            on_both: 0,
+            conflicts: 1,
+            acknowledged: Some(asked.reason),
+        })
+    }
+
     async fn complete(&self, by: &By, name: &str, how: Complete) -> Result<MigrationView> {
         self.step(by, name, &format!("complete {} {:?}", how.force, how.reason), Phase::Completed)
     }
@@ -346,6 +393,18 @@ impl Control for FakeControl {
             pins: PinCounts { to_old: 1, to_new: 2, not_in_force: 1 },
             switches: self.switches.lock().unwrap().clone(),
             ranges: ranges(),
+            unreturned: (name == "returning").then(|| UnreturnedView {
+                since: 1_700_000_000_000,
+                reason: "a fire".to_owned(),
+                state: UnreturnedState::BringingBack,
+                problem: Some("process p: it is alive".to_owned()),
+                named: 3,
+                all_named: false,
+                brought_back: 1,
+                on_both: 1,
+                conflicts: 1,
+                acknowledged: None,
+            }),
             placements: vec![Placement {
                 namespace: "shop.orders".to_owned(),
                 shard_key: None,

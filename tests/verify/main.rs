@@ -100,6 +100,7 @@ impl Bed {
             converged: 0.into(),
             violations: Arc::new(Violations::new(NAME, clock.clone())),
             looks: Default::default(),
+            interrupt: tokio::sync::Notify::new(),
         });
         let ctx = Arc::new(Context {
             name: NAME.into(),
@@ -117,6 +118,7 @@ impl Bed {
             records: records.old.clone(),
             clock,
             keeps_mirrors_current: false.into(),
+            taking_back: parking_lot::Mutex::default(),
             safeguards: Safeguards::default(),
         });
         ensure!(ctx.publish(|_| ()).is_some());
