@@ -108,7 +108,7 @@ impl std::fmt::Display for SetSwitches {
 /// What is off besides the routing of reads, as stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredOff {
-    /// For which collections mirrors are left to the streams; for all of them, see [`Stored::inline_off`].
+    /// For which collections mirrors are left to the streams; for all of them, see `Stored::inline_off`.
     #[serde(default)]
     pub inline_mirror: Off,
     /// Reads are not compared.

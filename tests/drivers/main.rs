@@ -14,7 +14,7 @@ use stage::{Face, Phase, Stage};
 
 /// Takes an application through all phases, with one run inside each and one across each change.
 async fn through_all_phases(name: &str, application: &Application, face: Face) -> Result<()> {
-    let mut stage = Stage::start(name, face, 1).await?;
+    let mut stage = Stage::start(name, face, [1, 1]).await?;
     // What fails in one phase does not hide what fails in the next.
     let mut failures = Vec::new();
     let end = Box::pin(go(&mut stage, application, &mut failures)).await;
@@ -41,8 +41,36 @@ async fn go(stage: &mut Stage, application: &Application, failures: &mut Vec<Err
 
 /// Reads for secondaries are answered by secondaries of the cluster: its primary refuses them.
 async fn reads_of_secondaries(name: &str, application: &Application) -> Result<()> {
-    let stage = Stage::start(name, Face::ReplicaSet, 3).await?;
+    let stage = Stage::start(name, Face::ReplicaSet, [3, 1]).await?;
     application.run(&stage, Phase::Plain).await.map_err(|error| error.context(stage.log_tail()))
+}
+
+/// The primaries of both clusters step down under an application, half of whose writes are on new.
+async fn nobody_sees_elections(name: &str, application: &Application, face: Face) -> Result<()> {
+    let mut stage = Stage::start(name, face, [3, 3]).await?;
+    application.run(&stage, Phase::Plain).await?;
+    stage.configure_new().await?;
+    for phase in [Phase::Dual, Phase::Reads, Phase::Half] {
+        stage.enter(phase).await?;
+    }
+    let running = application.across(&stage, Phase::Half, Phase::Half).await?;
+    for cluster in [&stage.old, &stage.new] {
+        cluster.stepdown().await?;
+    }
+    running.finish().await.map_err(|error| error.context(stage.log_tail()))?;
+    stage.both_sides_are_equal().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo_sees_no_elections() -> Result<()> {
+    let application = tools::python_script("python/elections.py").await?;
+    nobody_sees_elections("pymongo-elections", &application, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_sees_no_elections() -> Result<()> {
+    let application = tools::node_script("elections.mjs", "node/elections.mjs").await?;
+    nobody_sees_elections("node-elections", &application, Face::Mongos).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -93,14 +93,16 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// With a proxy that knows the old cluster only, which has so many members.
-    pub(crate) async fn start(name: &str, face: Face, members: usize) -> Result<Self> {
+    /// With a proxy that knows the old cluster only; old and new have so many members.
+    pub(crate) async fn start(name: &str, face: Face, members: [usize; 2]) -> Result<Self> {
         let start = |name: String, members| async move {
             let builder = ReplicaSet::builder(&name).nodes(members);
             if face.logs_in() { builder.auth("root", "root").start().await } else { builder.start().await }
         };
-        let (old, new) =
-            tokio::try_join!(start(format!("{name}-old"), members), start(format!("{name}-new"), 1))?;
+        let (old, new) = tokio::try_join!(
+            start(format!("{name}-old"), members[0]),
+            start(format!("{name}-new"), members[1])
+        )?;
         if face.logs_in() {
             let roles = ["readWriteAnyDatabase", "dbAdminAnyDatabase", "clusterMonitor"];
             let user = doc! { "createUser": "app", "pwd": "secret", "roles": roles.to_vec() };
