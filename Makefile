@@ -6,9 +6,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-# Tests start real servers. They run in two rows, one test program after the other in each, this many tests of it at once:
-# where a program has only its longest test left, the other row has more to do.
-TEST_THREADS ?= 2
+# Tests start real servers: this many at once, one test program after the other.
+TEST_THREADS ?= 4
+# Tests that are left out, by parts of their names: `make test SKIP='one another'`.
+SKIP ?=
 CARGO ?= cargo
 # How long generated schedules of the simulator are tried, in seconds; 0: not at all.
 SIM_SECONDS ?= 120
@@ -28,11 +29,11 @@ RELEASE = $(CARGO) run --quiet --release --locked -p reshard-loadtest
 # What driver-suite is told: `make driver-suite SUITE='--ways replica-set --only bulk'`.
 SUITE ?=
 
-.PHONY: help build demo test check soak chaos bench bench-migration driver-suite row-of-the-longest row-of-the-others
+.PHONY: help build demo test check soak chaos bench bench-migration driver-suite
 
 help:
 	@echo 'make demo             two sharded clusters, a load, and a move to another shard key (DEMO=--help)'
-	@echo 'make test             formatting, lints, dependencies, all tests, drivers among them (TEST_THREADS=2)'
+	@echo 'make test             formatting, lints, dependencies, all tests, drivers among them (TEST_THREADS=4)'
 	@echo 'make check            the part of it that starts no server'
 	@echo 'make soak             schedules of the simulator that nobody wrote (SIM_SECONDS=120)'
 	@echo 'make chaos            real servers under load, and whatever can happen to them (CHAOS_SECONDS=600, CHAOS_SEED=n)'
@@ -70,21 +71,7 @@ check:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
 	if command -v cargo-deny >/dev/null; then cargo deny check; else echo 'cargo-deny is not installed: known vulnerabilities are not looked up'; fi
 
-# The longest, which together take as long as all others do.
-LONGEST = chaos crash drivers live sim trouble
-PROGRAMS = $(notdir $(basename $(wildcard tests/*.rs */tests/*.rs))) \
-  $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs */tests/*/main.rs)))
-OTHERS = $(filter-out $(LONGEST),$(sort $(PROGRAMS)))
-ROW = $(CARGO) test --workspace --locked --no-fail-fast
-
 test: check
 	time $(CARGO) test --workspace --locked --no-run
-	time $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=line row-of-the-longest row-of-the-others
+	$(CARGO) test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS) $(foreach name,$(SKIP),--skip $(name))
 	$(MAKE) --no-print-directory soak
-
-row-of-the-longest:
-	$(ROW) $(LONGEST:%=--test %) -- --test-threads=$(TEST_THREADS)
-
-row-of-the-others:
-	$(ROW) --lib --bins $(OTHERS:%=--test %) -- --test-threads=$(TEST_THREADS)
-	$(ROW) --doc

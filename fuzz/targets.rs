@@ -5,10 +5,12 @@ use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use bytes::BytesMut;
 use reshard::cluster::Gossip;
+use reshard::cluster::command::{Reply, ServerError};
 use reshard::cluster::hello::HelloReply;
 use reshard::cluster::scram::{self, Hash};
 use reshard::listener::scram::{Exchange, First, Stored};
 use reshard::listener::{introduction, waiting};
+use reshard::migration::stream::{Event, read_batch};
 use reshard::model::namespace::Namespace;
 use reshard::policy::bulk::BulkWrite;
 use reshard::policy::canonical::key_of;
@@ -33,7 +35,7 @@ use reshard::wire::scan::Command;
 pub(crate) type Target = fn(&[u8]);
 
 /// All of them by name.
-pub(crate) const ALL: [(&str, Target); 8] = [
+pub(crate) const ALL: [(&str, Target); 9] = [
     ("framer", framer),
     ("op_msg", op_msg),
     ("op_compressed", op_compressed),
@@ -42,6 +44,7 @@ pub(crate) const ALL: [(&str, Target); 8] = [
     ("key", key),
     ("hello", hello),
     ("scram", scram),
+    ("stream", stream),
 ];
 
 /// A stream of messages, cut where their headers say.
@@ -294,4 +297,31 @@ pub(crate) fn scram(bytes: &[u8]) {
     };
     assert!(proof.verify(proven.message.as_bytes()).is_ok());
     _ = (proof.verify(instead), proof.verify(&damaged(&proven.message)));
+}
+
+/// What servers tell: a reply as the batch of a change stream, and any document as an event in one.
+pub(crate) fn stream(bytes: &[u8]) {
+    const TOKEN: &str = "8263F4A1C2000000052B0229296E04";
+    let bytes = OpMsg::parse(bytes).map_or(bytes, |parts| &bytes[parts.body]);
+    let Ok(body) = RawDocument::from_bytes(bytes) else { return };
+    _ = ServerError::of(body);
+    let known = [Namespace::new("d", "c")];
+    let read = |body: RawDocumentBuf| {
+        let reply = Reply { body, operation_time: None, server: "s:1".into() };
+        read_batch(&reply, "firstBatch", &known)
+    };
+    if let Ok(batch) = read(body.to_owned()) {
+        assert!(batch.position <= batch.heard);
+    }
+    let mut batch = bson::RawArrayBuf::new();
+    batch.push(body.to_owned());
+    let cursor = rawdoc! { "id": 5_i64, "firstBatch": batch, "postBatchResumeToken": { "_data": TOKEN } };
+    // A document whose parts do not read may make a batch that does not.
+    let Ok(batch) = read(rawdoc! { "cursor": cursor, "ok": 1.0 }) else { return };
+    assert_eq!(batch.events.len(), 1);
+    for event in &batch.events {
+        if let Event::Change { key, .. } = event {
+            assert!(!key.canonical().is_empty());
+        }
+    }
 }

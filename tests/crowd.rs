@@ -66,16 +66,16 @@ fn may_open(files: u64) -> Result<()> {
 }
 
 /// Connections of the proxy at the server that have run a command of an application: what only watches the server
-/// is known by what it runs.
+/// is known by what it runs, and what has just come has run nothing.
 async fn at_the_server(direct: &Client) -> Result<usize> {
     let all = doc! { "$currentOp": { "allUsers": true, "idleConnections": true } };
     let ours =
         doc! { "$match": { "appName": { "$regex": "^reshard/" }, "connectionId": { "$exists": true } } };
     let found: Vec<Document> = direct.database("admin").aggregate([all, ours]).await?.try_collect().await?;
     let watches = |operation: &&Document| {
-        operation
-            .get_document("command")
-            .is_ok_and(|command| command.contains_key("hello") || command.contains_key("isMaster"))
+        operation.get_document("command").is_ok_and(|command| {
+            command.is_empty() || command.contains_key("hello") || command.contains_key("isMaster")
+        })
     };
     Ok(found.len() - found.iter().filter(watches).count())
 }

@@ -203,7 +203,11 @@ async fn ask(cluster: &SharedCluster, request: Request) -> Result<Reply, StreamE
     }
 }
 
-fn read_batch(reply: &Reply, field: &str, namespaces: &[Namespace]) -> Result<Batch, StreamError> {
+/// Reads the events of a cursor's batch, `firstBatch` or `nextBatch`.
+///
+/// # Errors
+/// [`StreamError::Broken`]: it is no batch of a change stream.
+pub fn read_batch(reply: &Reply, field: &str, namespaces: &[Namespace]) -> Result<Batch, StreamError> {
     let malformed = |what: &str| StreamError::Broken(format!("a change stream without {what}"));
     let cursor = reply.body.get_document("cursor").map_err(|_| malformed("cursor"))?;
     let token = cursor.get_document("postBatchResumeToken").map_err(|_| malformed("postBatchResumeToken"))?;

@@ -119,10 +119,16 @@ async fn writes_go_on_while_chunks_move() {
     let mut moves = 0;
     let mut owner = shop.owners("busy", KEYS - 1).await[0];
     while Instant::now() < end {
-        owner = 1 - owner;
-        shop.cluster.move_chunk("shop.busy", doc! {"k": KEYS / 2}, owner, true).await.unwrap();
-        moves += 1;
+        match shop.cluster.move_chunk("shop.busy", doc! {"k": KEYS / 2}, 1 - owner, true).await {
+            Ok(()) => {
+                owner = 1 - owner;
+                moves += 1;
+            }
+            // On a busy machine the last writes of a chunk may come faster than they are copied: it stays where it is.
+            Err(error) => assert!(format!("{error:#}").contains("critical section"), "{error:#}"),
+        }
     }
+    assert!(moves > 0, "no chunk could be moved");
     let written: i32 = writers.await.unwrap().iter().sum();
     let documents: Vec<Document> = busy.find(doc! {}).await.unwrap().try_collect().await.unwrap();
     let counted: i32 = documents.iter().map(|document| document.get_i32("n").unwrap()).sum();
