@@ -7,6 +7,7 @@ use axum::{Json, Router};
 use super::Shared;
 use super::extract::{Answer, Body, Change, Named};
 use super::problem::Problem;
+use super::query;
 use crate::migration::control::{Acknowledge, Acknowledged, BypassReport, Page};
 
 pub(super) fn routes() -> Router<Shared> {
@@ -41,20 +42,12 @@ pub(super) async fn acknowledge(
 /// Which part of a list a query asks for.
 pub(super) fn page(query: &str) -> Result<Page, Box<Problem>> {
     let mut page = Page::default();
-    for part in query.split('&').filter(|part| !part.is_empty()) {
-        let bad = |what: &str| Box::new(Problem::invalid("invalid-query", what));
-        match part.split_once('=').unwrap_or((part, "")) {
-            ("before", value) => {
-                let number = value.parse();
-                page.before =
-                    Some(number.map_err(|_| bad("before must be a whole number: next of the page before"))?);
-            }
-            ("limit", value) => {
-                let number = value.parse::<u16>().ok().filter(|limit| (1..=1000).contains(limit));
-                page.limit = Some(number.ok_or_else(|| bad("limit must be a whole number from 1 to 1000"))?);
-            }
+    for part in query::parameters(query) {
+        match part {
+            ("before", value) => page.before = Some(query::next("before", value)?),
+            ("limit", value) => page.limit = Some(query::limit(value)?),
             (name, _) => {
-                return Err(bad(&format!("there is no parameter {name}; use before and limit")));
+                return Err(query::bad(&format!("there is no parameter {name}; use before and limit")));
             }
         }
     }

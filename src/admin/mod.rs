@@ -15,6 +15,7 @@ mod page;
 mod pins;
 mod plan;
 mod problem;
+mod query;
 mod rehearsal;
 mod shadow;
 mod shapes;

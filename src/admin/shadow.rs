@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use super::Shared;
 use super::extract::{Answer, Body, Change, Named};
 use super::problem::Problem;
+use super::query;
 use crate::migration::control::{DiffReport, Part, SetShadow, ShadowView};
 
 pub(super) fn routes() -> Router<Shared> {
@@ -57,24 +58,17 @@ enum Format {
 
 fn asked(query: &str) -> Result<(Part, Format), Box<Problem>> {
     let (mut page, mut format) = (Part::default(), Format::Json);
-    let bad = |what: &str| Box::new(Problem::invalid("invalid-query", what));
-    for part in query.split('&').filter(|part| !part.is_empty()) {
-        match part.split_once('=').unwrap_or((part, "")) {
-            ("after", value) => {
-                let number = value.parse();
-                page.after =
-                    number.map_err(|_| bad("after must be a whole number: next of the page before"))?;
-            }
-            ("limit", value) => {
-                let number = value.parse::<u16>().ok().filter(|limit| (1..=1000).contains(limit));
-                page.limit = Some(number.ok_or_else(|| bad("limit must be a whole number from 1 to 1000"))?);
-            }
+    for part in query::parameters(query) {
+        match part {
+            ("after", value) => page.after = query::next("after", value)?,
+            ("limit", value) => page.limit = Some(query::limit(value)?),
             ("format", "json") => format = Format::Json,
             ("format", "csv") => format = Format::Csv,
             ("format", "html") => format = Format::Html,
-            ("format", _) => return Err(bad("format must be json, csv or html")),
+            ("format", _) => return Err(query::bad("format must be json, csv or html")),
             (name, _) => {
-                return Err(bad(&format!("there is no parameter {name}; use after, limit and format")));
+                let what = format!("there is no parameter {name}; use after, limit and format");
+                return Err(query::bad(&what));
             }
         }
     }

@@ -7,6 +7,7 @@ use axum::{Json, Router};
 use super::Shared;
 use super::extract::{Answer, Named};
 use super::problem::Problem;
+use super::query;
 use crate::migration::control::{Part, ShapeList};
 
 pub(super) fn routes() -> Router<Shared> {
@@ -28,19 +29,13 @@ pub(super) async fn shapes(RawQuery(query): RawQuery, named: Named) -> Answer<Js
 /// Which part of a list a query asks for.
 fn part(query: &str) -> Result<Part, Box<Problem>> {
     let mut part = Part::default();
-    for field in query.split('&').filter(|field| !field.is_empty()) {
-        let bad = |what: &str| Box::new(Problem::invalid("invalid-query", what));
-        match field.split_once('=').unwrap_or((field, "")) {
-            ("after", value) => {
-                let number = value.parse();
-                part.after =
-                    number.map_err(|_| bad("after must be a whole number: next of the page before"))?;
+    for field in query::parameters(query) {
+        match field {
+            ("after", value) => part.after = query::next("after", value)?,
+            ("limit", value) => part.limit = Some(query::limit(value)?),
+            (name, _) => {
+                return Err(query::bad(&format!("there is no parameter {name}; use after and limit")));
             }
-            ("limit", value) => {
-                let number = value.parse::<u16>().ok().filter(|limit| (1..=1000).contains(limit));
-                part.limit = Some(number.ok_or_else(|| bad("limit must be a whole number from 1 to 1000"))?);
-            }
-            (name, _) => return Err(bad(&format!("there is no parameter {name}; use after and limit"))),
         }
     }
     Ok(part)

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::extract::{Answer, Body, Change, Named, OptionalBody, Tagged};
 use super::problem::Problem;
+use super::query;
 use crate::migration::control::{
     AcknowledgeUnreturned, Cluster, MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, SetPins, SetSwitches, Switches,
     Throttle, UnreturnedList, UnreturnedPage, UnreturnedView, WithoutNew,
@@ -153,21 +154,17 @@ pub(super) async fn acknowledge_unreturned(
 }
 
 fn unreturned_page(query: &str) -> Result<UnreturnedPage, Box<Problem>> {
-    let bad = |what: String| Box::new(Problem::invalid("invalid-query", what));
     let mut page = UnreturnedPage::default();
-    for part in query.split('&').filter(|part| !part.is_empty()) {
-        match part.split_once('=').unwrap_or((part, "")) {
+    for part in query::parameters(query) {
+        match part {
             ("after", value) if value.len() == 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
                 page.after = Some(value.to_owned());
             }
-            ("after", _) => return Err(bad("after must be next of the page before".into())),
-            ("limit", value) => {
-                let number = value.parse::<u16>().ok().filter(|limit| (1..=1000).contains(limit));
-                let number =
-                    number.ok_or_else(|| bad("limit must be a whole number from 1 to 1000".into()))?;
-                page.limit = Some(number);
+            ("after", _) => return Err(query::bad("after must be next of the page before")),
+            ("limit", value) => page.limit = Some(query::limit(value)?),
+            (name, _) => {
+                return Err(query::bad(&format!("there is no parameter {name}; use after and limit")));
             }
-            (name, _) => return Err(bad(format!("there is no parameter {name}; use after and limit"))),
         }
     }
     Ok(page)
