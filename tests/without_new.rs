@@ -135,6 +135,22 @@ impl Operator {
     }
 }
 
+/// Begins the migration and takes it to new, whose stream is held off then, and writes what only new gets.
+async fn new_serves_all_and_has_more(operator: &Operator, new: &ReplicaSet, through: &str) -> Result<()> {
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    operator.until_level().await?;
+    hold_off_the_stream(new).await?;
+    wait_for("new's stream to be held off", LONG, || async {
+        Ok(waits_for_new(operator.progress().await?.blocked_by.iter().map(String::as_str)))
+    })
+    .await?;
+    write_on_new_alone(through).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_only_new_has_is_named_and_comes_back() -> Result<()> {
     let (old, new) = two_sets("without-new").await?;
@@ -142,18 +158,7 @@ async fn what_only_new_has_is_named_and_comes_back() -> Result<()> {
     let through = orders(&uri(&proxy)).await?;
     fill(&through).await?;
     let operator = Operator::of(&proxy, "m");
-    operator.create(&["shop.c"]).await?;
-    operator.start().await?;
-    operator.until_synced().await?;
-    operator.reads(100).await?;
-    operator.writes(100).await?;
-    operator.until_level().await?;
-    hold_off_the_stream(&new).await?;
-    wait_for("new's stream to be held off", LONG, || async {
-        Ok(waits_for_new(operator.progress().await?.blocked_by.iter().map(String::as_str)))
-    })
-    .await?;
-    write_on_new_alone(&uri(&proxy)).await?;
+    new_serves_all_and_has_more(&operator, &new, &uri(&proxy)).await?;
     let refused = operator.roll_back_without_new().await.expect_err("new answers");
     ensure!(refused.to_string().contains("new answers"), "{refused}");
 
@@ -372,18 +377,7 @@ async fn what_cannot_be_told_is_said_and_an_abort_ends_it() -> Result<()> {
     let through = orders(&uri(&proxy)).await?;
     fill(&through).await?;
     let operator = Operator::of(&proxy, "m");
-    operator.create(&["shop.c"]).await?;
-    operator.start().await?;
-    operator.until_synced().await?;
-    operator.reads(100).await?;
-    operator.writes(100).await?;
-    operator.until_level().await?;
-    hold_off_the_stream(&new).await?;
-    wait_for("new's stream to be held off", LONG, || async {
-        Ok(waits_for_new(operator.progress().await?.blocked_by.iter().map(String::as_str)))
-    })
-    .await?;
-    write_on_new_alone(&uri(&proxy)).await?;
+    new_serves_all_and_has_more(&operator, &new, &uri(&proxy)).await?;
     roll_over(&new).await?;
     new.kill9_all().await?;
     operator.roll_back_without_new().await?;
