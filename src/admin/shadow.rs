@@ -32,7 +32,7 @@ pub(super) async fn set_shadow(change: Change, Body(asked): Body<SetShadow>) -> 
 #[utoipa::path(get, path = "/v1/migrations/{name}/diffs", tag = "insight",
     params(
         ("after" = Option<u64>, Query, description = "Leave out so many shapes: next of the page before"),
-        ("limit" = Option<u16>, Query, description = "At most so many shapes, 1 to 1000; 100 by default"),
+        ("limit" = Option<u16>, Query, description = "At most so many shapes, 1 to 1000; by default 100, in a table or page all"),
         ("format" = Option<String>, Query, description = "json (default); csv: the shapes as a table; html: a page that needs nothing else"),
     ),
     responses((status = 200, description = "As it is now", body = DiffReport)))]
@@ -72,7 +72,17 @@ fn asked(query: &str) -> Result<(Part, Format), Box<Problem>> {
             }
         }
     }
+    if format != Format::Json {
+        // Who keeps a file wants all of it.
+        page.limit.get_or_insert(1000);
+    }
     Ok((page, format))
+}
+
+/// A time of a report, in Unix milliseconds, for people; nothing when there is none.
+fn moment(millis: Option<i64>) -> String {
+    let text = |millis| bson::DateTime::from_millis(millis).try_to_rfc3339_string();
+    millis.map_or(String::new(), |millis| text(millis).unwrap_or_else(|_| millis.to_string()))
 }
 
 #[cfg(test)]
@@ -84,6 +94,7 @@ mod tests {
         let page = |after, limit| Part { after, limit };
         assert_eq!(asked("").unwrap(), (page(0, None), Format::Json));
         assert_eq!(asked("after=5&limit=7&format=csv").unwrap(), (page(5, Some(7)), Format::Csv));
+        assert_eq!(asked("format=html").unwrap(), (page(0, Some(1000)), Format::Html));
         for bad in ["after=x", "limit=0", "limit=1001", "format=xml", "page=1"] {
             assert!(asked(bad).is_err(), "{bad}");
         }

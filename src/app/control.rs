@@ -73,7 +73,9 @@ impl ControlPlane {
         });
         let shadow = match clusters {
             [Some(old), Some(new)] => {
-                let own = |cluster: &Arc<Cluster>| cluster.pools(shadow::CONNECTIONS) as SharedCluster;
+                let own = |cluster: &Arc<Cluster>| {
+                    cluster.pools(shadow::connections(cluster.settings().max_pool_size)) as SharedCluster
+                };
                 Some(PerSide { old: own(old), new: own(new) })
             }
             _ => None,

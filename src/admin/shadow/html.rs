@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::admin::page::{escaped, page};
+use super::moment;
+use crate::admin::page::{escaped, list, page};
 use crate::migration::shadow::{AccessView, DiffReport, Example, LatencyView, ShapeDiff};
 
 const STYLE: &str = "h2{font:600 15px ui-monospace,monospace;margin:2rem 0 .5rem;overflow-wrap:anywhere}\
@@ -18,6 +19,10 @@ pub(super) fn html(name: &str, report: &DiffReport) -> String {
         body.push_str("<p class=\"none\">Nothing has been compared.</p>\n");
     }
     report.shapes.iter().for_each(|one| body.push_str(&shape(one)));
+    if let Some(next) = report.next {
+        let _ =
+            writeln!(body, "<p class=\"none\">There are more shapes: ask for them with after={next}.</p>");
+    }
     page(&format!("Shadow reads of {name}"), STYLE, &body)
 }
 
@@ -39,7 +44,9 @@ fn counts(report: &DiffReport) -> String {
     for (title, text) in rows {
         let _ = writeln!(out, "<tr><th>{title}<td class=\"n\">{text}");
     }
-    out + "</table>\n"
+    let reasons: Vec<_> =
+        report.skipped.iter().map(|(reason, times)| format!("skipped {times}: {reason}")).collect();
+    out + "</table>\n" + &list(&reasons)
 }
 
 fn shape(one: &ShapeDiff) -> String {
@@ -71,7 +78,9 @@ fn shape(one: &ShapeDiff) -> String {
     if one.different > 0 {
         let kinds: Vec<_> =
             one.differences.iter().map(|(kind, times)| format!("{} {times}", escaped(kind))).collect();
-        let _ = writeln!(out, "<p>{}</p>\n<table>", kinds.join(", "));
+        let (first, last) = (moment(one.first_seen), moment(one.last_seen));
+        let kinds = kinds.join(", ");
+        let _ = writeln!(out, "<p>{kinds}; first seen {first}, last {last}</p>\n<table>");
         one.examples.iter().for_each(|one| out.push_str(&example(one)));
         out.push_str("</table>\n");
     }
@@ -86,11 +95,12 @@ fn latencies(one: &ShapeDiff) -> String {
     for (index, title) in ["p50", "p95", "p99"].into_iter().enumerate() {
         for (side, quantiles) in [("old", of_old), ("new", of_new)] {
             let Some(millis) = quantiles[index] else { continue };
+            let samples = if side == "old" { one.old.samples } else { one.new.samples };
             let width = share(millis, longest) * 3.0;
             let _ = writeln!(
                 out,
-                "<tr><th>{title} {side}<td class=\"n\">{millis:.2} ms<td><span class=\"time {side}\" \
-                 style=\"width:{width:.0}px\"></span>"
+                "<tr><th>{title} {side}<td class=\"n\">{millis:.2} ms<td class=\"n\">{samples} reads<td><span \
+                 class=\"time {side}\" style=\"width:{width:.0}px\"></span>"
             );
         }
     }
@@ -120,8 +130,12 @@ fn share(part: f64, all: f64) -> f64 {
 
 fn example(one: &Example) -> String {
     let key = one.key.as_deref().map_or(String::new(), |key| format!("_id <code>{}</code>", escaped(key)));
-    let mut out =
-        format!("<tr><td>{}<td>{key}<td>served by {}<td>", escaped(&one.kind), escaped(&one.served_by));
+    let mut out = format!(
+        "<tr><td>{}<td>{}<td>{key}<td>served by {}<td>",
+        moment(Some(one.at)),
+        escaped(&one.kind),
+        escaped(&one.served_by)
+    );
     for field in &one.fields {
         let value = |value: &Option<String>| value.as_deref().map_or("nothing".to_owned(), escaped);
         let (path, kind) = (escaped(&field.path), escaped(&field.kind));

@@ -40,8 +40,6 @@ use crate::policy::shape::Asked;
 use crate::state::handed_over::Job;
 use crate::state::shadowing::Shadow;
 
-/// Connections of shadow reads to each server.
-pub const CONNECTIONS: usize = 4;
 /// First looks at once.
 const LOOKS: usize = 4;
 /// Differences that are looked at again at once.
@@ -50,6 +48,13 @@ const SETTLING: usize = 8;
 const STALE: Duration = Duration::from_secs(5);
 /// How often what was found is stored.
 const STORE_EVERY: Duration = Duration::from_secs(10);
+
+/// How many connections to each server shadow reads have, of their own: a 25th of what the application may have there,
+/// so that they never ask more of a cluster than that share of its capacity.
+#[must_use]
+pub fn connections(of_application: u32) -> usize {
+    (of_application as usize / 25).clamp(1, LOOKS)
+}
 
 /// Runs sampled reads on the other cluster.
 pub struct Shadower {

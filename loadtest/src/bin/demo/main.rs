@@ -62,9 +62,9 @@ struct Args {
     /// Write the diff reports of shadow reads to this folder; else they become temporary files, which stay
     #[arg(long, value_name = "FOLDER")]
     reports: Option<PathBuf>,
-    /// Open the diff reports in a browser at the end
+    /// Do not open the diff reports in a browser at the end, as happens on a terminal of a desktop
     #[arg(long)]
-    open: bool,
+    no_open: bool,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -148,7 +148,7 @@ async fn run(args: &Args) -> Result<bool> {
         let text = serde_json::to_string_pretty(&summary)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    for shadowed in summary.shadowed.iter().filter(|_| args.open) {
+    for shadowed in summary.shadowed.iter().filter(|_| !args.no_open && shadow::can_open()) {
         if let Err(error) = shadow::open(&shadowed.report) {
             eprintln!("The report cannot be opened: {error:#}");
         }

@@ -1,5 +1,6 @@
 //! The act in which new is judged by the application's own reads before anybody depends on it.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -92,6 +93,12 @@ impl crate::Args {
         let file = tempfile::Builder::new().prefix(&prefix).suffix(".html").tempfile()?;
         Ok(file.into_temp_path().keep()?)
     }
+}
+
+/// Whether somebody sits before this: a terminal, and a desktop that shows pages.
+pub(crate) fn can_open() -> bool {
+    let has = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && (cfg!(target_os = "macos") || has("DISPLAY") || has("WAYLAND_DISPLAY"))
 }
 
 /// Shows a report in whatever shows pages on this machine.
