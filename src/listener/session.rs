@@ -249,7 +249,10 @@ async fn command(
         (Class::Hello, _) => {
             greet(context, greeting, &operation.command, &message[operation.parts.body.clone()]).await
         }
-        (Class::Authentication, _) if !greeting.must_log_in => Err(hello::no_login()),
+        // Who is not logged in may always log out.
+        (Class::Authentication, _) if !greeting.must_log_in && operation.command.name != "logout" => {
+            Err(hello::no_login())
+        }
         (Class::Authentication, _) => Box::pin(login::answer(context, greeting, &operation)).await,
         (_, Some(error)) if !fail_points::is_set_by(&operation) => Err(error),
         _ if let Some(error) = login::must_log_in(greeting, &operation) => Err(error),

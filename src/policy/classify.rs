@@ -131,6 +131,11 @@ fn classify_rare(name: &str) -> Class {
     found.map_or(Class::Unknown, |(_, class)| class)
 }
 
+/// Every name that has a class, but for those that are written out in [`classify`].
+pub fn rare_names() -> impl Iterator<Item = &'static str> {
+    [DIAGNOSTIC, DDL, USERS, ADMIN].into_iter().flatten().copied()
+}
+
 /// Whether a command is about users and roles: what it names is no collection.
 #[must_use]
 pub fn is_about_users(name: &str) -> bool {

@@ -22,10 +22,12 @@ pub(crate) struct Case {
     run: Document,
     on: String,
     session: Option<u8>,
-    /// The only fields that are compared, where the rest tells of one server.
-    pub(crate) only: Vec<String>,
-    /// The field by which a batch is sorted, where servers give no order.
-    pub(crate) sorted: Option<String>,
+    /// What of the reply is compared: a row of [`mask::PARTS`].
+    ///
+    /// [`mask::PARTS`]: crate::mask::PARTS
+    pub(crate) only: Option<String>,
+    /// Servers give no order.
+    pub(crate) sorted: bool,
     /// It is asked of sharded clusters too: not what their order of things, or the router of the test bed, which
     /// has no transactions, answers by chance or not at all.
     pub(crate) sharded: bool,
@@ -47,21 +49,21 @@ fn parse(file: &str, line: &str) -> Result<Case> {
         _ => None,
     };
     let name = format!("{file}: {}", text("is").context("is")?);
-    let (on, sorted) = (text("on").unwrap_or_else(|| "$db".into()), text("sorted"));
+    let (on, only) = (text("on").unwrap_or_else(|| "$db".into()), text("only"));
     let session = line.remove("session").and_then(|session| session.as_i32());
     let session = session.map(u8::try_from).transpose()?;
     let sharded = line.remove("sharded").is_none_or(|sharded| sharded == Bson::Boolean(true));
-    let only = match line.remove("only") {
-        Some(Bson::Array(only)) => {
-            only.iter().filter_map(|field| field.as_str().map(str::to_owned)).collect()
-        }
-        _ => Vec::new(),
-    };
+    let sorted = line.remove("sorted").is_some_and(|sorted| sorted == Bson::Boolean(true));
     let Some(Bson::Document(run)) = line.remove("run") else { bail!("run") };
     Ok(Case { name, run, on, session, only, sorted, sharded, expected: line })
 }
 
 impl Case {
+    /// The name of its command.
+    pub(crate) fn command_name(&self) -> &str {
+        self.run.keys().next().map_or("", String::as_str)
+    }
+
     /// What is expected in a state.
     pub(crate) fn expected(&self, state: &str) -> Result<Expected> {
         Ok(match self.expected.get_str(state) {

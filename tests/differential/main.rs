@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod asked;
 mod case;
 mod mask;
 #[path = "../../fuzz/mutate.rs"]
@@ -14,10 +15,10 @@ mod twisted;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use reshard::migration::control::NamespaceSpec;
 use reshard::policy::shard_key::ShardKey;
-use reshard::wire::header::Header;
+use reshard::wire::header::{Header, OP_MSG};
 use reshard::wire::op_msg::{OpMsg, build};
 use reshard_testbed::{ReplicaSet, ShardedCluster};
 use support::{Operator, proxy, two_sets, until_equal};
@@ -72,7 +73,11 @@ impl Line {
         let header = Header::parse(&bytes)?.context("header")?;
         bytes.resize(header.length, 0);
         self.stream.read_exact(&mut bytes[16..]).await?;
-        let reply = Document::try_from(RawDocument::from_bytes(&bytes[OpMsg::parse(&bytes)?.body])?)?;
+        // What comes before the document is the same for all servers.
+        let parsed = OpMsg::parse(&bytes)?;
+        ensure!(header.response_to == Header::parse(message)?.context("header")?.request_id, "{header:?}");
+        ensure!(header.opcode == OP_MSG && parsed.flags == 0 && parsed.sequences.is_empty(), "{header:?}");
+        let reply = Document::try_from(RawDocument::from_bytes(&bytes[parsed.body])?)?;
         let cursor = reply.get_document("cursor").and_then(|cursor| cursor.get_i64("id"));
         self.cursor = cursor.ok().filter(|id| *id != 0).unwrap_or(self.cursor);
         Ok(reply)
@@ -112,29 +117,17 @@ fn statements_apart(command: &RawDocument) -> Option<(RawDocumentBuf, &'static s
 }
 
 /// What is compared of a reply.
-fn comparable(case: &Case, mut reply: Document) -> Document {
-    if !case.only.is_empty() && reply.get_f64("ok").is_ok_and(|ok| ok == 1.0) {
-        let field = |path: &String| {
-            let mut value = Bson::Document(reply.clone());
-            for name in path.split('.') {
-                value = value.as_document()?.get(name)?.clone();
-            }
-            Some((path.clone(), value))
-        };
-        return case.only.iter().filter_map(field).collect();
+fn comparable(case: &Case, mut reply: Document) -> Result<Document> {
+    if let Some(part) = &case.only
+        && reply.get_f64("ok").is_ok_and(|ok| ok == 1.0)
+    {
+        return mask::part(part, &reply);
     }
     mask::mask(&mut reply);
-    if let Some(field) = &case.sorted {
-        let by = |one: &Bson| one.as_document().and_then(|one| one.get(field)).map(ToString::to_string);
-        let cursor = reply.get_document_mut("cursor").and_then(|cursor| cursor.get_array_mut("firstBatch"));
-        if let Ok(batch) = cursor {
-            batch.sort_by_key(by);
-        }
-        if let Ok(results) = reply.get_array_mut("results") {
-            results.sort_by_key(by);
-        }
+    if case.sorted {
+        mask::in_order(&mut reply);
     }
-    reply
+    Ok(reply)
 }
 
 /// Runs the corpus in one state; returns every difference, in words.
@@ -148,8 +141,8 @@ async fn differences(
     let database = format!("diff_{state}");
     let mut found = Vec::new();
     let comparable = |case, reply| {
-        let reply = comparable(case, reply);
-        if shards { mask::by_name(reply) } else { reply }
+        let reply = comparable(case, reply)?;
+        anyhow::Ok(if shards { mask::by_name(reply) } else { reply })
     };
     // Each in one form here, and in the other in the next state.
     let turn =
@@ -162,9 +155,9 @@ async fn differences(
             Expected::Refused => (code != Some(NOT_NOW)).then(|| "a refusal".to_owned()),
             Expected::AnError => code.is_none().then(|| "an error".to_owned()),
             Expected::Same => {
-                let wanted = comparable(case, direct.run(case, &database, beside).await?);
+                let wanted = comparable(case, direct.run(case, &database, beside).await?)?;
                 let same = bson::serialize_to_vec(&wanted)?
-                    == bson::serialize_to_vec(&comparable(case, got.clone()))?;
+                    == bson::serialize_to_vec(&comparable(case, got.clone())?)?;
                 (!same).then(|| wanted.to_string())
             }
         };
@@ -172,7 +165,7 @@ async fn differences(
             found.push(format!(
                 "{state}: {}\n   wanted {wanted}\n   got    {}",
                 case.name,
-                comparable(case, got)
+                comparable(case, got)?
             ));
         }
     }
