@@ -253,7 +253,9 @@ impl ReplicaSetBuilder {
             // mongod refuses a key that others may read.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o400))?;
             args.extend([String::from("--keyFile"), path.to_string_lossy().into_owned()]);
-            // Else the time of another cluster is taken without a look at its signature, as long as it is not ahead.
+        }
+        // Else the time of another cluster is taken without a look at its signature, as long as it is not ahead.
+        if mongod.at_least(5, 0) {
             args.extend([String::from("--setParameter"), String::from(VALIDATE_CLUSTER_TIME)]);
         }
         if let Some(tls) = &access.tls {
