@@ -1,5 +1,6 @@
 //! Migrations to sharded clusters: real shards, a real engine for routing.
 
+mod lost;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
