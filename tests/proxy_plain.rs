@@ -15,7 +15,7 @@ use mongodb::options::ClientOptions;
 use mongodb::{Client, Collection};
 use reshard::app::{Builder, Proxy};
 use reshard::{cluster, listener};
-use reshard_testbed::ReplicaSet;
+use reshard_testbed::{ReplicaSet, wait_for};
 
 async fn start(nodes: usize) -> Result<(ReplicaSet, Proxy, Client)> {
     let set = ReplicaSet::builder("rs0").nodes(nodes).start().await?;
@@ -333,5 +333,66 @@ async fn logins_are_refused_with_a_clear_text() -> Result<()> {
     let client = Client::with_uri_str(format!("mongodb://user:pw@{}", proxy.address())).await?;
     let error = things(&client).find_one(doc! {}).await.err().context("logged in")?;
     ensure!(format!("{error:?}").contains("nobody logs in at this address"), "{error:?}");
+    Ok(())
+}
+
+/// Members with tags, as a set over two places has them.
+async fn tag(set: &ReplicaSet, places: [&str; 3]) -> Result<()> {
+    let admin = set.client().await?.database("admin");
+    let mut config = admin.run_command(doc! { "replSetGetConfig": 1 }).await?.get_document("config")?.clone();
+    let version = config.get_i32("version")?;
+    config.insert("version", version + 1);
+    for (member, place) in config.get_array_mut("members")?.iter_mut().zip(places) {
+        member.as_document_mut().context("member")?.insert("tags", doc! { "place": place });
+    }
+    admin.run_command(doc! { "replSetReconfig": config }).await?;
+    Ok(())
+}
+
+fn port(address: &str) -> String {
+    address.rsplit(':').next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_where_their_preference_sends_them() -> Result<()> {
+    let (set, proxy, client) = start(3).await?;
+    let primary = set.primary().await?;
+    let mut places = ["west"; 3];
+    places[(primary + 1) % 3] = "east";
+    tag(&set, places).await?;
+    let admin = client.database("admin");
+    // Not by the driver's options: it calls tags by a name that no server knows.
+    let answers = async |preference: Document| {
+        let asked = admin.run_command(doc! { "serverStatus": 1, "$readPreference": preference });
+        // The name is the machine's; the port tells the member.
+        anyhow::Ok(port(asked.await?.get_str("host")?))
+    };
+    let at = |mode: &str, place: &str| doc! { "mode": mode, "tags": [{ "place": place }] };
+    let east = port(set.node((primary + 1) % 3).address());
+    wait_for("the tags to be known", Duration::from_secs(120), || async {
+        let answered = answers(at("secondary", "east")).await;
+        ensure!(answered.as_ref().is_ok_and(|host| *host == east), "{answered:?}, wanted {east}");
+        Ok(true)
+    })
+    .await?;
+    let west = port(set.node((primary + 2) % 3).address());
+    let leader = port(set.node(primary).address());
+    for _ in 0..10 {
+        ensure!(answers(at("secondary", "east")).await? == east);
+        ensure!(answers(at("nearest", "east")).await? == east);
+        ensure!(answers(at("secondary", "west")).await? == west);
+        // Of the secondaries that may answer none is there: the primary does.
+        ensure!(answers(at("secondaryPreferred", "nowhere")).await? == leader);
+        ensure!(answers(doc! { "mode": "primary" }).await? == leader);
+        let fresh = doc! { "mode": "secondary", "maxStalenessSeconds": 90 };
+        ensure!(answers(fresh).await? != leader);
+        let either = doc! { "mode": "secondary", "tags": [{ "place": "nowhere" }, { "place": "east" }] };
+        ensure!(answers(either).await? == east);
+    }
+    // Where nobody ever fits, it waits for as long as the client does.
+    let asked = doc! { "serverStatus": 1, "$readPreference": at("secondary", "nowhere"), "maxTimeMS": 500 };
+    let nobody = admin.run_command(asked).await;
+    ensure!(nobody.is_err(), "{nobody:?}");
+    proxy.shutdown().await;
     Ok(())
 }
