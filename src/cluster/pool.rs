@@ -92,7 +92,7 @@ impl Pool {
         let patience = patience.has_a_turn();
         loop {
             if let Some((connection, generation)) = self.pop() {
-                patience.is_over();
+                patience.end();
                 return Ok(Pooled::new(connection, generation, self.clone(), permit));
             }
             tokio::select! {
@@ -102,7 +102,7 @@ impl Pool {
                     // The semaphore is never closed.
                     let _slot = slot.map_err(|_| closed())?;
                     let opened = self.open(permit).await;
-                    patience.is_over();
+                    patience.end();
                     return opened;
                 }
             }
@@ -113,7 +113,7 @@ impl Pool {
     pub(super) async fn turn_to_wait(&self) -> Option<OwnedSemaphorePermit> {
         let patience = self.queue.join();
         let turn = self.awaiting.clone().acquire_owned().await.ok();
-        patience.has_a_turn().is_over();
+        patience.has_a_turn().end();
         turn
     }
 

@@ -69,7 +69,7 @@ impl Patience<'_> {
     }
 
     /// There is a connection, or the server gives none.
-    pub(super) fn is_over(mut self) {
+    pub(super) fn end(mut self) {
         self.is_over = true;
     }
 
