@@ -20,7 +20,7 @@ use reshard::{cluster, listener};
 use reshard_testbed::{ReplicaSet, wait_for};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::process::Server;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 
@@ -40,12 +40,24 @@ const LONG: Duration = Duration::from_secs(120);
 const APPLICATION: &str = "crowd";
 
 async fn start(connections: u32, workers: usize) -> Result<(ReplicaSet, Proxy)> {
+    start_with(connections, workers, None).await
+}
+
+async fn start_with(
+    connections: u32,
+    workers: usize,
+    admin: Option<SocketAddr>,
+) -> Result<(ReplicaSet, Proxy)> {
     let set = ReplicaSet::builder("rs0").start().await?;
     let mut old = cluster::Settings::parse(&set.uri()).await?;
     old.max_pool_size = connections;
     let mut listener = listener::Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)));
     listener.workers = NonZeroUsize::new(workers).context("no workers")?;
-    let proxy = Builder::new(old, listener).start().await?;
+    let mut builder = Builder::new(old, listener);
+    if let Some(admin) = admin {
+        builder = builder.with_admin(admin);
+    }
+    let proxy = builder.start().await?;
     let mut first = TcpStream::connect(proxy.address()).await?;
     // The first answer comes once the cluster is known.
     ask_as(&mut first, 1, &rawdoc! { "ping": 1, "$db": "admin" }, LONG).await?;
@@ -122,7 +134,8 @@ async fn look(proxy: &Proxy, direct: &Client, done: &AtomicBool) -> Result<Most>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_busy_clients_run_on_64_connections() -> Result<()> {
     may_open(FILES)?;
-    let (set, proxy) = start(u32::try_from(CONNECTIONS)?, 2).await?;
+    let admin = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (set, proxy) = start_with(u32::try_from(CONNECTIONS)?, 2, Some(admin)).await?;
     let direct = set.client().await?;
     let together = Arc::new(Barrier::new(usize::try_from(CLIENTS)?));
     let mut clients = Vec::new();
@@ -145,7 +158,23 @@ async fn two_thousand_busy_clients_run_on_64_connections() -> Result<()> {
     ensure!(most.waiting > CONNECTIONS, "they were not busy at the same time: {most:?}");
     let written = direct.database("crowd").collection::<Document>("c").count_documents(doc! {}).await?;
     ensure!(written == u64::try_from(CLIENTS * ROUNDS)?, "{written} documents");
+    // Those who waited are counted, all of them and by how long. Other proxies of this process may add to that.
+    let address = proxy.admin_address().context("an admin API")?;
+    let waited = measured(address, "reshard_pool_wait_seconds_count{cluster=\"old\"}").await?;
+    let all = measured(address, "reshard_pool_wait_seconds_bucket{cluster=\"old\",le=\"+Inf\"}").await?;
+    ensure!(waited > CONNECTIONS as f64 && all >= waited, "{waited} waited, {all} in the histogram");
     Ok(())
+}
+
+/// A figure of `/metrics`.
+async fn measured(admin: SocketAddr, name: &str) -> Result<f64> {
+    let mut stream = TcpStream::connect(admin).await?;
+    let ask = format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    Ok(value.with_context(|| format!("no {name} in {text}"))?.trim().parse()?)
 }
 
 /// A read that the server is at for a long time.

@@ -284,6 +284,35 @@ async fn majority_writes_must_be_journaled() -> Result<()> {
     Ok(())
 }
 
+/// What operations get that name no concern changes with the cluster that serves them.
+#[tokio::test(flavor = "multi_thread")]
+async fn default_concerns_that_differ_are_told() -> Result<()> {
+    let pair = Pair::start().await?;
+    pair.on_old(doc! { "insert": "c", "documents": [{ "_id": 1 }] }).await?;
+    let limits = async || Ok::<_, anyhow::Error>(look(&pair.clusters, &["shop.c"]).await?);
+    ensure!(codes(&limits().await?, Severity::Limits).is_empty(), "they are the same");
+    let set = |concerns: Document| {
+        let mut command = doc! { "setDefaultRWConcern": 1 };
+        command.extend(concerns);
+        command
+    };
+    let write = doc! { "defaultWriteConcern": { "w": 1, "wtimeout": 70 } };
+    let read = doc! { "defaultReadConcern": { "level": "majority" } };
+    pair.sets.new.node(0).admin(set(write.clone())).await?;
+    pair.sets.old.node(0).admin(set(read)).await?;
+    let report = limits().await?;
+    ensure!(report.ok && codes(&report, Severity::Limits) == one("defaults-differ", ""), "{report:#?}");
+    let told = report.findings.iter().find(|finding| finding.code == "defaults-differ").context("told")?;
+    for part in ["{ w: 1, wtimeout: 70 } on new", "of level majority on old and local on new"] {
+        ensure!(told.message.contains(part), "{part}: {told:#?}");
+    }
+    pair.sets.old.node(0).admin(set(write)).await?;
+    pair.sets.old.node(0).admin(set(doc! { "defaultReadConcern": {} })).await?;
+    let report = limits().await?;
+    ensure!(codes(&report, Severity::Limits).is_empty(), "{report:#?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn privileges() -> Result<()> {
     let build = |name| ReplicaSet::builder(name).auth("root", "root").start();

@@ -3,23 +3,28 @@
 mod raw;
 mod support;
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use bson::{Document, doc, rawdoc};
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt as _;
+use futures::future::try_join_all;
 use mongodb::Client;
+use parking_lot::Mutex;
 use raw::reply_within;
-use reshard::wire::op_msg::build;
+use reshard::wire::header::Header;
+use reshard::wire::op_msg::{OpMsg, build};
 use reshard_loadtest::{Load, LoadConfig, Mix, OpKind, Profile};
 use reshard_testbed::{ReplicaSet, wait_for};
 use rustix::process::Signal;
 use support::process::Server;
 use support::proof::{load, no_errors, prove, work};
 use support::{LONG, two_sets};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// What no driver repeats when its connection is lost.
@@ -90,6 +95,124 @@ async fn three_restarts_under_load_cost_no_error() -> Result<()> {
     no_errors(&outcome.stats.errors).with_context(|| server.tail())?;
     server.until_level("orders").await?;
     prove(outcome, &old, &new, &server.uri(), "shop.orders").await
+}
+
+/// Whoever runs a transaction again that is told to be run again, as `withTransaction` does, sees no error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_cost_transactions_that_are_run_again_no_error() -> Result<()> {
+    let (old, new) = two_sets("restart-transactions").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let mix = UNREPEATED.into_iter().fold(Mix::of(Profile::Unique), |mix, kind| mix.with(kind, 0));
+    let mix = Some(mix.with(OpKind::Transaction, 40));
+    let config = LoadConfig { mix, ..load(server.uri(), Profile::Unique, 2_000) };
+    Load::prepare(&config).await?;
+    let load = Load::start(config).await?;
+    server.create_and_start("customers", "shop.customers").await?;
+    server.until_free("customers").await?;
+    for _ in 0..2 {
+        work(&load, 200).await?;
+        restart_in_place(&server).await?;
+    }
+    work(&load, 200).await?;
+    let outcome = load.stop().await;
+    no_errors(&outcome.stats.errors).with_context(|| server.tail())?;
+    server.until_level("customers").await?;
+    prove(outcome, &old, &new, &server.uri(), "shop.customers").await
+}
+
+/// One reply; `None`: the connection was closed, and nothing of one had come.
+async fn whole_reply(stream: &mut TcpStream) -> Result<Option<Document>> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(header) = Header::parse(&bytes)?.filter(|header| bytes.len() >= header.length) {
+            ensure!(bytes.len() == header.length, "more than was asked for");
+            let body = OpMsg::parse(&bytes)?.body;
+            return Ok(Some(Document::try_from(RawDocument::from_bytes(&bytes[body])?)?));
+        }
+        match stream.read_buf(&mut bytes).await {
+            Ok(read) if read > 0 => {}
+            _ if bytes.is_empty() => return Ok(None),
+            end => anyhow::bail!("a reply was cut off after {} bytes: {end:?}", bytes.len()),
+        }
+    }
+}
+
+/// Asks one thing after the other until the connection ends; what came of each goes to `took_effect`.
+async fn ask_until_the_end(
+    port: u16,
+    mut next: impl FnMut() -> RawDocumentBuf,
+    mut took_effect: impl FnMut(Document) -> Result<()>,
+) -> Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    loop {
+        let message = build(1, 0, 0, next().as_bytes(), None);
+        if stream.write_all(&message).await.is_err() {
+            return Ok(());
+        }
+        match whole_reply(&mut stream).await? {
+            Some(reply) => took_effect(reply)?,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Documents of a megabyte: a reply has four of them.
+const LARGE: usize = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_under_load_loses_no_write_and_cuts_no_reply_off() -> Result<()> {
+    let (old, new) = two_sets("stop").await?;
+    let direct = [old.client().await?, new.client().await?].map(|client| client.database("shop"));
+    let large = direct[0].collection::<Document>("large");
+    large.insert_many((0..4).map(|id| doc! { "_id": id, "x": "x".repeat(LARGE) })).await?;
+    direct[0].collection::<Document>("orders").insert_one(doc! { "_id": -1 }).await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    server.create_and_start("orders", "shop.orders").await?;
+    server.until_free("orders").await?;
+    server.percent("orders", "reads", 100).await?;
+    server.percent("orders", "writes", 50).await?;
+    let (begun, acknowledged) = (AtomicI32::new(0), Mutex::new(BTreeSet::new()));
+    let writer = async || {
+        let id = Cell::new(0);
+        let insert = || {
+            id.set(begun.fetch_add(1, Ordering::Relaxed));
+            rawdoc! { "insert": "orders", "documents": [{ "_id": id.get() }], "$db": "shop" }
+        };
+        let acknowledge = |reply: Document| {
+            ensure!(reply.get_i32("n").ok() == Some(1) && !reply.contains_key("writeErrors"), "{reply}");
+            acknowledged.lock().insert(id.get());
+            Ok(())
+        };
+        ask_until_the_end(server.listen, insert, acknowledge).await
+    };
+    let reader = async || {
+        let find = || rawdoc! { "find": "large", "$db": "shop" };
+        let all = |reply: Document| {
+            let found = reply.get_document("cursor")?.get_array("firstBatch")?.len();
+            ensure!(found == 4, "{found} documents");
+            Ok(())
+        };
+        ask_until_the_end(server.listen, find, all).await
+    };
+    let stop = async {
+        wait_for("the load", LONG, || async { Ok(acknowledged.lock().len() > 300) }).await?;
+        server.signal(Signal::TERM)
+    };
+    let writers = try_join_all((0..8).map(|_| writer()));
+    let readers = try_join_all((0..4).map(|_| reader()));
+    tokio::try_join!(stop, writers, readers).with_context(|| server.tail())?;
+    wait_for("its end", LONG, || async { Ok(server.has_ended()) }).await?;
+    ensure!(server.exit_code() == Some(0), "{:?}: {}", server.exit_code(), server.tail());
+    let mut found = BTreeSet::new();
+    for shop in &direct {
+        let mut all = shop.collection::<Document>("orders").find(doc! {}).await?;
+        while let Some(document) = all.try_next().await? {
+            found.insert(document.get_i32("_id")?);
+        }
+    }
+    let lost: Vec<i32> = acknowledged.lock().difference(&found).copied().collect();
+    ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,6 +12,7 @@ pub mod pem;
 mod pool;
 pub mod pooled;
 pub mod pools;
+mod queue;
 mod run;
 pub mod scram;
 pub mod selection;

@@ -1,7 +1,7 @@
 //! The connections of one pool shard to one server.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use super::login::Login;
 use super::member::Member;
 use super::pooled::Pooled;
 use super::pools::PoolStats;
+use super::queue::{Queue, Waits};
 use super::stream::Cutter;
 
 /// A connection that nobody uses.
@@ -42,7 +43,7 @@ pub(super) struct Pool {
     returned: Notify,
     /// Reaches all connections, also those in use.
     cutters: Mutex<Vec<Cutter>>,
-    waiting: AtomicUsize,
+    queue: Queue,
     created: AtomicU64,
 }
 
@@ -52,6 +53,7 @@ impl Pool {
         member: Arc<Member>,
         share: usize,
         login: Option<Arc<Login>>,
+        waits: Arc<Waits>,
     ) -> Self {
         Self {
             cluster,
@@ -63,7 +65,7 @@ impl Pool {
             idle: Mutex::default(),
             returned: Notify::new(),
             cutters: Mutex::default(),
-            waiting: AtomicUsize::new(0),
+            queue: Queue::new(waits),
             created: AtomicU64::new(0),
         }
     }
@@ -85,9 +87,12 @@ impl Pool {
 
     /// A connection: waits for its turn, then takes an idle one or opens one.
     pub(super) async fn take(self: &Arc<Self>) -> Result<Pooled, ConnectError> {
-        let permit = self.wait_for_turn().await?;
+        let patience = self.queue.join();
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
+        let patience = patience.has_a_turn();
         loop {
             if let Some((connection, generation)) = self.pop() {
+                patience.end();
                 return Ok(Pooled::new(connection, generation, self.clone(), permit));
             }
             tokio::select! {
@@ -96,21 +101,20 @@ impl Pool {
                 slot = self.member.connecting.acquire() => {
                     // The semaphore is never closed.
                     let _slot = slot.map_err(|_| closed())?;
-                    return self.open(permit).await;
+                    let opened = self.open(permit).await;
+                    patience.end();
+                    return opened;
                 }
             }
         }
     }
 
-    async fn wait_for_turn(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
-        let _waiting = Waiting::new(&self.waiting);
-        self.permits.clone().acquire_owned().await.map_err(|_| closed())
-    }
-
     /// The right to keep a connection while there is nothing to tell.
     pub(super) async fn turn_to_wait(&self) -> Option<OwnedSemaphorePermit> {
-        let _waiting = Waiting::new(&self.waiting);
-        self.awaiting.clone().acquire_owned().await.ok()
+        let patience = self.queue.join();
+        let turn = self.awaiting.clone().acquire_owned().await.ok();
+        patience.has_a_turn().end();
+        turn
     }
 
     /// Opens connections until there are `least`, as long as nobody else opens any and none fails.
@@ -193,30 +197,15 @@ impl Pool {
         PoolStats {
             in_use: self.share - self.permits.available_permits().min(self.share),
             idle: self.idle.lock().len(),
-            waiting: self.waiting.load(Ordering::Relaxed),
+            waiting: self.queue.waiting(),
             created: self.created.load(Ordering::Relaxed),
+            gave_up: self.queue.gave_up(),
         }
     }
 }
 
 fn closed() -> ConnectError {
     ConnectError::Unreachable("the pool is closed".to_owned())
-}
-
-/// Counts somebody who waits, until dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

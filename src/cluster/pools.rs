@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bson::RawDocument;
+use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
@@ -16,6 +17,7 @@ use super::handle::Cluster;
 use super::login::Login;
 use super::pool::Pool;
 use super::pooled::Pooled;
+use super::queue::Waits;
 use super::selection::Selection;
 use crate::model::span::spoken;
 
@@ -34,6 +36,8 @@ pub struct PoolStats {
     pub waiting: usize,
     /// Connections opened since the start.
     pub created: u64,
+    /// Who left without one since the start: their time was over, or their client left.
+    pub gave_up: u64,
 }
 
 /// The pools of one shard. Sockets live on the runtime that checks them out.
@@ -50,6 +54,7 @@ pub struct Pools {
     pools: Mutex<HashMap<ServerId, Arc<Pool>>>,
     /// Picks among servers that are equally good, one after the other.
     turn: AtomicUsize,
+    waits: Arc<Waits>,
 }
 
 impl Pools {
@@ -63,7 +68,13 @@ impl Pools {
             runtime: tokio::runtime::Handle::try_current().ok(),
             pools: Mutex::default(),
             turn: AtomicUsize::new(0),
+            waits: Arc::default(),
         }
+    }
+
+    /// Where it is noted for how long a checkout waited that found no connection at rest.
+    pub fn note_waits_in(&self, histogram: Histogram) {
+        self.waits.go_to(histogram);
     }
 
     /// The cluster behind.
@@ -147,7 +158,13 @@ impl Pools {
             return Some(pool.clone());
         }
         let member = self.cluster.member(server)?;
-        let pool = Arc::new(Pool::new(self.cluster.clone(), member, self.share, self.login.clone()));
+        let pool = Arc::new(Pool::new(
+            self.cluster.clone(),
+            member,
+            self.share,
+            self.login.clone(),
+            self.waits.clone(),
+        ));
         pools.insert(server.clone(), pool.clone());
         Some(pool)
     }

@@ -89,6 +89,11 @@ impl Client {
         }
     }
 
+    /// Whether it speaks TLS.
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// Where it is.
     pub(super) fn address(&self) -> std::io::Result<SocketAddr> {
         match self {

@@ -1,6 +1,7 @@
 //! The edge towards applications: sockets, workers, sessions, and the faces that drivers see.
 mod acceptor;
 mod accounts;
+mod answering;
 mod belongings;
 mod buffers;
 mod client;

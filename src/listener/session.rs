@@ -25,6 +25,7 @@ use crate::wire::scan::Command;
 
 use super::acceptor::Door;
 use super::accounts::Accounts;
+use super::answering::{protect, send};
 use super::buffers::{Buffer, FIRST};
 use super::client::Client;
 use super::exhaust;
@@ -137,7 +138,7 @@ async fn after_waiting(
     };
     let flags = if follows { MORE_TO_COME } else { 0 };
     let reply = build(waiting.number(), waiting.answers_to, flags, document.as_bytes(), None);
-    client.write_all(&reply).await?;
+    send(client, message, &mut BytesMut::from(&*reply)).await?;
     if !follows {
         return Ok(());
     }
@@ -148,7 +149,7 @@ async fn after_waiting(
         again.again(&waiting);
     } else if handled == Handled::Reply {
         exhaust::follow(&mut failed, waiting.number().to_le_bytes());
-        client.write_all(&failed).await?;
+        send(client, message, &mut failed).await?;
     }
     Ok(())
 }
@@ -176,7 +177,7 @@ async fn requests(
         if stream && handled == Handled::Reply {
             Box::pin(until_exhausted(context, client, greeting, message, reply, drain)).await?;
         } else if handled == Handled::Reply {
-            client.write_all(reply).await?;
+            send(client, message, reply).await?;
         }
         input.advance(header.length);
         if let Some(waiting) = greeting.waiting.take_if(|_| !input.is_empty()) {
@@ -199,12 +200,12 @@ async fn until_exhausted(
     drain: &CancellationToken,
 ) -> Result<(), SessionEnd> {
     while !drain.is_cancelled() && exhaust::mark(reply) {
-        client.write_all(reply).await?;
+        send(client, message, reply).await?;
         let before = exhaust::number(reply);
         command(context, client, greeting, message, reply).await?;
         exhaust::follow(reply, before);
     }
-    Ok(client.write_all(reply).await?)
+    Ok(send(client, message, reply).await?)
 }
 
 /// Reads until a whole message stands at the start of `input`; `None` when there was nothing to read after
@@ -322,6 +323,7 @@ async fn compressed(
     let mut plain = Buffer::take();
     let compressor = decompress(message, greeting.agreed, &mut plain.0)?;
     let handled = command(context, client, greeting, &plain.0, reply).await?;
+    protect(client, &plain.0, reply);
     if let Some(compressor) = compressor.filter(|_| handled == Handled::Reply)
         && compress(reply, compressor, &mut plain.0)
     {

@@ -5,6 +5,7 @@
 
 mod clusters;
 mod collections;
+mod defaults;
 mod findings;
 mod pipelines;
 mod privileges;
@@ -51,6 +52,7 @@ pub async fn preflight(clusters: &PerSide<SharedCluster>, wanted: &[Wanted]) -> 
     if let PerSide { old: Some(old), new: Some(new) } = &seen {
         refuse_same_cluster(old, new, &mut findings);
         clusters::compare_versions(old, new, &mut findings);
+        defaults::compare(clusters, &mut findings).await;
     }
     if !findings.refused() {
         findings.info(

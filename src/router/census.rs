@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 use parking_lot::Mutex;
 
 use crate::cluster::command::ServerId;
@@ -20,6 +20,7 @@ pub struct Census {
 impl Census {
     /// Adds the pools of one worker.
     pub fn add(&self, side: Side, pools: &Arc<Pools>) {
+        pools.note_waits_in(histogram!(names::POOL_WAIT, "cluster" => side.as_str()));
         self.pools.lock().push((side, Arc::downgrade(pools)));
     }
 
@@ -36,6 +37,7 @@ impl Census {
                 sum.idle += stats.idle;
                 sum.waiting += stats.waiting;
                 sum.created += stats.created;
+                sum.gave_up += stats.gave_up;
             }
             true
         });
@@ -52,6 +54,7 @@ impl Census {
             gauge!(names::POOL_IDLE, &labels).set(idle);
             gauge!(names::POOL_WAITING, &labels).set(waiting);
             counter!(names::POOL_CREATED, &labels).absolute(stats.created);
+            counter!(names::POOL_GAVE_UP, &labels).absolute(stats.gave_up);
         }
     }
 }

@@ -22,6 +22,10 @@ pub const POOL_IDLE: &str = "reshard_pool_idle";
 pub const POOL_WAITING: &str = "reshard_pool_waiting";
 /// Server connections opened, by `cluster` and `server`.
 pub const POOL_CREATED: &str = "reshard_pool_created_total";
+/// Seconds that operations waited for a server connection when none was at rest, a histogram by `cluster`.
+pub const POOL_WAIT: &str = "reshard_pool_wait_seconds";
+/// Operations that waited for a server connection and left without, by `cluster` and `server`.
+pub const POOL_GAVE_UP: &str = "reshard_pool_gave_up_total";
 /// Cursors open through the proxy.
 pub const CURSORS: &str = "reshard_cursors";
 /// Cursors forgotten at the bound of the table or after their time.

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use bytes::BytesMut;
+
 use super::header::{FrameError, HEADER_LEN, Header, OP_MSG, read_i32};
 
 /// A CRC-32C of the whole message follows its last section.
@@ -106,6 +108,26 @@ fn parse_sequence(bytes: &[u8], at: usize, length: usize) -> Result<SequenceRang
     Ok(SequenceRange { identifier: name..nul, documents: nul + 1..at + length })
 }
 
+/// Whether `message` is an OP_MSG that says that it has a checksum.
+#[must_use]
+pub fn has_checksum(message: &[u8]) -> bool {
+    let flags = read_i32(message, HEADER_LEN).map_or(0, i32::cast_unsigned);
+    read_i32(message, 12) == Some(OP_MSG) && flags & CHECKSUM_PRESENT != 0
+}
+
+/// Gives an OP_MSG without a checksum one. Anything else stays as it is.
+pub fn append_checksum(message: &mut BytesMut) {
+    if read_i32(message, 12) != Some(OP_MSG) || message.len() < HEADER_LEN + 4 || has_checksum(message) {
+        return;
+    }
+    let Ok(length) = i32::try_from(message.len() + 4) else { return };
+    message[..4].copy_from_slice(&length.to_le_bytes());
+    // The flags' lowest byte.
+    message[HEADER_LEN] |= 1;
+    let sum = crc32c::crc32c(message);
+    message.extend_from_slice(&sum.to_le_bytes());
+}
+
 /// Builds an OP_MSG from a body document and at most one sequence of documents laid back to back.
 #[must_use]
 pub fn build(
@@ -183,6 +205,23 @@ mod tests {
         assert_eq!(parsed(&["ops", "nsInfo"]), Ok(2));
         assert!(parsed(&["ops", "ops"]).is_err());
         assert!(parsed(&["ops", "nsInfo", "x"]).is_err());
+    }
+
+    #[test]
+    fn a_checksum_is_given_once_and_holds() {
+        let body = bson::rawdoc! { "ping": 1 };
+        let mut bytes = BytesMut::from(&build(1, 0, MORE_TO_COME, body.as_bytes(), None)[..]);
+        assert!(!has_checksum(&bytes));
+        append_checksum(&mut bytes);
+        let once = bytes.clone();
+        append_checksum(&mut bytes);
+        assert!(has_checksum(&bytes) && bytes == once);
+        assert_eq!(OpMsg::parse(&bytes).unwrap().flags, MORE_TO_COME | CHECKSUM_PRESENT);
+        bytes[21] ^= 1;
+        assert_eq!(OpMsg::parse(&bytes), Err(FrameError::Checksum));
+        let mut other = BytesMut::from(&[0; 24][..]);
+        append_checksum(&mut other);
+        assert_eq!(&other[..], [0; 24]);
     }
 
     #[test]

@@ -151,9 +151,10 @@ fn prefix(length: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::op_msg::build;
+    use crate::wire::op_msg::{append_checksum, build};
     use crate::wire::scan::Command;
     use bson::{RawDocument, rawdoc};
+    use bytes::BytesMut;
 
     #[test]
     fn edits_leave_the_rest_as_it_is() {
@@ -185,6 +186,37 @@ mod tests {
         };
         assert_eq!(RawDocument::from_bytes(&out[message.body.clone()]).unwrap(), &*expected);
         assert_eq!(&out[message.sequences[0].documents.clone()], one.as_bytes());
+    }
+
+    #[test]
+    fn a_body_behind_its_documents_is_edited_like_one_before_them() {
+        let body = rawdoc! { "insert": "c", "$clusterTime": { "a": 1 }, "$db": "d" };
+        let one = rawdoc! { "_id": 1 };
+        let bytes = turned(&build(9, 0, 0, body.as_bytes(), Some(("documents", one.as_bytes()))));
+        let mut bytes = BytesMut::from(&bytes[..]);
+        append_checksum(&mut bytes);
+
+        let message = OpMsg::parse(&bytes).unwrap();
+        assert!(message.body.start > message.sequences[0].documents.start);
+        let command = Command::scan(&bytes, message.body.clone()).unwrap();
+        assert_eq!((command.name, command.database), ("insert", Some("d")));
+        let mut patch = Patch::new(&message);
+        patch.remove(command.cluster_time.unwrap().range());
+        patch.append(document_element("$clusterTime", rawdoc! { "longer": "than before" }.as_bytes()));
+        let out = patch.finish().to_vec(&bytes);
+
+        let message = OpMsg::parse(&out).unwrap();
+        assert_eq!((message.flags, message.header.length), (0, out.len()));
+        let expected = rawdoc! { "insert": "c", "$db": "d", "$clusterTime": { "longer": "than before" } };
+        assert_eq!(RawDocument::from_bytes(&out[message.body.clone()]).unwrap(), &*expected);
+        assert_eq!(&out[message.sequences[0].documents.clone()], one.as_bytes());
+    }
+
+    /// The same message with its body as the last section.
+    fn turned(message: &[u8]) -> Vec<u8> {
+        let parts = OpMsg::parse(message).unwrap();
+        let (body, rest) = (&message[20..parts.body.end], &message[parts.body.end..]);
+        [&message[..20], rest, body].concat()
     }
 
     #[test]

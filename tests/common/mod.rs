@@ -84,7 +84,7 @@ pub(crate) struct Looking {
     change: Change,
 }
 
-const READS: [&str; 12] = [
+const READS: [&str; 13] = [
     "hello",
     "isMaster",
     "find",
@@ -95,6 +95,7 @@ const READS: [&str; 12] = [
     "getParameter",
     "replSetGetConfig",
     "collStats",
+    "getDefaultRWConcern",
     "connectionStatus",
     "ping",
 ];

@@ -138,6 +138,11 @@ impl Server {
         self.child.lock().as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
     }
 
+    /// What it told the system when it ended by itself.
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        self.child.lock().as_mut().and_then(|child| child.try_wait().ok().flatten()?.code())
+    }
+
     pub(crate) fn uri(&self) -> String {
         format!("mongodb://127.0.0.1:{}/", self.listen)
     }

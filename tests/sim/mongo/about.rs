@@ -20,6 +20,7 @@ pub(crate) fn run(state: &State, place: Place, command: &Command<'_>) -> Option<
         "getParameter" => Some(rawdoc! {
             "featureCompatibilityVersion": { "version": "6.0" }, "notablescan": false,
         }),
+        "getDefaultRWConcern" => Some(rawdoc! { "defaultWriteConcern": { "w": "majority", "wtimeout": 0 } }),
         "replSetGetConfig" => Some(config(state)),
         "listDatabases" => Some(databases(state, place)),
         "find" if is_oplog(command) => Some(oplog_end(state, place, command)),
