@@ -48,7 +48,7 @@ impl Engine {
         }
         plan.state = match how {
             Steer::Pause => State { paused: true, ..plan.state },
-            Steer::Resume => State { dry: plan.state.dry, ..State::default() },
+            Steer::Resume => State { dry: plan.state.dry, looks: plan.state.looks, ..State::default() },
         };
         self.store_plan(running, Some(&plan)).await?;
         self.plan_of(running).await

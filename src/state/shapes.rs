@@ -257,6 +257,22 @@ impl Shapes {
         }
     }
 
+    /// Once something is on new: where less than `enough` was known of old before that, what old does beside new is
+    /// taken, as long as that is more.
+    pub fn note_missing_baselines(&self, now: Duration, enough: u64) {
+        let samples = |baseline: &Baseline| baseline.samples.unsigned_abs();
+        for watched in self.all() {
+            let known = watched.baseline().as_ref().map_or(0, samples);
+            if known >= enough {
+                continue;
+            }
+            let beside = Baseline::of(&watched.window(Side::Old, now, WINDOW));
+            if let Some(baseline) = beside.filter(|baseline| samples(baseline) > known) {
+                *watched.baseline.lock() = Some(baseline);
+            }
+        }
+    }
+
     /// Baselines as they are stored: namespace, text, and hash of each shape.
     #[must_use]
     pub fn baselines(&self) -> Vec<StoredBaseline> {
