@@ -214,9 +214,15 @@ async fn dry_run(operator: &Operator, plan: Plan) -> Result<Vec<RampDecision>> {
     operator.engine.start_plan(&me(), "m", plan).await?;
     let done = until_ramp(operator, "its last step", |ramp| ramp.status == RampStatus::Done).await?;
     ensure!(done.reads_percent == 50, "{done:#?}");
-    let mut decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
+    let newest = async || anyhow::Ok(operator.engine.decisions("m", Page::default()).await?.decisions);
+    wait_for("that to be recorded", LONG, || async {
+        let decisions = newest().await?;
+        Ok(decisions.len() > before && decisions[0].act == "done")
+    })
+    .await?;
+    let mut decisions = newest().await?;
     decisions.truncate(decisions.len() - before);
-    ensure!(decisions.iter().all(|one| one.dry_run) && decisions[0].act == "done", "{decisions:#?}");
+    ensure!(decisions.iter().all(|one| one.dry_run), "{decisions:#?}");
     ensure!(operator.progress().await?.reads_percent == 0);
     Ok(decisions)
 }
@@ -245,11 +251,11 @@ async fn a_step_back_without_new_goes_to_nothing() -> Result<()> {
     until_ramp(operator, "a look", |ramp| !ramp.gates.is_empty()).await?;
     new.kill9_all().await?;
     until_ramp(operator, "no reads on new", |ramp| ramp.reads_percent == 0).await?;
-    let decisions = wait_for("that to be recorded", LONG, || async {
+    wait_for("that to be recorded", LONG, || async {
         let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
         Ok(decisions.iter().any(|one| one.act == "down"))
-    });
-    decisions.await?;
+    })
+    .await?;
     let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
     let down = decisions.iter().rfind(|one| one.act == "down").context("it came down")?;
     ensure!(down.result == "ok" && down.why.contains("needs old alone"), "{decisions:#?}");

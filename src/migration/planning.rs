@@ -133,7 +133,8 @@ impl Engine {
         }
         let Done { to, result, besides } = done;
         let moved = result.is_ok();
-        if let (Some(active), true) = (running.active.lock().clone(), to.is_some()) {
+        let active = running.active.lock().clone();
+        if let Some(active) = active.filter(|_| to.is_some()) {
             looked.has_moved(running.mark(&active, self.environment.clock.now()));
         }
         let number = plan.decisions + i64::from(is_news);
