@@ -13,7 +13,7 @@ use super::running::Running;
 use super::shadow::Tally;
 use crate::converge::active::Active;
 use crate::model::side::Side;
-use crate::policy::evidence::{Known, Latency, Shadowed};
+use crate::policy::evidence::{Answers, Known, Latency, Shadowed};
 use crate::policy::latency::Measured;
 use crate::policy::ramp::Plan;
 use crate::state::shapes::{SLOT, Watched};
@@ -77,7 +77,8 @@ impl Looked {
 impl Running {
     /// What has been measured by `at`, which is now.
     pub(super) fn mark(&self, active: &Active, at: Duration) -> Mark {
-        let all = active.shapes.all();
+        let mut all = active.shapes.all();
+        all.push(Arc::clone(active.shapes.besides()));
         let measured = |(watched, side): (&Arc<Watched>, Side)| {
             ((watched.hash, side), watched.window_from(side, at, SLOT, at))
         };
@@ -100,7 +101,13 @@ impl Engine {
         if looked.looks.is_multiple_of(OPLOG_EVERY) {
             let (old, new) = (&*context.clusters.old, &*context.clusters.new);
             let (old, new) = futures::join!(oplog_window_seconds(old), oplog_window_seconds(new));
-            looked.oplog_window = [old.ok(), new.ok()];
+            let now = context.clock.now();
+            // What counts is how far the oplog reaches back beyond where its stream would be taken up again.
+            let ahead = |window: Result<f64, String>, side| {
+                let age = context.frontiers.get(side).age_seconds(now).unwrap_or(0.0);
+                window.ok().map(|seconds| (seconds - age).max(0.0))
+            };
+            looked.oplog_window = [ahead(old, Side::Old), ahead(new, Side::New)];
         }
         looked.looks = looked.looks.wrapping_add(1);
         let failures = active.counters.mirror_failures.load(Ordering::Relaxed);
@@ -134,20 +141,23 @@ fn shadowed(running: &Running, before: &Tally) -> Shadowed {
 
 /// What new answered, beside what old did. A dry run sends it nothing: there, what shadow reads and rehearsals
 /// measured counts too, and if that is nothing, `None`.
-pub(super) fn answers(active: &Active, plan: &Plan, now: Duration, looked: &Looked) -> Option<Vec<Latency>> {
-    let of = |watched: &Arc<Watched>, moved| latency(watched, watched, plan, now, moved);
+pub(super) fn answers(active: &Active, plan: &Plan, now: Duration, looked: &Looked) -> Option<Answers> {
+    let moved = looked.moved.as_ref().filter(|_| !plan.dry_run);
+    let of = |watched: &Arc<Watched>| latency(watched, watched, plan, now, moved);
     let all = active.shapes.all();
+    let besides = of(active.shapes.besides()).new;
+    let mut latencies: Vec<_> = all.iter().map(of).collect();
     if !plan.dry_run {
-        return Some(all.iter().map(|watched| of(watched, looked.moved.as_ref())).collect());
+        return Some(Answers { latencies, besides });
     }
-    let mut latencies: Vec<_> = all.iter().map(|watched| of(watched, None)).collect();
     for elsewhere in [active.shadow.shapes.all(), active.rehearsal.shapes().all()] {
         latencies.extend(elsewhere.iter().map(|measured| {
             let known = all.iter().find(|watched| watched.hash == measured.hash).unwrap_or(measured);
             latency(measured, known, plan, now, None)
         }));
     }
-    latencies.iter().any(|one| one.new.samples() + one.new.errors > 0).then_some(latencies)
+    let measured = latencies.iter().any(|one| one.new.samples() + one.new.errors > 0);
+    measured.then_some(Answers { latencies, besides })
 }
 
 /// What both clusters answered lately, as far back as new has enough of it; `known` has the baseline.

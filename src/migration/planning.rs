@@ -88,7 +88,7 @@ impl Engine {
         let mut unjudged = "";
         if plan.plan.has_begun(place) {
             match answers(&active, &plan.plan, now, looked) {
-                Some(latencies) => gates.extend(of_new(&plan.plan, &latencies)),
+                Some(answers) => gates.extend(of_new(&plan.plan, &answers)),
                 None => unjudged = NOT_JUDGED,
             }
         }

@@ -46,6 +46,15 @@ pub struct Latency {
     pub baseline_p99_ms: Option<f64>,
 }
 
+/// What both clusters answered lately.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answers {
+    /// By shape.
+    pub latencies: Vec<Latency>,
+    /// What new answered that has no shape: of that only errors say something.
+    pub besides: Measured,
+}
+
 /// The gates of a migration itself.
 #[must_use]
 pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
@@ -77,10 +86,11 @@ pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
 /// The gates of new's answers, all shapes together and each by itself.
 ///
 /// A gate is broken as soon as it could not hold any more with as many samples as are needed: it does not wait for
-/// them. Shapes that new was asked too seldom count together.
+/// them. Shapes that new was asked too seldom count together, and so does what has no shape.
 #[must_use]
-pub fn of_new(plan: &Plan, latencies: &[Latency]) -> Vec<Gate> {
-    let mut all = Measured::default();
+pub fn of_new(plan: &Plan, answers: &Answers) -> Vec<Gate> {
+    let Answers { latencies, besides } = answers;
+    let mut all = besides.clone();
     latencies.iter().for_each(|one| all.add(&one.new));
     let mut gates = vec![errors(plan, &all)];
     let mut worst: Option<Gate> = None;

@@ -57,7 +57,10 @@ fn took(count: u64, ms: u64) -> Measured {
 
 fn judged(new: Measured, old: Measured, baseline_p99_ms: Option<f64>) -> Vec<Verdict> {
     let one = Latency { shape: "s".into(), new, old, baseline_p99_ms };
-    of_new(&Plan::default(), &[one]).iter().map(|gate| gate.verdict).collect()
+    of_new(&Plan::default(), &Answers { latencies: vec![one], ..Answers::default() })
+        .iter()
+        .map(|gate| gate.verdict)
+        .collect()
 }
 
 #[test]
@@ -104,4 +107,15 @@ fn that_shadow_reads_found_nothing_counts_only_with_enough_of_them_since_the_las
     assert_eq!(judged(off.clone()).detail, "shop.c is switched off");
     let found = Shadowed { differences: Some(3), ..off };
     assert_eq!(judged(found).verdict, Broken, "what was found stays found");
+}
+
+#[test]
+fn what_has_no_shape_counts_for_errors_alone() {
+    let one = Latency { shape: "s".into(), new: took(10, 1), old: took(0, 1), baseline_p99_ms: Some(1.0) };
+    let with = |besides| {
+        let gates = of_new(&Plan::default(), &Answers { latencies: vec![one.clone()], besides });
+        gates.into_iter().map(|gate| gate.verdict).collect::<Vec<_>>()
+    };
+    assert_eq!(with(took(190, 60_000)), [Verdict::Passed, Verdict::TooFew]);
+    assert_eq!(with(Measured { errors: 2, ..took(0, 1) }), [Verdict::Broken, Verdict::TooFew]);
 }
