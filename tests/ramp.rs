@@ -139,6 +139,7 @@ async fn filled(uri: &str) -> Result<()> {
 struct Read {
     new: ReplicaSet,
     operator: Operator,
+    uri: String,
     _others: (ReplicaSet, Proxy, Readers),
 }
 
@@ -152,7 +153,7 @@ impl Read {
         operator.start().await?;
         operator.until_synced().await?;
         let readers = Readers::start(&uri(&proxy)).await?;
-        Ok(Self { new, operator, _others: (old, proxy, readers) })
+        Ok(Self { new, operator, uri: uri(&proxy), _others: (old, proxy, readers) })
     }
 }
 
@@ -208,6 +209,28 @@ async fn errors_and_slowness_of_new_bring_it_down_at_the_second_look() -> Result
     Ok(())
 }
 
+/// What has no shape of its own, the further batches of cursors, is part of the errors of new.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_further_batches_count() -> Result<()> {
+    let read = Read::start("ramp_batches").await?;
+    let (new, operator) = (&read.new, &read.operator);
+    operator.reads(100).await?;
+    let plan = Plan { reads: steps(&[100]), dwell_seconds: 3600, max_error_rate: 0.0001, ..plan() };
+    operator.engine.start_plan(&me(), "m", plan).await?;
+    let how = doc! { "errorCode": 8, "failCommands": ["getMore"] };
+    new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": how }).await?;
+    let c = Client::with_uri_str(&read.uri).await?.database("shop").collection::<Document>("c");
+    wait_for("errors to be seen", LONG, || async {
+        for _ in 0..20 {
+            let mut found = c.find(doc! {}).batch_size(2).await?;
+            while found.advance().await.is_ok_and(|more| more) {}
+        }
+        let seen = operator.engine.plan("m").await?;
+        Ok(seen.gates.iter().any(|gate| gate.name == "errors" && gate.verdict == Verdict::Broken))
+    })
+    .await
+}
+
 async fn dry_run(operator: &Operator, plan: Plan) -> Result<Vec<RampDecision>> {
     let plan = Plan { dwell_seconds: 1, dry_run: true, ..plan };
     let before = operator.engine.decisions("m", Page::default()).await?.decisions.len();
@@ -235,7 +258,7 @@ async fn a_dry_run_reaches_its_last_step_and_moves_nothing() -> Result<()> {
     let unjudged = |one: &RampDecision| one.why.contains("are not judged");
     let judged = |one: &RampDecision| one.gates.iter().any(|gate| gate.name == "errors");
     ensure!(unjudged(&blind[0]) && !blind.iter().any(judged), "{blind:#?}");
-    operator.engine.set_shadow(&me(), "m", shadow(10.0)).await?;
+    operator.engine.set_shadow(&me(), "m", shadow(50.0)).await?;
     let seeing = dry_run(operator, Plan { reads: steps(&[50]), shadow: Shadow::On, ..plan() }).await?;
     ensure!(judged(&seeing[0]) && !seeing.iter().any(unjudged), "{seeing:#?}");
     Ok(())

@@ -95,8 +95,8 @@ fn that_shadow_reads_found_nothing_counts_only_with_enough_of_them_since_the_las
     assert_eq!(judged(shadowed(0, 0)).verdict, TooFew);
     assert_eq!(judged(shadowed(199, 20)).verdict, TooFew, "enough could still come");
     assert_eq!(judged(shadowed(200, 0)).verdict, Passed);
-    assert_eq!(judged(shadowed(900, 100)).verdict, Passed, "a tenth may be missing");
-    assert_eq!(judged(shadowed(900, 101)).verdict, Unknown);
+    assert_eq!(judged(shadowed(800, 200)).verdict, Passed, "a fifth may be missing");
+    assert_eq!(judged(shadowed(800, 201)).verdict, Unknown);
     assert_eq!(
         judged(shadowed(0, 21)).verdict,
         Unknown,

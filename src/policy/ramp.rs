@@ -102,7 +102,7 @@ impl Default for Plan {
             min_oplog_window_seconds: 3600.0,
             p99_floor_ms: 2.0,
             shadow: Shadow::On,
-            max_uncompared: 0.1,
+            max_uncompared: 0.2,
             back: Back::Step,
             max_setbacks: 3,
             utc_offset_minutes: 0,
