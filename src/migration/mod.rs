@@ -14,6 +14,7 @@ pub mod control;
 mod current;
 mod ending;
 pub mod engine;
+mod evidence;
 mod expiry;
 mod following;
 mod gates;

@@ -87,6 +87,13 @@ pub struct RampDecision {
     pub number: i64,
     /// Unix milliseconds.
     pub at: i64,
+    /// The number of the look at the gates that it came from, counted from 1 for each plan, holds that are not
+    /// recorded among them.
+    #[serde(default)]
+    pub look: i64,
+    /// The first look at broken gates since all of them held; null while none is broken.
+    #[serde(default)]
+    pub first_broken_look: Option<i64>,
     /// `hold`, `up`, `down` or `done`.
     pub act: String,
     /// It was only decided, and nothing moved.

@@ -1,12 +1,19 @@
 //! What an operator can ask of a ramp by plan.
 
+use std::time::Duration;
+
 use super::control::{ControlError, Page, Refusal};
 use super::engine::{Engine, unavailable};
 use super::plan::{DecisionList, Plan, RampView, State, Steer, StoredPlan, decisions};
 use super::planning::Said;
 use super::ramping::conflict;
 use super::running::Running;
+use crate::clock::timeout;
+use crate::converge::shards::is_sharded;
+use crate::model::side::Side;
 
+/// How long a cluster may take to say what it is.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
 const MOST_ON_A_PAGE: u16 = 1000;
 
 fn none(name: &str) -> ControlError {
@@ -31,12 +38,40 @@ impl Engine {
         if phase.is_over() {
             return Err(conflict("wrong-phase", format!("it is {phase}; nothing can move any more")));
         }
+        self.must_see_oplogs(&plan).await?;
         let decisions = running.stored.lock().plan.as_ref().map_or(0, |plan| plan.decisions);
         let since = self.environment.clock.wall_millis();
         let (by, state) = (by.to_owned(), State::default());
         let started = StoredPlan { plan, state, done: false, decisions, by, since };
         self.store_plan(running, Some(&started)).await?;
         self.plan_of(running).await
+    }
+
+    /// Routers do not show the oplogs of shards: with that gate a plan would hold for ever.
+    async fn must_see_oplogs(&self, plan: &Plan) -> Result<(), ControlError> {
+        let Some(clusters) = self.environment.clusters.as_ref() else { return Ok(()) };
+        if plan.min_oplog_window_seconds <= 0.0 {
+            return Ok(());
+        }
+        let ask = async |side: Side| {
+            let sharded =
+                timeout(&*self.environment.clock, ASK_LIMIT, is_sharded(&**clusters.get(side))).await;
+            // Who does not answer may be a replica set: the gate is unknown until it does.
+            matches!(sharded, Ok(Ok(true)))
+        };
+        let (old, new) = futures::join!(ask(Side::Old), ask(Side::New));
+        let hidden: Vec<_> =
+            [(old, "old"), (new, "new")].into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+        if hidden.is_empty() {
+            return Ok(());
+        }
+        let detail = format!(
+            "how far the oplogs of {} reach back cannot be read through mongos, and the plan would hold for ever: \
+             watch the shards' oplogs by other means, and set min_oplog_window_seconds to 0 \
+             (--plan '{{\"min_oplog_window_seconds\": 0}}')",
+            hidden.join(" and ")
+        );
+        Err(ControlError::new(Refusal::Invalid, "oplog-unreadable", detail))
     }
 
     /// Halts a plan, or lets it go on.
@@ -48,7 +83,7 @@ impl Engine {
         }
         plan.state = match how {
             Steer::Pause => State { paused: true, ..plan.state },
-            Steer::Resume => State { dry: plan.state.dry, ..State::default() },
+            Steer::Resume => State { dry: plan.state.dry, looks: plan.state.looks, ..State::default() },
         };
         self.store_plan(running, Some(&plan)).await?;
         self.plan_of(running).await

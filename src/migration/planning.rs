@@ -1,6 +1,5 @@
 //! Ramps by plan at work: every few seconds the gates are measured, and what is decided is done and recorded.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,56 +8,28 @@ use metrics::{counter, gauge};
 
 use super::control::{By, Control, Patience};
 use super::engine::Engine;
+use super::evidence::{Looked, answers};
 use super::plan::{Gate, Place, RampDecision, StoredPlan, Verdict, record, words};
-use super::preflight::oplog_window_seconds;
 use super::running::Running;
-use crate::converge::active::Active;
-use crate::model::side::Side;
-use crate::policy::evidence::{Known, Latency, of_migration, of_new};
-use crate::policy::latency::Measured;
-use crate::policy::ramp::{Act, Decision, EVERY_MS, Plan, decide};
-use crate::state::shapes::{SLOT, Watched};
+use crate::model::percent::Percent;
+use crate::policy::evidence::{of_migration, of_new};
+use crate::policy::ramp::{Act, Decision, EVERY_MS, Plan, State, decide};
 use crate::telemetry::metrics as names;
 
-/// Looks between two looks at the oplogs.
-const OPLOG_EVERY: u32 = 6;
-/// How far back new's answers are looked at, the shortest first: as far as there are enough.
-const SPANS: [u64; 4] = [10, 30, 60, 300];
 /// Who moves what a plan moves, in the audit.
 const WHO: &str = "plan";
 
-/// What one process remembers of a ramp.
-#[derive(Debug, Default)]
-pub struct Looked {
-    /// Mirror failures at the last look.
-    mirror_failures: Option<u64>,
-    oplog_window: [Option<f64>; 2],
-    looks: u32,
-    /// What stored baselines say has been taken up.
-    learned: bool,
-    /// The last move: what came before says nothing about the step that it led to.
-    moved: Option<Moved>,
-    /// What was recorded last.
-    recorded: Vec<(String, Verdict)>,
-}
+/// What is said of a dry run while nothing has measured new.
+const NOT_JUDGED: &str = "; errors and latency of new are not judged: a dry run sends nothing to it, and neither \
+                          shadow reads nor a rehearsal have measured it lately";
 
-/// When something moved, and what had been measured by then in the slots that were not over.
-#[derive(Debug)]
-struct Moved {
-    at: Duration,
-    before: HashMap<(u64, Side), Measured>,
-}
-
-impl Moved {
-    fn now(active: &Active, at: Duration) -> Self {
-        let all = active.shapes.all();
-        let measured = |(watched, side): (&Arc<Watched>, Side)| {
-            ((watched.hash, side), watched.window_from(side, at, SLOT, at))
-        };
-        let before =
-            all.iter().flat_map(|watched| Side::BOTH.map(|side| (watched, side))).map(measured).collect();
-        Self { at, before }
-    }
+/// What became of a decision.
+struct Done {
+    /// Where it went, or was to go.
+    to: Option<Place>,
+    result: Result<(), String>,
+    /// What is to be said besides why it was decided.
+    besides: String,
 }
 
 /// What the last look said, for whoever asks.
@@ -109,48 +80,24 @@ impl Engine {
             active.shapes.note_baselines(now);
         }
         let Some(plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
+        active.shapes.note_missing_baselines(now, plan.plan.min_samples);
+        looked.begin(&plan, || running.mark(&active, now));
         let place = if plan.plan.dry_run { plan.state.dry } else { real };
-        let known = self.known(running, &active, &plan.plan, looked, &context.clusters).await;
+        let known = self.known(running, &active, &plan.plan, looked, &context).await;
         let mut gates = of_migration(&plan.plan, &known);
+        let mut unjudged = "";
         if plan.plan.has_begun(place) {
-            gates.extend(of_new(&plan.plan, &latencies(&active, &plan.plan, now, looked.moved.as_ref())));
+            match answers(&active, &plan.plan, now, looked) {
+                Some(answers) => gates.extend(of_new(&plan.plan, &answers)),
+                None => unjudged = NOT_JUDGED,
+            }
         }
-        let decision = decide(&plan.plan, &plan.state, place, &gates, self.environment.clock.wall_millis());
+        let mut decision =
+            decide(&plan.plan, &plan.state, place, &gates, self.environment.clock.wall_millis());
+        decision.why.push_str(unjudged);
         *running.ramp_said.lock() = Said { gates: gates.clone(), why: decision.why.clone() };
         tell(&context.name, &plan, &decision, &gates);
         self.follow_decision(running, looked, &plan, place, decision, gates).await;
-    }
-
-    async fn known(
-        &self,
-        running: &Running,
-        active: &Active,
-        plan: &Plan,
-        looked: &mut Looked,
-        clusters: &crate::model::side::PerSide<crate::cluster::command::SharedCluster>,
-    ) -> Known {
-        if looked.looks.is_multiple_of(OPLOG_EVERY) {
-            let (old, new) =
-                futures::join!(oplog_window_seconds(&*clusters.old), oplog_window_seconds(&*clusters.new));
-            looked.oplog_window = [old.ok(), new.ok()];
-        }
-        looked.looks = looked.looks.wrapping_add(1);
-        let failures = active.counters.mirror_failures.load(std::sync::atomic::Ordering::Relaxed);
-        let before = looked.mirror_failures.replace(failures);
-        let progress = self.progress_of(running);
-        let blocked_by = if plan.writes.is_empty() {
-            self.blocked_for_reads_of_plans(running)
-        } else {
-            self.blocked_for_writes(running)
-        };
-        Known {
-            blocked_by,
-            lag: [progress.lag.old_to_new, progress.lag.new_to_old],
-            conflicts: progress.conflicts,
-            mirror_failures: before.map(|before| failures.saturating_sub(before)),
-            oplog_window: looked.oplog_window,
-            shadow_differences: progress.shadow.shadow_differences,
-        }
     }
 
     /// Does what was decided, and records it.
@@ -164,27 +111,31 @@ impl Engine {
         gates: Vec<Gate>,
     ) {
         let Ok(state) = self.environment.state() else { return };
-        let (act, to) = words(decision.act);
+        let (act, wanted) = words(decision.act);
         let seen: Vec<_> = gates.iter().map(|gate| (gate.name.clone(), gate.verdict)).collect();
-        let is_news = decision.act != Act::Hold || seen != looked.recorded;
-        let mut result = Ok(());
-        if let Some(to) = to.filter(|_| !plan.plan.dry_run) {
+        let is_news = decision.act != Act::Hold || !looked.recorded_same(&seen);
+        let mut done = Done { to: wanted, result: Ok(()), besides: String::new() };
+        if let Some(to) = wanted.filter(|_| !plan.plan.dry_run) {
             if plan.decisions == 0 || from == Place::default() {
                 // Before the first percent: afterwards old no longer serves everything.
                 let active = running.active.lock().clone();
                 let baselines = active.map(|active| active.shapes.baselines()).unwrap_or_default();
                 let kept =
                     running.change_stored(state, |stored| stored.baselines.clone_from(&baselines)).await;
-                result = kept.map_err(|error| error.to_string());
+                done.result = kept.map_err(|error| error.to_string());
             }
             let name = running.stored.lock().name.clone();
-            if result.is_ok() || matches!(decision.act, Act::Down(_)) {
-                result = self.move_to(&name, from, to).await;
+            if let Act::Down(_) = decision.act {
+                done = self.come_down(running, &name, from, to).await;
+            } else if done.result.is_ok() {
+                done.result = self.move_to(&name, from, to).await;
             }
         }
+        let Done { to, result, besides } = done;
         let moved = result.is_ok();
-        if let (Some(active), true) = (running.active.lock().clone(), to.is_some()) {
-            looked.moved = Some(Moved::now(&active, self.environment.clock.now()));
+        let active = running.active.lock().clone();
+        if let Some(active) = active.filter(|_| to.is_some()) {
+            looked.has_moved(running.mark(&active, self.environment.clock.now()));
         }
         let number = plan.decisions + i64::from(is_news);
         let at = decision.state.looked_at.unwrap_or_default();
@@ -201,7 +152,7 @@ impl Engine {
         if !kept || !is_news {
             return;
         }
-        looked.recorded = seen;
+        looked.record(seen);
         let recorded = RampDecision {
             number,
             at,
@@ -209,7 +160,9 @@ impl Engine {
             dry_run: plan.plan.dry_run,
             from,
             to,
-            why: decision.why,
+            look: decision.look,
+            first_broken_look: decision.first_broken,
+            why: decision.why + &besides,
             result: result.map_or_else(|why| why, |()| "ok".to_owned()),
             gates,
         };
@@ -222,6 +175,32 @@ impl Engine {
         };
         if let Err(error) = stored {
             tracing::warn!(%error, "a decision of the ramp could not be stored");
+        }
+    }
+
+    /// Comes down. A step that is not zero needs new too; reads alone return to old without it.
+    async fn come_down(&self, running: &Running, name: &str, from: Place, to: Place) -> Done {
+        let done = |to, result, besides| Done { to: Some(to), result, besides };
+        let Err(why) = self.move_to(name, from, to).await else { return done(to, Ok(()), String::new()) };
+        let route = running.parts().and_then(|context| context.route());
+        if route.is_none_or(|route| !route.owned_by_new.is_empty()) {
+            let way = format!(
+                "new holds writes, so that nothing comes down by itself until it and the streams are well again: if \
+                 it does not come back, reshard migrate rollback {name} --without-new (it was: {why})"
+            );
+            return done(to, Err(way), String::new());
+        }
+        let lowest = Place { reads: Percent::ZERO, writes: from.writes };
+        if to.reads >= from.reads || to.reads == Percent::ZERO {
+            return done(to, Err(why), String::new());
+        }
+        match self.move_to(name, from, lowest).await {
+            Ok(()) => {
+                let besides =
+                    format!("; reads go to 0, which needs old alone: the step below failed ({why})");
+                done(lowest, Ok(()), besides)
+            }
+            Err(last) => done(to, Err(format!("{why}; reads to 0: {last}")), String::new()),
         }
     }
 
@@ -266,37 +245,9 @@ impl Running {
 }
 
 /// What is remembered of a decision that could not be done: nothing was reached, and what is broken stays so.
-fn undone(plan: &StoredPlan, decision: &Decision) -> crate::policy::ramp::State {
-    crate::policy::ramp::State { looked_at: decision.state.looked_at, dwelt_ms: 0, ..plan.state.clone() }
-}
-
-/// What both clusters answered lately, by shape; as far back as new has enough of it.
-fn latencies(active: &Active, plan: &Plan, now: Duration, moved: Option<&Moved>) -> Vec<Latency> {
-    active.shapes.all().iter().map(|watched| latency(watched, plan, now, moved)).collect()
-}
-
-fn latency(watched: &Watched, plan: &Plan, now: Duration, moved: Option<&Moved>) -> Latency {
-    let within = |seconds: u64, side| {
-        let from = moved.map_or(Duration::ZERO, |moved| moved.at);
-        let measured = watched.window_from(side, now, Duration::from_secs(seconds), from);
-        let in_reach =
-            now.as_secs() / SLOT.as_secs() < from.as_secs() / SLOT.as_secs() + seconds / SLOT.as_secs();
-        match moved.and_then(|moved| moved.before.get(&(watched.hash, side))) {
-            Some(before) if in_reach => measured.minus(before),
-            _ => measured,
-        }
-    };
-    let enough = |seconds: &u64| {
-        let new = within(*seconds, Side::New);
-        new.samples() + new.errors >= plan.min_samples
-    };
-    let span = SPANS.into_iter().find(enough).unwrap_or(SPANS[SPANS.len() - 1]);
-    Latency {
-        shape: format!("{} {}", watched.namespace, watched.text),
-        new: within(span, Side::New),
-        old: within(span, Side::Old),
-        baseline_p99_ms: watched.baseline().map(|baseline| baseline.p99_ms),
-    }
+fn undone(plan: &StoredPlan, decision: &Decision) -> State {
+    let State { looked_at, looks, .. } = decision.state;
+    State { looked_at, looks, dwelt_ms: 0, ..plan.state.clone() }
 }
 
 /// Publishes what a look says.

@@ -51,7 +51,7 @@ pub struct Running {
     /// One store of [`Self::stored`] at a time.
     pub storing: tokio::sync::Mutex<()>,
     /// The ramp by plan: one look at a time.
-    pub ramping: tokio::sync::Mutex<super::planning::Looked>,
+    pub ramping: tokio::sync::Mutex<super::evidence::Looked>,
     /// What that look said.
     pub ramp_said: Mutex<super::planning::Said>,
     /// One operator's call at a time.

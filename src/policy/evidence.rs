@@ -16,8 +16,21 @@ pub struct Known {
     pub mirror_failures: Option<u64>,
     /// Seconds that the oplogs of old and new reach back.
     pub oplog_window: [Option<f64>; 2],
-    /// Persistent differences that shadow reads have found.
-    pub shadow_differences: Option<u64>,
+    /// What shadow reads have seen.
+    pub shadow: Shadowed,
+}
+
+/// What shadow reads have seen.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Shadowed {
+    /// Why reads are not compared now, or not all of them.
+    pub off: Option<String>,
+    /// Persistent differences, ever.
+    pub differences: Option<u64>,
+    /// Reads that were compared to an end since the last move of the plan, or since it began.
+    pub compared: u64,
+    /// Reads of the sample since then of which nothing is known: dropped, not answered, or never settled.
+    pub uncompared: u64,
 }
 
 /// One shape, as both clusters served it lately.
@@ -31,6 +44,15 @@ pub struct Latency {
     pub old: Measured,
     /// Old's 99th percentile before anything was on new.
     pub baseline_p99_ms: Option<f64>,
+}
+
+/// What both clusters answered lately.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answers {
+    /// By shape.
+    pub latencies: Vec<Latency>,
+    /// What new answered that has no shape: of that only errors say something.
+    pub besides: Measured,
 }
 
 /// The gates of a migration itself.
@@ -56,7 +78,7 @@ pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
         }
     }
     if plan.shadow == Shadow::On {
-        gates.push(none("shadow_differences", known.shadow_differences));
+        gates.push(shadow(plan, &known.shadow));
     }
     gates
 }
@@ -64,10 +86,11 @@ pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
 /// The gates of new's answers, all shapes together and each by itself.
 ///
 /// A gate is broken as soon as it could not hold any more with as many samples as are needed: it does not wait for
-/// them. Shapes that new was asked too seldom count together.
+/// them. Shapes that new was asked too seldom count together, and so does what has no shape.
 #[must_use]
-pub fn of_new(plan: &Plan, latencies: &[Latency]) -> Vec<Gate> {
-    let mut all = Measured::default();
+pub fn of_new(plan: &Plan, answers: &Answers) -> Vec<Gate> {
+    let Answers { latencies, besides } = answers;
+    let mut all = besides.clone();
     latencies.iter().for_each(|one| all.add(&one.new));
     let mut gates = vec![errors(plan, &all)];
     let mut worst: Option<Gate> = None;
@@ -83,6 +106,32 @@ pub fn of_new(plan: &Plan, latencies: &[Latency]) -> Vec<Gate> {
     };
     gates.push(worst.unwrap_or_else(few));
     gates
+}
+
+/// What was found counts for ever; that nothing was found says something only of reads since the last move, and of
+/// enough of them.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+fn shadow(plan: &Plan, seen: &Shadowed) -> Gate {
+    let say = |verdict, detail: &str| gate("shadow_differences", verdict, detail);
+    match (seen.differences, &seen.off) {
+        (None, _) => return say(Verdict::Unknown, "not known"),
+        (Some(0), Some(off)) => return say(Verdict::Unknown, off),
+        (Some(0), None) => {}
+        (Some(found), _) => return say(Verdict::Broken, &found.to_string()),
+    }
+    let (compared, uncompared) = (seen.compared, seen.uncompared);
+    let detail =
+        format!("0; {compared} reads compared since the last move, and {uncompared} that could not be");
+    let looked_at = (compared + uncompared).max(plan.min_samples);
+    if uncompared as f64 > plan.max_uncompared * looked_at as f64 {
+        let most = plan.max_uncompared * 100.0;
+        return say(
+            Verdict::Unknown,
+            &format!("{detail}: more than {most:.1} % (a smaller share drops less)"),
+        );
+    }
+    let enough = compared >= plan.min_samples;
+    say(if enough { Verdict::Passed } else { Verdict::TooFew }, &detail)
 }
 
 fn rank(verdict: Verdict) -> u8 {
@@ -156,84 +205,5 @@ fn gate(name: &str, verdict: Verdict, detail: &str) -> Gate {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::latency::bucket;
-
-    fn good() -> Known {
-        Known {
-            lag: [Some(0.1); 2],
-            mirror_failures: Some(0),
-            oplog_window: [Some(1e6); 2],
-            shadow_differences: Some(0),
-            ..Known::default()
-        }
-    }
-
-    fn verdicts(known: &Known) -> Vec<Verdict> {
-        let gates = of_migration(&Plan::default(), known);
-        gates.iter().map(|gate| gate.verdict).filter(|verdict| *verdict != Verdict::Passed).collect()
-    }
-
-    #[test]
-    fn each_gate_stands_by_itself_and_what_is_not_known_is_unknown() {
-        assert_eq!(verdicts(&good()), []);
-        let unknown = [
-            Known { blocked_by: vec!["no verification".into()], ..good() },
-            Known { lag: [None, Some(0.0)], ..good() },
-            Known { mirror_failures: None, ..good() },
-            Known { oplog_window: [Some(1e6), None], ..good() },
-            Known { shadow_differences: None, ..good() },
-        ];
-        for known in unknown {
-            assert_eq!(verdicts(&known), [Verdict::Unknown], "{known:?}");
-        }
-        let broken = [
-            Known { lag: [Some(0.0), Some(6.0)], ..good() },
-            Known { lag: [Some(f64::NAN), Some(0.0)], ..good() },
-            Known { conflicts: 1, ..good() },
-            Known { mirror_failures: Some(1), ..good() },
-            Known { oplog_window: [Some(10.0), Some(1e6)], ..good() },
-            Known { shadow_differences: Some(1), ..good() },
-        ];
-        for known in broken {
-            assert_eq!(verdicts(&known), [Verdict::Broken], "{known:?}");
-        }
-        let off = Plan { shadow: Shadow::Off, min_oplog_window_seconds: 0.0, ..Plan::default() };
-        let known = Known { oplog_window: [None; 2], shadow_differences: None, ..good() };
-        assert!(of_migration(&off, &known).iter().all(|gate| gate.verdict == Verdict::Passed));
-    }
-
-    fn took(count: u64, ms: u64) -> Measured {
-        let mut measured = Measured::default();
-        measured.counts[bucket(ms * 1000)] = count;
-        measured
-    }
-
-    fn judged(new: Measured, old: Measured, baseline_p99_ms: Option<f64>) -> Vec<Verdict> {
-        let one = Latency { shape: "s".into(), new, old, baseline_p99_ms };
-        of_new(&Plan::default(), &[one]).iter().map(|gate| gate.verdict).collect()
-    }
-
-    #[test]
-    fn errors_and_slow_answers_break_and_too_few_answers_do_not_pass() {
-        use Verdict::{Broken, Passed, TooFew, Unknown};
-        let failed = |errors, count| Measured { errors, ..took(count, 10) };
-        assert_eq!(judged(took(200, 10), took(200, 10), Some(10.0)), [Passed, Passed]);
-        assert_eq!(judged(failed(1, 400), took(0, 10), Some(10.0)), [Passed, Passed]);
-        assert_eq!(judged(failed(4, 396), took(0, 10), Some(10.0)), [Broken, Passed]);
-        assert_eq!(judged(failed(2, 0), took(0, 10), Some(10.0)), [Broken, TooFew]);
-        assert_eq!(judged(failed(1, 0), took(0, 10), Some(10.0)), [TooFew, TooFew]);
-        assert_eq!(judged(took(199, 10), took(0, 10), Some(10.0)), [TooFew, TooFew]);
-        assert_eq!(judged(took(3, 40), took(0, 10), Some(10.0)), [TooFew, Broken]);
-        assert_eq!(judged(took(200, 40), took(0, 10), Some(10.0)), [Passed, Broken]);
-        assert_eq!(
-            judged(took(200, 40), took(200, 10), Some(40.0)),
-            [Passed, Broken],
-            "slower than old beside it"
-        );
-        assert_eq!(judged(took(200, 40), took(199, 10), Some(40.0)), [Passed, Passed]);
-        assert_eq!(judged(took(200, 40), took(10, 10), None), [Passed, Unknown]);
-        assert_eq!(judged(Measured::default(), took(200, 10), Some(10.0)), [TooFew, TooFew]);
-    }
-}
+#[path = "evidence_tests.rs"]
+mod tests;

@@ -61,6 +61,8 @@ pub struct Plan {
     pub p99_floor_ms: f64,
     /// Whether persistent differences of shadow reads must be known, and none.
     pub shadow: Shadow,
+    /// The largest share of sampled reads since the last move that may have ended without a comparison.
+    pub max_uncompared: f64,
     /// How far down a broken gate brings it.
     pub back: Back,
     /// It goes up again by itself after so many times that it came down.
@@ -100,6 +102,7 @@ impl Default for Plan {
             min_oplog_window_seconds: 3600.0,
             p99_floor_ms: 2.0,
             shadow: Shadow::On,
+            max_uncompared: 0.2,
             back: Back::Step,
             max_setbacks: 3,
             utc_offset_minutes: 0,
@@ -151,6 +154,7 @@ impl Plan {
         no(self.dwell_seconds == 0, "dwell_seconds must be at least 1");
         no(self.min_samples == 0, "min_samples must be at least 1");
         no(!(0.0..=1.0).contains(&self.max_error_rate), "max_error_rate must be from 0 to 1");
+        no(!(0.0..=1.0).contains(&self.max_uncompared), "max_uncompared must be from 0 to 1");
         no(!at_least(self.max_p99_ratio, 1.0), "max_p99_ratio must be at least 1");
         no(!at_least(self.p99_floor_ms, 0.0), "p99_floor_ms must be at least 0");
         no(!at_least(self.max_lag_seconds, 0.1), "max_lag_seconds must be at least 0.1");
@@ -251,6 +255,12 @@ pub struct State {
     pub paused: bool,
     /// When it was looked at last; Unix milliseconds.
     pub looked_at: Option<i64>,
+    /// Looks at this plan so far.
+    #[serde(default)]
+    pub looks: i64,
+    /// The first of the looks at broken gates, since all of them held.
+    #[serde(default)]
+    pub first_broken: Option<i64>,
     /// Where a dry run would be.
     pub dry: Place,
 }
@@ -276,6 +286,10 @@ pub struct Decision {
     pub act: Act,
     /// In words.
     pub why: String,
+    /// The number of the look.
+    pub look: i64,
+    /// The first look at gates that were broken, since all of them held.
+    pub first_broken: Option<i64>,
     /// What is remembered.
     pub state: State,
 }
@@ -285,18 +299,25 @@ pub struct Decision {
 pub fn decide(plan: &Plan, state: &State, place: Place, gates: &[Gate], now: i64) -> Decision {
     let mut next = state.clone();
     let since = now.saturating_sub(next.looked_at.replace(now).unwrap_or(now));
-    let because = |act, why: String, state| Decision { act, why, state };
-    if state.paused {
-        return because(Act::Hold, "paused".into(), State { broken: 0, dwelt_ms: 0, ..next });
-    }
+    next.looks += 1;
     let of = |verdict| gates.iter().filter(move |gate: &&Gate| gate.verdict == verdict);
-    if of(Verdict::Broken).next().is_some() {
+    let is_broken = !state.paused && of(Verdict::Broken).next().is_some();
+    if is_broken {
+        next.first_broken.get_or_insert(next.looks);
+    }
+    let (look, first_broken) = (next.looks, next.first_broken.filter(|_| is_broken));
+    let because = |act, why: String, state| Decision { act, why, look, first_broken, state };
+    let whole = |state| State { broken: 0, first_broken: None, ..state };
+    if state.paused {
+        return because(Act::Hold, "paused".into(), State { dwelt_ms: 0, ..whole(next) });
+    }
+    if is_broken {
         next.dwelt_ms = 0;
         next.broken += 1;
         let why = words("broken", of(Verdict::Broken));
         return match plan.below(place) {
             Some(below) if next.broken >= PATIENCE => {
-                let state = State { broken: 0, setbacks: next.setbacks + 1, ..next };
+                let state = State { setbacks: next.setbacks + 1, ..whole(next) };
                 because(Act::Down(below), why, state)
             }
             _ => because(Act::Hold, why, next),
@@ -305,34 +326,38 @@ pub fn decide(plan: &Plan, state: &State, place: Place, gates: &[Gate], now: i64
     if gates.is_empty() || of(Verdict::Unknown).next().is_some() {
         return because(Act::Hold, words("not known", of(Verdict::Unknown)), next);
     }
-    next.broken = 0;
+    next = whole(next);
     // Time in which nobody looked proves nothing.
     next.dwelt_ms += since.clamp(0, 2 * EVERY_MS);
     if of(Verdict::TooFew).next().is_some() {
         return because(Act::Hold, words("too little measured", of(Verdict::TooFew)), next);
     }
+    let (act, why) = upward(plan, &next, place, now);
+    let dwelt_ms = if matches!(act, Act::Up(_)) { 0 } else { next.dwelt_ms };
+    because(act, why, State { dwelt_ms, ..next })
+}
+
+/// What is to be done while all gates hold.
+fn upward(plan: &Plan, state: &State, place: Place, now: i64) -> (Act, String) {
     let dwell = i64::from(plan.dwell_seconds) * 1000;
-    let begins = !plan.has_begun(place) && next.setbacks == 0;
-    if next.dwelt_ms < dwell && !begins {
-        return because(
-            Act::Hold,
-            format!("all gates hold, for {} of {} s", next.dwelt_ms / 1000, dwell / 1000),
-            next,
-        );
+    let begins = !plan.has_begun(place) && state.setbacks == 0;
+    if state.dwelt_ms < dwell && !begins {
+        let why = format!("all gates hold, for {} of {} s", state.dwelt_ms / 1000, dwell / 1000);
+        return (Act::Hold, why);
     }
     let Some(above) = plan.above(place) else {
-        return because(Act::Done, "all steps are reached, and all gates hold".into(), next);
+        return (Act::Done, "all steps are reached, and all gates hold".into());
     };
-    if next.setbacks > plan.max_setbacks {
-        let why = format!("it came down {} times: it goes up when it is started again", next.setbacks);
-        return because(Act::Hold, why, next);
+    if state.setbacks > plan.max_setbacks {
+        let why = format!("it came down {} times: it goes up when it is started again", state.setbacks);
+        return (Act::Hold, why);
     }
     if plan.override_reason.is_none()
         && let Some(why) = closed(&plan.windows, &plan.freezes, plan.utc_offset_minutes, now)
     {
-        return because(Act::Hold, why, next);
+        return (Act::Hold, why);
     }
-    because(Act::Up(above), "all gates hold".into(), State { dwelt_ms: 0, ..next })
+    (Act::Up(above), "all gates hold".into())
 }
 
 fn words<'a>(what: &str, gates: impl Iterator<Item = &'a Gate>) -> String {

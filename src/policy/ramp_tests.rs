@@ -57,6 +57,22 @@ fn a_broken_gate_comes_down_at_the_second_look_by_policy() {
 }
 
 #[test]
+fn every_look_has_a_number_and_what_comes_down_names_the_first_that_was_broken() {
+    let (plan, mut state) = (plan(), State::default());
+    let mut seen = Vec::new();
+    for verdict in [Verdict::Passed, Verdict::Broken, Verdict::Unknown, Verdict::Broken, Verdict::Broken] {
+        let decision = decide(&plan, &state, place(25, 0), &[gate(verdict)], 0);
+        seen.push((decision.look, decision.first_broken, matches!(decision.act, Act::Down(_))));
+        state = decision.state;
+    }
+    let expected =
+        [(1, None, false), (2, Some(2), false), (3, None, false), (4, Some(2), true), (5, Some(5), false)];
+    assert_eq!(seen, expected);
+    let healed = decide(&plan, &state, place(25, 0), &[gate(Verdict::TooFew)], 0).state;
+    assert_eq!((healed.looks, healed.first_broken, healed.broken), (6, None, 0));
+}
+
+#[test]
 fn it_waits_for_samples_and_windows_and_after_too_many_setbacks() {
     let ready = State { dwelt_ms: 10_000, ..State::default() };
     let hold = |plan: &Plan, state: &State, verdict| decide(plan, state, place(5, 0), &[gate(verdict)], 0);
@@ -92,6 +108,7 @@ fn a_plan_that_makes_no_sense_names_the_field() {
         (Plan { reads: steps(&[50]), ..plan() }, "writes may not end above reads"),
         (Plan { dwell_seconds: 0, ..plan() }, "dwell_seconds"),
         (Plan { max_p99_ratio: f64::NAN, ..plan() }, "max_p99_ratio"),
+        (Plan { max_uncompared: 1.5, ..plan() }, "max_uncompared"),
         (Plan { max_error_rate: 2.0, ..plan() }, "max_error_rate"),
         (Plan { override_reason: Some(" ".into()), ..plan() }, "override_reason"),
     ];

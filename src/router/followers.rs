@@ -18,6 +18,7 @@ use super::cursors::CursorHome;
 use super::dispatch::{Dispatch, Replied};
 use super::operation::{HOLD_FOLLOWER, Operation};
 use super::pipeline::Router;
+use super::shapes::is_failure;
 
 /// The lists in a reply to `killCursors`.
 const LISTS: [&str; 4] = ["cursorsKilled", "cursorsNotFound", "cursorsAlive", "cursorsUnknown"];
@@ -45,7 +46,11 @@ impl Router {
             Ok(leaving) => leaving.flatten(),
             Err(error) => return (side, Err(error)),
         };
+        let awaits = home.awaits;
         let mut result = self.get_more_at(operation, id, home, reply).await;
+        if !awaits {
+            self.note_besides(operation, side, is_failure(&result, reply));
+        }
         if let (Some(stream), Ok(true)) = (leaving, &result) {
             result = self.shown(id, side, stream, reply);
         }

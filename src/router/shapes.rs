@@ -56,13 +56,26 @@ impl Router {
         let asked = Asked { namespace: &namespace, body, statements: None };
         active.shapes.record(&asked, side, now.saturating_sub(begun), failed, now);
     }
+
+    /// Notes a batch of a cursor, or a statement in a transaction, of a migrating namespace.
+    pub(super) fn note_besides(&self, operation: &Operation<'_>, side: Side, failed: bool) {
+        let Some(route) = self.migration_of(operation) else { return };
+        let active = self.writer.as_ref().and_then(|writer| writer.gate.registry.get(&route.name));
+        let Some(active) = active else { return };
+        active.shapes.note_besides(side, failed, self.shared.clock.now());
+    }
+}
+
+/// Whether a reply says that the cluster failed.
+pub(super) fn failed(reply: &ReplyFields) -> bool {
+    !reply.ok && is_about_the_cluster(reply.code)
 }
 
 /// Whether an operation failed in a way that speaks about the cluster; `reply` is what it answered.
 pub(super) fn is_failure(result: &Result<bool, ErrorReply>, reply: &BytesMut) -> bool {
     match result {
         Ok(true) => false,
-        Ok(false) => ReplyFields::scan(reply).map_or(true, |fields| is_about_the_cluster(fields.code)),
+        Ok(false) => ReplyFields::scan(reply).map_or(true, |fields| failed(&fields)),
         Err(_) => true,
     }
 }

@@ -79,6 +79,15 @@ impl Frontier {
         Some(f64::from(position.heard.time.saturating_sub(position.done.time)))
     }
 
+    /// Seconds that it stands behind its cluster at `now` at most, however long ago it was heard of; `None` while
+    /// unknown.
+    #[must_use]
+    pub fn age_seconds(&self, now: Duration) -> Option<f64> {
+        let position = self.position()?;
+        let behind = f64::from(position.heard.time.saturating_sub(position.done.time));
+        Some(behind + now.saturating_sub(position.at).as_secs_f64())
+    }
+
     /// Whether somebody waits for it: then the tailer asks for positions more often.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
@@ -127,5 +136,6 @@ mod tests {
         frontier.advance(at(5), at(7), Duration::from_secs(100));
         assert_eq!(frontier.lag_seconds(Duration::from_secs(102)), Some(2.0));
         assert_eq!(frontier.lag_seconds(Duration::from_secs(106)), None);
+        assert_eq!(frontier.age_seconds(Duration::from_secs(106)), Some(8.0));
     }
 }

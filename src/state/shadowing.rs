@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::handed_over::{Queue, Served};
+use super::shapes::Shapes;
 use crate::policy::shadow::eligible::Reason;
 
 /// The switch, the queue and what is counted, for one migration.
@@ -15,6 +16,8 @@ pub struct Shadow {
     pub queue: Queue,
     /// Reads that were in the sample.
     pub sampled: AtomicU64,
+    /// How long both clusters took for those that came in one batch, by shape, and which the other one failed.
+    pub shapes: Shapes,
     skipped: [AtomicU64; Reason::ALL.len()],
 }
 

@@ -29,6 +29,8 @@ pub const WINDOW: Duration = Duration::from_secs(300);
 const SLOTS: usize = 30;
 /// The hash of the place that the others share.
 pub const OTHER: u64 = 0;
+/// The hash of what is beside all shapes.
+const BESIDES: u64 = 1;
 
 /// How long old took for a shape before anything was on new.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -182,13 +184,16 @@ pub struct Shapes {
     table: ArcSwap<HashMap<u64, Arc<Watched>>>,
     adding: Mutex<()>,
     other: Arc<Watched>,
+    /// What has no shape: further batches of cursors, and statements in transactions.
+    besides: Arc<Watched>,
 }
 
 impl Default for Shapes {
     fn default() -> Self {
         let (table, adding) = Default::default();
         let text = "(all others)".to_owned();
-        Self { table, adding, other: Watched::new(OTHER, "", text) }
+        let besides = Watched::new(BESIDES, "", "(cursors and transactions)".to_owned());
+        Self { table, adding, other: Watched::new(OTHER, "", text), besides }
     }
 }
 
@@ -196,6 +201,17 @@ impl Shapes {
     /// Notes that `side` took so long for a command, or failed in a way that speaks about the cluster.
     pub fn record(&self, asked: &Asked<'_>, side: Side, took: Duration, failed: bool, now: Duration) {
         self.of(asked).record(side, took, failed, now);
+    }
+
+    /// Notes what has no shape: how long it took says nothing, only whether it failed.
+    pub fn note_besides(&self, side: Side, failed: bool, now: Duration) {
+        self.besides.record(side, Duration::ZERO, failed, now);
+    }
+
+    /// What has no shape.
+    #[must_use]
+    pub const fn besides(&self) -> &Arc<Watched> {
+        &self.besides
     }
 
     /// The place of a command's shape.
@@ -252,6 +268,22 @@ impl Shapes {
         for watched in self.all() {
             let measured = watched.window(Side::Old, now, WINDOW);
             if let Some(baseline) = Baseline::of(&measured) {
+                *watched.baseline.lock() = Some(baseline);
+            }
+        }
+    }
+
+    /// Once something is on new: where less than `enough` was known of old before that, what old does beside new is
+    /// taken, as long as that is more.
+    pub fn note_missing_baselines(&self, now: Duration, enough: u64) {
+        let samples = |baseline: &Baseline| baseline.samples.unsigned_abs();
+        for watched in self.all() {
+            let known = watched.baseline().as_ref().map_or(0, samples);
+            if known >= enough {
+                continue;
+            }
+            let beside = Baseline::of(&watched.window(Side::Old, now, WINDOW));
+            if let Some(baseline) = beside.filter(|baseline| samples(baseline) > known) {
                 *watched.baseline.lock() = Some(baseline);
             }
         }

@@ -487,6 +487,8 @@ impl Control for FakeControl {
         let decision = RampDecision {
             number: 7,
             at: 1_700_000_000_000,
+            look: 61,
+            first_broken_look: None,
             act: "up".into(),
             dry_run: false,
             from: place(10),

@@ -155,6 +155,8 @@ fn plan(plant: &Plant) -> Plan {
         min_oplog_window_seconds: 1.0,
         max_lag_seconds: 60.0,
         max_setbacks: 100,
+        // All reads are shadowed here, far more than there is time for.
+        max_uncompared: 0.9,
         shadow: if plant.finder == Finder::Shadow { Shadow::On } else { Shadow::Off },
         back: Back::Zero,
         ..Plan::default()

@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bson::{Document, doc};
 use mongodb::{Client, Collection};
 use reshard::app::Proxy;
-use reshard::migration::control::{Control as _, NamespaceSpec, Severity};
+use reshard::migration::control::{Control as _, NamespaceSpec, Plan, Severity};
 use reshard::policy::shard_key::ShardKey;
 use reshard_loadtest::{KeyFields, Load, LoadConfig, Mix, OpKind, Profile, compare};
 use reshard_testbed::{ReplicaSet, ShardedCluster, Version, wait_for};
 use support::process::Server;
 use support::proof::{load, no_errors, prove_between, work};
-use support::{LONG, Operator, proxy, uri};
+use support::{LONG, Operator, me, proxy, uri};
 
 const NAMESPACE: &str = "shop.orders";
 
@@ -313,6 +313,13 @@ async fn what_cannot_be_sharded_is_refused_before_anything_is_done() -> Result<(
         ensure!(refused == [expected], "{name}: {refused:?}, not {expected}");
     }
     ensure!(refusals("fits", by("shop.fits", doc! { "email": 1 })).await?.is_empty());
+    // The oplogs of shards are out of reach: a plan that asks for them would hold for ever.
+    let start = async |plan| pair.operator.engine.start_plan(&me(), "fits", plan).await;
+    let refused = start(Plan::default()).await.expect_err("it cannot see the oplogs");
+    ensure!(refused.code == "oplog-unreadable", "{refused:?}");
+    ensure!(refused.detail.contains("min_oplog_window_seconds to 0"), "{refused:?}");
+    let without = Plan { min_oplog_window_seconds: 0.0, ..Plan::default() };
+    ensure!(start(without).await.is_ok());
     pair.proxy.shutdown().await;
     Ok(())
 }

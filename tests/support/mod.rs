@@ -4,6 +4,7 @@
 pub(crate) mod bed;
 pub(crate) mod process;
 pub(crate) mod proof;
+pub(crate) mod ramps;
 pub(crate) mod raw_load;
 pub(crate) mod relay;
 pub(crate) mod trial;

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 
 use futures::FutureExt;
 
-use super::Shadower;
 use super::explaining::Turns;
 use super::view::{DiffReport, SetShadow, ShadowCounts, ShadowView};
+use super::{Shadower, Tally};
+use crate::converge::active::Active;
 use crate::migration::control::{ControlError, Part, Refusal};
 use crate::migration::engine::{Engine, Environment, unavailable};
 use crate::migration::running::Running;
@@ -65,6 +66,29 @@ impl Running {
             turns: Turns::default(),
         };
         self.spawn(environment, "shadow", shadower.run().boxed());
+    }
+
+    /// How reads ended in this process, those that were dropped among them.
+    pub(in crate::migration) fn shadow_tally(&self) -> Tally {
+        let tally = self.shadow.tally();
+        let dropped = |active: &Active| active.shadow.queue.dropped.load(Ordering::Relaxed);
+        let dropped = self.active.lock().as_deref().map_or(0, dropped);
+        Tally { uncompared: tally.uncompared + dropped, ..tally }
+    }
+
+    /// Reads with a difference that stays, ever; unknown until what is stored is read.
+    pub(in crate::migration) fn shadow_differences(&self) -> Option<u64> {
+        self.shadow.is_read().then(|| u64::try_from(self.shadow.sum().different).unwrap_or(0))
+    }
+
+    /// Why reads, or some of them, are not compared now.
+    pub(in crate::migration) fn shadow_is_off(&self) -> Option<String> {
+        let off = self.stored.lock().off.shadow.clone();
+        if self.shadow.settings().percent <= 0.0 || off.all {
+            return Some("shadow reads are off".to_owned());
+        }
+        let names: Vec<_> = off.namespaces.into_iter().collect();
+        (!names.is_empty()).then(|| format!("shadow reads are off for {}", names.join(", ")))
     }
 
     /// In numbers.

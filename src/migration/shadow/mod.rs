@@ -12,7 +12,7 @@ mod reports;
 mod settling;
 mod view;
 
-pub use reports::Reports;
+pub use reports::{Reports, Tally};
 pub use view::{
     AccessView, DiffReport, Example, ExampleField, LatencyView, SetShadow, ShadowCounts, ShadowView,
     ShapeDiff,
@@ -168,10 +168,22 @@ impl Shadower {
             return Err(Trouble::Failed);
         }
         let begun = self.context.clock.now();
-        let shadow = self.read(read, read.served.other(), reading::Level::Local).await?;
+        let shadow = self.read(read, read.served.other(), reading::Level::Local).await;
         let took = self.context.clock.now().saturating_sub(begun);
+        let measure = |side, took, failed| {
+            self.shadow.shapes.record(&asked(read), side, took, failed, self.context.clock.now());
+        };
+        if let Err(Trouble::Failed) = shadow {
+            measure(read.served.other(), took, true);
+        }
+        let shadow = shadow?;
         let (served, took_served) = match served {
-            Some(served) => (served, job.took),
+            Some(served) => {
+                // More than one batch takes longer than the first reply, which is what is known of applications.
+                measure(read.served, job.took, false);
+                measure(read.served.other(), took, false);
+                (served, job.took)
+            }
             None => {
                 let begun = self.context.clock.now();
                 let served = self.read(read, read.served, reading::Level::Local).await?;
@@ -191,8 +203,12 @@ fn namespace(database: &str, body: &RawDocument) -> Option<Namespace> {
     Some(Namespace::new(database, collection.as_str()?))
 }
 
+fn asked(read: &Read) -> Asked<'_> {
+    Asked { namespace: read.namespace.as_str(), body: &read.body, statements: None }
+}
+
 /// What a read has in common with others that differ in their values alone.
 fn shape_of(read: &Read) -> (String, String) {
-    let asked = Asked { namespace: read.namespace.as_str(), body: &read.body, statements: None };
+    let asked = asked(read);
     (format!("{:016x}", asked.hash()), asked.text())
 }

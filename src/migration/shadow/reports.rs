@@ -70,6 +70,26 @@ struct State {
     shapes: HashMap<String, Known>,
     is_read: bool,
     settings: ShadowView,
+    tally: Tally,
+}
+
+/// How reads ended in this process, ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// They were compared to an end.
+    pub compared: u64,
+    /// They were not answered, or never settled.
+    pub uncompared: u64,
+}
+
+impl Tally {
+    fn note(&mut self, ended: &Ended) {
+        match ended {
+            Ended::Equal | Ended::Permuted | Ended::Transient | Ended::Different(_) => self.compared += 1,
+            Ended::Unsettled | Ended::Failed => self.uncompared += 1,
+            Ended::Nondeterministic => {}
+        }
+    }
 }
 
 /// The reports of one migration.
@@ -108,6 +128,7 @@ impl Reports {
     pub(super) fn note(&self, read: &Read, look: Look, ended: Ended, clock: &dyn Clock) {
         let shape = super::shape_of(read);
         let mut state = self.state.lock();
+        state.tally.note(&ended);
         let (full, shows) = (state.shapes.len() >= MOST_SHAPES, state.settings.show_values);
         let (name, query) = match shape {
             (hash, _) if full && !state.shapes.contains_key(&hash) => (OTHERS.to_owned(), String::new()),
@@ -148,6 +169,10 @@ impl Reports {
             }
         });
         sum
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.state.lock().tally
     }
 
     pub(super) fn is_read(&self) -> bool {
