@@ -200,9 +200,13 @@ impl Control for Engine {
         by: &By,
         name: &str,
         asked: WithoutNew,
+        only: Option<Keys>,
     ) -> Result<Ramp, ControlError> {
-        let what = format!("rollback without new: {}", asked.reason.trim());
-        let call = async |running: &Arc<Running>| self.roll_back_without_new(running, &asked.reason).await;
+        let part = only.as_ref().map(|only| format!(" of {}", named(only))).unwrap_or_default();
+        let what = format!("rollback without new{part}: {}", asked.reason.trim());
+        let call = async |running: &Arc<Running>| {
+            self.roll_back_without_new(running, &asked.reason, only.as_ref()).await
+        };
         self.change(by, name, what, call).await
     }
 

@@ -228,12 +228,14 @@ pub trait Control: Send + Sync {
     async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches, ControlError>;
     /// Returns all writes, then all reads, to old; what is pinned to new too.
     async fn rollback(&self, by: &By, name: &str) -> Result<Ramp, ControlError>;
-    /// The same while new is away, by old's record alone; what only new has is named, and brought back later.
+    /// The same while new is away, by old's record alone, of everything or of some keys and ranges; what only new has is
+    /// named, and brought back later.
     async fn rollback_without_new(
         &self,
         by: &By,
         name: &str,
         asked: WithoutNew,
+        only: Option<Keys>,
     ) -> Result<Ramp, ControlError>;
     /// What only new may have acknowledged, and what has become of it.
     async fn unreturned(&self, name: &str, page: UnreturnedPage) -> Result<UnreturnedList, ControlError>;

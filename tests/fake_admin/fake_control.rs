@@ -280,8 +280,15 @@ impl Control for FakeControl {
         })
     }
 
-    async fn rollback_without_new(&self, by: &By, name: &str, asked: WithoutNew) -> Result<Ramp> {
-        self.ask(by, name, format!("rollback {name} without new: {}", asked.reason))?;
+    async fn rollback_without_new(
+        &self,
+        by: &By,
+        name: &str,
+        asked: WithoutNew,
+        only: Option<Keys>,
+    ) -> Result<Ramp> {
+        let part = only.map(|only| format!(" of {:?} {:?}", only.keys, only.ranges)).unwrap_or_default();
+        self.ask(by, name, format!("rollback {name}{part} without new: {}", asked.reason))?;
         let ramp = self.ramp(name, Percent::ZERO, |view| {
             (view.reads_percent, view.writes_percent) = (Percent::ZERO, Percent::ZERO);
         })?;
