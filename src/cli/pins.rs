@@ -12,8 +12,9 @@ use super::human::{count, table, time};
 use super::migrate::{Session, path};
 use crate::admin::Rollback;
 use crate::migration::control::{
-    AcknowledgeUnreturned, Cluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp, RangeView, SetPins,
-    SetSwitches, Switches, Unreturned, UnreturnedList, UnreturnedState, UnreturnedView, WithoutNew,
+    AcknowledgeUnreturned, Cluster, CountByCluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp,
+    RangeView, SetPins, SetSwitches, Switches, Unreturned, UnreturnedList, UnreturnedState, UnreturnedView,
+    WithoutNew,
 };
 
 #[derive(Debug, Subcommand)]
@@ -192,9 +193,15 @@ fn ranges(all: &[RangeView]) -> String {
             called(view.reads).to_owned(),
             writes.to_owned(),
             view.pinned.map_or("", called).to_owned(),
+            by_cluster(view.operations.reads),
+            by_cluster(view.operations.writes),
         ]
     });
-    table(["RANGE", "KEYS", "READS", "WRITES", "PINNED TO"], rows.collect())
+    table(["RANGE", "KEYS", "READS", "WRITES", "PINNED TO", "READ", "WRITTEN"], rows.collect())
+}
+
+fn by_cluster(counted: CountByCluster) -> String {
+    format!("{} on old, {} on new", count(counted.old), count(counted.new))
 }
 
 /// Where ranges are, in one line.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
-pub use super::key_ranges::{RangeSpec, RangeView};
+pub use super::key_ranges::{CountByCluster, RangeOperations, RangeSpec, RangeView};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
 pub use super::pins::{Cluster, Keys, PinCounts, PinList, PinView, Pinned, SetPins};
 pub use super::plan::{

@@ -311,12 +311,20 @@ fn note_acknowledged(active: &Active, route: &MigrationRoute, effect: &Effect) {
         let returning = |key: &&Key| route.slots_of_key(namespace, key).meets(&route.returning);
         active.unreturned.note_written(namespace, effect.keys.iter().filter(returning));
     }
+    let only = effect.slots.last().filter(|_| effect.slots.len() == 1);
+    let by = route.by(namespace);
+    let slot_of = |key: &Key| only.or_else(|| by.of_key(key));
+    if !route.key_ranges.is_empty() {
+        let layout = route.key_ranges.layout();
+        for slot in effect.keys.iter().filter_map(slot_of) {
+            let authority = route.authority(slot);
+            _ = authority.map(|side| active.range_counts.written(layout, slot, side));
+        }
+    }
     let Some(time) = effect.times.new else { return };
     let of_new = |key: &&Key| route.authority_of_key(namespace, key) != Some(Side::Old);
     let passed = active.frontiers.new.position().map(|position| position.done);
-    let only = effect.slots.last().filter(|_| effect.slots.len() == 1);
-    let by = route.by(namespace);
-    let keys = effect.keys.iter().filter(of_new).map(|key| (key, only.or_else(|| by.of_key(key))));
+    let keys = effect.keys.iter().filter(of_new).map(|key| (key, slot_of(key)));
     active.unreturned.note(namespace, keys, effect.all_known, time, passed);
 }
 

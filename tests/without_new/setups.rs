@@ -117,6 +117,9 @@ async fn a_transaction_that_was_open_does_not_commit() -> Result<()> {
     fill(&through).await?;
     let operator = Operator::of(&proxy, "m");
     new_serves_all_and_has_more(&operator, &new, &uri(&proxy)).await?;
+    // What is open there when new goes on again must not hold up its documents for long.
+    let lifetime = doc! { "setParameter": 1, "transactionLifetimeLimitSeconds": 10 };
+    new.client().await?.database("admin").run_command(lifetime).await?;
     let mut session = client.start_session().await?;
     session.start_transaction().await?;
     through.insert_one(doc! { "_id": 5000 }).session(&mut session).await?;
