@@ -12,6 +12,10 @@ use crate::world::World;
 /// A register that is there from the beginning, in no range; and one of the range `registers`.
 const BESIDE: i32 = 0;
 const WITHIN: i32 = 2;
+/// One that nothing else is done to.
+const NOBODYS: i32 = 1;
+/// Another one of the range.
+const AND_WITHIN: i32 = 3;
 
 /// New acknowledges two writes, and is gone before old gets them. They come back when it does, wherever the operator has
 /// taken back the slots in between, or one of them.
@@ -33,8 +37,15 @@ async fn what_only_new_has(stage: Arc<Stage>, range: Option<&'static str>) -> En
     network.forget_holds();
     network.flush();
     stage.steps(&[Step::WithoutNew(range)]).await?;
+    // Old serves these meanwhile.
+    let write = client.prepare_put(AND_WITHIN, false);
+    client.succeed(&proxy, &write).await?;
     stage.a_while(3000).await;
     network.bring_up(new);
+    // New goes on with its own at once, while the others are brought back.
+    let beside = range.map_or(NOBODYS, |_| BESIDE);
+    let write = client.prepare_put(beside, false);
+    client.succeed(&proxy, &write).await?;
     stage.a_while(4000).await;
     Ok(proxy)
 }
