@@ -199,7 +199,11 @@ async fn keys_are_pinned_unpinned_and_rolled_back() {
     );
     assert_eq!(
         listed["ranges"][1],
-        json!({"name": "late", "from": "eu-", "slot": 1022, "reads": "old", "writes": "old", "pinned": null})
+        json!({
+            "name": "late", "from": "eu-", "slot": 1022, "reads": "old", "writes": "old", "pinned": null,
+            "reads_percent": 0.0, "writes_percent": 0.0,
+            "operations": { "reads": { "old": 12, "new": 1300 }, "writes": { "old": 7, "new": 40 } },
+        })
     );
     api.send("POST", back, Some(json!({})), &[]).await;
     assert_eq!(api.last_call(), "api: rollback orders");

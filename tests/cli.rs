@@ -147,7 +147,7 @@ async fn a_rollback_without_new_says_what_is_left_behind() {
     );
     assert!(fixture.0.control.calls().contains(&"ann: rollback orders without new: fire".to_owned()));
     let part = fixture.says("rollback orders --range eu --key 7 --without-new fire").await;
-    assert!(part.starts_with("old serves what was named, which is pinned to it (epoch 2)"), "{part}");
+    assert!(part.starts_with("old serves what was named, which is pinned to it (epoch 3)"), "{part}");
     assert!(part.contains("of 2 documents only new may have the last acknowledged write"), "{part}");
     let call = "ann: rollback orders of [Number(7)] [\"eu\"] without new: fire".to_owned();
     assert!(fixture.0.control.calls().contains(&call));

@@ -122,6 +122,10 @@ async fn a_range_and_then_a_key_come_back_alone() -> Result<()> {
     ensure!(conflicts(&list) == keys((0..5).chain([KEY])), "{:?}", conflicts(&list));
     let progress = operator.progress().await?;
     ensure!(progress.writes_percent == 100 && progress.pins.to_old == 2, "{progress:?}");
+    let first = progress.ranges.first().context("the range")?;
+    ensure!(first.writes_percent == Some(0.0) && first.reads_percent == 0.0, "{first:?}");
+    let counted = first.operations;
+    ensure!(counted.writes.new >= 60 && counted.writes.old >= 5 && counted.reads.old >= 60, "{counted:?}");
     let of = |id| proxy_authority(&proxy, id);
     ensure!(of(7) == Some(Side::Old) && of(KEY) == Some(Side::Old) && of(other) == Some(Side::New));
     // The rest goes on as ever, and comes back as ever.
