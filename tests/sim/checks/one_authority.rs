@@ -23,7 +23,7 @@ pub(crate) enum Happened {
         /// Its own.
         slots: SlotSet,
         /// Taken back without new.
-        taken_back: SlotSet,
+        taken_back: Box<SlotSet>,
     },
     /// A client's write changed a document.
     Executed {
@@ -89,7 +89,7 @@ pub(crate) fn check_one_authority(
             Happened::Owns { side, slots, taken_back } => {
                 let before = owned;
                 match side {
-                    Side::Old => (owned.old, taken) = (*slots, *taken_back),
+                    Side::Old => (owned.old, taken) = (*slots, **taken_back),
                     Side::New => said_by_new = *slots,
                 }
                 owned.new = said_by_new.minus(&taken);

@@ -92,7 +92,7 @@ impl Ledger {
             let (ns, key) = document(&seen.entry.op)?;
             if is_authority(ns) {
                 let record = seen.record.as_ref()?;
-                let (slots, taken_back) = (record.owned, record.taken_back());
+                let (slots, taken_back) = (record.owned, Box::new(record.taken_back()));
                 return Some((seen.at, Happened::Owns { side: seen.side, slots, taken_back }));
             }
             let of = seen.entry.statement.as_ref().filter(|_| by_client(&seen.entry)).map(|made| &made.of)?;
