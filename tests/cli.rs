@@ -55,9 +55,9 @@ range eu  533   new  yes                            2023-11-14 22:13:20Z
 ";
 
 const RANGES: &str = "
-RANGE  KEYS          READS  WRITES  PINNED TO
-eu     \"eu-\"..\"eu.\"  new    new     new
-late   \"eu-\"..       old    old
+RANGE  KEYS          READS  WRITES  PINNED TO  READ                     WRITTEN
+eu     \"eu-\"..\"eu.\"  new    new     new        12 on old, 1,300 on new  7 on old, 40 on new
+late   \"eu-\"..       old    old                12 on old, 1,300 on new  7 on old, 40 on new
 ";
 
 #[tokio::test]
@@ -146,6 +146,11 @@ async fn a_rollback_without_new_says_what_is_left_behind() {
          there again\n"
     );
     assert!(fixture.0.control.calls().contains(&"ann: rollback orders without new: fire".to_owned()));
+    let part = fixture.says("rollback orders --range eu --key 7 --without-new fire").await;
+    assert!(part.starts_with("old serves what was named, which is pinned to it (epoch 3)"), "{part}");
+    assert!(part.contains("of 2 documents only new may have the last acknowledged write"), "{part}");
+    let call = "ann: rollback orders of [Number(7)] [\"eu\"] without new: fire".to_owned();
+    assert!(fixture.0.control.calls().contains(&call));
     let rows = "\
 COLLECTION   KEY  STATE         WHY
 shop.orders  1    brought back  

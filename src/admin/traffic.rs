@@ -11,8 +11,8 @@ use super::extract::{Answer, Body, Change, Named, OptionalBody, Tagged};
 use super::problem::Problem;
 use super::query;
 use crate::migration::control::{
-    AcknowledgeUnreturned, Cluster, MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, SetPins, SetSwitches, Switches,
-    Throttle, UnreturnedList, UnreturnedPage, UnreturnedView, WithoutNew,
+    AcknowledgeUnreturned, Cluster, Keys, MOST_ATTEMPTS, PAUSE_MS, Patience, Ramp, SetPins, SetSwitches,
+    Switches, Throttle, UnreturnedList, UnreturnedPage, UnreturnedView, WithoutNew,
 };
 use crate::model::percent::Percent;
 
@@ -54,7 +54,7 @@ pub struct Rollback {
     /// Only these ranges, by name (and the keys, if there are any). Left out: everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<Vec<String>>,
-    /// Everything, while new is away. What only new has acknowledged is named (`unreturned`), and brought back when new is
+    /// While new is away: everything, or these keys and ranges. What only new has acknowledged is named (`unreturned`), and brought back when new is
     /// there again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_new: Option<WithoutNew>,
@@ -105,7 +105,7 @@ pub(super) async fn set_writes(change: Change, Body(wanted): Body<SetWrites>) ->
 }
 
 /// Return all writes, then all reads, to old, and remove pins to new. With keys or ranges: those alone, as by pinning them to old; a
-/// plan goes on with the rest. Without new: refused as long as new answers.
+/// plan goes on with the rest. Without new, of everything or of these: refused as long as new answers.
 #[utoipa::path(post, path = "/v1/migrations/{name}/rollback", tag = "traffic", request_body = Option<Rollback>,
     responses((status = 200, description = "Old serves everything, or these keys and ranges", body = Ramp)))]
 pub(super) async fn rollback(
@@ -114,11 +114,10 @@ pub(super) async fn rollback(
 ) -> Answer<Tagged<Ramp>> {
     let Rollback { keys, ranges, without_new } = asked;
     if let Some(how) = without_new {
-        if keys.is_some() || ranges.is_some() {
-            let detail = "without_new takes everything back; leave keys and ranges out";
-            return Err(Problem::invalid("invalid-rollback", detail));
-        }
-        return Ok(Tagged(change.control.rollback_without_new(&change.by, &change.name, how).await?));
+        let named = keys.is_some() || ranges.is_some();
+        let only = Keys { keys: keys.unwrap_or_default(), ranges: ranges.unwrap_or_default() };
+        let only = named.then_some(only);
+        return Ok(Tagged(change.control.rollback_without_new(&change.by, &change.name, how, only).await?));
     }
     if keys.is_none() && ranges.is_none() {
         return Ok(Tagged(change.control.rollback(&change.by, &change.name).await?));

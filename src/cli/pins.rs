@@ -12,8 +12,9 @@ use super::human::{count, table, time};
 use super::migrate::{Session, path};
 use crate::admin::Rollback;
 use crate::migration::control::{
-    AcknowledgeUnreturned, Cluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp, RangeView, SetPins,
-    SetSwitches, Switches, Unreturned, UnreturnedList, UnreturnedState, UnreturnedView, WithoutNew,
+    AcknowledgeUnreturned, Cluster, CountByCluster, Keys, PinCounts, PinList, PinView, Pinned, Ramp,
+    RangeView, SetPins, SetSwitches, Switches, Unreturned, UnreturnedList, UnreturnedState, UnreturnedView,
+    WithoutNew,
 };
 
 #[derive(Debug, Subcommand)]
@@ -28,9 +29,9 @@ pub(super) enum Action {
         /// Only these ranges, as by pinning them to old; nothing else goes along
         #[arg(long = "range", value_name = "NAME")]
         ranges: Vec<String>,
-        /// Everything, while new is away: what only new has acknowledged is named, and brought back when it is there
-        /// again; refused as long as new answers
-        #[arg(long, value_name = "REASON", conflicts_with_all = ["keys", "ranges"])]
+        /// While new is away: what only new has acknowledged is named, and brought back when it is there again; refused
+        /// as long as new answers
+        #[arg(long, value_name = "REASON")]
         without_new: Option<String>,
     },
     /// What only new may have acknowledged when everything was rolled back without it, and what has become of it
@@ -119,12 +120,6 @@ fn switch(text: &str) -> Result<bool, String> {
 
 pub(super) async fn run(session: &Session, action: Action) -> Result<(), Failure> {
     match action {
-        Action::Rollback { name, without_new: Some(reason), .. } => {
-            let asked = json!(Rollback { without_new: Some(WithoutNew { reason }), ..Rollback::default() });
-            let path = path(&name, "rollback");
-            let said = |answer: &Ramp| rollback_without_new(&name, answer);
-            session.show(Method::POST, &path, Some(asked), said).await.map(drop)
-        }
         Action::Unreturned { name, acknowledge: Some(reason), .. } => {
             let asked = json!(AcknowledgeUnreturned { reason });
             let path = path(&name, "unreturned/acknowledge");
@@ -136,17 +131,19 @@ pub(super) async fn run(session: &Session, action: Action) -> Result<(), Failure
                 after.into_iter().chain(limit.map(|limit| format!("limit={limit}"))).collect();
             session.look(&format!("{}?{}", path(&name, "unreturned"), query.join("&")), unreturned).await
         }
-        Action::Rollback { name, keys, ranges, .. } if keys.is_empty() && ranges.is_empty() => {
+        Action::Rollback { name, keys, ranges, without_new: None }
+            if keys.is_empty() && ranges.is_empty() =>
+        {
             session.show(Method::POST, &path(&name, "rollback"), None, rollback).await.map(drop)
         }
-        Action::Rollback { name, keys, ranges, .. } => {
+        Action::Rollback { name, keys, ranges, without_new } => {
             let asked = json!(Rollback {
                 keys: (!keys.is_empty()).then_some(keys),
                 ranges: (!ranges.is_empty()).then_some(ranges),
-                without_new: None,
+                without_new: without_new.map(|reason| WithoutNew { reason }),
             });
-            let path = path(&name, "rollback");
-            session.show(Method::POST, &path, Some(asked), rollback_of_keys).await.map(drop)
+            let said = |answer: &Ramp| rolled_back(&name, &asked, answer);
+            session.show(Method::POST, &path(&name, "rollback"), Some(asked.clone()), said).await.map(drop)
         }
         Action::Pin { name, keys, ranges, to } => {
             let to = match to {
@@ -196,9 +193,15 @@ fn ranges(all: &[RangeView]) -> String {
             called(view.reads).to_owned(),
             writes.to_owned(),
             view.pinned.map_or("", called).to_owned(),
+            by_cluster(view.operations.reads),
+            by_cluster(view.operations.writes),
         ]
     });
-    table(["RANGE", "KEYS", "READS", "WRITES", "PINNED TO"], rows.collect())
+    table(["RANGE", "KEYS", "READS", "WRITES", "PINNED TO", "READ", "WRITTEN"], rows.collect())
+}
+
+fn by_cluster(counted: CountByCluster) -> String {
+    format!("{} on old, {} on new", count(counted.old), count(counted.new))
 }
 
 /// Where ranges are, in one line.
@@ -257,14 +260,16 @@ fn rollback(answer: &Ramp) -> String {
     timed("old serves all reads and writes", answer) + &removed
 }
 
-fn rollback_without_new(name: &str, answer: &Ramp) -> String {
-    let named = answer.unreturned.unwrap_or(0);
+/// Of some keys and ranges, or without new.
+fn rolled_back(name: &str, asked: &Value, answer: &Ramp) -> String {
+    let is_part = asked.get("keys").or_else(|| asked.get("ranges")).is_some();
+    let back = if is_part { rollback_of_keys(answer) } else { rollback(answer) };
+    let Some(named) = answer.unreturned else { return back };
     let rest =
         if answer.all_named { "" } else { "; there may be more, which are named when new is there again" };
     format!(
-        "{}\nof {} documents only new may have the last acknowledged write{rest}: see unreturned {name}. They come \
+        "{back}\nof {} documents only new may have the last acknowledged write{rest}: see unreturned {name}. They come \
          back when new is there again",
-        rollback(answer),
         count(named)
     )
 }

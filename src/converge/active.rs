@@ -21,6 +21,7 @@ use crate::state::frontier::Frontier;
 use crate::state::newcomers::Newcomers;
 use crate::state::pipelines::Pipelines;
 use crate::state::process_writes::ProcessWrites;
+use crate::state::range_counts::RangeCounts;
 use crate::state::rehearsing::Rehearsal;
 use crate::state::shadowing::Shadow;
 use crate::state::shapes::Shapes;
@@ -68,6 +69,8 @@ pub struct Active {
     pub rehearsal: Arc<Rehearsal>,
     /// What only new has acknowledged.
     pub unreturned: Unreturned,
+    /// What fell into ranges of keys.
+    pub range_counts: RangeCounts,
 }
 
 /// What the data plane counts for a migration.
@@ -118,6 +121,7 @@ impl Active {
             shadow: Arc::default(),
             rehearsal: Arc::default(),
             unreturned: Unreturned::default(),
+            range_counts: RangeCounts::default(),
         }
     }
 

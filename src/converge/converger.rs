@@ -209,7 +209,7 @@ impl Converger {
             let route = ticket.table.routes.values().find(|route| route.name == self.migration);
             let blocked = route.is_some_and(|route| {
                 (self.safeguards.workers_fenced && route.sealed.meets(&slots))
-                    || route.returning.meets(&slots)
+                    || (self.safeguards.returning_waits && route.returning.meets(&slots))
                     || !slots.minus(&route.settled()).is_empty()
             });
             if !blocked {
@@ -237,8 +237,8 @@ impl Converger {
         let slots: SlotSet = std::iter::once(slot).collect();
         let ticket = self.inflight.enter(&self.migration, slots, Work::Converge, what);
         let route = ticket.table.route(namespace.as_str())?;
-        let sealed =
-            (self.safeguards.workers_fenced && route.sealed.meets(&slots)) || route.returning.meets(&slots);
+        let sealed = (self.safeguards.workers_fenced && route.sealed.meets(&slots))
+            || (self.safeguards.returning_waits && route.returning.meets(&slots));
         (!sealed && route.authority(slot) == Some(authority)).then_some(ticket)
     }
 

@@ -156,13 +156,8 @@ impl Control for Engine {
     ) -> Result<Ramp, ControlError> {
         let ends = patience.end_transactions_after;
         let ends = ends.map_or(String::new(), |after| format!(" (may end transactions after {after} tries)"));
-        self.change_routing(
-            by,
-            name,
-            |_| format!("writes {percent}{ends}"),
-            async |running| self.move_writes(running, percent, patience).await,
-        )
-        .await
+        let call = async |running: &Arc<Running>| self.move_writes(running, percent, patience).await;
+        self.change_routing(by, name, |_| format!("writes {percent}{ends}"), call).await
     }
 
     async fn pin(&self, by: &By, name: &str, asked: SetPins) -> Result<Pinned, ControlError> {
@@ -200,9 +195,10 @@ impl Control for Engine {
         by: &By,
         name: &str,
         asked: WithoutNew,
+        only: Option<Keys>,
     ) -> Result<Ramp, ControlError> {
-        let what = format!("rollback without new: {}", asked.reason.trim());
-        let call = async |running: &Arc<Running>| self.roll_back_without_new(running, &asked.reason).await;
+        let (what, only) = (asked.described(only.as_ref()), only.as_ref());
+        let call = async |it: &Arc<Running>| self.roll_back_without_new(it, &asked.reason, only).await;
         self.change(by, name, what, call).await
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use super::bypass::{Acknowledge, Acknowledged, BypassReport, BypassWrite, Page};
-pub use super::key_ranges::{RangeSpec, RangeView};
+pub use super::key_ranges::{CountByCluster, RangeOperations, RangeSpec, RangeView};
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
 pub use super::pins::{Cluster, Keys, PinCounts, PinList, PinView, Pinned, SetPins};
 pub use super::plan::{
@@ -228,12 +228,14 @@ pub trait Control: Send + Sync {
     async fn switch(&self, by: &By, name: &str, asked: SetSwitches) -> Result<Switches, ControlError>;
     /// Returns all writes, then all reads, to old; what is pinned to new too.
     async fn rollback(&self, by: &By, name: &str) -> Result<Ramp, ControlError>;
-    /// The same while new is away, by old's record alone; what only new has is named, and brought back later.
+    /// The same while new is away, by old's record alone, of everything or of some keys and ranges; what only new has is
+    /// named, and brought back later.
     async fn rollback_without_new(
         &self,
         by: &By,
         name: &str,
         asked: WithoutNew,
+        only: Option<Keys>,
     ) -> Result<Ramp, ControlError>;
     /// What only new may have acknowledged, and what has become of it.
     async fn unreturned(&self, name: &str, page: UnreturnedPage) -> Result<UnreturnedList, ControlError>;

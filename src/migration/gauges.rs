@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 
-use super::control::{Phase, Progress, UnreturnedState, UnreturnedView};
+use super::control::{Phase, Progress, RangeView, UnreturnedState, UnreturnedView};
 use super::engine::Engine;
 use super::preflight::oplog_window_seconds;
 use crate::policy::invariants::Invariant;
@@ -59,6 +59,25 @@ fn publish_unreturned(migration: &str, unreturned: Option<&UnreturnedView>) {
     }
 }
 
+/// Where ranges are, and what went to them: at most 24.
+fn publish_ranges(migration: &str, ranges: &[RangeView]) {
+    for view in ranges {
+        let of = |more: &[(&'static str, &'static str)]| {
+            let mut labels = vec![("migration", migration.to_owned()), ("range", view.range.name.clone())];
+            labels.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+            labels
+        };
+        gauge!(names::MIGRATION_RANGE_READS_PERCENT, &of(&[])).set(view.reads_percent);
+        gauge!(names::MIGRATION_RANGE_WRITES_PERCENT, &of(&[])).set(view.writes_percent.unwrap_or(f64::NAN));
+        for (operation, counted) in [("reads", view.operations.reads), ("writes", view.operations.writes)] {
+            for (cluster, count) in [("old", counted.old), ("new", counted.new)] {
+                let labels = of(&[("operation", operation), ("cluster", cluster)]);
+                counter!(names::MIGRATION_RANGE_OPERATIONS, &labels).absolute(count);
+            }
+        }
+    }
+}
+
 /// Publishes `progress` of `migration`.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 fn publish(migration: &str, progress: &Progress) {
@@ -86,6 +105,7 @@ fn publish(migration: &str, progress: &Progress) {
         gauge!(names::MIGRATION_PINS, &labels).set(pins as f64);
     }
     publish_unreturned(migration, progress.unreturned.as_ref());
+    publish_ranges(migration, &progress.ranges);
     let switches = &progress.switches;
     for (switch, on) in [("inline_mirror", switches.inline_mirror), ("read_routing", switches.read_routing)] {
         let labels = [("migration", migration.to_owned()), ("switch", switch.to_owned())];

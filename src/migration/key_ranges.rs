@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::pins::Cluster;
 use super::running::Running;
-use crate::model::side::Side;
+use crate::model::side::{PerSide, Side};
 use crate::policy::key_ranges::{KeyRange, KeyRanges};
 use crate::policy::pins::Name;
 
@@ -40,8 +40,41 @@ pub struct RangeView {
     pub reads: Cluster,
     /// The cluster that has authority over its documents; null in the middle of a move.
     pub writes: Option<Cluster>,
+    /// The same as a share: 0 or 100.
+    #[serde(default)]
+    pub reads_percent: f64,
+    /// The same for its writes; null in the middle of a move.
+    #[serde(default)]
+    pub writes_percent: Option<f64>,
     /// Where it is pinned; null where it is not: it is on old then, until all writes go to new.
     pub pinned: Option<Cluster>,
+    /// What named a key of it since the process began, by cluster.
+    #[serde(default)]
+    pub operations: RangeOperations,
+}
+
+/// Operations that named a key of a range.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RangeOperations {
+    /// Reads.
+    pub reads: CountByCluster,
+    /// Documents that acknowledged writes have named.
+    pub writes: CountByCluster,
+}
+
+/// How many went to each cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CountByCluster {
+    /// To old.
+    pub old: u64,
+    /// To new.
+    pub new: u64,
+}
+
+impl From<PerSide<u64>> for CountByCluster {
+    fn from(PerSide { old, new }: PerSide<u64>) -> Self {
+        Self { old, new }
+    }
 }
 
 /// Reads what is to be declared.
@@ -86,6 +119,9 @@ impl Running {
         if ranges.is_empty() {
             return Vec::new();
         }
+        let active = self.active.lock().clone();
+        let layout = ranges.layout();
+        let percent = |on_new: bool| if on_new { 100.0 } else { 0.0 };
         let pins = context.map(|context| context.pins()).unwrap_or_default();
         let of = |range: &KeyRange| {
             let slot = ranges.named(&range.name)?;
@@ -93,11 +129,17 @@ impl Running {
             let pin = pins.all().iter().find(|pin| is_named(pin.held.name()));
             let on_new = route.as_ref().is_some_and(|route| route.reads_on_new.contains(slot));
             let writes = route.as_ref().map_or(Some(Side::Old), |route| route.authority(slot));
+            let counted = active.as_ref().map(|active| active.range_counts.counted(layout, slot));
+            let counted = counted.unwrap_or_default();
+            let counted = RangeOperations { reads: counted.reads.into(), writes: counted.writes.into() };
             Some(RangeView {
                 range: spec_of(range),
                 slot: slot.number(),
                 reads: if on_new { Cluster::New } else { Cluster::Old },
                 writes: writes.map(Cluster::from),
+                reads_percent: percent(on_new),
+                writes_percent: writes.map(|side| percent(side == Side::New)),
+                operations: counted,
                 pinned: pin.map(|pin| pin.to.into()),
             })
         };

@@ -41,6 +41,8 @@ pub struct Safeguards {
     pub mirror_majority: bool,
     /// While history is copied only the streams write to the mirror.
     pub streams_alone: bool,
+    /// Nothing is made equal where what only new has is yet to be brought back.
+    pub returning_waits: bool,
     /// Writes move to new only after both sides were compared in full.
     pub verified: bool,
 }
@@ -67,6 +69,7 @@ impl Safeguards {
         mirrors_current: true,
         mirror_majority: true,
         streams_alone: true,
+        returning_waits: true,
         verified: true,
     };
 }

@@ -94,8 +94,10 @@ impl Mirroring {
     ) {
         let Some(active) = entered.active.clone() else { return };
         note_acknowledged(&active, &entered.route, &effect);
-        if !entered.route.returning.is_empty() {
-            // Neither side is made equal to the other until what only new has is back.
+        if entered.route.returning.meets(&effect.slots) {
+            // Neither side is made equal to the other there until what only new has is back. Reads that can meet new keep
+            // off it until then.
+            mark(&active, &effect);
             return;
         }
         let begun = self.clock.now();
@@ -305,13 +307,25 @@ pub(super) fn concern(named: Option<&RawDocumentBuf>, active: &Option<Arc<Active
 /// Keeps what a rollback without new would have to name, and during one what old has acknowledged since.
 fn note_acknowledged(active: &Active, route: &MigrationRoute, effect: &Effect) {
     let namespace = &effect.namespace;
-    if !route.returning.is_empty() {
-        active.unreturned.note_written(namespace, effect.keys.iter());
+    if route.returning.meets(&effect.slots) {
+        let returning = |key: &&Key| route.slots_of_key(namespace, key).meets(&route.returning);
+        active.unreturned.note_written(namespace, effect.keys.iter().filter(returning));
+    }
+    let only = effect.slots.last().filter(|_| effect.slots.len() == 1);
+    let by = route.by(namespace);
+    let slot_of = |key: &Key| only.or_else(|| by.of_key(key));
+    if !route.key_ranges.is_empty() {
+        let layout = route.key_ranges.layout();
+        for slot in effect.keys.iter().filter_map(slot_of) {
+            let authority = route.authority(slot);
+            _ = authority.map(|side| active.range_counts.written(layout, slot, side));
+        }
     }
     let Some(time) = effect.times.new else { return };
     let of_new = |key: &&Key| route.authority_of_key(namespace, key) != Some(Side::Old);
     let passed = active.frontiers.new.position().map(|position| position.done);
-    active.unreturned.note(namespace, effect.keys.iter().filter(of_new), effect.all_known, time, passed);
+    let keys = effect.keys.iter().filter(of_new).map(|key| (key, slot_of(key)));
+    active.unreturned.note(namespace, keys, effect.all_known, time, passed);
 }
 
 fn mark(active: &Active, effect: &Effect) {

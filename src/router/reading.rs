@@ -70,13 +70,28 @@ pub async fn side_of_read(
     route: &MigrationRoute,
 ) -> Result<Chosen, ErrorReply> {
     let ask = ask(operation, route);
+    let chosen = chosen(gate, operation, route, &ask).await?;
+    if !route.key_ranges.is_empty()
+        && let (Some(slot), Some(active)) = (ask.slot, gate.registry.get(&route.name))
+    {
+        active.range_counts.read(route.key_ranges.layout(), slot, chosen.side);
+    }
+    Ok(chosen)
+}
+
+async fn chosen(
+    gate: &Gate,
+    operation: &Operation<'_>,
+    route: &MigrationRoute,
+    ask: &Ask,
+) -> Result<Chosen, ErrorReply> {
     let owned = Ownership {
         old: route.owned_by_old,
         new: route.owned_by_new,
         unread: route.unread,
         reads_on_new: route.read_on_new(operation.command.database.zip(operation.command.collection())),
     };
-    match plan(&ask, &owned) {
+    match plan(ask, &owned) {
         Plan::Authority(side) => Ok(Chosen { side, otherwise: None }),
         Plan::Refuse => Err(ErrorReply::new(
             NOT_NOW,

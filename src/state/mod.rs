@@ -14,6 +14,7 @@ pub mod parking;
 pub mod pins;
 pub mod pipelines;
 pub mod process_writes;
+pub mod range_counts;
 pub mod recent;
 pub mod record;
 pub mod records;

@@ -365,6 +365,35 @@ mod tests {
         assert_eq!(back.sole_authority(), Some(Side::Old));
         assert!(back.held.is_empty() && back.reads_on_new.is_empty() && !back.ack_both);
         assert_eq!((back.returning, back.taken_back_at), (half, 8));
+        // Of a part, the rest is new's as before.
+        let quarter = SlotSet::percent(25);
+        let part = Returning { slots: quarter, ..old.returning.clone().unwrap() };
+        let rest = half.minus(&quarter);
+        let known = AuthorityRecord {
+            owned: SlotSet::ALL.minus(&rest),
+            reads_on_new: rest,
+            returning: Some(part.clone()),
+            ..old.clone()
+        };
+        let divided = route(Some(&known), Some(&new)).unwrap();
+        assert!(divided.owned_by_new == rest && divided.held == rest && divided.reads_on_new == rest);
+        assert!(divided.settled() == SlotSet::ALL && divided.ack_both);
+        // More of it later: from the first beginning, at the epoch that brought it.
+        let (early, late) = (bson::doc! { "at": 1 }, bson::doc! { "at": 2 });
+        let passed = |time| Some(Timestamp { time, increment: 0 });
+        let first = Returning { from_new: Some(early.clone()), passed: passed(3), ..part };
+        let more = Returning {
+            slots: rest,
+            epoch: 12,
+            at: 5,
+            from_old: late.clone(),
+            from_new: Some(late),
+            passed: passed(4),
+        };
+        let both = first.clone().and(more.clone());
+        assert_eq!((both.slots, both.epoch, both.round(), both.passed), (half, 12, 0, passed(3)));
+        assert_eq!((both.from_new, both.from_old), (Some(early), bson::Document::new()));
+        assert_eq!(Returning { passed: None, ..first }.and(more).passed, None);
         // A version that knows nothing of it must not read it.
         assert!(old.check(Side::Old, Some("")).is_err());
         old.schema = SCHEMA_RETURNING;

@@ -1,5 +1,5 @@
-//! What a rollback without new leaves behind until new is there again: slots that old has taken back by its own
-//! record alone.
+//! What a rollback without new leaves behind until new is there again: slots, all that new had or a part of them, that old
+//! has taken back by its own record alone.
 //!
 //! While it stands in old's record, new's record has no word on these slots, whatever it says, and nothing makes either
 //! side of them equal to the other: what only new has acknowledged is yet to be brought back.
@@ -45,39 +45,68 @@ impl Returning {
     pub const fn epoch_above(known: u64) -> u64 {
         known + ABOVE_ANY
     }
+
+    /// With more slots, taken back later by `more`. Each place to begin at is the earlier one: whatever is looked at in
+    /// vain is equal, and what was written on old in between counts as written by the application.
+    #[must_use]
+    pub fn and(self, more: Self) -> Self {
+        Self {
+            slots: self.slots.or(&more.slots),
+            epoch: more.epoch,
+            passed: self.passed.zip(more.passed).map(|(a, b)| a.min(b)),
+            ..self
+        }
+    }
+
+    /// Which of several this is: it stays the same when slots are added.
+    #[must_use]
+    pub const fn round(&self) -> i64 {
+        self.at
+    }
 }
 
 impl Authority {
-    /// On old: takes all slots back, if the record is at `from` and no fence is open on it. `false`: it is not.
+    /// On old: takes the slots back, if the record is as it was last seen, and no fence is open on it. `false`: it is
+    /// not. `reads_on_new` and `pins` go with it.
     ///
     /// # Errors
     /// [`RecordError`]; it may be done then.
-    pub async fn take_back(&self, from: u64, returning: &Returning, pins: Bson) -> Result<bool, RecordError> {
+    pub async fn take_back(
+        &self,
+        returning: &Returning,
+        reads_on_new: &SlotSet,
+        pins: Bson,
+    ) -> Result<bool, RecordError> {
+        let known = self.known().ok_or_else(gone)?;
+        let owned = known.owned.or(&returning.slots);
         let stored =
             bson::serialize_to_bson(returning).map_err(|error| RecordError::Malformed(error.to_string()))?;
-        let update = doc! { "$set": {
-            "owned": slots_as_bson(&SlotSet::ALL), "reads_on_new": slots_as_bson(&SlotSet::EMPTY), "pins": pins,
-            "fence": null, "returning": stored, "epoch": as_long(returning.epoch), "schema": SCHEMA_RETURNING,
-        } };
-        let query = doc! { "epoch": as_long(from), "fence.state": { "$ne": "open" } };
-        Ok(self.change(query, update).await?.is_some())
+        let mut fields = doc! {
+            "owned": slots_as_bson(&owned), "reads_on_new": slots_as_bson(reads_on_new), "pins": pins,
+            "returning": stored, "epoch": as_long(returning.epoch), "schema": SCHEMA_RETURNING,
+        };
+        if owned == SlotSet::ALL {
+            // Else new is yet to gain what a committed one gave it, before it gives way.
+            fields.insert("fence", Bson::Null);
+        }
+        let query = doc! { "epoch": as_long(known.epoch), "fence.state": { "$ne": "open" } };
+        Ok(self.change(query, doc! { "$set": fields }).await?.is_some())
     }
 
-    /// On new: gives up what old has taken back. It may be repeated.
+    /// On new, whose record says no less than old's: gives up what old has taken back. It may be repeated.
     ///
     /// # Errors
     /// [`RecordError`].
     pub async fn give_way(&self, returning: &Returning) -> Result<(), RecordError> {
         let known = self.refresh().await?.ok_or_else(gone)?;
+        if known.epoch < returning.epoch {
+            return Err(RecordError::Malformed("the record is behind old's yet".into()));
+        }
         if !known.owned.meets(&returning.slots) && known.fence.is_none() {
             return Ok(());
         }
-        let epoch = known.epoch.max(returning.epoch);
         let owned = known.owned.minus(&returning.slots);
-        let update = doc! { "$set": {
-            "owned": slots_as_bson(&owned), "reads_on_new": slots_as_bson(&SlotSet::EMPTY), "fence": null,
-            "epoch": as_long(epoch),
-        } };
+        let update = doc! { "$set": { "owned": slots_as_bson(&owned), "fence": null } };
         self.change(doc! { "epoch": as_long(known.epoch) }, update).await?.map(|_| ()).ok_or_else(meanwhile)
     }
 
@@ -87,8 +116,11 @@ impl Authority {
     /// [`RecordError`].
     pub async fn end_returning(&self, returning: &Returning) -> Result<u64, RecordError> {
         let known = self.refresh().await?.ok_or_else(gone)?;
-        if known.returning.as_ref().is_none_or(|it| it.epoch != returning.epoch) {
-            return Ok(known.epoch);
+        match &known.returning {
+            None => return Ok(known.epoch),
+            // Slots were added, of which nothing is back.
+            Some(now) if now.epoch != returning.epoch => return Err(meanwhile()),
+            Some(_) => {}
         }
         let epoch = known.epoch + 1;
         let past = doc! {

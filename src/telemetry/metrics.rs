@@ -73,6 +73,12 @@ pub const MIGRATION_RETURNING: &str = "reshard_migration_returning";
 pub const MIGRATION_UNRETURNED: &str = "reshard_migration_unreturned";
 /// Keys that are pinned, by migration and cluster.
 pub const MIGRATION_PINS: &str = "reshard_migration_pins";
+/// Share of a range's reads that new serves, 0 or 100, by migration and range.
+pub const MIGRATION_RANGE_READS_PERCENT: &str = "reshard_migration_range_reads_percent";
+/// The same for its writes; not a number in the middle of a move.
+pub const MIGRATION_RANGE_WRITES_PERCENT: &str = "reshard_migration_range_writes_percent";
+/// What named a key of a range, by migration, range, operation (`reads`, `writes`) and cluster.
+pub const MIGRATION_RANGE_OPERATIONS: &str = "reshard_migration_range_operations_total";
 /// Pinned keys that are not where they are to be, by migration.
 pub const MIGRATION_PINS_NOT_IN_FORCE: &str = "reshard_migration_pins_not_in_force";
 /// 1 for what is switched on, by migration and switch.

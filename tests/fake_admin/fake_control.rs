@@ -5,14 +5,14 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use reshard::migration::control::{
     Acknowledge, AcknowledgeUnreturned, Acknowledged, AuditEvent, Basis, By, BypassReport, BypassWrite,
-    Cluster, ClusterTime, Compared, Complete, Conclusion, Conflict, Control, ControlError, DecisionList,
-    DiffReport, EqualUpTo, EventList, Finding, Gate, Identities, Keys, Lag, MigrationView, Mismatch,
-    NewMigration, Page, Part, Patience, Phase, PinCounts, PinList, PinView, Pinned, Place, Placement, Plan,
-    PreflightReport, Progress, Ramp, RampDecision, RampStatus, RampView, RangeSpec, RangeView, Refusal,
-    RehearsalCounts, RehearsalView, SetPins, SetRehearsal, SetShadow, SetSwitches, Severity, ShadowCounts,
-    ShadowView, ShapeList, ShapeView, SideLatency, Steer, Switches, Throttle, Unreturned, UnreturnedList,
-    UnreturnedPage, UnreturnedState, UnreturnedView, Verdict, Verification, VerificationReport, Verify,
-    WithoutNew,
+    Cluster, ClusterTime, Compared, Complete, Conclusion, Conflict, Control, ControlError, CountByCluster,
+    DecisionList, DiffReport, EqualUpTo, EventList, Finding, Gate, Identities, Keys, Lag, MigrationView,
+    Mismatch, NewMigration, Page, Part, Patience, Phase, PinCounts, PinList, PinView, Pinned, Place,
+    Placement, Plan, PreflightReport, Progress, Ramp, RampDecision, RampStatus, RampView, RangeOperations,
+    RangeSpec, RangeView, Refusal, RehearsalCounts, RehearsalView, SetPins, SetRehearsal, SetShadow,
+    SetSwitches, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer, Switches,
+    Throttle, Unreturned, UnreturnedList, UnreturnedPage, UnreturnedState, UnreturnedView, Verdict,
+    Verification, VerificationReport, Verify, WithoutNew,
 };
 use reshard::migration::shadow::{AccessView, Example, ExampleField, LatencyView, ShapeDiff};
 use reshard::model::percent::Percent;
@@ -280,8 +280,15 @@ impl Control for FakeControl {
         })
     }
 
-    async fn rollback_without_new(&self, by: &By, name: &str, asked: WithoutNew) -> Result<Ramp> {
-        self.ask(by, name, format!("rollback {name} without new: {}", asked.reason))?;
+    async fn rollback_without_new(
+        &self,
+        by: &By,
+        name: &str,
+        asked: WithoutNew,
+        only: Option<Keys>,
+    ) -> Result<Ramp> {
+        let part = only.map(|only| format!(" of {:?} {:?}", only.keys, only.ranges)).unwrap_or_default();
+        self.ask(by, name, format!("rollback {name}{part} without new: {}", asked.reason))?;
         let ramp = self.ramp(name, Percent::ZERO, |view| {
             (view.reads_percent, view.writes_percent) = (Percent::ZERO, Percent::ZERO);
         })?;
@@ -672,7 +679,16 @@ fn pins(to: Cluster) -> Vec<PinView> {
 }
 
 fn on_old(range: RangeSpec, slot: u16) -> RangeView {
-    RangeView { range, slot, reads: Cluster::Old, writes: Some(Cluster::Old), pinned: None }
+    RangeView {
+        range,
+        slot,
+        reads: Cluster::Old,
+        writes: Some(Cluster::Old),
+        reads_percent: 0.0,
+        writes_percent: Some(0.0),
+        pinned: None,
+        operations: RangeOperations::default(),
+    }
 }
 
 fn ranges() -> Vec<RangeView> {
@@ -681,7 +697,13 @@ fn ranges() -> Vec<RangeView> {
         slot: 1022,
         reads: on,
         writes: Some(on),
+        reads_percent: if on == Cluster::New { 100.0 } else { 0.0 },
+        writes_percent: Some(if on == Cluster::New { 100.0 } else { 0.0 }),
         pinned,
+        operations: RangeOperations {
+            reads: CountByCluster { old: 12, new: 1_300 },
+            writes: CountByCluster { old: 7, new: 40 },
+        },
     };
     vec![
         view("eu", Some("eu.".into()), Cluster::New, Some(Cluster::New)),

@@ -8,8 +8,8 @@ use bson::raw::RawDocumentBuf;
 use bson::{Document, Timestamp};
 
 use super::list::{self, BROUGHT_BACK, CONFLICT, Entry, NAMED, ON_BOTH};
+use super::naming::parked;
 use super::since::{IMPATIENCE, Since, WRITTEN_SINCE};
-use super::taking::parked;
 use super::view::{UnreturnedState, UnreturnedView};
 use crate::converge::lanes::MOST_KEYS;
 use crate::converge::shards::push_clocks;
@@ -19,6 +19,7 @@ use crate::migration::stream::{Batch, ChangeStream, Event, StreamError};
 use crate::model::key::Key;
 use crate::model::namespace::Namespace;
 use crate::model::side::Side;
+use crate::state::record::FenceState;
 use crate::state::returning::Returning;
 
 const LOOK: Duration = Duration::from_millis(500);
@@ -107,8 +108,7 @@ impl Running {
 
     async fn return_all(&self, context: &Arc<Context>, returning: &Returning) -> Result<(), Halt> {
         let active = self.active.lock().clone().ok_or_else(|| "it is not at work".to_owned())?;
-        // From here on no process can take new's word for the slots, whatever becomes of old's record.
-        context.authorities.new.give_way(returning).await.map_err(|error| format!("new: {error}"))?;
+        self.let_new_give_way(context, returning).await?;
         // What dead processes have sent has arrived, or never will.
         if let Some(why) = self.watch.problems().into_iter().next() {
             return Err(Halt::Again(why));
@@ -135,7 +135,23 @@ impl Running {
         let records = &context.records;
         list::settle(records, &context.name).await.map_err(|error| format!("old: {error}"))?;
         self.end_returning(context, returning).await?;
-        active.unreturned.forget();
+        active.unreturned.forget_written();
+        Ok(())
+    }
+
+    /// From here on no process can take new's word for the slots, whatever becomes of old's record.
+    async fn let_new_give_way(&self, context: &Context, returning: &Returning) -> Result<(), Halt> {
+        let _one_at_a_time = self.calls.lock().await;
+        context.level_epochs().await.map_err(|error| error.detail)?;
+        for giver in Side::BOTH {
+            // What had moved before counts, before a part of it is taken back; once only.
+            let fence = context.authorities.get(giver).known().and_then(|record| record.fence);
+            let Some(fence) = fence.filter(|fence| fence.state == FenceState::Committed) else { continue };
+            let gained = context.authorities.get(fence.to).gain(&fence).await;
+            gained.map_err(|error| format!("{}: {error}", fence.to))?;
+        }
+        context.authorities.new.give_way(returning).await.map_err(|error| format!("new: {error}"))?;
+        context.publish(|_| ());
         Ok(())
     }
 
@@ -183,14 +199,16 @@ async fn candidates(
     returning: &Returning,
     end: Timestamp,
 ) -> Result<(Candidates, Option<String>), Halt> {
-    let keys_in = |states: &'static [&str]| list::keys_in(&context.records, &context.name, states);
+    let keys_in =
+        |round, states: &'static [&str]| list::keys_in(&context.records, (&context.name, round), states);
     let old = |error: crate::state::records::RecordError| format!("old: {error}");
-    let decided: HashSet<_> = keys_in(&[BROUGHT_BACK, CONFLICT]).await.map_err(old)?.into_iter().collect();
+    let decided = keys_in(Some(returning.round()), &[BROUGHT_BACK, CONFLICT]).await.map_err(old)?;
+    let decided: HashSet<_> = decided.into_iter().collect();
     let mut found = Candidates::new();
-    for (namespace, key) in keys_in(&[NAMED, ON_BOTH]).await.map_err(old)? {
+    for (namespace, key) in keys_in(None, &[NAMED, ON_BOTH]).await.map_err(old)? {
         found.entry(namespace).or_default().insert(key);
     }
-    for (namespace, key) in parked(context, returning) {
+    for (namespace, key) in parked(context, &returning.slots) {
         found.entry(namespace).or_default().insert(key);
     }
     let missed = match told_by_stream(context, returning, end, &mut found).await {
@@ -299,5 +317,6 @@ async fn bring_back(
         Entry { kept: Some((why, document)), ..entry(key, CONFLICT) }
     });
     let entries: Vec<Entry> = brought.chain(conflicts).collect();
-    list::store(&context.records, &context.name, &entries).await.map_err(|error| format!("old: {error}"))
+    let of = (&*context.name, returning.round());
+    list::store(&context.records, of, &entries).await.map_err(|error| format!("old: {error}"))
 }

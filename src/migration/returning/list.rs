@@ -49,13 +49,18 @@ fn id(migration: &str, fingerprint: u128) -> String {
     format!("{migration}/{fingerprint:032x}")
 }
 
-/// Stores documents of the list, or what has become of them. What was said of one that is named again stays.
-pub(super) async fn store(records: &Records, migration: &str, entries: &[Entry]) -> Result<(), RecordError> {
+/// Stores documents of the list, or what has become of them. What was said of one that is named again stays. `round` is
+/// [`Returning::round`](crate::state::returning::Returning::round).
+pub(super) async fn store(
+    records: &Records,
+    (migration, round): (&str, i64),
+    entries: &[Entry],
+) -> Result<(), RecordError> {
     let (large, small): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.kept.is_some());
     for entries in small.chunks(BATCH).chain(large.chunks(1)) {
         let mut updates = Vec::new();
         for entry in entries {
-            updates.extend_from_slice(update(migration, entry)?.as_bytes());
+            updates.extend_from_slice(update(migration, round, entry)?.as_bytes());
         }
         let body = rawdoc! { "update": UNRETURNED, "ordered": false };
         let reply = records.write(DATABASE, body, Some(("updates", updates))).await?;
@@ -66,15 +71,16 @@ pub(super) async fn store(records: &Records, migration: &str, entries: &[Entry])
     Ok(())
 }
 
-fn update(migration: &str, entry: &Entry) -> Result<RawDocumentBuf, RecordError> {
+fn update(migration: &str, round: i64, entry: &Entry) -> Result<RawDocumentBuf, RecordError> {
     let mut fields = rawdoc! {
         "migration": migration, "namespace": entry.namespace.as_str(), "key": entry.key.value(),
     };
     let mut update = RawDocumentBuf::new();
     if entry.state == NAMED {
-        update.append(cstr!("$setOnInsert"), rawdoc! { "state": NAMED });
+        update.append(cstr!("$setOnInsert"), rawdoc! { "state": NAMED, "round": round });
     } else {
         fields.append(cstr!("state"), entry.state);
+        fields.append(cstr!("round"), round);
     }
     if let Some((why, on_new)) = &entry.kept {
         fields.append(cstr!("why"), why.as_str());
@@ -106,9 +112,17 @@ pub(super) async fn settle(records: &Records, migration: &str) -> Result<(), Rec
     records.read(DATABASE, body).await.map(|_| ())
 }
 
-/// A new rollback without new begins a new list.
-pub(super) async fn clear(records: &Records, migration: &str) -> Result<(), RecordError> {
-    records.remove(DATABASE, UNRETURNED, rawdoc! { "migration": migration }).await
+/// A new rollback without new begins a new list; `but_conflicts`: with those of the one before, which nobody has looked at.
+pub(super) async fn clear(
+    records: &Records,
+    migration: &str,
+    but_conflicts: bool,
+) -> Result<(), RecordError> {
+    let mut filter = rawdoc! { "migration": migration };
+    if but_conflicts {
+        filter.append(cstr!("state"), rawdoc! { "$ne": CONFLICT });
+    }
+    records.remove(DATABASE, UNRETURNED, filter).await
 }
 
 /// How many documents are in `state`.
@@ -123,19 +137,22 @@ pub(super) async fn count(records: &Records, migration: &str, state: &str) -> Re
     Ok(counted as i64)
 }
 
-/// The keys in `state`, all of them.
+/// The keys in `state`, all of them; with a round, those of which that was said in it.
 pub(super) async fn keys_in(
     records: &Records,
-    migration: &str,
+    (migration, round): (&str, Option<i64>),
     state: &[&str],
 ) -> Result<Vec<(Namespace, Key)>, RecordError> {
     let mut keys = Vec::new();
     let mut after = format!("{migration}/");
     loop {
         let states: bson::raw::RawArrayBuf = state.iter().map(|state| RawBson::from(*state)).collect();
-        let filter = rawdoc! {
+        let mut filter = rawdoc! {
             "migration": migration, "_id": { "$gt": after.as_str() }, "state": { "$in": states },
         };
+        if let Some(round) = round {
+            filter.append(cstr!("round"), round);
+        }
         let page = page(records, filter, 1000, rawdoc! { "namespace": 1, "key": 1 }).await?;
         let Some(last) = page.last() else { return Ok(keys) };
         last.get_str("_id")

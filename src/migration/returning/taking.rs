@@ -1,10 +1,11 @@
 //! Old takes back what new has, while new is away.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bson::Document;
+use bson::{Document, Timestamp};
 
-use super::list::{self, Entry, NAMED};
+use super::list;
 use super::view::{AcknowledgeUnreturned, UnreturnedList, UnreturnedPage, UnreturnedState, UnreturnedView};
 use crate::clock::timeout;
 use crate::migration::context::Context;
@@ -13,14 +14,13 @@ use crate::migration::engine::{Engine, no_new, unavailable};
 use crate::migration::following::half_ended;
 use crate::migration::in_force::pins_as_stored;
 use crate::migration::moving::Moved;
+use crate::migration::pins::{Keys, read_held, refused};
 use crate::migration::ramping::conflict;
 use crate::migration::running::Running;
 use crate::migration::stream::ChangeStream;
-use crate::model::key::Key;
-use crate::model::namespace::Namespace;
-use crate::model::percent::Percent;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
+use crate::policy::pins::{Pins, slots_of};
 use crate::state::checkpoint;
 use crate::state::inflight::Work;
 use crate::state::pins::stored_pins;
@@ -32,8 +32,6 @@ const PROBE: Duration = Duration::from_secs(3);
 /// How long writes and converging that began before may take to end.
 const DRAIN: Duration = Duration::from_secs(40);
 const AGAIN: Duration = Duration::from_millis(50);
-/// How long the names may take to be stored.
-const NAMING: Duration = Duration::from_secs(20);
 
 /// Writes to the slots, and converging them, wait as long as this lives.
 struct Held<'a>(&'a Context);
@@ -52,12 +50,32 @@ impl Drop for Held<'_> {
     }
 }
 
+/// What is to be taken back, and what else old's record says then.
+struct Wanted {
+    /// Without what old has already.
+    slots: SlotSet,
+    reads_on_new: SlotSet,
+    pins: Pins,
+}
+
+/// What was taken back.
+pub(super) struct Taken {
+    pub(super) slots: SlotSet,
+    /// How far new's stream had been worked off.
+    pub(super) passed: Option<Timestamp>,
+    /// As it is stored, with what had been taken back before.
+    pub(super) returning: Returning,
+    /// There was such.
+    pub(super) is_more: bool,
+}
+
 impl Engine {
-    /// Everything returns to old by old's record alone.
+    /// Everything returns to old by old's record alone, or what these keys and ranges name.
     pub(in crate::migration) async fn roll_back_without_new(
         &self,
         running: &Running,
         reason: &str,
+        only: Option<&Keys>,
     ) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
         let reason = reason.trim();
@@ -67,23 +85,26 @@ impl Engine {
         let phase = running.stored.lock().phase;
         let context = running.parts().filter(|_| !phase.is_over()).ok_or_else(|| wrong_phase(phase))?;
         let known = self.old_record(&context).await?;
-        if known.returning.is_some() {
+        let (named, pins) = named(&context, only)?;
+        let slots = named.minus(&known.owned);
+        if slots.is_empty() && known.taken_back().meets(&named) {
             return Ok(self.answer(running, &context, Moved::default(), began));
         }
-        self.must_need_it(&context, &known).await?;
+        self.must_need_it(&context, &known, &slots).await?;
+        self.must_allow_the_rest(running, &context, &known, &slots).await?;
         self.must_be_alone_on_old(running).await?;
-        let is_halted = self.halt_plan(running).await;
-        let pins = context.pins();
-        let kept = pins.only_to(Side::Old);
-        let removed = pins.all().len() - kept.all().len();
+        // Of a part, it is the plan's business what to do with the rest.
+        let is_halted = only.is_some() || self.halt_plan(running).await;
+        let removed = context.pins().all().len().saturating_sub(pins.all().len());
         let held_at = self.environment.clock.now();
         let taken = {
-            let _held = Held::hold(&context, SlotSet::ALL.minus(&known.owned));
-            let stored = pins_as_stored(&stored_pins(&kept))?;
-            self.take_back(&context, &known, stored).await?
+            let _held = Held::hold(&context, slots);
+            let reads_on_new = known.reads_on_new.minus(&named);
+            self.take_back(running, &context, &known, Wanted { slots, reads_on_new, pins }).await?
         };
         let pause = self.environment.clock.now() - held_at;
-        tracing::warn!(migration = %context.name, epoch = taken.epoch, reason, "old has taken back what new has");
+        let (epoch, slots) = (taken.returning.epoch, taken.slots.len());
+        tracing::warn!(migration = %context.name, epoch, slots, reason, "old has taken back what new has");
         self.name(running, &context, &taken, reason).await;
         if !is_halted {
             self.halt_plan(running).await;
@@ -136,7 +157,9 @@ impl Engine {
             view.map_or((0, false), |view| (view.named.unsigned_abs(), view.all_named))
         };
         let unreturned = Some(named);
-        Ramp { unreturned, all_named, ..self.moved(context, Percent::ZERO, moved, began) }
+        let owned = context.route().map(|route| route.owned_by_new).unwrap_or_default();
+        let percent = context.shares().share(&owned, &[]);
+        Ramp { unreturned, all_named, ..self.moved(context, percent, moved, began) }
     }
 
     async fn old_record(&self, context: &Context) -> Result<AuthorityRecord, ControlError> {
@@ -148,7 +171,12 @@ impl Engine {
     }
 
     /// Only what the ordinary rollback cannot do.
-    async fn must_need_it(&self, context: &Context, known: &AuthorityRecord) -> Result<(), ControlError> {
+    async fn must_need_it(
+        &self,
+        context: &Context,
+        known: &AuthorityRecord,
+        slots: &SlotSet,
+    ) -> Result<(), ControlError> {
         let route = context.route().ok_or_else(no_new)?;
         if route.phase.is_over() {
             return Err(half_ended(route.phase));
@@ -162,11 +190,11 @@ impl Engine {
                 "what is stored of migrations is on new ([migration] state): it cannot be rolled back without it",
             ));
         }
-        if known.owned == SlotSet::ALL {
-            return Err(conflict(
-                "nothing-on-new",
-                "old is the authority of every document: roll back as ever, which needs no new then",
-            ));
+        if slots.is_empty() {
+            let what = if known.owned == SlotSet::ALL { "every document" } else { "all that is named" };
+            let detail =
+                format!("old is the authority of {what}: roll back as ever, which needs no new then");
+            return Err(conflict("nothing-on-new", detail));
         }
         let answered = timeout(&*self.environment.clock, PROBE, context.beat(Side::New)).await;
         if matches!(answered, Ok(Ok(_))) {
@@ -176,6 +204,28 @@ impl Engine {
             ));
         }
         Ok(())
+    }
+
+    /// Where all is on new, a part of it may be taken back only if writes may be divided, as far as old can tell.
+    async fn must_allow_the_rest(
+        &self,
+        running: &Running,
+        context: &Context,
+        known: &AuthorityRecord,
+        slots: &SlotSet,
+    ) -> Result<(), ControlError> {
+        if !known.owned.is_empty() || *slots == SlotSet::ALL {
+            return Ok(());
+        }
+        let whole = "roll everything back without new: leave keys and ranges out";
+        if context.route().is_some_and(|route| !route.route_keys.is_empty()) {
+            let detail = format!(
+                "all is on new, which cannot be asked now whether a route key is an array there; {whole}"
+            );
+            return Err(conflict("single-step", detail));
+        }
+        let allowed = self.must_allow_parts(running, context).await;
+        allowed.map_err(|error| ControlError { detail: format!("{}; {whole}", error.detail), ..error })
     }
 
     /// What another process had sent to old while that was the mirror must not arrive once it is the authority.
@@ -190,15 +240,51 @@ impl Engine {
         timeout(clock, 2 * self.environment.settings.lease + DRAIN, alone).await.map_err(why)
     }
 
-    /// Ends what is under way, and lets old's record say that everything is old's.
+    /// Ends what is under way, and lets old's record say that it is old's.
     async fn take_back(
+        &self,
+        running: &Running,
+        context: &Context,
+        known: &AuthorityRecord,
+        wanted: Wanted,
+    ) -> Result<Taken, ControlError> {
+        let Wanted { slots, reads_on_new, pins } = wanted;
+        let unique = || {
+            let active = running.active.lock();
+            active.as_ref().map_or(0, |active| active.counters.unique_indexes.load(Ordering::Relaxed))
+        };
+        let before = unique();
+        self.end_what_is_under_way(context, known, &slots).await?;
+        if unique() != before {
+            return Err(unavailable("nothing has changed: a unique index was made meanwhile".into()));
+        }
+        let passed = context.frontiers.new.position().map(|position| position.done);
+        let (from_old, from_new) = self.positions(context).await?;
+        let fresh = Returning {
+            slots,
+            epoch: Returning::epoch_above(known.epoch.max(context.epoch())),
+            at: context.clock.wall_millis(),
+            from_old,
+            from_new,
+            passed,
+        };
+        let is_more = known.returning.is_some();
+        let returning = match known.returning.clone() {
+            Some(before) => before.and(fresh),
+            None => fresh,
+        };
+        let pins = pins_as_stored(&stored_pins(&pins))?;
+        self.decide(context, &returning, &reads_on_new, pins).await?;
+        Ok(Taken { slots, passed, returning, is_more })
+    }
+
+    async fn end_what_is_under_way(
         &self,
         context: &Context,
         known: &AuthorityRecord,
-        pins: bson::Bson,
-    ) -> Result<Returning, ControlError> {
+        slots: &SlotSet,
+    ) -> Result<(), ControlError> {
         let clock = &*self.environment.clock;
-        let slots = SlotSet::ALL.minus(&known.owned);
         let version = context.publish(|_| ()).ok_or_else(no_new)?;
         // Whatever was sent under this lease is not shown any more, also if new answers yet.
         context.authorities.new.lease.lost();
@@ -209,10 +295,10 @@ impl Engine {
             tracing::info!(migration = %context.name, ended, "open transactions do not count any more");
         }
         let under_way =
-            context.inflight.drained(&context.name, &slots, version, &[Work::Write, Work::Converge]);
+            context.inflight.drained(&context.name, slots, version, &[Work::Write, Work::Converge]);
         timeout(clock, DRAIN, under_way).await.map_err(|_| {
             let oldest =
-                context.inflight.oldest(&context.name, &slots, version, &[Work::Write, Work::Converge]);
+                context.inflight.oldest(&context.name, slots, version, &[Work::Write, Work::Converge]);
             let what = oldest.map_or_else(String::new, |oldest| format!(" ({})", oldest.what));
             unavailable(format!("given up, nothing has changed: what is under way does not end{what}"))
         })?;
@@ -222,23 +308,20 @@ impl Engine {
         if let Some(fence) = known.fence.as_ref().filter(|fence| fence.state == FenceState::Open) {
             context.decide_aborted(Side::Old, fence).await;
         }
+        Ok(())
+    }
+
+    /// Where old's stream is now, and where new's had been worked off to.
+    async fn positions(&self, context: &Context) -> Result<(Document, Option<Document>), ControlError> {
+        let old = |why: String| unavailable(format!("old: {why}"));
         let from_new = checkpoint::load(&context.records, &context.name, Side::New).await;
-        let from_new = from_new.map_err(|error| unavailable(format!("old: {error}")))?;
+        let from_new = from_new.map_err(|error| old(error.to_string()))?;
         let opened = ChangeStream::open(&context.clusters.old, &context.scope, None).await;
-        let (stream, batch) = opened.map_err(|why| unavailable(format!("old: {why}")))?;
+        let (stream, batch) = opened.map_err(|why| old(why.to_string()))?;
         stream.close().await;
         let plain = |token: bson::RawDocumentBuf| Document::try_from(&*token);
         let token = plain(batch.token).map_err(|error| unavailable(error.to_string()))?;
-        let returning = Returning {
-            slots,
-            epoch: Returning::epoch_above(known.epoch.max(context.epoch())),
-            at: context.clock.wall_millis(),
-            from_old: token,
-            from_new: from_new.and_then(|token| plain(token).ok()),
-            passed: context.frontiers.new.position().map(|position| position.done),
-        };
-        self.decide(context, &returning, pins).await?;
-        Ok(returning)
+        Ok((token, from_new.and_then(|token| plain(token).ok())))
     }
 
     /// From the moment the command is sent only the record says what holds: writes wait until that is known.
@@ -246,13 +329,13 @@ impl Engine {
         &self,
         context: &Context,
         returning: &Returning,
+        reads_on_new: &SlotSet,
         pins: bson::Bson,
     ) -> Result<(), ControlError> {
         let old = &context.authorities.old;
-        let from = old.known().map_or(0, |record| record.epoch);
         loop {
             let is_it = |record: &AuthorityRecord| record.returning.as_ref() == Some(returning);
-            match old.take_back(from, returning, pins.clone()).await {
+            match old.take_back(returning, reads_on_new, pins.clone()).await {
                 Ok(true) => return Ok(()),
                 Ok(false) if old.known().is_some_and(|record| is_it(&record)) => return Ok(()),
                 Ok(false) => match old.refresh().await {
@@ -265,66 +348,15 @@ impl Engine {
             self.environment.clock.sleep(AGAIN).await;
         }
     }
-
-    /// Names what only new may have acknowledged, and stores it. It is in force already: nothing here can fail it.
-    async fn name(&self, running: &Running, context: &Context, taken: &Returning, reason: &str) {
-        let passed = taken.passed;
-        let noted = running.active.lock().as_ref().map(|active| active.unreturned.beyond(passed));
-        let (mut keys, all) = noted.unwrap_or_default();
-        keys.extend(parked(context, taken));
-        keys.sort();
-        keys.dedup();
-        // What an earlier process left behind was never noted here: it counts as passed once the stream has.
-        let begun = context.converger.own.judged_from(Side::New);
-        let mut all_named = all && begun.is_some_and(|begun| passed.is_some_and(|passed| passed >= begun));
-        let named = i64::try_from(keys.len()).unwrap_or(i64::MAX);
-        let stored = timeout(&*self.environment.clock, NAMING, store_names(context, keys)).await;
-        if let Err(why) = stored.unwrap_or_else(|_| Err("no answer in time".into())) {
-            tracing::error!(
-                why,
-                "what only new has is named when new is there again: it could not be stored now"
-            );
-            all_named = false;
-        }
-        let view = UnreturnedView {
-            since: taken.at,
-            reason: reason.to_owned(),
-            state: UnreturnedState::WaitingForNew,
-            problem: None,
-            named,
-            all_named,
-            brought_back: 0,
-            on_both: 0,
-            conflicts: 0,
-            acknowledged: None,
-        };
-        let storing = running.change_stored(&context.records, |stored| {
-            stored.unreturned = Some(view.clone());
-            stored.all_on_new_at = None;
-        });
-        if let Err(error) = storing.await {
-            tracing::warn!(%error, "the rollback is in force; it could not be stored what it has named");
-            running.stored.lock().unreturned = Some(view);
-        }
-    }
 }
 
-/// What the stream has passed because it could not be made equal.
-pub(super) fn parked(context: &Context, taken: &Returning) -> Vec<(Namespace, Key)> {
-    let Some(route) = context.route() else { return Vec::new() };
-    let parked = context.parking.list().into_iter();
-    let parked = parked.filter(|it| taken.slots.meets(&route.slots_of_key(&it.namespace, &it.key)));
-    parked.map(|it| (it.namespace, it.key)).collect()
-}
-
-async fn store_names(context: &Context, keys: Vec<(Namespace, Key)>) -> Result<(), String> {
-    let entries = keys.into_iter().map(|(namespace, key)| Entry::of(namespace, key, NAMED));
-    let entries: Vec<_> = entries.collect();
-    let store = async {
-        list::clear(&context.records, &context.name).await?;
-        list::store(&context.records, &context.name, &entries).await
-    };
-    store.await.map_err(|error| error.to_string())
+/// The slots that are meant, and what is pinned then.
+fn named(context: &Context, only: Option<&Keys>) -> Result<(SlotSet, Pins), ControlError> {
+    let pins = context.pins();
+    let Some(only) = only else { return Ok((SlotSet::ALL, pins.only_to(Side::Old))) };
+    let held = read_held(only, &context.key_ranges())?;
+    let next = pins.with(&held, Side::Old, context.clock.wall_millis()).map_err(|why| refused(&why))?;
+    Ok((slots_of(&held), next))
 }
 
 fn no_reason(what: &str) -> ControlError {

@@ -3,12 +3,22 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::migration::pins::{Keys, named};
+
 /// What a rollback without new needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WithoutNew {
     /// Why new is not waited for; kept in the audit.
     pub reason: String,
+}
+
+impl WithoutNew {
+    /// For the audit.
+    pub(in crate::migration) fn described(&self, only: Option<&Keys>) -> String {
+        let part = only.map(|only| format!(" of {}", named(only))).unwrap_or_default();
+        format!("rollback without new{part}: {}", self.reason.trim())
+    }
 }
 
 /// How far bringing back is.

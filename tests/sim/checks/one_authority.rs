@@ -16,8 +16,15 @@ pub(crate) type WriteId = (Arc<[u8]>, i64);
 
 /// What happened at the clusters and lasted, in order.
 pub(crate) enum Happened {
-    /// A cluster's record says from now on that it owns these slots.
-    Owns(Side, SlotSet),
+    /// A cluster's record says from now on that it owns these slots; and old's, of which new's has no word any more.
+    Owns {
+        /// Whose.
+        side: Side,
+        /// Its own.
+        slots: SlotSet,
+        /// Taken back without new.
+        taken_back: Box<SlotSet>,
+    },
     /// A client's write changed a document.
     Executed {
         /// Where.
@@ -74,17 +81,23 @@ pub(crate) fn check_one_authority(
 ) -> Result<(), (Violation, Option<Key>)> {
     let wrong = |text: String, key: Option<&Key>| Err((Violation { invariant: 6, text }, key.cloned()));
     let mut owned = PerSide { old: SlotSet::ALL, new: SlotSet::EMPTY };
+    let (mut said_by_new, mut taken) = (SlotSet::EMPTY, SlotSet::EMPTY);
     let mut executions: BTreeMap<(&WriteId, &Key), Executions> = BTreeMap::new();
     let mut last: BTreeMap<&Key, Last> = BTreeMap::new();
     for (at, what) in events {
         match what {
-            Happened::Owns(side, slots) => {
-                let lost = owned.get(*side).minus(slots);
-                *owned.get_mut(*side) = *slots;
+            Happened::Owns { side, slots, taken_back } => {
+                let before = owned;
+                match side {
+                    Side::Old => (owned.old, taken) = (*slots, **taken_back),
+                    Side::New => said_by_new = *slots,
+                }
+                owned.new = said_by_new.minus(&taken);
                 if let Err(why) = one_authority(&owned.old, &owned.new) {
                     return wrong(format!("{why} at {at:?}"), None);
                 }
-                for last in last.values_mut().filter(|last| last.side == *side) {
+                for last in last.values_mut() {
+                    let lost = before.get(last.side).minus(owned.get(last.side));
                     last.moved |= lost.contains(last.slot);
                 }
             }

@@ -91,7 +91,9 @@ impl Ledger {
         let events: Vec<_> = self.lasting(clusters, |seen| {
             let (ns, key) = document(&seen.entry.op)?;
             if is_authority(ns) {
-                return Some((seen.at, Happened::Owns(seen.side, seen.record.as_ref()?.owned)));
+                let record = seen.record.as_ref()?;
+                let (slots, taken_back) = (record.owned, Box::new(record.taken_back()));
+                return Some((seen.at, Happened::Owns { side: seen.side, slots, taken_back }));
             }
             let of = seen.entry.statement.as_ref().filter(|_| by_client(&seen.entry)).map(|made| &made.of)?;
             let write = (of.session.clone(), of.number);
@@ -103,7 +105,8 @@ impl Ledger {
         })
     }
 
-    /// Invariant 12: no write of the product changes a document on the cluster that owns it then.
+    /// Invariant 12: no write of the product changes a document on the cluster that owns it then, but to bring back what
+    /// only new had.
     ///
     /// # Errors
     /// The first violation.
@@ -113,17 +116,22 @@ impl Ledger {
         slot: impl Fn(&Key) -> Slot,
     ) -> Result<(), Violation> {
         let mut owned = PerSide { old: SlotSet::ALL, new: SlotSet::EMPTY };
+        let mut returning = SlotSet::EMPTY;
         let wrong = self.lasting(clusters, |seen| {
             let (ns, key) = document(&seen.entry.op)?;
             if is_authority(ns) {
                 if let Some(record) = &seen.record {
                     *owned.get_mut(seen.side) = record.owned;
+                    if seen.side == Side::Old {
+                        returning = record.taken_back();
+                    }
                 }
                 return None;
             }
             let wrong = !by_client(&seen.entry)
                 && !unnumbered_by_client(seen)
-                && owned.get(seen.side).contains(slot(key));
+                && owned.get(seen.side).contains(slot(key))
+                && !returning.contains(slot(key));
             let text =
                 || format!("{} changed a document on its authority {} at {:?}", seen.app, seen.side, seen.at);
             wrong.then(|| (text(), key.clone()))

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 use reshard::migration::control::{
-    By, Cluster, Control, ControlError, NamespaceSpec, NewMigration, Patience, RangeSpec, SetPins, Verify,
+    By, Cluster, Control, ControlError, Keys, NamespaceSpec, NewMigration, Patience, RangeSpec, SetPins,
+    Verify, WithoutNew,
 };
 use reshard::migration::engine::Engine;
 use tokio::sync::Notify;
@@ -35,6 +36,8 @@ pub(crate) enum Step {
     Writes(u8),
     /// Hold a range on a cluster.
     Range(&'static str, Cluster),
+    /// Take everything back without new, or a range.
+    WithoutNew(Option<&'static str>),
 }
 
 /// What became of the calls.
@@ -146,6 +149,11 @@ async fn ask(engine: &Engine, step: Step) -> Result<(), ControlError> {
             let asked = SetPins { keys: Vec::new(), ranges: vec![name.to_owned()], to };
             let pinned = engine.pin(&by, MIGRATION, asked).await.map(|_| ());
             verified(engine, &by, pinned).await
+        }
+        Step::WithoutNew(range) => {
+            let reason = WithoutNew { reason: "new is away".to_owned() };
+            let only = range.map(|name| Keys { keys: Vec::new(), ranges: vec![name.to_owned()] });
+            engine.rollback_without_new(&by, MIGRATION, reason, only).await.map(|_| ())
         }
         Step::Start => engine.start(&by, MIGRATION).await.map(|_| ()),
         Step::Reads(percent) => engine.set_reads(&by, MIGRATION, percent.into()).await.map(|_| ()),

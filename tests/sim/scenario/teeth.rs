@@ -7,7 +7,7 @@ use reshard::policy::safeguards::Safeguards;
 use super::faults::Mix;
 use super::generated;
 use super::options::UNVERIFIED;
-use super::stories::{leases, moves, readers, streams};
+use super::stories::{away, leases, moves, readers, streams};
 use super::{Options, schedule};
 use crate::network::Weather;
 use crate::schedules::{self, Found, tally};
@@ -179,7 +179,9 @@ fn without_its_second_look_the_copy_brings_back_the_deleted() {
 /// Every story goes well with all safeguards on, whatever the small times are.
 #[test]
 fn stories_go_well() {
-    let stories: [Story; 17] = [
+    let stories: [Story; 19] = [
+        away::whole,
+        away::of_a_range,
         leases::cut_off,
         moves::unsettled,
         moves::unsettled_early,
@@ -282,6 +284,13 @@ fn a_reader_meets_no_mirror_whose_writes_nobody_waited_for() {
 #[test]
 fn a_mirror_has_by_majority_what_its_authority_has_so() {
     is_told("mirror_majority", Safeguards { mirror_majority: false, ..ALL }, readers::unconcerned);
+}
+
+#[test]
+fn what_only_new_has_is_not_overwritten_before_it_is_back() {
+    let off = Safeguards { returning_waits: false, ..ALL };
+    is_told("returning_waits", off, away::whole);
+    is_told("returning_waits", off, away::of_a_range);
 }
 
 #[test]

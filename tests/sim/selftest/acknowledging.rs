@@ -25,7 +25,7 @@ fn executed(millis: u64, side: Side, number: i64) -> (Duration, Happened) {
 }
 
 fn owns(millis: u64, side: Side, slots: SlotSet) -> (Duration, Happened) {
-    (at(millis), Happened::Owns(side, slots))
+    (at(millis), Happened::Owns { side, slots, taken_back: Box::new(SlotSet::EMPTY) })
 }
 
 /// Everything moves to new at 10 and 11 ms.

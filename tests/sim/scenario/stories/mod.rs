@@ -1,5 +1,6 @@
 //! One story for each safeguard that random schedules do not miss: it goes well, and does not without it.
 
+pub(super) mod away;
 pub(super) mod leases;
 pub(super) mod moves;
 pub(super) mod readers;

@@ -1,7 +1,11 @@
 //! Rolling back while new is away: old serves everything at once, what only new has acknowledged is named, and comes
 //! back when new is there again.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod parts;
+mod setups;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use mongodb::{Client, Collection};
 use reshard::migration::control::{
-    AcknowledgeUnreturned, Control as _, Ramp, UnreturnedList, UnreturnedPage, UnreturnedState,
+    AcknowledgeUnreturned, Control as _, Keys, Ramp, UnreturnedList, UnreturnedPage, UnreturnedState,
     UnreturnedView, WithoutNew,
 };
 use reshard_testbed::{ReplicaSet, wait_for};
@@ -113,9 +117,13 @@ fn conflicts(list: &UnreturnedList) -> BTreeSet<String> {
 
 impl Operator {
     async fn roll_back_without_new(&self) -> Result<Ramp> {
+        self.take_back_without_new(None).await
+    }
+
+    async fn take_back_without_new(&self, only: Option<Keys>) -> Result<Ramp> {
         let asked = WithoutNew { reason: "new is away".into() };
-        let moved = self.engine.rollback_without_new(&me(), &self.name, asked).await;
-        moved.map_err(|error| anyhow::anyhow!("without new: {error}"))
+        let moved = self.engine.rollback_without_new(&me(), &self.name, asked, only).await;
+        moved.map_err(|error| anyhow::anyhow!("without new: {error} {:?}", error.reasons))
     }
 
     async fn unreturned(&self) -> Result<UnreturnedList> {
@@ -144,11 +152,15 @@ async fn new_serves_all_and_has_more(operator: &Operator, new: &ReplicaSet, thro
     operator.writes(100).await?;
     operator.until_level().await?;
     hold_off_the_stream(new).await?;
+    until_held_off(operator).await?;
+    write_on_new_alone(through).await
+}
+
+async fn until_held_off(operator: &Operator) -> Result<()> {
     wait_for("new's stream to be held off", LONG, || async {
         Ok(waits_for_new(operator.progress().await?.blocked_by.iter().map(String::as_str)))
     })
-    .await?;
-    write_on_new_alone(through).await
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,59 @@
+//! Stories of new being away: what it has taken back from it, and what only it has.
+
+use std::sync::Arc;
+
+use reshard::model::side::Side;
+use reshard::policy::safeguards::Safeguards;
+
+use crate::scenario::operator::Step;
+use crate::scenario::stage::{Ending, Stage, tell};
+use crate::world::World;
+
+/// A register that is there from the beginning, in no range; and one of the range `registers`.
+const BESIDE: i32 = 0;
+const WITHIN: i32 = 2;
+/// One that nothing else is done to.
+const NOBODYS: i32 = 1;
+/// Another one of the range.
+const AND_WITHIN: i32 = 3;
+
+/// New acknowledges two writes, and is gone before old gets them. They come back when it does, wherever the operator has
+/// taken back the slots in between, or one of them.
+async fn what_only_new_has(stage: Arc<Stage>, range: Option<&'static str>) -> Ending {
+    let proxy = stage.proxy(1).await;
+    stage.steps(&[Step::CreateWithRanges, Step::Start, Step::Reads(100), Step::Writes(100)]).await?;
+    stage.a_while(2000).await;
+    let network = stage.world.network().clone();
+    let (old, new) = (stage.index(Side::Old), stage.index(Side::New));
+    network.hold(proxy.process.id, new, "getMore", 1000);
+    network.hold(proxy.process.id, old, "find", 1000);
+    stage.a_while(300).await;
+    let mut client = stage.client(1);
+    for id in [BESIDE, WITHIN] {
+        let write = client.prepare_put(id, false);
+        client.succeed(&proxy, &write).await?;
+    }
+    network.take_down(new);
+    network.forget_holds();
+    network.flush();
+    stage.steps(&[Step::WithoutNew(range)]).await?;
+    // Old serves these meanwhile.
+    let write = client.prepare_put(AND_WITHIN, false);
+    client.succeed(&proxy, &write).await?;
+    stage.a_while(3000).await;
+    network.bring_up(new);
+    // New goes on with its own at once, while the others are brought back.
+    let beside = range.map_or(NOBODYS, |_| BESIDE);
+    let write = client.prepare_put(beside, false);
+    client.succeed(&proxy, &write).await?;
+    stage.a_while(4000).await;
+    Ok(proxy)
+}
+
+pub(in crate::scenario) fn whole(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, |stage| what_only_new_has(stage, None))
+}
+
+pub(in crate::scenario) fn of_a_range(world: &World, safeguards: Safeguards) -> Result<(), String> {
+    tell(world, safeguards, |stage| what_only_new_has(stage, Some("registers")))
+}
