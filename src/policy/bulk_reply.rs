@@ -128,9 +128,13 @@ impl BulkReply {
         let mut result = RawDocumentBuf::new();
         result.append(cstr!("ok"), 0.0);
         result.append(cstr!("idx"), as_i32(index));
-        let told = ["code", "errmsg", "keyPattern", "keyValue", "errInfo"];
-        for (name, value) in error.iter().flatten().filter(|(name, _)| told.contains(&name.as_str())) {
-            result.append(name, value);
+        // In this order, whatever order they had in the answer to a part.
+        let of_all = [cstr!("code"), cstr!("errmsg")];
+        let of_some = [cstr!("keyPattern"), cstr!("keyValue"), cstr!("collation"), cstr!("errInfo")];
+        for name in of_all.into_iter().chain(of_some) {
+            if let Ok(Some(value)) = error.get(name) {
+                result.append(name, value);
+            }
         }
         result.append(cstr!("n"), 0);
         if verb == Verb::Update {
@@ -259,7 +263,7 @@ mod tests {
             all.refuse(&part(Verb::Update, &[1, 2, 3], ordered), ordered, &error);
             let reply = all.finish();
             assert_eq!(results(&reply).len(), told);
-            let first = rawdoc! { "ok": 0.0, "idx": 1, "errmsg": "no", "code": 115, "n": 0, "nModified": 0 };
+            let first = rawdoc! { "ok": 0.0, "idx": 1, "code": 115, "errmsg": "no", "n": 0, "nModified": 0 };
             assert_eq!(results(&reply)[0], first);
             assert_eq!(counts(&reply)[ERRORS], i32::try_from(told).unwrap());
         }
