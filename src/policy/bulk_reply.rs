@@ -88,13 +88,16 @@ impl BulkReply {
             count
         };
         let upserted = i32::try_from(indexed(reply, "upserted").count()).unwrap_or(i32::MAX);
+        let mut add = |which: usize, count: i32| {
+            self.counts[which] = self.counts[which].saturating_add(count);
+        };
         match verb {
-            Verb::Insert => self.counts[INSERTED] += of("n"),
-            Verb::Delete | Verb::FindAndModify => self.counts[DELETED] += of("n"),
+            Verb::Insert => add(INSERTED, of("n")),
+            Verb::Delete | Verb::FindAndModify => add(DELETED, of("n")),
             Verb::Update => {
-                self.counts[MATCHED] += of("n") - upserted;
-                self.counts[MODIFIED] += of("nModified");
-                self.counts[UPSERTED] += upserted;
+                add(MATCHED, of("n").saturating_sub(upserted));
+                add(MODIFIED, of("nModified"));
+                add(UPSERTED, upserted);
             }
         }
     }
@@ -124,7 +127,7 @@ impl BulkReply {
     }
 
     fn fail(&mut self, index: usize, verb: Verb, error: &RawDocument) {
-        self.counts[ERRORS] += 1;
+        self.counts[ERRORS] = self.counts[ERRORS].saturating_add(1);
         let mut result = RawDocumentBuf::new();
         result.append(cstr!("ok"), 0.0);
         result.append(cstr!("idx"), as_i32(index));
