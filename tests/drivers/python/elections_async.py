@@ -35,6 +35,8 @@ class Run:
         left = AFTERWARDS
         while left > 0 and not self.failures:
             left -= self.go.is_set()
+            # This client may go through a whole turn without letting another task run.
+            await asyncio.sleep(0)
             try:
                 await turn(*arguments)
             except Exception as error:  # Whatever it is, an application would have seen it.
