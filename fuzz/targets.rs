@@ -1,6 +1,8 @@
 //! What is fuzzed: every decoder of bytes that clients send. Each target takes any bytes, must not panic, and
 //! checks what it made of them.
 
+mod decisions;
+
 use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use bytes::BytesMut;
@@ -31,11 +33,13 @@ use reshard::wire::query::Query;
 use reshard::wire::reply::ReplyFields;
 use reshard::wire::scan::Command;
 
+pub(crate) use decisions::{answer, fail_point, login, read, read_preference};
+
 /// A target.
 pub(crate) type Target = fn(&[u8]);
 
 /// All of them by name.
-pub(crate) const ALL: [(&str, Target); 9] = [
+pub(crate) const ALL: [(&str, Target); 14] = [
     ("framer", framer),
     ("op_msg", op_msg),
     ("op_compressed", op_compressed),
@@ -45,6 +49,11 @@ pub(crate) const ALL: [(&str, Target); 9] = [
     ("hello", hello),
     ("scram", scram),
     ("stream", stream),
+    ("fail_point", fail_point),
+    ("read_preference", read_preference),
+    ("read", read),
+    ("answer", answer),
+    ("login", login),
 ];
 
 /// A stream of messages, cut where their headers say.

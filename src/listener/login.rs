@@ -12,6 +12,7 @@ use futures::future::{BoxFuture, select_ok};
 
 use super::accounts::Account;
 use super::hello::Greeting;
+use super::sasl::{self, Start};
 use super::scram::{Exchange, First, Proven, Refused, Stored};
 use super::session::Context;
 use crate::cluster::command::Request;
@@ -28,8 +29,6 @@ use crate::wire::error::{
 const LOOK: Duration = Duration::from_secs(15);
 /// How long old alone is asked.
 const HEAD_START: Duration = Duration::from_secs(3);
-/// Of the one login that a connection can have under way.
-const CONVERSATION: i32 = 1;
 /// What servers answer before a login.
 const BEFORE: [&str; 3] = ["ping", "buildInfo", "buildinfo"];
 
@@ -93,21 +92,14 @@ async fn start(
         let text = format!("{} is logged in already; use a connection for each user", account.name);
         return Err(ErrorReply::new(PROTOCOL_ERROR, text));
     }
-    let mechanism = body.get_str("mechanism").unwrap_or_default();
-    let Some(hash) = Hash::ALL.into_iter().find(|hash| hash.mechanism_name() == mechanism) else {
-        let text =
-            format!("mechanism {mechanism:?} is not a way to log in here; SCRAM-SHA-256 and SCRAM-SHA-1 are");
-        return Err(ErrorReply::new(MECHANISM_UNAVAILABLE, text));
-    };
-    let first = First::parse(payload(body)?).map_err(|why| refused(source, "", why))?;
+    let Start { hash, payload, skips_empty } = Start::parse(body)?;
+    let first = First::parse(payload).map_err(|why| refused(source, "", why))?;
     let user = first.user.clone();
     let stored = credentials(context, source, &user).await?.into_iter().find(|stored| stored.hash == hash);
     // Who is not there cannot be told from who has another password.
     let stored = stored.unwrap_or_else(|| nobody(context, hash, source, &user));
     let nonce = BASE64.encode(rand::random::<[u8; 24]>());
     let exchange = Exchange::begin(first, &nonce, &stored);
-    let options = body.get_document("options");
-    let skips_empty = options.and_then(|options| options.get_bool("skipEmptyExchange")).unwrap_or(false);
     let reply = message(&exchange.message, false);
     let source = source.to_owned();
     greeting.pending = Some(Box::new(Pending { source, user, exchange, stored, skips_empty, account: None }));
@@ -119,8 +111,7 @@ fn proceed(
     greeting: &mut Greeting,
     body: &RawDocument,
 ) -> Result<RawDocumentBuf, ErrorReply> {
-    let is_ours = body.get_i32("conversationId").is_ok_and(|id| id == CONVERSATION);
-    let Some(mut pending) = greeting.pending.take().filter(|_| is_ours) else {
+    let Some(mut pending) = greeting.pending.take().filter(|_| sasl::continues(body)) else {
         return Err(ErrorReply::new(PROTOCOL_ERROR, "No SASL session state found"));
     };
     if let Some(account) = pending.account {
@@ -129,7 +120,7 @@ fn proceed(
     }
     let proven: Proven = pending
         .exchange
-        .prove(payload(body)?, &pending.stored)
+        .prove(sasl::payload(body)?, &pending.stored)
         .map_err(|why| refused(&pending.source, &pending.user, why))?;
     let who = (pending.source.as_str(), pending.user.as_str());
     let account = context.accounts.of(who, &pending.stored, &proven, &context.router);
@@ -216,14 +207,9 @@ fn nobody(context: &Context, hash: Hash, source: &str, user: &str) -> Stored {
     Stored { hash, salt, iterations, stored_key: secret("stored"), server_key: secret("server") }
 }
 
-fn payload(body: &RawDocument) -> Result<&[u8], ErrorReply> {
-    let payload = body.get_binary("payload").map(|payload| payload.bytes);
-    payload.map_err(|_| ErrorReply::new(BAD_VALUE, "a payload is missing"))
-}
-
 fn message(text: &str, done: bool) -> RawDocumentBuf {
     let payload = Binary { subtype: BinarySubtype::Generic, bytes: text.as_bytes().to_vec() };
-    rawdoc! { "conversationId": CONVERSATION, "done": done, "payload": payload, "ok": 1.0 }
+    rawdoc! { "conversationId": sasl::CONVERSATION, "done": done, "payload": payload, "ok": 1.0 }
 }
 
 fn refused(source: &str, user: &str, why: Refused) -> ErrorReply {

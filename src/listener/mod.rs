@@ -13,6 +13,7 @@ mod session;
 pub mod face;
 pub mod hello;
 pub mod introduction;
+pub mod sasl;
 pub mod scram;
 pub mod settings;
 pub mod tls;

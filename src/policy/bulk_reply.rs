@@ -88,13 +88,16 @@ impl BulkReply {
             count
         };
         let upserted = i32::try_from(indexed(reply, "upserted").count()).unwrap_or(i32::MAX);
+        let mut add = |which: usize, count: i32| {
+            self.counts[which] = self.counts[which].saturating_add(count);
+        };
         match verb {
-            Verb::Insert => self.counts[INSERTED] += of("n"),
-            Verb::Delete | Verb::FindAndModify => self.counts[DELETED] += of("n"),
+            Verb::Insert => add(INSERTED, of("n")),
+            Verb::Delete | Verb::FindAndModify => add(DELETED, of("n")),
             Verb::Update => {
-                self.counts[MATCHED] += of("n") - upserted;
-                self.counts[MODIFIED] += of("nModified");
-                self.counts[UPSERTED] += upserted;
+                add(MATCHED, of("n").saturating_sub(upserted));
+                add(MODIFIED, of("nModified"));
+                add(UPSERTED, upserted);
             }
         }
     }
@@ -124,13 +127,17 @@ impl BulkReply {
     }
 
     fn fail(&mut self, index: usize, verb: Verb, error: &RawDocument) {
-        self.counts[ERRORS] += 1;
+        self.counts[ERRORS] = self.counts[ERRORS].saturating_add(1);
         let mut result = RawDocumentBuf::new();
         result.append(cstr!("ok"), 0.0);
         result.append(cstr!("idx"), as_i32(index));
-        let told = ["code", "errmsg", "keyPattern", "keyValue", "errInfo"];
-        for (name, value) in error.iter().flatten().filter(|(name, _)| told.contains(&name.as_str())) {
-            result.append(name, value);
+        // In this order, whatever order they had in the answer to a part.
+        let of_all = [cstr!("code"), cstr!("errmsg")];
+        let of_some = [cstr!("keyPattern"), cstr!("keyValue"), cstr!("collation"), cstr!("errInfo")];
+        for name in of_all.into_iter().chain(of_some) {
+            if let Ok(Some(value)) = error.get(name) {
+                result.append(name, value);
+            }
         }
         result.append(cstr!("n"), 0);
         if verb == Verb::Update {
@@ -259,7 +266,7 @@ mod tests {
             all.refuse(&part(Verb::Update, &[1, 2, 3], ordered), ordered, &error);
             let reply = all.finish();
             assert_eq!(results(&reply).len(), told);
-            let first = rawdoc! { "ok": 0.0, "idx": 1, "errmsg": "no", "code": 115, "n": 0, "nModified": 0 };
+            let first = rawdoc! { "ok": 0.0, "idx": 1, "code": 115, "errmsg": "no", "n": 0, "nModified": 0 };
             assert_eq!(results(&reply)[0], first);
             assert_eq!(counts(&reply)[ERRORS], i32::try_from(told).unwrap());
         }

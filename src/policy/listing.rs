@@ -66,7 +66,8 @@ pub fn databases(listed: &PerSide<Document>, serves: impl Fn(&str) -> bool) -> D
     }
     let mut reply = Document::new();
     if listed.old.contains_key("totalSize") {
-        let total: i64 = shown.values().filter_map(|entry| whole(entry, "sizeOnDisk")).sum();
+        let sizes = shown.values().filter_map(|entry| whole(entry, "sizeOnDisk"));
+        let total = sizes.fold(0_i64, i64::saturating_add);
         reply.insert("totalSize", total);
         reply.insert("totalSizeMb", total / (1 << 20));
     }
@@ -77,7 +78,7 @@ pub fn databases(listed: &PerSide<Document>, serves: impl Fn(&str) -> bool) -> D
 
 fn add(both: &mut Document, other: &Document) {
     if let (Some(one), Some(two)) = (whole(both, "sizeOnDisk"), whole(other, "sizeOnDisk")) {
-        both.insert("sizeOnDisk", one + two);
+        both.insert("sizeOnDisk", one.saturating_add(two));
     }
     if let (Ok(one), Ok(two)) = (both.get_bool("empty"), other.get_bool("empty")) {
         both.insert("empty", one && two);

@@ -61,6 +61,49 @@ async fn nobody_sees_elections(name: &str, application: &Application, face: Face
     stage.both_sides_are_equal().await
 }
 
+/// A change stream that is open while half of its collection is on new ends when all of it is.
+async fn sees_the_end_of_a_stream(name: &str, application: &Application) -> Result<()> {
+    let mut stage = Stage::start(name, Face::ReplicaSet, [1, 1]).await?;
+    application.run(&stage, Phase::Plain).await?;
+    stage.configure_new().await?;
+    for phase in [Phase::Dual, Phase::Reads, Phase::Half] {
+        stage.enter(phase).await?;
+    }
+    let running = application.across(&stage, Phase::Half, Phase::Moved).await?;
+    stage.enter(Phase::Moved).await?;
+    running.finish().await.map_err(|error| error.context(stage.log_tail()))?;
+    stage.both_sides_are_equal().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo_sees_the_end_of_a_stream() -> Result<()> {
+    sees_the_end_of_a_stream("pymongo-streams", &tools::python_script("python/streams.py").await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_sees_the_end_of_a_stream() -> Result<()> {
+    sees_the_end_of_a_stream("node-streams", &tools::node_script("streams.mjs", "node/streams.mjs").await?)
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pymongo_async_sees_no_elections() -> Result<()> {
+    let application = tools::python_script("python/elections_async.py").await?;
+    nobody_sees_elections("pymongo-async-elections", &application, Face::Mongos).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn libmongoc_sees_no_elections() -> Result<()> {
+    let application = tools::c_program("c-elections", "c/elections.c").await?;
+    nobody_sees_elections("c-elections", &application, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn perl_sees_no_elections() -> Result<()> {
+    let application = tools::perl_script("perl/elections.pl").await?;
+    nobody_sees_elections("perl-elections", &application, Face::Mongos).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pymongo_sees_no_elections() -> Result<()> {
     let application = tools::python_script("python/elections.py").await?;

@@ -49,9 +49,14 @@ pub(crate) async fn node_script(name: &str, script: &str) -> Result<Application>
 
 /// libmongoc.
 pub(crate) async fn c() -> Result<Application> {
-    let program = tokio::task::spawn_blocking(|| {
-        let wanted = source("c/app.c");
-        installed("c", &wanted, |folder| {
+    c_program("c", "c/app.c").await
+}
+
+/// Another program with libmongoc, which lies in the cache under `name`.
+pub(crate) async fn c_program(name: &'static str, code: &'static str) -> Result<Application> {
+    let program = tokio::task::spawn_blocking(move || {
+        let wanted = source(code);
+        installed(name, &wanted, |folder| {
             let flags = run(Command::new("pkg-config").args(["--cflags", "--libs", "libmongoc-1.0"]), C)?;
             let mut compiler = Command::new("cc");
             compiler
@@ -66,8 +71,13 @@ pub(crate) async fn c() -> Result<Application> {
 
 /// The driver for Perl.
 pub(crate) async fn perl() -> Result<Application> {
+    perl_script("perl/app.pl").await
+}
+
+/// Another script with the driver for Perl.
+pub(crate) async fn perl_script(script: &str) -> Result<Application> {
     tokio::task::spawn_blocking(|| run(Command::new("perl").args(["-MMongoDB", "-e", "1"]), PERL)).await??;
-    Ok(Application::Script(vec!["perl".into(), source("perl/app.pl").into()]))
+    Ok(Application::Script(vec!["perl".into(), source(script).into()]))
 }
 
 /// mongosh.

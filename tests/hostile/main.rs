@@ -6,6 +6,8 @@
 
 #[path = "../../fuzz/mutate.rs"]
 mod mutate;
+#[path = "../raw/mod.rs"]
+mod raw;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../../fuzz/targets.rs"]
@@ -13,6 +15,8 @@ mod targets;
 
 mod cases;
 mod decoders;
+mod doors;
+mod exchange;
 mod live;
 
 use std::path::Path;

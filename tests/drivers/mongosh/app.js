@@ -118,6 +118,37 @@ const checks = {
     assert.strictEqual(orders.deleteMany({ run }).deletedCount, 1);
   },
 
+  failuresAreRetried() {
+    const { RESHARD_OLD, RESHARD_NEW } = process.env;
+    const clusters = [RESHARD_OLD, RESHARD_NEW].map((uri) => connect(uri).getSiblingDB("admin"));
+    const failPoint = (more) => {
+      for (const admin of clusters) assert.ok(admin.runCommand({ configureFailPoint: "failCommand", ...more }).ok);
+    };
+    const errorLabels = ["RetryableWriteError"];
+    const ways = [{ closeConnection: true }, ...[10107, 91, 11602, 89].map((errorCode) => ({ errorCode, errorLabels }))];
+    try {
+      ways.forEach((how, n) => {
+        const _id = name(n);
+        // The next such command on each cluster fails so.
+        const fail = (command) =>
+          failPoint({ mode: { times: 1 }, data: { failCommands: [command], namespace: "app.items", ...how } });
+        fail("insert");
+        items.insertOne({ _id, n: 0 });
+        fail("update");
+        assert.strictEqual(items.updateOne({ _id }, { $inc: { n: 1 } }).modifiedCount, 1);
+        fail("findAndModify");
+        assert.strictEqual(items.findOneAndUpdate({ _id }, { $inc: { n: 1 } }).n, 1);
+        fail("find");
+        assert.strictEqual(items.findOne({ _id }).n, 2);
+        fail("delete");
+        assert.strictEqual(items.deleteOne({ _id }).deletedCount, 1);
+        failPoint({ mode: "off" });
+      });
+    } finally {
+      failPoint({ mode: "off" });
+    }
+  },
+
   changeStreams() {
     for (const collection of MIXED ? [feed] : [feed, items]) {
       const stream = collection.watch([{ $match: { "documentKey._id": name("watch") } }], { maxAwaitTimeMS: 500 });

@@ -663,7 +663,13 @@ async def asynchronous():
         async with own.start_session() as session:
             async with await session.start_transaction():
                 await own["app"]["accounts"].insert_one({"_id": name("a"), "email": name("a")}, session=session)
+            await session.start_transaction()
+            await own["app"]["accounts"].insert_one({"_id": name("b"), "email": name("b")}, session=session)
+            equal((await own["app"]["accounts"].delete_one({"_id": name("a")}, session=session)).deleted_count, 1)
+            await session.abort_transaction()
+        equal(await own["app"]["accounts"].find_one({"_id": name("b")}), None, "what an aborted transaction wrote")
         equal((await own["app"]["accounts"].delete_one({"_id": name("a")})).deleted_count, 1)
+        await failures_of_servers_are_not_seen_by(theirs)
         async with await own["app"]["feed"].watch([{"$match": {"documentKey._id": name("w")}}]) as stream:
             await own["app"]["feed"].insert_one({"_id": name("w")})
             equal((await stream.next())["operationType"], "insert")
@@ -675,6 +681,31 @@ async def asynchronous():
         equal((await theirs.delete_many({"run": RUN})).deleted_count, 40)
     finally:
         await own.close()
+
+
+async def failures_of_servers_are_not_seen_by(theirs):
+    labels = {"errorLabels": ["RetryableWriteError"]}
+    ways = [{"closeConnection": True}, *({"errorCode": code, **labels} for code in (10107, 91, 11602, 89))]
+
+    async def fail(command, how):
+        await asyncio.to_thread(broken, command, "app.items", how)
+
+    try:
+        for n, how in enumerate(ways):
+            by_id = {"_id": name(f"async-fail-{n}")}
+            await fail("insert", how)
+            await theirs.insert_one({**by_id, "n": 0})
+            await fail("update", how)
+            await theirs.update_one(by_id, {"$inc": {"n": 1}})
+            await fail("findAndModify", how)
+            equal((await theirs.find_one_and_update(by_id, {"$inc": {"n": 1}}))["n"], 1, f"{how}")
+            await fail("find", how)
+            equal((await theirs.find_one(by_id))["n"], 2, f"{how}")
+            await fail("delete", how)
+            equal((await theirs.delete_one(by_id)).deleted_count, 1, f"{how}")
+            await asyncio.to_thread(repaired)
+    finally:
+        await asyncio.to_thread(repaired)
 
 
 @check

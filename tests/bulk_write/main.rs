@@ -2,61 +2,27 @@
 //! does): one stands behind a door that raises the wire version in its greeting, and the proxy divides the command
 //! into ones that it knows.
 
+mod door;
+mod golden;
+#[path = "../raw/mod.rs"]
+mod raw;
+#[path = "../support/mod.rs"]
 mod support;
+
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use mongodb::Client;
 use mongodb::options::{DeleteOneModel, InsertOneModel, UpdateManyModel, UpdateOneModel, WriteModel};
 use reshard::app::Proxy;
-use reshard::wire::header::Header;
 use reshard::wire::op_msg::{OpMsg, build};
 use reshard_testbed::ReplicaSet;
-use support::{Operator, proxy, two_sets, until_equal, uri};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use support::{LONG, Operator, proxy, two_sets, until_equal, uri};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
-/// That of MongoDB 8.0.
-const VERSION: i32 = 25;
-
-/// A way to `server` on which it says that it is newer than it is; the connection string.
-async fn door(server: &str) -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let port = listener.local_addr()?.port();
-    let server = server.to_owned();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let server = server.clone();
-            tokio::spawn(async move { pass(client, TcpStream::connect(server).await?).await });
-        }
-    });
-    Ok(format!("mongodb://127.0.0.1:{port}/?directConnection=true"))
-}
-
-async fn pass(client: TcpStream, server: TcpStream) -> std::io::Result<()> {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let up = tokio::spawn(async move {
-        _ = tokio::io::copy(&mut from_client, &mut to_server).await;
-        to_server.shutdown().await
-    });
-    let name = b"\x10maxWireVersion\0";
-    loop {
-        let mut message = vec![0; 16];
-        if from_server.read_exact(&mut message).await.is_err() {
-            break;
-        }
-        let length = u32::from_le_bytes([message[0], message[1], message[2], message[3]]);
-        message.resize(usize::try_from(length).unwrap_or(16), 0);
-        from_server.read_exact(&mut message[16..]).await?;
-        if let Some(at) = message.windows(name.len()).position(|window| window == name) {
-            message[at + name.len()..at + name.len() + 4].copy_from_slice(&VERSION.to_le_bytes());
-        }
-        to_client.write_all(&message).await?;
-    }
-    up.abort();
-    Ok(())
-}
+use door::{Script, door};
 
 struct Bed {
     old: ReplicaSet,
@@ -70,8 +36,14 @@ const NAMESPACES: [&str; 2] = ["shop.c", "shop.d"];
 
 impl Bed {
     async fn start(name: &str) -> Result<Self> {
+        Self::with(name, Arc::default()).await
+    }
+
+    /// Where a script has an answer, it is that of old's server.
+    async fn with(name: &str, script: Arc<Script>) -> Result<Self> {
         let (old, new) = two_sets(name).await?;
-        let (to_old, to_new) = (door(old.node(0).address()).await?, door(new.node(0).address()).await?);
+        let to_old = door(old.node(0).address(), script).await?;
+        let to_new = door(new.node(0).address(), Arc::default()).await?;
         let proxy = proxy(&to_old, Some(&to_new)).await?;
         let operator = Operator::of(&proxy, "m");
         operator.ready().await?;
@@ -95,14 +67,16 @@ impl Bed {
 
     /// The same as it is: a driver would add a session of its own.
     async fn as_it_is(&self, command: &Document) -> Result<Document> {
+        Ok(Document::try_from(self.bytes(command).await?.as_ref())?)
+    }
+
+    /// The body of the reply as it came.
+    async fn bytes(&self, command: &Document) -> Result<RawDocumentBuf> {
         let mut stream = TcpStream::connect(self.proxy.address()).await?;
         let body = RawDocumentBuf::try_from(command)?;
         stream.write_all(&build(1, 0, 0, body.as_bytes(), None)).await?;
-        let mut bytes = vec![0; 16];
-        stream.read_exact(&mut bytes).await?;
-        bytes.resize(Header::parse(&bytes)?.context("header")?.length, 0);
-        stream.read_exact(&mut bytes[16..]).await?;
-        Ok(Document::try_from(RawDocument::from_bytes(&bytes[OpMsg::parse(&bytes)?.body])?)?)
+        let (_, bytes) = tokio::time::timeout(LONG, raw::read(&mut stream)).await??;
+        Ok(RawDocument::from_bytes(&bytes[OpMsg::parse(&bytes)?.body])?.to_owned())
     }
 
     async fn find(&self, name: &str, id: i32) -> Result<Option<Document>> {
