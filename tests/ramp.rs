@@ -288,6 +288,28 @@ async fn a_step_back_without_new_goes_to_nothing() -> Result<()> {
     Ok(())
 }
 
+/// What new has acknowledged cannot come back without it: the decision says so, and what is left to do.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: whatever needs new waits for it"]
+async fn a_step_back_that_needs_new_says_what_is_left_to_do() -> Result<()> {
+    let Read { new, operator, .. } = &Read::start("ramp_held").await?;
+    operator.reads(100).await?;
+    operator.writes(50).await?;
+    let plan = Plan { reads: steps(&[50, 100]), writes: steps(&[20, 50]), dwell_seconds: 3600, ..plan() };
+    operator.engine.start_plan(&me(), "m", plan).await?;
+    until_ramp(operator, "a look", |ramp| !ramp.gates.is_empty()).await?;
+    new.kill9_all().await?;
+    wait_for("a decision that says so", LONG, || async {
+        let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
+        let down = decisions.iter().filter(|one| one.act == "down");
+        let told = |one: &RampDecision| one.result.contains("reshard migrate rollback m --without-new");
+        Ok(down.clone().any(told))
+    })
+    .await?;
+    ensure!(operator.progress().await?.writes_percent == 50);
+    Ok(())
+}
+
 /// Without shadow reads it stays where it is; with them it goes up, and down again when they find what is wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_shadow_reads_find_decides() -> Result<()> {

@@ -97,11 +97,7 @@ fn that_shadow_reads_found_nothing_counts_only_with_enough_of_them_since_the_las
     assert_eq!(judged(shadowed(200, 0)).verdict, Passed);
     assert_eq!(judged(shadowed(800, 200)).verdict, Passed, "a fifth may be missing");
     assert_eq!(judged(shadowed(800, 201)).verdict, Unknown);
-    assert_eq!(
-        judged(shadowed(0, 21)).verdict,
-        Unknown,
-        "so many will be more than a tenth of what is needed"
-    );
+    assert_eq!(judged(shadowed(0, 41)).verdict, Unknown, "that is more than a fifth of what is needed");
     let off = Shadowed { off: Some("shop.c is switched off".into()), ..shadowed(1000, 0) };
     assert_eq!(judged(off.clone()).verdict, Unknown);
     assert_eq!(judged(off.clone()).detail, "shop.c is switched off");
