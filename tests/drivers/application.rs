@@ -31,6 +31,13 @@ pub(crate) enum Across {
 }
 
 impl Application {
+    /// The script with one more argument.
+    pub(crate) fn with(self, word: &str) -> Result<Self> {
+        let Self::Script(mut words) = self else { bail!("not a script") };
+        words.push(word.into());
+        Ok(Self::Script(words))
+    }
+
     /// Runs it inside one phase; it fails if the application does.
     pub(crate) async fn run(&self, stage: &Stage, phase: Phase) -> Result<()> {
         let begun = std::time::Instant::now();

@@ -117,6 +117,12 @@ async fn node_sees_no_elections() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongoose_sees_no_elections() -> Result<()> {
+    let application = tools::node_script("elections.mjs", "node/elections.mjs").await?;
+    nobody_sees_elections("mongoose-elections", &application.with("mongoose")?, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pymongo_reads_of_secondaries() -> Result<()> {
     reads_of_secondaries("pymongo-reads", &tools::python_script("python/secondaries.py").await?).await
 }
