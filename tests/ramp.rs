@@ -11,7 +11,8 @@ use bson::{Document, doc};
 use mongodb::Client;
 use reshard::app::Proxy;
 use reshard::migration::control::{
-    Back, Control as _, Page, Plan, RampDecision, RampStatus, RampView, SetShadow, Shadow, Steer, Verdict,
+    AuditEvent, Back, Control as _, Freeze, Page, Plan, RampDecision, RampStatus, RampView, SetShadow,
+    Shadow, Steer, Verdict,
 };
 use reshard::model::percent::Percent;
 use reshard_loadtest::Profile;
@@ -250,11 +251,31 @@ async fn dry_run(operator: &Operator, plan: Plan) -> Result<Vec<RampDecision>> {
     Ok(decisions)
 }
 
+/// A plan whose every day is frozen.
+fn frozen(reads: &[u8]) -> Plan {
+    let ever = Freeze { from: "2000-01-01".into(), to: "2999-12-31".into() };
+    Plan { reads: steps(reads), freezes: vec![ever], ..plan() }
+}
+
+/// It stands still in a freeze, and goes past it with a reason, which the audit has.
+async fn past_a_freeze(operator: &Operator) -> Result<Vec<RampDecision>> {
+    let dry = Plan { dry_run: true, dwell_seconds: 1, ..frozen(&[20, 50]) };
+    operator.engine.start_plan(&me(), "m", dry).await?;
+    let held = until_ramp(operator, "it to be held", |ramp| ramp.why.contains("frozen")).await?;
+    ensure!(held.status != RampStatus::Done, "{held:#?}");
+    let reason = "agreed with the shop".to_owned();
+    let done = dry_run(operator, Plan { override_reason: Some(reason.clone()), ..frozen(&[20, 50]) }).await?;
+    let events = operator.engine.events("m").await?;
+    let told = |event: &AuditEvent| event.what.contains(&reason) && event.who == me().who.0;
+    ensure!(events.iter().any(told), "{events:#?}");
+    Ok(done)
+}
+
 /// A dry run sends nothing to new: what shadow reads measured of it counts, or it is said that nothing was measured.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_reaches_its_last_step_and_moves_nothing() -> Result<()> {
     let Read { operator, .. } = &Read::start("ramp_dry").await?;
-    let blind = dry_run(operator, Plan { reads: steps(&[20, 50]), ..plan() }).await?;
+    let blind = past_a_freeze(operator).await?;
     let unjudged = |one: &RampDecision| one.why.contains("are not judged");
     let judged = |one: &RampDecision| one.gates.iter().any(|gate| gate.name == "errors");
     ensure!(unjudged(&blind[0]) && !blind.iter().any(judged), "{blind:#?}");

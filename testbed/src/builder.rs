@@ -255,7 +255,8 @@ impl ReplicaSetBuilder {
             args.extend([String::from("--keyFile"), path.to_string_lossy().into_owned()]);
         }
         // Else the time of another cluster is taken without a look at its signature, as long as it is not ahead.
-        if mongod.at_least(5, 0) {
+        let tests = self.server.params.get("enableTestCommands").is_some_and(|value| value == "1");
+        if tests && mongod.at_least(5, 0) {
             args.extend([String::from("--setParameter"), String::from(VALIDATE_CLUSTER_TIME)]);
         }
         if let Some(tls) = &access.tls {
