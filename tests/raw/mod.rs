@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bson::{Document, RawDocument, RawDocumentBuf};
 use reshard::wire::header::{Header, OP_MSG};
-use reshard::wire::op_msg::{OpMsg, build};
+use reshard::wire::op_msg::{CHECKSUM_PRESENT, OpMsg, build};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// One whole message.
@@ -27,7 +27,8 @@ pub(crate) async fn reply_within(
     let (header, bytes) = tokio::time::timeout(limit, read(stream)).await??;
     ensure!(header.opcode == OP_MSG);
     let parts = OpMsg::parse(&bytes)?;
-    ensure!(parts.flags == 0, "flags {:x}", parts.flags);
+    // A checksum answers a checksum.
+    ensure!(parts.flags & !CHECKSUM_PRESENT == 0, "flags {:x}", parts.flags);
     let body = RawDocument::from_bytes(&bytes[parts.body])?;
     Ok((header, Document::try_from(body)?))
 }
