@@ -309,9 +309,9 @@ async fn a_step_back_without_new_goes_to_nothing() -> Result<()> {
     Ok(())
 }
 
-/// What new has acknowledged cannot come back without it: the decision says so, and what is left to do.
+/// What new has acknowledged cannot come back without it: the decision says so, and what is left to do. It takes two
+/// minutes, as whatever needs new waits for it.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes two minutes: whatever needs new waits for it"]
 async fn a_step_back_that_needs_new_says_what_is_left_to_do() -> Result<()> {
     let Read { new, operator, .. } = &Read::start("ramp_held").await?;
     operator.reads(100).await?;
