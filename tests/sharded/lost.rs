@@ -1,4 +1,6 @@
-//! A shard of either cluster gets another primary, and a router goes and comes back, under load.
+//! A shard of either cluster gets another primary, dies and comes back, and a router goes and comes back, under load.
+
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use reshard_loadtest::{Load, Profile};
@@ -32,8 +34,15 @@ async fn shards_and_routers_are_lost_under_load() -> Result<()> {
     let mut lose = async |cluster: &Cluster| {
         let cluster = sharded(cluster)?;
         losses += 2;
-        cluster.shard(losses / 2 % 2).stepdown().await?;
+        let shard = cluster.shard(losses / 2 % 2);
+        shard.stepdown().await?;
         work(&load, 100).await?;
+        shard.kill9_all().await?;
+        shard.start_all().await?;
+        work(&load, 100).await?;
+        cluster.router().kill().await?;
+        // How long nobody routes is what is tested: longer than a driver's one repetition.
+        tokio::time::sleep(Duration::from_secs(2)).await;
         cluster.router().restart().await?;
         work(&load, 100).await?;
         pair.operator.until_synced().await
