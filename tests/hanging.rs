@@ -176,3 +176,40 @@ async fn new_hangs_when_it_decides_everything() -> Result<()> {
     proxy.shutdown().await;
     Ok(())
 }
+
+/// New answers, but its reads fail as a router's do that cannot reach a shard. Drivers ask once more at most, and this
+/// one not even once: it hears nothing of it, since old decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_answers_that_it_lost_somebody_behind_it() -> Result<()> {
+    let (old, new) = two_sets("hang-lost").await?;
+    let proxy = proxy_with(&old.uri(), Some(&new.uri()), support::settings()).await?;
+    let operator = Operator::of(&proxy, "m");
+    let client = Client::with_uri_str(format!("{}?retryReads=false", uri(&proxy))).await?;
+    let c = client.database("shop").collection::<Document>("c");
+    c.insert_many((0..KEYS).map(|id| doc! { "_id": id, "n": 0 })).await?;
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(100).await?;
+    let admin = new.client().await?.database("admin");
+    for code in [6, 7, 89, 134, 262, 9001] {
+        let fails = doc! { "failCommands": ["find", "aggregate"], "namespace": "shop.c", "errorCode": code };
+        let meets = async {
+            loop {
+                let how = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": &fails };
+                admin.run_command(how).await?;
+                counts(&c, 0).await?;
+                let count = c.count_documents(doc! {}).await?;
+                ensure!(count == u64::try_from(KEYS)?, "{count}");
+                let how = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+                let off = admin.run_command(how).await?;
+                if off.get_i64("count").or_else(|_| off.get_i32("count").map(i64::from))? > 0 {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(LONG, meets).await.context("no read met it")?.with_context(|| code)?;
+    }
+    proxy.shutdown().await;
+    Ok(())
+}

@@ -128,6 +128,13 @@ pub fn is_state_change(code: i32) -> bool {
     matches!(code, 10107 | 13435 | 10058 | 11602 | 13436 | 189 | 11600 | 91)
 }
 
+/// Whether drivers ask again, once, for a read that is answered with this code although the server did not change
+/// its state: it lost somebody behind it (the retryable reads specification; what routers answer for their shards).
+#[must_use]
+pub fn is_lost_behind(code: i32) -> bool {
+    matches!(code, 6 | 7 | 89 | 134 | 262 | 9001)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

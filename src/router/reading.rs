@@ -15,10 +15,12 @@ use crate::clock::timeout;
 use crate::converge::active::Active;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
+use crate::policy::failover::is_lost_behind;
 use crate::policy::reads::{Ask, Ownership, Plan, joins, plan, slot_of_read};
 use crate::policy::route_key::By;
 use crate::state::table::MigrationRoute;
 use crate::wire::error::{AUTHENTICATION_FAILED, ErrorReply, HOST_UNREACHABLE, NOT_NOW};
+use crate::wire::reply::ReplyFields;
 
 /// How long a read that meets documents of both authorities waits for the mirror to be current.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,10 +56,16 @@ impl Router {
         let failed = read.as_ref().map_or(true, |read| is_failure(read, reply));
         self.note_read_of(operation, active, mirror, begun, failed);
         match read {
-            Ok(Ok(ok)) => Ok(Course::Answered(mirror, ok)),
+            Ok(Ok(ok)) if ok || !lost_somebody(reply) => Ok(Course::Answered(mirror, ok)),
             _ => Ok(Course::Plain(authority)),
         }
     }
+}
+
+/// Whether the mirror's answer is that it could not reach a part of itself. A driver would ask once more, and might
+/// then meet the same failure on the authority: its one repetition is for the cluster that counts.
+fn lost_somebody(reply: &BytesMut) -> bool {
+    ReplyFields::scan(reply).is_ok_and(|fields| is_lost_behind(fields.code))
 }
 
 /// The cluster for a read of a namespace that `route` routes.
