@@ -7,6 +7,7 @@ mod ending_sessions;
 mod expiry;
 mod followers;
 mod foreign_commits;
+mod left_open;
 mod listing;
 mod migrating;
 mod outcome;
