@@ -14,6 +14,7 @@ mod outcome;
 mod overtaken;
 mod owning;
 mod pipeline;
+mod recovery;
 mod resolving;
 mod sending;
 mod shadowing;
