@@ -1,6 +1,7 @@
 //! New is sharded and tenants divide the collection; and a transaction is open when new goes away.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bson::oid::ObjectId;
@@ -9,11 +10,12 @@ use mongodb::Client;
 use reshard::migration::control::{
     AcknowledgeUnreturned, Cluster, Control as _, Keys, NamespaceSpec, SetPins,
 };
+use reshard::migration::engine::Settings;
 use reshard::policy::shard_key::ShardKey;
 use reshard_testbed::{ReplicaSet, ShardedCluster};
 use serde_json::json;
 
-use super::support::{Operator, me, proxy, two_sets, until_equal, uri};
+use super::support::{self, Operator, me, proxy, proxy_with, two_sets, until_equal, uri};
 use super::{conflicts, fill, hold_off_the_stream, new_serves_all_and_has_more, orders, until_held_off};
 
 fn order(tenant: &str, n: i32) -> Document {
@@ -110,8 +112,19 @@ async fn a_tenant_comes_back_from_a_sharded_new() -> Result<()> {
 /// A transaction that is open on new when that hangs does not commit any more, whatever new does later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_was_open_does_not_commit() -> Result<()> {
-    let (old, new) = two_sets("without-new-transaction").await?;
-    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    transaction_that_was_open("without-new-transaction", false, support::settings()).await
+}
+
+/// The same where its commit would reach new, which goes on again, and the lease there has not ended by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_was_open_does_not_commit_when_new_goes_on() -> Result<()> {
+    let settings = Settings { lease: Duration::from_secs(60), ..support::settings() };
+    transaction_that_was_open("without-new-reached", true, settings).await
+}
+
+async fn transaction_that_was_open(name: &str, reached: bool, settings: Settings) -> Result<()> {
+    let (old, new) = two_sets(name).await?;
+    let proxy = proxy_with(&old.uri(), Some(&new.uri()), settings).await?;
     let client = Client::with_uri_str(uri(&proxy)).await?;
     let through = client.database("shop").collection::<Document>("c");
     fill(&through).await?;
@@ -127,12 +140,17 @@ async fn a_transaction_that_was_open_does_not_commit() -> Result<()> {
     new.pause_all().await?;
     let back = operator.roll_back_without_new().await?;
     println!("with a transaction open: {back:?}");
+    if reached {
+        new.resume_all().await?;
+    }
     let committed = session.commit_transaction().await;
     ensure!(committed.is_err(), "new has it, and old serves: it must not be told as committed");
     ensure!(through.find_one(doc! { "_id": 5000 }).await?.is_none());
     through.update_one(doc! { "_id": 300 }, doc! { "$set": { "n": 4 } }).await?;
 
-    new.resume_all().await?;
+    if !reached {
+        new.resume_all().await?;
+    }
     // Its stream goes on.
     new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await?;
     operator.until_back().await?;
