@@ -40,7 +40,7 @@ impl Engine {
     }
 
     /// Runs one call that changes where reads and writes go; that may be known from the clusters' records alone.
-    async fn change_routing<T>(
+    pub(super) async fn change_routing<T>(
         &self,
         by: &By,
         name: &str,

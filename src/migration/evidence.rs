@@ -52,11 +52,14 @@ pub(super) struct Mark {
 }
 
 impl Looked {
-    /// Takes note that a plan is looked at: what was compared before it began does not count.
-    pub(super) fn begin(&mut self, plan: &StoredPlan, now: impl FnOnce() -> Mark) {
-        if self.plan_since.replace(plan.since) != Some(plan.since) {
+    /// Takes note that a plan is looked at: what was compared before it began does not count. Whether this process has
+    /// never looked at it before.
+    pub(super) fn begin(&mut self, plan: &StoredPlan, now: impl FnOnce() -> Mark) -> bool {
+        let is_first = self.plan_since.replace(plan.since) != Some(plan.since);
+        if is_first {
             self.shadow = now().shadow;
         }
+        is_first
     }
 
     /// Takes note of a move.
@@ -120,6 +123,7 @@ impl Engine {
         };
         Known {
             blocked_by,
+            switched_off: running.plan_is_off(),
             lag: [progress.lag.old_to_new, progress.lag.new_to_old],
             conflicts: progress.conflicts,
             mirror_failures: before.map(|before| failures.saturating_sub(before)),

@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures::FutureExt;
 use metrics::{counter, gauge};
 
-use super::control::{By, Control, Patience};
+use super::control::{By, ControlError, Patience};
 use super::engine::Engine;
 use super::evidence::{Looked, answers};
 use super::plan::{Gate, Place, RampDecision, StoredPlan, Verdict, record, words};
+use super::ramping::conflict;
 use super::running::Running;
 use crate::model::percent::Percent;
 use crate::policy::evidence::{of_migration, of_new};
@@ -79,9 +80,12 @@ impl Engine {
         if real == Place::default() {
             active.shapes.note_baselines(now);
         }
-        let Some(plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
+        let Some(mut plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
         active.shapes.note_missing_baselines(now, plan.plan.min_samples);
-        looked.begin(&plan, || running.mark(&active, now));
+        let wall = self.environment.clock.wall_millis();
+        if looked.begin(&plan, || running.mark(&active, now)) {
+            plan.state = plan.state.taken_up(plan.since, wall);
+        }
         let place = if plan.plan.dry_run { plan.state.dry } else { real };
         let known = self.known(running, &active, &plan.plan, looked, &context).await;
         let mut gates = of_migration(&plan.plan, &known);
@@ -92,8 +96,8 @@ impl Engine {
                 None => unjudged = NOT_JUDGED,
             }
         }
-        let mut decision =
-            decide(&plan.plan, &plan.state, place, &gates, self.environment.clock.wall_millis());
+        let wall = self.environment.clock.wall_millis();
+        let mut decision = decide(&plan.plan, &plan.state, place, &gates, wall);
         decision.why.push_str(unjudged);
         *running.ramp_said.lock() = Said { gates: gates.clone(), why: decision.why.clone() };
         tell(&context.name, &plan, &decision, &gates);
@@ -126,9 +130,9 @@ impl Engine {
             }
             let name = running.stored.lock().name.clone();
             if let Act::Down(_) = decision.act {
-                done = self.come_down(running, &name, from, to).await;
+                done = self.come_down(&name, plan, from, to).await;
             } else if done.result.is_ok() {
-                done.result = self.move_to(&name, from, to).await;
+                done.result = self.move_to(&name, plan, from, to).await;
             }
         }
         let Done { to, result, besides } = done;
@@ -179,10 +183,13 @@ impl Engine {
     }
 
     /// Comes down. A step that is not zero needs new too; reads alone return to old without it.
-    async fn come_down(&self, running: &Running, name: &str, from: Place, to: Place) -> Done {
+    async fn come_down(&self, name: &str, plan: &StoredPlan, from: Place, to: Place) -> Done {
         let done = |to, result, besides| Done { to: Some(to), result, besides };
-        let Err(why) = self.move_to(name, from, to).await else { return done(to, Ok(()), String::new()) };
-        let route = running.parts().and_then(|context| context.route());
+        let Err(why) = self.move_to(name, plan, from, to).await else {
+            return done(to, Ok(()), String::new());
+        };
+        let parts = self.running(name).await.ok().and_then(|running| running.parts());
+        let route = parts.and_then(|context| context.route());
         if route.is_none_or(|route| !route.owned_by_new.is_empty()) {
             let way = format!(
                 "new holds writes, so that nothing comes down by itself until it and the streams are well again: if \
@@ -194,7 +201,7 @@ impl Engine {
         if to.reads >= from.reads || to.reads == Percent::ZERO {
             return done(to, Err(why), String::new());
         }
-        match self.move_to(name, from, lowest).await {
+        match self.move_to(name, plan, from, lowest).await {
             Ok(()) => {
                 let besides =
                     format!("; reads go to 0, which needs old alone: the step below failed ({why})");
@@ -205,17 +212,29 @@ impl Engine {
     }
 
     /// Moves both shares; up reads go first, down writes.
-    async fn move_to(&self, name: &str, from: Place, to: Place) -> Result<(), String> {
+    async fn move_to(&self, name: &str, plan: &StoredPlan, from: Place, to: Place) -> Result<(), String> {
         let by = By::any(WHO);
-        let said = |error: super::control::ControlError| format!("{}: {}", error.code, error.detail);
+        let said = |error: ControlError| format!("{}: {}", error.code, error.detail);
+        let reads = async || {
+            let call = async |running: &Arc<Running>| {
+                running.must_be_wanted(plan, to.reads > from.reads)?;
+                self.move_reads(running, to.reads).await
+            };
+            self.change_routing(&by, name, |_| format!("reads {}", to.reads), call).await.map_err(said)
+        };
         if to.reads > from.reads {
-            self.set_reads(&by, name, to.reads).await.map_err(said)?;
+            reads().await?;
         }
         if to.writes != from.writes {
-            self.set_writes(&by, name, to.writes, Patience::default()).await.map_err(said)?;
+            let call = async |running: &Arc<Running>| {
+                running.must_be_wanted(plan, to.writes > from.writes)?;
+                self.move_writes(running, to.writes, Patience::default()).await
+            };
+            let moved = self.change_routing(&by, name, |_| format!("writes {}", to.writes), call).await;
+            moved.map_err(said)?;
         }
         if to.reads < from.reads {
-            self.set_reads(&by, name, to.reads).await.map_err(said)?;
+            reads().await?;
         }
         Ok(())
     }
@@ -237,11 +256,24 @@ impl Running {
     /// Changes what is known of the plan, unless another has taken its place meanwhile. Whether it did.
     fn change_stored_in_memory(&self, plan: &StoredPlan, change: impl FnOnce(&mut StoredPlan)) -> bool {
         let mut stored = self.stored.lock();
-        let same = |known: &&mut StoredPlan| {
-            known.since == plan.since && known.plan == plan.plan && known.state.paused == plan.state.paused
-        };
-        stored.plan.as_mut().filter(same).map(change).is_some()
+        stored.plan.as_mut().filter(|known| is_same(known, plan)).map(change).is_some()
     }
+
+    /// A step that was decided on before an operator halted the plan, put another in its place, or switched plans off
+    /// must not follow that call. To be asked while no other call is under way.
+    fn must_be_wanted(&self, plan: &StoredPlan, up: bool) -> Result<(), ControlError> {
+        if !self.stored.lock().plan.as_ref().is_some_and(|known| is_same(known, plan)) {
+            return Err(conflict("plan-changed", "the plan was halted or replaced meanwhile"));
+        }
+        match self.plan_is_off().filter(|_| up) {
+            Some(why) => Err(conflict("plan-switched-off", why)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_same(known: &StoredPlan, plan: &StoredPlan) -> bool {
+    known.since == plan.since && known.plan == plan.plan && known.state.paused == plan.state.paused
 }
 
 /// What is remembered of a decision that could not be done: nothing was reached, and what is broken stays so.

@@ -8,6 +8,8 @@ use super::ramp::{Gate, Plan, Shadow, Verdict};
 pub struct Known {
     /// What stands in the way of any move, copy, verification and paused streams among it.
     pub blocked_by: Vec<String>,
+    /// For what an operator has switched plans off, in words.
+    pub switched_off: Option<String>,
     /// Seconds behind, old to new and new to old.
     pub lag: [Option<f64>; 2],
     /// Keys that cannot be made equal now.
@@ -62,6 +64,11 @@ pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
     let ready = if known.blocked_by.is_empty() { Verdict::Passed } else { Verdict::Unknown };
     let mut gates =
         vec![gate("ready", ready, if blocked.is_empty() { "nothing in the way" } else { &blocked })];
+    // It holds, and keeps nothing from coming down.
+    gates.push(match &known.switched_off {
+        None => gate("switched_on", Verdict::Passed, "for all collections"),
+        Some(why) => gate("switched_on", Verdict::Unknown, why),
+    });
     for (name, lag) in ["lag_old_to_new", "lag_new_to_old"].into_iter().zip(known.lag) {
         gates.push(at_most(name, lag, plan.max_lag_seconds, "s"));
     }

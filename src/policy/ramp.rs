@@ -265,6 +265,17 @@ pub struct State {
     pub dry: Place,
 }
 
+impl State {
+    /// As a process takes it up at `now` that follows another, of a plan that began at `since` (Unix milliseconds). Not
+    /// every look is stored: its number goes on above whatever the other can have counted since.
+    #[must_use]
+    pub fn taken_up(self, since: i64, now: i64) -> Self {
+        let elapsed = now.saturating_sub(since).max(0) / EVERY_MS;
+        let counted = if elapsed > 0 { elapsed + 1 } else { 0 };
+        Self { looks: self.looks.max(counted), ..self }
+    }
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -324,7 +335,7 @@ pub fn decide(plan: &Plan, state: &State, place: Place, gates: &[Gate], now: i64
         };
     }
     if gates.is_empty() || of(Verdict::Unknown).next().is_some() {
-        return because(Act::Hold, words("not known", of(Verdict::Unknown)), next);
+        return because(Act::Hold, words("held", of(Verdict::Unknown)), next);
     }
     next = whole(next);
     // Time in which nobody looked proves nothing.

@@ -72,6 +72,26 @@ fn every_look_has_a_number_and_what_comes_down_names_the_first_that_was_broken()
     assert_eq!((healed.looks, healed.first_broken, healed.broken), (6, None, 0));
 }
 
+/// A successor finds the number of the last look that was recorded, and others may have been made since.
+#[test]
+fn numbers_of_looks_go_on_after_a_restart() {
+    let (plan, since) = (plan(), 1_000);
+    let mut state = State::default().taken_up(since, since);
+    let mut used = Vec::new();
+    let stored = decide(&plan, &state, place(25, 0), &[gate(Verdict::Passed)], since).state;
+    for look in 0..20 {
+        let now = since + look * EVERY_MS;
+        let decision = decide(&plan, &state, place(25, 0), &[gate(Verdict::Passed)], now);
+        used.push(decision.look);
+        state = decision.state;
+        let next = decide(&plan, &stored.clone().taken_up(since, now + 1), place(25, 0), &[], now + 1);
+        assert!(!used.contains(&next.look), "{} after {used:?}", next.look);
+    }
+    assert_eq!((used[0], used[19]), (1, 20));
+    let set_back = stored.clone().taken_up(since, 0);
+    assert_eq!(set_back.looks, stored.looks, "a clock that was set back takes nothing away");
+}
+
 #[test]
 fn it_waits_for_samples_and_windows_and_after_too_many_setbacks() {
     let ready = State { dwelt_ms: 10_000, ..State::default() };
