@@ -35,6 +35,7 @@ fn plan() -> Plan {
         p99_floor_ms: 1000.0,
         min_oplog_window_seconds: 1.0,
         max_lag_seconds: 30.0,
+        max_secondary_lag_seconds: 60.0,
         shadow: Shadow::Off,
         ..Plan::default()
     }
@@ -339,6 +340,46 @@ async fn metric(server: &Server, name: &str, value: &str) -> Result<f64> {
     let label = format!("=\"{value}\"");
     let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(&label));
     lines.map(|line| Ok(line.rsplit(' ').next().context("a number")?.parse::<f64>()?)).sum()
+}
+
+/// The majority is well, so that nothing else sees it; whoever reads at secondaries does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_secondary_that_lags_brings_it_down() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("ramp_lags-old").start(),
+        ReplicaSet::builder("ramp_lags-new").nodes(3).start()
+    )?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    filled(&uri(&proxy)).await?;
+    let operator = &Operator::of(&proxy, "m");
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(20).await?;
+    let plan = Plan {
+        reads: steps(&[20, 100]),
+        dwell_seconds: 3600,
+        max_secondary_lag_seconds: 5.0,
+        back: Back::Zero,
+        ..plan()
+    };
+    operator.engine.start_plan(&me(), "m", plan).await?;
+    let says = |ramp: &RampView, verdict: Verdict| {
+        ramp.gates.iter().any(|gate| gate.name == "secondary_lag_new" && gate.verdict == verdict)
+    };
+    until_ramp(operator, "level secondaries", |ramp| says(ramp, Verdict::Passed)).await?;
+    let secondary = new.node((new.primary().await? + 1) % 3);
+    let stop = |mode: &str| doc! { "configureFailPoint": "rsSyncApplyStop", "mode": mode };
+    secondary.admin(stop("alwaysOn")).await?;
+    let down = until_ramp(operator, "it to come down", |ramp| ramp.setbacks > 0).await?;
+    ensure!(says(&down, Verdict::Broken) && down.reads_percent == 0, "{down:#?}");
+    ensure!(down.why.contains(secondary.address()), "{down:#?}");
+    let lags = ["lag_old_to_new", "lag_new_to_old"];
+    let well = |gate: &&Gate| lags.contains(&gate.name.as_str()) && gate.verdict == Verdict::Passed;
+    ensure!(down.gates.iter().filter(well).count() == 2, "{down:#?}");
+    secondary.admin(stop("off")).await?;
+    until_ramp(operator, "it to be level again", |ramp| says(ramp, Verdict::Passed)).await?;
+    Ok(())
 }
 
 async fn dry_run(operator: &Operator, plan: Plan) -> Result<Vec<RampDecision>> {

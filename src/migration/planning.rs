@@ -6,13 +6,15 @@ use std::time::Duration;
 use futures::FutureExt;
 use metrics::{counter, gauge};
 
-use super::control::{By, ControlError, Patience};
+use super::control::{By, Cluster, ControlError, Patience, SetPins};
 use super::engine::Engine;
 use super::evidence::{Looked, answers};
 use super::plan::{Gate, Place, RampDecision, StoredPlan, Verdict, record, words};
 use super::ramping::conflict;
 use super::running::Running;
 use crate::model::percent::Percent;
+use crate::model::side::Side;
+use crate::model::slots::SlotSet;
 use crate::policy::evidence::{of_migration, of_new};
 use crate::policy::ramp::{Act, Decision, EVERY_MS, Plan, State, decide};
 use crate::telemetry::metrics as names;
@@ -77,7 +79,8 @@ impl Engine {
         let now = self.environment.clock.now();
         let progress = self.view(running);
         let real = running.place(stored.as_ref().map(|stored| &stored.plan));
-        if real == Place::default() {
+        // A plan of a range does not see what else is on new.
+        if real == Place::default() && running.place(None) == Place::default() {
             active.shapes.note_baselines(now);
         }
         let Some(mut plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
@@ -191,9 +194,10 @@ impl Engine {
         let parts = self.running(name).await.ok().and_then(|running| running.parts());
         let route = parts.and_then(|context| context.route());
         if route.is_none_or(|route| !route.owned_by_new.is_empty()) {
+            let part = plan.plan.range.as_ref().map_or(String::new(), |range| format!(" --range {range}"));
             let way = format!(
                 "new holds writes, so that nothing comes down by itself until it and the streams are well again: if \
-                 it does not come back, reshard migrate rollback {name} --without-new (it was: {why})"
+                 it does not come back, reshard migrate rollback {name} --without-new{part} (it was: {why})"
             );
             return done(to, Err(way), String::new());
         }
@@ -215,6 +219,9 @@ impl Engine {
     async fn move_to(&self, name: &str, plan: &StoredPlan, from: Place, to: Place) -> Result<(), String> {
         let by = By::any(WHO);
         let said = |error: ControlError| format!("{}: {}", error.code, error.detail);
+        if let Some(range) = &plan.plan.range {
+            return self.move_range(name, plan, range, to).await.map_err(said);
+        }
         let reads = async || {
             let call = async |running: &Arc<Running>| {
                 running.must_be_wanted(plan, to.reads > from.reads)?;
@@ -240,11 +247,49 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// A range moves by a pin, which holds it there: back to old as a rollback of it alone does.
+    async fn move_range(
+        &self,
+        name: &str,
+        plan: &StoredPlan,
+        range: &str,
+        to: Place,
+    ) -> Result<(), ControlError> {
+        let up = to != Place::default();
+        let asked = SetPins {
+            keys: Vec::new(),
+            ranges: vec![range.to_owned()],
+            to: if up { Cluster::New } else { Cluster::Old },
+        };
+        let call = async |running: &Arc<Running>| {
+            running.must_be_wanted(plan, up)?;
+            self.pin(running, &asked).await.map(drop)
+        };
+        let what = format!("pin range {range} to {}", Side::from(asked.to));
+        self.change_routing(&By::any(WHO), name, |_| what, call).await
+    }
+
+    /// Halts the plan of a range that somebody else now moves or holds: it would move it again by itself.
+    pub(super) async fn halt_plan_of(&self, running: &Running, ranges: &[String]) -> bool {
+        let plan = running.stored.lock().plan.as_ref().and_then(|plan| plan.plan.range.clone());
+        !plan.is_some_and(|range| ranges.contains(&range)) || self.halt_plan(running).await
+    }
+}
+
 impl Running {
-    /// Where reads and writes are that are not pinned, in the steps of a plan.
+    /// Where reads and writes are that are not pinned, in the steps of a plan; or where its range is.
     pub(super) fn place(&self, plan: Option<&Plan>) -> Place {
         let Some(context) = self.parts() else { return Place::default() };
         let Some(route) = context.route() else { return Place::default() };
+        if let Some(range) = plan.and_then(|plan| plan.range.as_ref()) {
+            let slot = route.key_ranges.named(range);
+            let share = |on_new: &SlotSet| match slot {
+                Some(slot) if on_new.contains(slot) => Percent::ALL,
+                _ => Percent::ZERO,
+            };
+            return Place { reads: share(&route.reads_on_new), writes: share(&route.owned_by_new) };
+        }
         let of = context.shares();
         let steps = |of: fn(&Plan) -> &Vec<_>| plan.map_or(&[][..], |plan| of(plan).as_slice());
         Place {

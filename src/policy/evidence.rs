@@ -18,8 +18,32 @@ pub struct Known {
     pub mirror_failures: Option<u64>,
     /// Seconds that the oplogs of old and new reach back.
     pub oplog_window: [Option<f64>; 2],
+    /// How far secondaries of old and new are behind.
+    pub secondaries: [Secondaries; 2],
     /// What shadow reads have seen.
     pub shadow: Shadowed,
+}
+
+/// How far the secondaries of a cluster are behind its primary, each by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Secondaries {
+    /// Not known, and why.
+    Unknown(String),
+    /// There is none that anybody can read from.
+    None,
+    /// The one that is furthest behind.
+    Furthest {
+        /// Which.
+        server: String,
+        /// How far.
+        seconds: f64,
+    },
+}
+
+impl Default for Secondaries {
+    fn default() -> Self {
+        Self::Unknown("not known".to_owned())
+    }
 }
 
 /// What shadow reads have seen.
@@ -83,6 +107,12 @@ pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
         for (name, window) in ["oplog_window_old", "oplog_window_new"].into_iter().zip(known.oplog_window) {
             gates.push(at_least(name, window, plan.min_oplog_window_seconds, "s"));
         }
+    }
+    if plan.max_secondary_lag_seconds > 0.0 {
+        let [old, new] = &known.secondaries;
+        // Coming down would send more reads to old: there it only holds.
+        gates.push(secondaries("secondary_lag_old", old, plan, Verdict::Unknown));
+        gates.push(secondaries("secondary_lag_new", new, plan, Verdict::Broken));
     }
     if plan.shadow == Shadow::On {
         gates.push(shadow(plan, &known.shadow));
@@ -191,6 +221,18 @@ fn latency(plan: &Plan, one: &Latency) -> Gate {
         Verdict::TooFew
     };
     gate("latency", verdict, &detail)
+}
+
+fn secondaries(name: &str, known: &Secondaries, plan: &Plan, beyond: Verdict) -> Gate {
+    let limit = plan.max_secondary_lag_seconds;
+    match known {
+        Secondaries::Unknown(why) => gate(name, Verdict::Unknown, why),
+        Secondaries::None => gate(name, Verdict::Passed, "there is none to read from"),
+        Secondaries::Furthest { server, seconds } => {
+            let verdict = if *seconds <= limit { Verdict::Passed } else { beyond };
+            gate(name, verdict, &format!("{server}: {seconds:.1}, at most {limit} s"))
+        }
+    }
 }
 
 fn at_most(name: &str, value: Option<f64>, limit: f64, unit: &str) -> Gate {
