@@ -165,7 +165,7 @@ impl Engine {
 }
 
 /// A range, as calls name it.
-pub(super) fn only(range: &str) -> Keys {
+fn only(range: &str) -> Keys {
     Keys { keys: Vec::new(), ranges: vec![range.to_owned()] }
 }
 

@@ -4,6 +4,7 @@
 mod support;
 
 mod pins;
+mod range_plans;
 mod ranges;
 mod refusals;
 mod sharded;
