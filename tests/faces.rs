@@ -243,6 +243,30 @@ async fn a_hello_waits_for_what_never_comes() -> Result<()> {
     Ok(())
 }
 
+/// A process that ends lets drivers know first: they ask on, and leave when they have nothing more to ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_that_waits_is_ended_before_the_others_are() -> Result<()> {
+    let old = ReplicaSet::builder("old").start().await?;
+    let mut settings = Settings::new(free());
+    settings.farewell = Duration::from_secs(600);
+    let proxy = Builder::new(cluster::Settings::parse(&old.uri()).await?, settings).start().await?;
+    let (mut monitor, mut other) =
+        (Raw::connect(proxy.address()).await?, Raw::connect(proxy.address()).await?);
+    let body = waits(&mut monitor, i32::MAX).await?;
+    monitor.send(7, 0, &body).await?;
+    other.ok(&rawdoc! { "ping": 1, "$db": "admin" }).await?;
+    let ends = tokio::spawn(proxy.shutdown());
+    let end = tokio::time::timeout(Duration::from_secs(300), monitor.0.read(&mut [0])).await?;
+    ensure!(end? == 0, "it was answered");
+    for _ in 0..10 {
+        other.ok(&rawdoc! { "ping": 1, "$db": "admin" }).await?;
+    }
+    ensure!(!ends.is_finished(), "it did not wait");
+    drop(other);
+    ensure!(ends.await?, "it did not end in time");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hello_is_answered_again_and_again_until_the_process_ends() -> Result<()> {
     let old = ReplicaSet::builder("old").start().await?;

@@ -97,6 +97,48 @@ async fn three_restarts_under_load_cost_no_error() -> Result<()> {
     prove(outcome, &old, &new, &server.uri(), "shop.orders").await
 }
 
+/// The half of a cursor that is left is read after three restarts and a violent death: drivers do not repeat a `getMore`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_cost_no_cursor_of_which_half_is_read() -> Result<()> {
+    const DOCUMENTS: i32 = 100;
+    let (old, new) = two_sets("restart-cursors").await?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let client = Client::with_uri_str(server.uri()).await?;
+    let c = client.database("shop").collection::<Document>("c");
+    c.insert_many((0..DOCUMENTS).map(|id| doc! { "_id": id })).await?;
+    server.create_and_start("m", "shop.c").await?;
+    server.until_free("m").await?;
+    server.percent("m", "reads", 50).await?;
+    // Each in a session of its own, and thus on either cluster.
+    let mut cursors = Vec::new();
+    for _ in 0..16 {
+        let mut cursor = c.find(doc! {}).sort(doc! { "_id": 1 }).batch_size(7).await?;
+        ensure!(cursor.advance().await?, "nothing");
+        let first: Document = cursor.deserialize_current()?;
+        cursors.push((vec![first], cursor));
+    }
+    for _ in 0..3 {
+        restart_in_place(&server).await?;
+        for (found, cursor) in &mut cursors {
+            // More than a batch has.
+            for _ in 0..8 {
+                ensure!(cursor.advance().await?, "nothing");
+                found.push(cursor.deserialize_current()?);
+            }
+        }
+    }
+    server.kill9()?;
+    server.restart().await?;
+    // Drivers get to know of it by what they repeat.
+    ensure!(c.find_one(doc! { "_id": 1 }).await?.is_some(), "it is gone");
+    for (mut found, cursor) in cursors {
+        found.extend(cursor.try_collect::<Vec<_>>().await?);
+        let ids: Vec<_> = found.iter().filter_map(|found| found.get_i32("_id").ok()).collect();
+        ensure!(ids == (0..DOCUMENTS).collect::<Vec<_>>(), "{ids:?}");
+    }
+    Ok(())
+}
+
 /// Whoever runs a transaction again that is told to be run again, as `withTransaction` does, sees no error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_cost_transactions_that_are_run_again_no_error() -> Result<()> {

@@ -34,6 +34,7 @@ use super::fail_points::{self, Meeting};
 use super::hello::{self, Greeting, SharedCapabilities};
 use super::login;
 use super::waiting::{self, Waiting};
+use super::worker::Ending;
 
 /// What the sessions of one worker share.
 pub(super) struct Context {
@@ -68,17 +69,17 @@ pub(super) enum SessionEnd {
     Io(#[from] std::io::Error),
 }
 
-/// Serves a client until it leaves, errs, or `drain` tells to stop between two requests.
+/// Serves a client until it leaves, errs, or `ending` tells to stop between two requests.
 pub(super) async fn serve(
     context: &Context,
     client: &mut Client,
     connection_id: i32,
     door: Door,
-    drain: CancellationToken,
+    ending: Ending,
 ) -> Result<(), SessionEnd> {
     let mut greeting = Greeting::new(connection_id, &door, context.compressors);
     drop(door);
-    let end = until_end(context, client, &mut greeting, &drain).await;
+    let end = until_end(context, client, &mut greeting, &ending).await;
     if let Some(belongings) = greeting.belongings {
         let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
         Box::pin(belongings.release(router, connection_id)).await;
@@ -90,7 +91,7 @@ async fn until_end(
     context: &Context,
     client: &mut Client,
     greeting: &mut Greeting,
-    drain: &CancellationToken,
+    Ending { farewell, drain }: &Ending,
 ) -> Result<(), SessionEnd> {
     let mut drained = pin!(drain.cancelled());
     loop {
@@ -99,6 +100,7 @@ async fn until_end(
             // First: a request that is there already is answered, whatever else is the matter.
             ready = client.readable() => ready?,
             () = &mut drained => return Ok(()),
+            () = farewell.cancelled(), if greeting.waiting.is_some() => return Ok(()),
             () = waiting::over(&mut greeting.waiting) => {}
         }
         // Boxed, so that an idle session does not keep room for it.

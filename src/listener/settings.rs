@@ -35,13 +35,15 @@ pub struct Settings {
     pub max_clients: usize,
     /// How long a shutdown waits for operations that run.
     pub drain: Duration,
+    /// How long drivers have to leave by themselves, once their `hello` that waits was ended.
+    pub farewell: Duration,
     /// How messages may be compressed for clients that ask for it.
     pub compressors: Compressors,
 }
 
 impl Settings {
     /// The defaults: one entrance with the face of a router, one worker per core, 50,000 clients, 30 s to
-    /// drain, all compressors.
+    /// drain, half a second to leave, all compressors.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
@@ -55,6 +57,7 @@ impl Settings {
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             max_clients: 50_000,
             drain: Duration::from_secs(30),
+            farewell: Duration::from_millis(500),
             compressors: Compressors::ALL,
         }
     }

@@ -77,6 +77,7 @@ pub struct Worker {
 pub struct Workers {
     workers: Vec<Worker>,
     stop: Stop,
+    farewell: Duration,
     pub(super) clients: Arc<Clients>,
 }
 
@@ -111,7 +112,8 @@ impl Workers {
             unencrypted: counter!(names::CLIENTS_UNENCRYPTED),
         });
         let compressors = settings.compressors;
-        let stop = Stop { drain: CancellationToken::new(), grace: Arc::new(Mutex::new(settings.drain)) };
+        let ending = Ending { farewell: CancellationToken::new(), drain: CancellationToken::new() };
+        let stop = Stop { ending, grace: Arc::new(Mutex::new(settings.drain)) };
         let secret: Arc<[u8]> = rand::random::<[u8; 32]>().to_vec().into();
         let start = |number| {
             let stop = stop.clone();
@@ -126,7 +128,7 @@ impl Workers {
             start_worker(number, stop, clients.clone(), context)
         };
         let workers = (0..settings.workers.get()).map(start).collect::<Result<_, _>>()?;
-        Ok(Self { workers, stop, clients })
+        Ok(Self { workers, stop, farewell: settings.farewell, clients })
     }
 
     /// Hands a client to the worker whose turn it is.
@@ -136,19 +138,22 @@ impl Workers {
         _ = self.workers[turn % self.workers.len()].arrivals.send(arrival);
     }
 
-    /// Closes idle clients now and the others after their running operation; waits for them up to the grace of the
-    /// settings, and no longer than `most`. Returns whether all ended in time.
+    /// Ends every `hello` that waits, and a moment later closes idle clients, and the others after their running
+    /// operation; waits for these up to the grace of the settings, and no longer than `most`. Returns whether all ended
+    /// in time.
+    ///
+    /// A driver whose `hello` is lost gives up its connections as soon as nobody uses them. What it does meanwhile is
+    /// still answered, so that also what drivers do not repeat, as `getMore`, meets no connection that was just closed.
     pub async fn stop(self: Arc<Self>, most: Duration) -> bool {
         let grace = {
             let mut grace = self.stop.grace.lock();
             *grace = (*grace).min(most);
             *grace
         };
-        self.stop.drain.cancel();
-        let until = tokio::time::Instant::now() + grace;
-        while self.clients.open() > 0 && tokio::time::Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.stop.ending.farewell.cancel();
+        self.until_left(self.farewell.min(grace)).await;
+        self.stop.ending.drain.cancel();
+        self.until_left(grace).await;
         let in_time = self.clients.open() == 0;
         let Ok(workers) = Arc::try_unwrap(self) else { return in_time };
         for worker in workers.workers {
@@ -156,12 +161,36 @@ impl Workers {
         }
         in_time
     }
+
+    /// Waits until there is no client, `limit` at most.
+    async fn until_left(&self, limit: Duration) {
+        let until = tokio::time::Instant::now() + limit;
+        while self.clients.open() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// When sessions end.
+#[derive(Clone)]
+pub(super) struct Ending {
+    /// Those whose `hello` waits.
+    pub(super) farewell: CancellationToken,
+    /// All, between two requests.
+    pub(super) drain: CancellationToken,
+}
+
+impl Ending {
+    /// With tokens of its own: waiting for them must not touch a lock that other workers use.
+    fn of_worker(&self) -> Self {
+        Self { farewell: self.farewell.child_token(), drain: self.drain.child_token() }
+    }
 }
 
 /// How and when a worker ends.
 #[derive(Clone)]
 struct Stop {
-    drain: CancellationToken,
+    ending: Ending,
     /// How long operations that run may take to end; read once `drain` is cancelled.
     grace: Arc<Mutex<Duration>>,
 }
@@ -194,18 +223,17 @@ async fn work(
     mut arrivals: mpsc::UnboundedReceiver<Arrival>,
 ) {
     let sessions = TaskTracker::new();
-    // A token of its own: waiting for it must not touch a lock that other workers use.
-    let drain = stop.drain.child_token();
+    let ending = stop.ending.of_worker();
     loop {
         let arrival = tokio::select! {
             biased;
-            () = stop.drain.cancelled() => break,
+            () = stop.ending.drain.cancelled() => break,
             arrival = arrivals.recv() => arrival,
         };
         let Some(arrival) = arrival else { break };
-        sessions.spawn(session(context.clone(), clients.clone(), arrival, drain.clone()));
+        sessions.spawn(session(context.clone(), clients.clone(), arrival, ending.clone()));
     }
-    drain.cancel();
+    ending.drain.cancel();
     arrivals.close();
     sessions.close();
     let grace = *stop.grace.lock();
@@ -217,7 +245,7 @@ async fn work(
     }
 }
 
-async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival, drain: CancellationToken) {
+async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival, ending: Ending) {
     let Arrival { stream, present, door } = arrival;
     let _present = present;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
@@ -237,7 +265,7 @@ async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival,
         }
     };
     let id = clients.next_id.fetch_add(1, Ordering::Relaxed);
-    match serve(&context, &mut client, id, door, drain).await {
+    match serve(&context, &mut client, id, door, ending).await {
         Ok(()) | Err(SessionEnd::Left | SessionEnd::Io(_) | SessionEnd::FailPoint) => {}
         Err(error) => {
             clients.malformed.increment(1);

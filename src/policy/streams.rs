@@ -37,6 +37,22 @@ impl Watched {
     }
 }
 
+impl Watched {
+    /// What a change stream watches whose cursor is named by `database` and `collection`. Of the whole cluster is what
+    /// may be of all that is in `admin`.
+    #[must_use]
+    pub fn by_name(database: &str, collection: &str) -> Self {
+        match (database, collection) {
+            ("admin", ON_NO_COLLECTION) => Self::Everything,
+            (_, ON_NO_COLLECTION) => Self::Database(database.to_owned()),
+            _ => Self::Collection(Namespace::new(database, collection)),
+        }
+    }
+}
+
+/// The collection by which cursors of aggregates on no collection go.
+const ON_NO_COLLECTION: &str = "$cmd.aggregate";
+
 impl std::fmt::Display for Watched {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -23,8 +23,8 @@ use super::shapes::is_failure;
 /// The lists in a reply to `killCursors`.
 const LISTS: [&str; 4] = ["cursorsKilled", "cursorsNotFound", "cursorsAlive", "cursorsUnknown"];
 const KILLED: usize = 0;
-const NOT_FOUND: usize = 1;
-const UNKNOWN: usize = 3;
+pub(super) const NOT_FOUND: usize = 1;
+pub(super) const UNKNOWN: usize = 3;
 
 impl Router {
     /// Fetches more from a cursor. Returns the cursor's cluster and whether the reply says `ok: 1`.
@@ -39,7 +39,7 @@ impl Router {
             return self.left_to_a_server(operation, reply).await;
         };
         let Some((home, stream)) = self.shared.cursors.find_with_stream(id, self.now()) else {
-            return (Side::Old, Err(ErrorReply::new(CURSOR_NOT_FOUND, format!("cursor id {id} not found"))));
+            return Box::pin(self.get_more_left_open(operation, id, reply)).await;
         };
         let side = home.side;
         let leaving = match stream.map(|stream| self.leaving(id, side, stream)).transpose() {
@@ -60,7 +60,8 @@ impl Router {
         (side, result)
     }
 
-    async fn get_more_at(
+    /// Fetches more from the cursor that the client knows as `id`. A server that does not have it says so.
+    pub(super) async fn get_more_at(
         &self,
         operation: &Operation<'_>,
         id: i64,
@@ -113,6 +114,7 @@ impl Router {
         let now = self.now();
         let mut lists: [Vec<i64>; 4] = Default::default();
         let mut homes: HashMap<(Side, ServerId), HashMap<i64, i64>> = HashMap::new();
+        let mut unknown = Vec::new();
         for (id, _) in operation.command.cursor_ids() {
             match self.shared.cursors.find(id, now) {
                 Some(home) => {
@@ -122,11 +124,12 @@ impl Router {
                         lists[NOT_FOUND].push(id);
                     }
                 }
-                None => lists[NOT_FOUND].push(id),
+                None if unknown.contains(&id) => lists[NOT_FOUND].push(id),
+                None => unknown.push(id),
             }
         }
         let side = homes.keys().next().map_or(Side::Old, |(side, _)| *side);
-        if homes.is_empty() {
+        if homes.is_empty() && unknown.is_empty() {
             // Nothing to kill; but a server says what else may be wrong.
             let nothing = HashMap::new();
             if self.kill_at(operation, side, &Selection::Primary, &nothing, &mut lists, reply).await {
@@ -138,6 +141,9 @@ impl Router {
             if self.kill_at(operation, side, &at, &ids, &mut lists, reply).await {
                 return (side, Ok(false));
             }
+        }
+        if let Some(side) = self.kill_left_open(operation, unknown, &mut lists, reply).await {
+            return (side, Ok(false));
         }
         // The others may still be there.
         for id in lists[KILLED].iter().chain(&lists[NOT_FOUND]) {
@@ -161,7 +167,7 @@ impl Router {
 
     /// Kills the cursors of one server; `ids` maps the server's ids to those of the client. Returns whether the server
     /// refuses the command; its answer is in `reply` then, fit for the client.
-    async fn kill_at(
+    pub(super) async fn kill_at(
         &self,
         operation: &Operation<'_>,
         side: Side,

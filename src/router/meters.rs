@@ -31,6 +31,7 @@ pub struct Meters {
     cursors: [Gauge; 2],
     transactions: [Gauge; 2],
     cursors_forgotten: Counter,
+    cursors_taken_up: Counter,
 }
 
 impl Default for Meters {
@@ -55,6 +56,7 @@ impl Default for Meters {
             cursors: Side::BOTH.map(|side| gauge!(names::CURSORS, "cluster" => side.as_str())),
             transactions: Side::BOTH.map(|side| gauge!(names::TRANSACTIONS, "cluster" => side.as_str())),
             cursors_forgotten: counter!(names::CURSORS_FORGOTTEN),
+            cursors_taken_up: counter!(names::CURSORS_TAKEN_UP),
         }
     }
 }
@@ -71,6 +73,11 @@ impl Meters {
     /// Counts one attempt after the first.
     pub fn retry(&self, side: Side) {
         self.retries[side.index()].increment(1);
+    }
+
+    /// Counts one cursor that was found at a server.
+    pub fn cursor_taken_up(&self) {
+        self.cursors_taken_up.increment(1);
     }
 
     /// Publishes the size of the tables.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::recovery;
 use crate::cluster::Gossip;
 use crate::policy::classify::{Class, classify};
 use crate::policy::failover::Kind;
 use crate::wire::header::{FrameError, MAX_MESSAGE_LEN};
 use crate::wire::op_msg::{MORE_TO_COME, OpMsg};
 use crate::wire::patch::{Patch, Patched, document_element};
-use crate::wire::scan::{Command, find};
+use crate::wire::scan::Command;
 use bson::RawDocument;
 
 /// How long an operation may wait for a server, unless its `maxTimeMS` is shorter.
@@ -111,9 +112,8 @@ impl<'a> Operation<'a> {
         if let Some(cluster_time) = &self.command.cluster_time {
             patch.remove(cluster_time.range());
         }
-        if let Some(token) = self.command.recovery_token.filter(|token| find(*token, b"reshard").is_some()) {
-            // The proxy's own; servers do not know it.
-            patch.remove(token.range());
+        if let Some(token) = self.command.recovery_token {
+            recovery::give_back(token, &mut patch);
         }
         let causal = self.command.read_concern.and_then(|_| self.command.after_cluster_time());
         if let Some(asked) = causal {

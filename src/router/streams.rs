@@ -169,6 +169,35 @@ impl Router {
     }
 }
 
+/// Change streams that a process before this one left open.
+impl Router {
+    /// What the cursor watches that `operation` has fetched `reply` from; `None`: it is no change stream.
+    pub(super) fn watched_by_cursor(operation: &Operation<'_>, reply: &[u8]) -> Option<Watched> {
+        let command = &operation.command;
+        Batch::of(reply)?;
+        Some(Watched::by_name(command.database?, command.collection_field?))
+    }
+
+    /// Goes on with the change stream `id` on `side`, of which `reply` was fetched.
+    ///
+    /// # Errors
+    /// The error to answer with: another cluster serves it by now, and that was all.
+    pub(super) fn take_up_stream(
+        &self,
+        id: i64,
+        side: Side,
+        watched: Watched,
+        reply: &mut BytesMut,
+    ) -> Result<bool, ErrorReply> {
+        let stream = Stream { watched, until: None, ended: false };
+        self.shared.cursors.note_stream(id, stream.clone());
+        match self.leaving(id, side, stream)? {
+            Some(stream) => self.shown(id, side, stream, reply),
+            None => Ok(true),
+        }
+    }
+}
+
 /// A batch of a change stream, as far as it shows where the stream stands.
 struct Batch {
     position: Timestamp,

@@ -17,6 +17,7 @@ use super::mirroring::Effect;
 use super::open_transactions::{TransactionKey, lease_ended, run_again};
 use super::operation::Operation;
 use super::pipeline::Router;
+use super::recovery;
 use super::writer::{HOLD, Writer};
 use crate::cluster::command::ServerId;
 use crate::model::namespace::Namespace;
@@ -26,7 +27,7 @@ use crate::policy::classify::Class;
 use crate::state::inflight::Work;
 use crate::state::transactions::GivenUp;
 use crate::wire::error::{ErrorReply, NOT_NOW};
-use crate::wire::reply::{ReplyFields, append_element};
+use crate::wire::reply::ReplyFields;
 
 impl Router {
     /// Before a statement, a commit or an abort: the cluster it must go to, where a migration says so.
@@ -51,7 +52,7 @@ impl Router {
             open.must_count(&key)?;
         }
         if matches!(operation.class, Class::Commit | Class::Abort) {
-            let side = known.or_else(|| side_in_token(operation));
+            let side = known.or_else(|| recovery::cluster(operation));
             if let Some(key) = key.filter(|_| operation.class == Class::Commit) {
                 if !open.vouches_for(&key) {
                     // Begun by another process, or under a lease that has ended since its commit was sent.
@@ -187,13 +188,8 @@ impl Router {
     /// Tells the driver where its transaction runs, so that a commit that it repeats finds the way, whatever
     /// has become of this process.
     pub(super) fn add_recovery_token(&self, side: Side, ok: bool, reply: &mut BytesMut) {
-        if self.writer.is_some()
-            && ok
-            && ReplyFields::scan(reply).is_ok_and(|fields| fields.recovery_token.is_none())
-        {
-            let mut token = bson::RawDocumentBuf::new();
-            token.append(bson::cstr!("reshard"), side.as_str());
-            append_element(reply, &crate::wire::patch::document_element("recoveryToken", token.as_bytes()));
+        if self.writer.is_some() && ok {
+            recovery::show(side, reply);
         }
     }
 }
@@ -213,16 +209,6 @@ fn elsewhere(runs_on: Side, name: &str, of: &str) -> ErrorReply {
             runs_on.other()
         ),
     )
-}
-
-fn side_in_token(operation: &Operation<'_>) -> Option<Side> {
-    let token = operation.command.recovery_token?;
-    let document = RawDocument::from_bytes(token.value()).ok()?;
-    match document.get_str("reshard").ok()? {
-        "old" => Some(Side::Old),
-        "new" => Some(Side::New),
-        _ => None,
-    }
 }
 
 fn timestamp(packed: u64) -> Timestamp {

@@ -30,6 +30,8 @@ pub const POOL_GAVE_UP: &str = "reshard_pool_gave_up_total";
 pub const CURSORS: &str = "reshard_cursors";
 /// Cursors forgotten at the bound of the table or after their time.
 pub const CURSORS_FORGOTTEN: &str = "reshard_cursors_forgotten_total";
+/// Cursors that a process before this one left open, and that were found at their servers.
+pub const CURSORS_TAKEN_UP: &str = "reshard_cursors_taken_up_total";
 /// Transactions remembered.
 pub const TRANSACTIONS: &str = "reshard_transactions";
 

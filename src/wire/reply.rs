@@ -116,6 +116,17 @@ pub fn append_element(message: &mut BytesMut, element: &[u8]) {
     message[body..body + 4].copy_from_slice(&(size + added).to_le_bytes());
 }
 
+/// Takes an element, whose place is `range`, out of the body of a message that has no other section.
+pub fn remove_element(message: &mut BytesMut, range: Range<usize>) {
+    let body = HEADER_LEN + 5;
+    let Some(size) = read_i32(message, body).and_then(|size| usize::try_from(size).ok()) else { return };
+    let kept = message.len() - range.len();
+    message.copy_within(range.end.., range.start);
+    message.truncate(kept);
+    put_length(message, body, size - range.len());
+    put_length(message, 0, kept);
+}
+
 /// Overwrites a whole number in place, in the width that it has.
 pub fn overwrite(message: &mut [u8], place: &Range<usize>, value: i64) {
     let bytes = value.to_le_bytes();

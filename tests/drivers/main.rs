@@ -123,6 +123,12 @@ async fn mongoose_sees_no_elections() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mongosh_sees_no_elections() -> Result<()> {
+    let application = tools::mongosh("elections.js", "mongosh/elections.js").await?;
+    nobody_sees_elections("mongosh-elections", &application, Face::ReplicaSet).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pymongo_reads_of_secondaries() -> Result<()> {
     reads_of_secondaries("pymongo-reads", &tools::python_script("python/secondaries.py").await?).await
 }
@@ -175,7 +181,7 @@ async fn perl() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongosh() -> Result<()> {
-    through_all_phases("mongosh", &tools::mongosh().await?, Face::Mongos).await
+    through_all_phases("mongosh", &tools::mongosh("mongosh.js", "mongosh/app.js").await?, Face::Mongos).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

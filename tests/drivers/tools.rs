@@ -80,9 +80,9 @@ pub(crate) async fn perl_script(script: &str) -> Result<Application> {
     Ok(Application::Script(vec!["perl".into(), source(script).into()]))
 }
 
-/// mongosh.
-pub(crate) async fn mongosh() -> Result<Application> {
-    let script = beside_modules("mongosh.js", "mongosh/app.js").await?;
+/// A script of mongosh's.
+pub(crate) async fn mongosh(name: &str, script: &str) -> Result<Application> {
+    let script = beside_modules(name, script).await?;
     let shell = modules().await?.join("node_modules/mongosh/bin/mongosh.js");
     let words = [shell.into(), "--nodb".into(), "--norc".into(), "--quiet".into(), "--file".into(), script];
     Ok(Application::Script([OsString::from("node")].into_iter().chain(words).collect()))

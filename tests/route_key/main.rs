@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod killed;
 mod pins;
 mod range_plans;
 mod ranges;

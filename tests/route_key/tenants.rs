@@ -32,6 +32,8 @@ struct Worker {
     c: Collection<Document>,
     expected: Expected,
     step: i32,
+    /// Only what its driver repeats.
+    repeatable: bool,
 }
 
 impl Worker {
@@ -67,7 +69,7 @@ impl Worker {
                     self.expected.insert((tenant, n), 0);
                 }
             }
-            5 => {
+            5 if !self.repeatable => {
                 let done = c.update_many(doc! { "tenant": tenant }, doc! { "$inc": { "count": 1 } }).await?;
                 let mut known = 0;
                 for (_, count) in self.expected.range_mut((tenant, 0)..(tenant, OF_EACH)) {
@@ -111,13 +113,22 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) async fn start(through: &str) -> Result<Self> {
+        Self::start_as(through, false).await
+    }
+
+    /// Of operations that drivers repeat when their connection is lost.
+    pub(crate) async fn start_repeatable(through: &str) -> Result<Self> {
+        Self::start_as(through, true).await
+    }
+
+    async fn start_as(through: &str, repeatable: bool) -> Result<Self> {
         let (ended, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut workers = Vec::new();
         for number in 0..WORKERS {
             let c = Client::with_uri_str(through).await?.database("shop").collection("c");
             let mine: Vec<i32> = (0..TENANTS).filter(|tenant| tenant % WORKERS == number).collect();
             let expected = mine.iter().flat_map(|tenant| (0..OF_EACH).map(|n| ((*tenant, n), 0))).collect();
-            let mut worker = Worker { c, expected, step: number };
+            let mut worker = Worker { c, expected, step: number, repeatable };
             let (ended, done) = (Arc::clone(&ended), Arc::clone(&done));
             workers.push(tokio::spawn(async move {
                 while !ended.load(Ordering::Relaxed) {

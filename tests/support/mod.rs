@@ -55,7 +55,9 @@ pub(crate) async fn proxy(old: &str, new: Option<&str>) -> Result<Proxy> {
 }
 
 pub(crate) async fn proxy_with(old: &str, new: Option<&str>, settings: MigrationSettings) -> Result<Proxy> {
-    let listener = ListenerSettings::new("127.0.0.1:0".parse()?);
+    let mut listener = ListenerSettings::new("127.0.0.1:0".parse()?);
+    // The test knows when it is over.
+    listener.farewell = Duration::ZERO;
     let mut builder = Builder::new(ClusterSettings::parse(old).await?, listener).with_migrations(settings);
     if let Some(new) = new {
         builder = builder.with_new(ClusterSettings::parse(new).await?);
