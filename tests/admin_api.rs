@@ -247,7 +247,7 @@ async fn parts_of_the_data_plane_are_switched() {
     let answer = api.send("PUT", path, Some(json!({"inline_mirror": false})), &[]).await;
     assert_eq!(
         json(&answer),
-        json!({"inline_mirror": false, "read_routing": true, "shadow": true, "repair": true})
+        json!({"inline_mirror": false, "read_routing": true, "shadow": true, "repair": true, "plan": true})
     );
     assert_eq!(api.last_call(), "api: switch inline-mirror off orders");
     let progress = json(&api.send("GET", "/v1/migrations/orders/progress", None, &[]).await);
@@ -255,7 +255,9 @@ async fn parts_of_the_data_plane_are_switched() {
     let one = json!({"namespace": "shop.orders", "read_routing": false, "repair": true});
     api.send("PUT", path, Some(one), &[]).await;
     assert_eq!(api.last_call(), "api: switch read-routing off repair on for shop.orders orders");
-    assert_eq!(api.code("PUT", path, r#"{"plan":true}"#).await, (400, "invalid-body".to_owned()));
+    api.send("PUT", path, Some(json!({"namespace": "shop.orders", "plan": false})), &[]).await;
+    assert_eq!(api.last_call(), "api: switch plan off for shop.orders orders");
+    assert_eq!(api.code("PUT", path, r#"{"plans":true}"#).await, (400, "invalid-body".to_owned()));
 }
 
 #[tokio::test]

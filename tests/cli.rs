@@ -98,7 +98,7 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
             "rollback orders --range eu --range late",
             "old serves what was named, which is pinned to it (epoch 12) after 57 ms; writes were held 42 ms\n".to_owned(),
         ),
-        ("switch orders --read-routing off", "inline mirror on, read routing off, shadow reads on, repair on\n".to_owned()),
+        ("switch orders --read-routing off", "inline mirror on, read routing off, shadow reads on, repair on, plans on\n".to_owned()),
         (
             "throttle orders --documents-per-second 10",
             "the copy goes at most at 10 documents/s\n".to_owned(),
@@ -126,14 +126,25 @@ async fn each_action_reaches_the_engine_and_says_what_happened() {
     assert!(fixture.0.control.calls().contains(&"ann: writes orders 5 Some(200) Some(3)".to_owned()));
     assert!(fixture.0.control.calls().contains(&"ann: pin orders [Number(7)] [] Old".to_owned()));
     fixture.says("switch orders --repair off --shadow off --namespace shop.orders").await;
+    fixture.says("switch orders --plan off --namespace shop.orders").await;
     for call in [
         "ann: unpin orders [] [\"eu\"]",
         "ann: pin orders [] [\"eu\", \"late\"] Old",
         "ann: switch shadow off repair off for shop.orders orders",
+        "ann: switch plan off for shop.orders orders",
     ] {
         assert!(fixture.0.control.calls().contains(&call.to_owned()), "{call}");
     }
     assert!(fixture.0.control.calls().contains(&"ann: complete true Some(\"x\") orders".to_owned()));
+}
+
+#[tokio::test]
+async fn a_plan_moves_percentages_or_a_range() {
+    let fixture = Fixture::new(&["orders"]).await;
+    let said = fixture.says("ramp start orders --range eu --dwell-seconds 60").await;
+    assert!(said.contains("on new; moves range eu; held 12 of 60 s"), "{said}");
+    let said = fixture.says("ramp start orders --reads 5,100 --dwell-seconds 60").await;
+    assert!(said.contains("on new; steps 5/0 100/0; held 12 of 60 s"), "{said}");
 }
 
 #[tokio::test]
@@ -227,7 +238,7 @@ orders: created
   lag       old to new 0.2 s, new to old unknown; old's oplog keeps 1 d 1 h
   streams   7 converged, 0 repaired, 1 mirror writes made up for, 0 conflicts; 30 targeted reads, 4 broadcast reads
   pinned    1 to old, 2 to new; 1 not in force yet, see pins
-  switched  inline mirror on, read routing on, shadow reads on, repair on
+  switched  inline mirror on, read routing on, shadow reads on, repair on, plans on
   throttle  none
   violated  invariants did not hold 2 times; see cut-over and the log
   bypass    2 writes past the proxy in 24 h, 5 in all

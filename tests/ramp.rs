@@ -11,8 +11,8 @@ use bson::{Document, doc};
 use mongodb::Client;
 use reshard::app::Proxy;
 use reshard::migration::control::{
-    AuditEvent, Back, Control as _, Freeze, Page, Plan, RampDecision, RampStatus, RampView, SetShadow,
-    Shadow, Steer, Verdict,
+    AuditEvent, Back, Control as _, Freeze, Gate, Page, Plan, RampDecision, RampStatus, RampView, SetShadow,
+    SetSwitches, Shadow, Steer, Verdict,
 };
 use reshard::model::percent::Percent;
 use reshard_loadtest::Profile;
@@ -35,6 +35,7 @@ fn plan() -> Plan {
         p99_floor_ms: 1000.0,
         min_oplog_window_seconds: 1.0,
         max_lag_seconds: 30.0,
+        max_secondary_lag_seconds: 60.0,
         shadow: Shadow::Off,
         ..Plan::default()
     }
@@ -230,6 +231,155 @@ async fn errors_of_further_batches_count() -> Result<()> {
         Ok(seen.gates.iter().any(|gate| gate.name == "errors" && gate.verdict == Verdict::Broken))
     })
     .await
+}
+
+/// Commits have no shape, name no collection, and are part of the errors of new.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_commits_count() -> Result<()> {
+    let read = Read::start("ramp_commits").await?;
+    let (new, operator) = (&read.new, &read.operator);
+    operator.reads(100).await?;
+    operator.writes(100).await?;
+    let plan = Plan { reads: steps(&[100]), dwell_seconds: 3600, max_error_rate: 0.0001, ..plan() };
+    operator.engine.start_plan(&me(), "m", plan).await?;
+    let how = doc! { "errorCode": 8, "failCommands": ["commitTransaction"] };
+    new.fail_point(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": how }).await?;
+    let client = Client::with_uri_str(&read.uri).await?;
+    let c = client.database("shop").collection::<Document>("c");
+    wait_for("errors to be seen", LONG, || async {
+        let mut session = client.start_session().await?;
+        session.start_transaction().await?;
+        c.find_one(doc! { "_id": 1 }).session(&mut session).await?;
+        ensure!(session.commit_transaction().await.is_err(), "it is to fail");
+        let seen = operator.engine.plan("m").await?;
+        Ok(seen.gates.iter().any(|gate| gate.name == "errors" && gate.verdict == Verdict::Broken))
+    })
+    .await
+}
+
+fn holds_for(ramp: &RampView, namespace: &str) -> bool {
+    let is_it = |gate: &&Gate| gate.name == "switched_on";
+    let gate = ramp.gates.iter().find(is_it);
+    ramp.why.contains(namespace) && gate.is_some_and(|gate| gate.verdict == Verdict::Unknown)
+}
+
+/// While one collection is out, nothing goes up; what is broken still comes down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_is_off_for_one_collection_holds_and_still_comes_down() -> Result<()> {
+    let Read { new, operator, .. } = &Read::start("ramp_switched").await?;
+    operator.reads(20).await?;
+    let switch = async |on, namespace: Option<&str>| {
+        let asked =
+            SetSwitches { plan: Some(on), namespace: namespace.map(str::to_owned), ..SetSwitches::default() };
+        operator.engine.switch(&me(), "m", asked).await
+    };
+    let off = switch(false, Some("shop.c")).await?;
+    ensure!(off.plan && off.namespaces.iter().all(|of| !of.plan) && off.namespaces.len() == 1, "{off:?}");
+    let plan = Plan { reads: steps(&[20, 100]), dwell_seconds: 1, back: Back::Zero, ..plan() };
+    operator.engine.start_plan(&me(), "m", plan).await?;
+    let passed = |gate: &Gate| gate.verdict == Verdict::Passed || gate.name == "switched_on";
+    until_ramp(operator, "all other gates to hold", |ramp| {
+        holds_for(ramp, "shop.c") && ramp.gates.len() > 1 && ramp.gates.iter().all(passed)
+    })
+    .await?;
+    wait_for("that to be recorded", LONG, || async {
+        let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
+        Ok(decisions.iter().any(|one| one.act == "hold" && one.why.contains("switched off for shop.c")))
+    })
+    .await?;
+    ensure!(operator.progress().await?.reads_percent == 20);
+    // For everything, whatever is said of one.
+    switch(false, None).await?;
+    switch(true, Some("shop.c")).await?;
+    until_ramp(operator, "it to hold for everything", |ramp| holds_for(ramp, "everything")).await?;
+    ensure!(operator.progress().await?.reads_percent == 20);
+    spoil(new, doc! { "errorCode": 8 }).await?;
+    let down = until_ramp(operator, "the ramp to come down", |ramp| ramp.setbacks > 0).await?;
+    ensure!(down.reads_percent == 0, "{down:#?}");
+    let events = operator.engine.events("m").await?;
+    ensure!(events.iter().any(|event| event.what == "switch plan off for shop.c"), "{events:#?}");
+    Ok(())
+}
+
+/// It is stored, and goes on once it is switched on again; looks are counted on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_finds_the_plan_switched_off_and_counts_its_looks_on() -> Result<()> {
+    let (_sets, server) = served("ramp_off").await?;
+    let of_c = |on: bool| Some(json!({ "namespace": "shop.c", "plan": on }));
+    server.call("PUT", "/v1/migrations/m/switches", of_c(false)).await?;
+    let plan = Plan { reads: steps(&[20]), dwell_seconds: 3600, ..plan() };
+    server.call("PUT", "/v1/migrations/m/plan", Some(json!(plan))).await?;
+    let held = async || {
+        wait_for("the plan to be held", LONG, || async {
+            let plan = server.call("GET", "/v1/migrations/m/plan", None).await?;
+            Ok(plan["why"].as_str().is_some_and(|why| why.contains("switched off for shop.c")))
+        })
+        .await
+    };
+    held().await?;
+    let looks =
+        async || -> Result<f64> { metric(&server, "reshard_migration_ramp_decisions_total", "hold").await };
+    wait_for("looks that are not recorded", LONG, || async { Ok(looks().await? >= 4.0) }).await?;
+    ensure!(metric(&server, "reshard_migration_switched_off_collections", "plan").await? == 1.0);
+    server.kill9()?;
+    server.restart().await?;
+    held().await?;
+    let decisions = async || server.call("GET", "/v1/migrations/m/plan/decisions", None).await;
+    let recorded = wait_for("a look of the successor to be recorded", LONG, || async {
+        let newest = decisions().await?["decisions"][0]["look"].as_i64();
+        Ok(newest.is_some_and(|look| look > 4))
+    });
+    recorded.await.with_context(|| server.tail())?;
+    server.call("PUT", "/v1/migrations/m/switches", of_c(true)).await?;
+    server.until("m", "its step", |progress| progress["reads_percent"] == 20).await
+}
+
+/// The sum of what `/metrics` tells of `name`, where a label is `value`.
+async fn metric(server: &Server, name: &str, value: &str) -> Result<f64> {
+    let (_, text) = server.text("GET", "/metrics", None).await?;
+    let label = format!("=\"{value}\"");
+    let lines = text.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(&label));
+    lines.map(|line| Ok(line.rsplit(' ').next().context("a number")?.parse::<f64>()?)).sum()
+}
+
+/// The majority is well, so that nothing else sees it; whoever reads at secondaries does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_secondary_that_lags_brings_it_down() -> Result<()> {
+    let (old, new) = tokio::try_join!(
+        ReplicaSet::builder("ramp_lags-old").start(),
+        ReplicaSet::builder("ramp_lags-new").nodes(3).start()
+    )?;
+    let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
+    filled(&uri(&proxy)).await?;
+    let operator = &Operator::of(&proxy, "m");
+    operator.create(&["shop.c"]).await?;
+    operator.start().await?;
+    operator.until_synced().await?;
+    operator.reads(20).await?;
+    let plan = Plan {
+        reads: steps(&[20, 100]),
+        dwell_seconds: 3600,
+        max_secondary_lag_seconds: 5.0,
+        back: Back::Zero,
+        ..plan()
+    };
+    operator.engine.start_plan(&me(), "m", plan).await?;
+    let says = |ramp: &RampView, verdict: Verdict| {
+        ramp.gates.iter().any(|gate| gate.name == "secondary_lag_new" && gate.verdict == verdict)
+    };
+    until_ramp(operator, "level secondaries", |ramp| says(ramp, Verdict::Passed)).await?;
+    let secondary = new.node((new.primary().await? + 1) % 3);
+    let stop = |mode: &str| doc! { "configureFailPoint": "rsSyncApplyStop", "mode": mode };
+    secondary.admin(stop("alwaysOn")).await?;
+    let down = until_ramp(operator, "it to come down", |ramp| ramp.setbacks > 0).await?;
+    ensure!(says(&down, Verdict::Broken) && down.reads_percent == 0, "{down:#?}");
+    ensure!(down.why.contains(secondary.address()), "{down:#?}");
+    let lags = ["lag_old_to_new", "lag_new_to_old"];
+    let well = |gate: &&Gate| lags.contains(&gate.name.as_str()) && gate.verdict == Verdict::Passed;
+    ensure!(down.gates.iter().filter(well).count() == 2, "{down:#?}");
+    secondary.admin(stop("off")).await?;
+    until_ramp(operator, "it to be level again", |ramp| says(ramp, Verdict::Passed)).await?;
+    Ok(())
 }
 
 async fn dry_run(operator: &Operator, plan: Plan) -> Result<Vec<RampDecision>> {

@@ -12,8 +12,14 @@ use serde_json::json;
 use support::bed::Bed;
 use support::{Operator, me, plant, proxy_with, settings, uri};
 
-const NOTHING: SetSwitches =
-    SetSwitches { namespace: None, inline_mirror: None, read_routing: None, shadow: None, repair: None };
+const NOTHING: SetSwitches = SetSwitches {
+    namespace: None,
+    inline_mirror: None,
+    read_routing: None,
+    shadow: None,
+    repair: None,
+    plan: None,
+};
 const READS_OFF: SetSwitches = SetSwitches { read_routing: Some(false), ..NOTHING };
 const READS_ON: SetSwitches = SetSwitches { read_routing: Some(true), ..NOTHING };
 const INLINE_OFF: SetSwitches = SetSwitches { inline_mirror: Some(false), ..NOTHING };

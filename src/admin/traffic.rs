@@ -169,7 +169,7 @@ fn unreturned_page(query: &str) -> Result<UnreturnedPage, Box<Problem>> {
     Ok(page)
 }
 
-/// Switch the inline mirror, the routing of reads, shadow reads or repair off, and on again, for everything or for one
+/// Switch the inline mirror, the routing of reads, shadow reads, repair or plans off, and on again, for everything or for one
 /// collection; what is left out stays as it is.
 #[utoipa::path(put, path = "/v1/migrations/{name}/switches", tag = "traffic", request_body = SetSwitches,
     responses((status = 200, description = "In force", body = Switches)))]

@@ -91,6 +91,9 @@ pub(super) enum Action {
         /// Whether verifications make equal what they find different, or only tell it
         #[arg(long, value_name = "on|off", group = "switches", value_parser = switch)]
         repair: Option<bool>,
+        /// Whether ramps by plan go up; off for one collection it holds the plan, which still comes down by itself
+        #[arg(long, value_name = "on|off", group = "switches", value_parser = switch)]
+        plan: Option<bool>,
         /// For this collection alone
         #[arg(long, value_name = "DB.COLLECTION")]
         namespace: Option<String>,
@@ -158,8 +161,8 @@ pub(super) async fn run(session: &Session, action: Action) -> Result<(), Failure
             session.show(Method::DELETE, &path(&name, "pins"), Some(asked), pinned).await.map(drop)
         }
         Action::Pins { name } => session.look(&path(&name, "pins"), list).await,
-        Action::Switch { name, inline_mirror, read_routing, shadow, repair, namespace } => {
-            let asked = json!(SetSwitches { namespace, inline_mirror, read_routing, shadow, repair });
+        Action::Switch { name, inline_mirror, read_routing, shadow, repair, plan, namespace } => {
+            let asked = json!(SetSwitches { namespace, inline_mirror, read_routing, shadow, repair, plan });
             session.show(Method::PUT, &path(&name, "switches"), Some(asked), switched).await.map(drop)
         }
     }
@@ -233,11 +236,12 @@ fn listed(pins: &[PinView]) -> String {
 pub(super) fn switched(switches: &Switches) -> String {
     let word = |on: bool| if on { "on" } else { "off" };
     let mut out = format!(
-        "inline mirror {}, read routing {}, shadow reads {}, repair {}",
+        "inline mirror {}, read routing {}, shadow reads {}, repair {}, plans {}",
         word(switches.inline_mirror),
         word(switches.read_routing),
         word(switches.shadow),
-        word(switches.repair)
+        word(switches.repair),
+        word(switches.plan)
     );
     for of in &switches.namespaces {
         let parts = [
@@ -245,6 +249,7 @@ pub(super) fn switched(switches: &Switches) -> String {
             ("read routing", of.read_routing),
             ("shadow reads", of.shadow),
             ("repair", of.repair),
+            ("plans", of.plan),
         ];
         let off: Vec<&str> = parts.iter().filter(|(_, on)| !on).map(|(name, _)| *name).collect();
         let _ = write!(out, "; for {}: {} off", of.namespace, off.join(" and "));

@@ -41,6 +41,9 @@ pub(super) enum Ramp {
 #[derive(Debug, Args)]
 pub(super) struct Start {
     name: String,
+    /// Move this range instead of percentages: once all gates have held for the dwell, all of it
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["reads", "writes"])]
+    range: Option<String>,
     /// Percentages of reads, as 5,10,25,50,75,100; "none" leaves reads as they are
     #[arg(long, value_name = "STEPS", value_parser = steps)]
     reads: Option<Steps>,
@@ -91,6 +94,8 @@ fn plan(text: &str) -> Result<Plan, String> {
 impl Start {
     fn plan(self) -> Plan {
         let mut plan = self.plan.unwrap_or_default();
+        plan.range = self.range.or(plan.range);
+        plan = plan.settled();
         if let Some(Steps(reads)) = self.reads {
             plan.reads = reads;
         }
@@ -141,14 +146,16 @@ fn view(view: &RampView) -> String {
         RampStatus::Done => "done",
     };
     let dry = if view.plan.dry_run { " (dry run)" } else { "" };
+    let steps = match &view.plan.range {
+        Some(range) => format!("moves range {range}"),
+        None => {
+            let steps = view.plan.steps();
+            format!("steps {}", steps.iter().map(place).collect::<Vec<_>>().join(" "))
+        }
+    };
     let mut out = format!(
-        "{status}{dry}: reads {} % and writes {} % on new; steps {}; held {} of {} s; came down {} times\n",
-        view.reads_percent,
-        view.writes_percent,
-        view.plan.steps().iter().map(place).collect::<Vec<_>>().join(" "),
-        view.dwelt_seconds,
-        view.plan.dwell_seconds,
-        view.setbacks
+        "{status}{dry}: reads {} % and writes {} % on new; {steps}; held {} of {} s; came down {} times\n",
+        view.reads_percent, view.writes_percent, view.dwelt_seconds, view.plan.dwell_seconds, view.setbacks
     );
     if !view.why.is_empty() {
         let _ = writeln!(out, "{}", view.why);

@@ -40,7 +40,7 @@ impl Engine {
     }
 
     /// Runs one call that changes where reads and writes go; that may be known from the clusters' records alone.
-    async fn change_routing<T>(
+    pub(super) async fn change_routing<T>(
         &self,
         by: &By,
         name: &str,
@@ -162,7 +162,7 @@ impl Control for Engine {
 
     async fn pin(&self, by: &By, name: &str, asked: SetPins) -> Result<Pinned, ControlError> {
         let what = format!("pin {} to {}", named(&asked.named()), Side::from(asked.to));
-        let call = async |running: &Arc<Running>| self.pin(running, &asked).await;
+        let call = async |running: &Arc<Running>| self.pin_by_hand(running, &asked).await;
         self.change_routing(by, name, |_| what, call).await
     }
 

@@ -10,6 +10,7 @@ use super::engine::Engine;
 use super::plan::{StoredPlan, Verdict};
 use super::preflight::oplog_window_seconds;
 use super::running::Running;
+use super::secondaries::furthest_behind;
 use super::shadow::Tally;
 use crate::converge::active::Active;
 use crate::model::side::Side;
@@ -52,11 +53,14 @@ pub(super) struct Mark {
 }
 
 impl Looked {
-    /// Takes note that a plan is looked at: what was compared before it began does not count.
-    pub(super) fn begin(&mut self, plan: &StoredPlan, now: impl FnOnce() -> Mark) {
-        if self.plan_since.replace(plan.since) != Some(plan.since) {
+    /// Takes note that a plan is looked at: what was compared before it began does not count. Whether this process has
+    /// never looked at it before.
+    pub(super) fn begin(&mut self, plan: &StoredPlan, now: impl FnOnce() -> Mark) -> bool {
+        let is_first = self.plan_since.replace(plan.since) != Some(plan.since);
+        if is_first {
             self.shadow = now().shadow;
         }
+        is_first
     }
 
     /// Takes note of a move.
@@ -110,20 +114,30 @@ impl Engine {
             looked.oplog_window = [ahead(old, Side::Old), ahead(new, Side::New)];
         }
         looked.looks = looked.looks.wrapping_add(1);
+        let secondaries = if plan.max_secondary_lag_seconds > 0.0 {
+            let (old, new) = (&*context.clusters.old, &*context.clusters.new);
+            let (old, new) =
+                futures::join!(furthest_behind(old, &*context.clock), furthest_behind(new, &*context.clock));
+            [old, new]
+        } else {
+            Default::default()
+        };
         let failures = active.counters.mirror_failures.load(Ordering::Relaxed);
         let before = looked.mirror_failures.replace(failures);
         let progress = self.progress_of(running);
-        let blocked_by = if plan.writes.is_empty() {
+        let blocked_by = if !plan.moves_writes() {
             self.blocked_for_reads_of_plans(running)
         } else {
             self.blocked_for_writes(running)
         };
         Known {
             blocked_by,
+            switched_off: running.plan_is_off(),
             lag: [progress.lag.old_to_new, progress.lag.new_to_old],
             conflicts: progress.conflicts,
             mirror_failures: before.map(|before| failures.saturating_sub(before)),
             oplog_window: looked.oplog_window,
+            secondaries,
             shadow: shadowed(running, &looked.shadow),
         }
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 
-use super::control::{Phase, Progress, RangeView, UnreturnedState, UnreturnedView};
+use super::control::{
+    NamespaceSwitches, Phase, Progress, RangeView, Switches, UnreturnedState, UnreturnedView,
+};
 use super::engine::Engine;
 use super::preflight::oplog_window_seconds;
 use crate::policy::invariants::Invariant;
@@ -78,6 +80,25 @@ fn publish_ranges(migration: &str, ranges: &[RangeView]) {
     }
 }
 
+/// What is on for everything, and for how many collections it is not.
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+fn publish_switches(migration: &str, switches: &Switches) {
+    type Is = fn(&NamespaceSwitches) -> bool;
+    let all: [(&str, bool, Is); 5] = [
+        ("inline_mirror", switches.inline_mirror, |of| of.inline_mirror),
+        ("read_routing", switches.read_routing, |of| of.read_routing),
+        ("shadow", switches.shadow, |of| of.shadow),
+        ("repair", switches.repair, |of| of.repair),
+        ("plan", switches.plan, |of| of.plan),
+    ];
+    for (switch, on, is_on) in all {
+        let labels = [("migration", migration.to_owned()), ("switch", switch.to_owned())];
+        gauge!(names::MIGRATION_SWITCH, &labels).set(f64::from(u8::from(on)));
+        let off = switches.namespaces.iter().filter(|of| !is_on(of)).count();
+        gauge!(names::MIGRATION_SWITCHED_OFF_COLLECTIONS, &labels).set(off as f64);
+    }
+}
+
 /// Publishes `progress` of `migration`.
 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
 fn publish(migration: &str, progress: &Progress) {
@@ -106,11 +127,7 @@ fn publish(migration: &str, progress: &Progress) {
     }
     publish_unreturned(migration, progress.unreturned.as_ref());
     publish_ranges(migration, &progress.ranges);
-    let switches = &progress.switches;
-    for (switch, on) in [("inline_mirror", switches.inline_mirror), ("read_routing", switches.read_routing)] {
-        let labels = [("migration", migration.to_owned()), ("switch", switch.to_owned())];
-        gauge!(names::MIGRATION_SWITCH, &labels).set(f64::from(u8::from(on)));
-    }
+    publish_switches(migration, &progress.switches);
     set(names::MIGRATION_PAUSED, f64::from(u8::from(progress.paused)));
     // No limit must not look like one of 0.
     let limit = |rate: Option<f64>| rate.unwrap_or(f64::INFINITY);

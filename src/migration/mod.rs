@@ -47,6 +47,7 @@ mod route_keys;
 pub mod running;
 mod sampling;
 pub mod scope;
+mod secondaries;
 pub mod shadow;
 mod shapes;
 pub mod sharding;

@@ -7,7 +7,9 @@ use super::context::Context;
 use super::control::{ControlError, Patience};
 use super::engine::Engine;
 use super::moving::Moved;
-use super::pins::{Keys, NOTE, PinCounts, PinList, PinView, Pinned, SetPins, read_held, refused, spelled};
+use super::pins::{
+    Cluster, Keys, NOTE, PinCounts, PinList, PinView, Pinned, SetPins, read_held, refused, spelled,
+};
 use super::ramping::{Parts, Wanted, routed};
 use super::running::Running;
 use crate::model::side::Side;
@@ -16,6 +18,21 @@ use crate::policy::pins::{Name, Pins, is_in_force, slots_of};
 use crate::state::table::MigrationRoute;
 
 impl Engine {
+    /// The same, by an operator: who brings a range back, or keeps it there, does not find its plan moving it again.
+    pub(super) async fn pin_by_hand(
+        &self,
+        running: &Running,
+        asked: &SetPins,
+    ) -> Result<Pinned, ControlError> {
+        let stays = asked.to == Cluster::Old;
+        let is_halted = !stays || self.halt_plan_of(running, &asked.ranges).await;
+        let pinned = self.pin(running, asked).await?;
+        if !is_halted {
+            self.halt_plan_of(running, &asked.ranges).await;
+        }
+        Ok(pinned)
+    }
+
     /// Holds the slots of keys on a cluster, and moves them there.
     pub(super) async fn pin(&self, running: &Running, asked: &SetPins) -> Result<Pinned, ControlError> {
         let began = self.environment.clock.now();
@@ -85,6 +102,7 @@ impl Engine {
         let began = self.environment.clock.now();
         let (context, route) = routed(running).await?;
         let keys = read_held(asked, &route.key_ranges)?;
+        self.halt_plan_of(running, &asked.ranges).await;
         let before = context.pins();
         let next = before.without(&keys);
         if next == before {

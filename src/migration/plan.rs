@@ -64,10 +64,10 @@ pub struct RampView {
     pub by: String,
     /// When; Unix milliseconds.
     pub since: i64,
-    /// Share of reads on new; in a dry run, where it would be.
+    /// Share of reads on new, of a plan of a range: of that range, 0 or 100; in a dry run, where it would be.
     #[schema(value_type = f64, minimum = 0, maximum = 100)]
     pub reads_percent: Percent,
-    /// Share of writes on new; in a dry run, where it would be.
+    /// Share of writes on new, likewise.
     #[schema(value_type = f64, minimum = 0, maximum = 100)]
     pub writes_percent: Percent,
     /// Seconds that all gates have held at this step.

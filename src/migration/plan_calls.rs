@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::control::{ControlError, Page, Refusal};
 use super::engine::{Engine, unavailable};
+use super::pins::{Keys, read_held};
 use super::plan::{DecisionList, Plan, RampView, State, Steer, StoredPlan, decisions};
 use super::planning::Said;
-use super::ramping::conflict;
+use super::ramping::{conflict, routed};
 use super::running::Running;
 use crate::clock::timeout;
 use crate::converge::shards::is_sharded;
@@ -29,6 +30,7 @@ impl Engine {
         by: &str,
         plan: Plan,
     ) -> Result<RampView, ControlError> {
+        let plan = plan.settled();
         let problems = plan.problems();
         if !problems.is_empty() {
             let detail = format!("the plan makes no sense: {}", problems.join("; "));
@@ -38,7 +40,11 @@ impl Engine {
         if phase.is_over() {
             return Err(conflict("wrong-phase", format!("it is {phase}; nothing can move any more")));
         }
-        self.must_see_oplogs(&plan).await?;
+        must_be_the_only_one(running, &plan)?;
+        self.must_see_shards(&plan).await?;
+        if let Some(range) = &plan.range {
+            self.must_be_movable(running, range).await?;
+        }
         let decisions = running.stored.lock().plan.as_ref().map_or(0, |plan| plan.decisions);
         let since = self.environment.clock.wall_millis();
         let (by, state) = (by.to_owned(), State::default());
@@ -47,10 +53,26 @@ impl Engine {
         self.plan_of(running).await
     }
 
-    /// Routers do not show the oplogs of shards: with that gate a plan would hold for ever.
-    async fn must_see_oplogs(&self, plan: &Plan) -> Result<(), ControlError> {
+    /// A range moves alone, which divides writes: what stands in the way of that for good is told at once.
+    async fn must_be_movable(&self, running: &Running, range: &str) -> Result<(), ControlError> {
+        read_held(&only(range), &running.key_ranges())?;
+        match routed(running).await {
+            Ok((context, _)) => self.must_allow_parts(running, &context).await,
+            // What has not started yet waits, as with any plan.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Routers show neither the oplogs of shards nor their secondaries: with these gates a plan would hold for ever.
+    async fn must_see_shards(&self, plan: &Plan) -> Result<(), ControlError> {
         let Some(clusters) = self.environment.clusters.as_ref() else { return Ok(()) };
-        if plan.min_oplog_window_seconds <= 0.0 {
+        let asks = [
+            (plan.min_oplog_window_seconds, "min_oplog_window_seconds"),
+            (plan.max_secondary_lag_seconds, "max_secondary_lag_seconds"),
+        ];
+        let asks: Vec<_> =
+            asks.into_iter().filter(|(bound, _)| *bound > 0.0).map(|(_, field)| field).collect();
+        if asks.is_empty() {
             return Ok(());
         }
         let ask = async |side: Side| {
@@ -65,11 +87,14 @@ impl Engine {
         if hidden.is_empty() {
             return Ok(());
         }
+        let zeros: Vec<_> = asks.iter().map(|field| format!("\"{field}\": 0")).collect();
         let detail = format!(
-            "how far the oplogs of {} reach back cannot be read through mongos, and the plan would hold for ever: \
-             watch the shards' oplogs by other means, and set min_oplog_window_seconds to 0 \
-             (--plan '{{\"min_oplog_window_seconds\": 0}}')",
-            hidden.join(" and ")
+            "how far the oplogs of {} reach back, and how far single secondaries are behind, cannot be read through \
+             mongos, and the plan would hold for ever: watch the shards by other means, and set {} to 0 \
+             (--plan '{{{}}}')",
+            hidden.join(" and "),
+            asks.join(" and "),
+            zeros.join(", ")
         );
         Err(ControlError::new(Refusal::Invalid, "oplog-unreadable", detail))
     }
@@ -139,12 +164,32 @@ impl Engine {
     }
 }
 
+/// A range, as calls name it.
+fn only(range: &str) -> Keys {
+    Keys { keys: Vec::new(), ranges: vec![range.to_owned()] }
+}
+
+/// The gates are those of the migration: with two plans at once neither would know whose step broke one, and each would
+/// dwell over the other's moves.
+fn must_be_the_only_one(running: &Running, plan: &Plan) -> Result<(), ControlError> {
+    let known = running.stored.lock().plan.clone();
+    let Some(other) = known.filter(|known| !known.done && known.plan.range != plan.range) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "there is a plan that moves {} and is not done, and one is followed at a time: stop that first (ramp stop)",
+        other.plan.moved()
+    );
+    Err(conflict("plan-running", detail))
+}
+
 /// How a call reads in the audit.
 pub(super) fn described(plan: &Plan) -> String {
-    let mut what = format!(
-        "ramp start, reads {:?}, writes {:?}, dwell {} s",
-        plan.reads, plan.writes, plan.dwell_seconds
-    );
+    let steps = match &plan.range {
+        Some(range) => format!("range {range}"),
+        None => format!("reads {:?}, writes {:?}", plan.reads, plan.writes),
+    };
+    let mut what = format!("ramp start, {steps}, dwell {} s", plan.dwell_seconds);
     if plan.dry_run {
         what.push_str(", dry run");
     }

@@ -6,12 +6,15 @@ use std::time::Duration;
 use futures::FutureExt;
 use metrics::{counter, gauge};
 
-use super::control::{By, Control, Patience};
+use super::control::{By, Cluster, ControlError, Patience, SetPins};
 use super::engine::Engine;
 use super::evidence::{Looked, answers};
 use super::plan::{Gate, Place, RampDecision, StoredPlan, Verdict, record, words};
+use super::ramping::conflict;
 use super::running::Running;
 use crate::model::percent::Percent;
+use crate::model::side::Side;
+use crate::model::slots::SlotSet;
 use crate::policy::evidence::{of_migration, of_new};
 use crate::policy::ramp::{Act, Decision, EVERY_MS, Plan, State, decide};
 use crate::telemetry::metrics as names;
@@ -76,12 +79,16 @@ impl Engine {
         let now = self.environment.clock.now();
         let progress = self.view(running);
         let real = running.place(stored.as_ref().map(|stored| &stored.plan));
-        if real == Place::default() {
+        // A plan of a range does not see what else is on new.
+        if real == Place::default() && running.place(None) == Place::default() {
             active.shapes.note_baselines(now);
         }
-        let Some(plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
+        let Some(mut plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
         active.shapes.note_missing_baselines(now, plan.plan.min_samples);
-        looked.begin(&plan, || running.mark(&active, now));
+        let wall = self.environment.clock.wall_millis();
+        if looked.begin(&plan, || running.mark(&active, now)) {
+            plan.state = plan.state.taken_up(plan.since, wall);
+        }
         let place = if plan.plan.dry_run { plan.state.dry } else { real };
         let known = self.known(running, &active, &plan.plan, looked, &context).await;
         let mut gates = of_migration(&plan.plan, &known);
@@ -92,8 +99,8 @@ impl Engine {
                 None => unjudged = NOT_JUDGED,
             }
         }
-        let mut decision =
-            decide(&plan.plan, &plan.state, place, &gates, self.environment.clock.wall_millis());
+        let wall = self.environment.clock.wall_millis();
+        let mut decision = decide(&plan.plan, &plan.state, place, &gates, wall);
         decision.why.push_str(unjudged);
         *running.ramp_said.lock() = Said { gates: gates.clone(), why: decision.why.clone() };
         tell(&context.name, &plan, &decision, &gates);
@@ -126,9 +133,9 @@ impl Engine {
             }
             let name = running.stored.lock().name.clone();
             if let Act::Down(_) = decision.act {
-                done = self.come_down(running, &name, from, to).await;
+                done = self.come_down(&name, plan, from, to).await;
             } else if done.result.is_ok() {
-                done.result = self.move_to(&name, from, to).await;
+                done.result = self.move_to(&name, plan, from, to).await;
             }
         }
         let Done { to, result, besides } = done;
@@ -179,14 +186,18 @@ impl Engine {
     }
 
     /// Comes down. A step that is not zero needs new too; reads alone return to old without it.
-    async fn come_down(&self, running: &Running, name: &str, from: Place, to: Place) -> Done {
+    async fn come_down(&self, name: &str, plan: &StoredPlan, from: Place, to: Place) -> Done {
         let done = |to, result, besides| Done { to: Some(to), result, besides };
-        let Err(why) = self.move_to(name, from, to).await else { return done(to, Ok(()), String::new()) };
-        let route = running.parts().and_then(|context| context.route());
+        let Err(why) = self.move_to(name, plan, from, to).await else {
+            return done(to, Ok(()), String::new());
+        };
+        let parts = self.running(name).await.ok().and_then(|running| running.parts());
+        let route = parts.and_then(|context| context.route());
         if route.is_none_or(|route| !route.owned_by_new.is_empty()) {
+            let part = plan.plan.range.as_ref().map_or(String::new(), |range| format!(" --range {range}"));
             let way = format!(
                 "new holds writes, so that nothing comes down by itself until it and the streams are well again: if \
-                 it does not come back, reshard migrate rollback {name} --without-new (it was: {why})"
+                 it does not come back, reshard migrate rollback {name} --without-new{part} (it was: {why})"
             );
             return done(to, Err(way), String::new());
         }
@@ -194,7 +205,7 @@ impl Engine {
         if to.reads >= from.reads || to.reads == Percent::ZERO {
             return done(to, Err(why), String::new());
         }
-        match self.move_to(name, from, lowest).await {
+        match self.move_to(name, plan, from, lowest).await {
             Ok(()) => {
                 let besides =
                     format!("; reads go to 0, which needs old alone: the step below failed ({why})");
@@ -205,27 +216,80 @@ impl Engine {
     }
 
     /// Moves both shares; up reads go first, down writes.
-    async fn move_to(&self, name: &str, from: Place, to: Place) -> Result<(), String> {
+    async fn move_to(&self, name: &str, plan: &StoredPlan, from: Place, to: Place) -> Result<(), String> {
         let by = By::any(WHO);
-        let said = |error: super::control::ControlError| format!("{}: {}", error.code, error.detail);
+        let said = |error: ControlError| format!("{}: {}", error.code, error.detail);
+        if let Some(range) = &plan.plan.range {
+            return self.move_range(name, plan, range, to).await.map_err(said);
+        }
+        let reads = async || {
+            let call = async |running: &Arc<Running>| {
+                running.must_be_wanted(plan, to.reads > from.reads)?;
+                self.move_reads(running, to.reads).await
+            };
+            self.change_routing(&by, name, |_| format!("reads {}", to.reads), call).await.map_err(said)
+        };
         if to.reads > from.reads {
-            self.set_reads(&by, name, to.reads).await.map_err(said)?;
+            reads().await?;
         }
         if to.writes != from.writes {
-            self.set_writes(&by, name, to.writes, Patience::default()).await.map_err(said)?;
+            let call = async |running: &Arc<Running>| {
+                running.must_be_wanted(plan, to.writes > from.writes)?;
+                self.move_writes(running, to.writes, Patience::default()).await
+            };
+            let moved = self.change_routing(&by, name, |_| format!("writes {}", to.writes), call).await;
+            moved.map_err(said)?;
         }
         if to.reads < from.reads {
-            self.set_reads(&by, name, to.reads).await.map_err(said)?;
+            reads().await?;
         }
         Ok(())
     }
 }
 
+impl Engine {
+    /// A range moves by a pin, which holds it there: back to old as a rollback of it alone does.
+    async fn move_range(
+        &self,
+        name: &str,
+        plan: &StoredPlan,
+        range: &str,
+        to: Place,
+    ) -> Result<(), ControlError> {
+        let up = to != Place::default();
+        let asked = SetPins {
+            keys: Vec::new(),
+            ranges: vec![range.to_owned()],
+            to: if up { Cluster::New } else { Cluster::Old },
+        };
+        let call = async |running: &Arc<Running>| {
+            running.must_be_wanted(plan, up)?;
+            self.pin(running, &asked).await.map(drop)
+        };
+        let what = format!("pin range {range} to {}", Side::from(asked.to));
+        self.change_routing(&By::any(WHO), name, |_| what, call).await
+    }
+
+    /// Halts the plan of a range that somebody else now moves or holds: it would move it again by itself.
+    pub(super) async fn halt_plan_of(&self, running: &Running, ranges: &[String]) -> bool {
+        let plan = running.stored.lock().plan.as_ref().and_then(|plan| plan.plan.range.clone());
+        !plan.is_some_and(|range| ranges.contains(&range)) || self.halt_plan(running).await
+    }
+}
+
 impl Running {
-    /// Where reads and writes are that are not pinned, in the steps of a plan.
+    /// Where reads and writes are that are not pinned, in the steps of a plan; or where its range is.
     pub(super) fn place(&self, plan: Option<&Plan>) -> Place {
         let Some(context) = self.parts() else { return Place::default() };
         let Some(route) = context.route() else { return Place::default() };
+        if let Some(range) = plan.and_then(|plan| plan.range.as_ref()) {
+            let slot = route.key_ranges.named(range);
+            let share = |on_new: &SlotSet| match slot {
+                Some(slot) if on_new.contains(slot) => Percent::ALL,
+                _ => Percent::ZERO,
+            };
+            return Place { reads: share(&route.reads_on_new), writes: share(&route.owned_by_new) };
+        }
         let of = context.shares();
         let steps = |of: fn(&Plan) -> &Vec<_>| plan.map_or(&[][..], |plan| of(plan).as_slice());
         Place {
@@ -237,11 +301,24 @@ impl Running {
     /// Changes what is known of the plan, unless another has taken its place meanwhile. Whether it did.
     fn change_stored_in_memory(&self, plan: &StoredPlan, change: impl FnOnce(&mut StoredPlan)) -> bool {
         let mut stored = self.stored.lock();
-        let same = |known: &&mut StoredPlan| {
-            known.since == plan.since && known.plan == plan.plan && known.state.paused == plan.state.paused
-        };
-        stored.plan.as_mut().filter(same).map(change).is_some()
+        stored.plan.as_mut().filter(|known| is_same(known, plan)).map(change).is_some()
     }
+
+    /// A step that was decided on before an operator halted the plan, put another in its place, or switched plans off
+    /// must not follow that call. To be asked while no other call is under way.
+    fn must_be_wanted(&self, plan: &StoredPlan, up: bool) -> Result<(), ControlError> {
+        if !self.stored.lock().plan.as_ref().is_some_and(|known| is_same(known, plan)) {
+            return Err(conflict("plan-changed", "the plan was halted or replaced meanwhile"));
+        }
+        match self.plan_is_off().filter(|_| up) {
+            Some(why) => Err(conflict("plan-switched-off", why)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_same(known: &StoredPlan, plan: &StoredPlan) -> bool {
+    known.since == plan.since && known.plan == plan.plan && known.state.paused == plan.state.paused
 }
 
 /// What is remembered of a decision that could not be done: nothing was reached, and what is broken stays so.

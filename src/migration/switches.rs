@@ -29,6 +29,10 @@ pub struct Switches {
     /// Comparisons make equal what they find different. Off, they tell it.
     #[serde(default = "on")]
     pub repair: bool,
+    /// Ramps by plan go up. Off, for everything or for any collection, a plan takes no step up; it still comes down when
+    /// a gate is broken.
+    #[serde(default = "on")]
+    pub plan: bool,
     /// Collections for which something is off.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<NamespaceSwitches>,
@@ -47,6 +51,9 @@ pub struct NamespaceSwitches {
     pub shadow: bool,
     /// As for everything.
     pub repair: bool,
+    /// Whether the plan of the migration, which moves all its collections, may take a step up with this one.
+    #[serde(default = "on")]
+    pub plan: bool,
 }
 
 const fn on() -> bool {
@@ -55,7 +62,8 @@ const fn on() -> bool {
 
 impl Default for Switches {
     fn default() -> Self {
-        Self { inline_mirror: true, read_routing: true, shadow: true, repair: true, namespaces: Vec::new() }
+        let namespaces = Vec::new();
+        Self { inline_mirror: true, read_routing: true, shadow: true, repair: true, plan: true, namespaces }
     }
 }
 
@@ -80,15 +88,19 @@ pub struct SetSwitches {
     /// Whether comparisons make equal what they find different, or only tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<bool>,
+    /// Whether ramps by plan go up. Off for one collection it holds the plan of the migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<bool>,
 }
 
 impl SetSwitches {
-    const fn all(&self) -> [(&'static str, Option<bool>); 4] {
+    const fn all(&self) -> [(&'static str, Option<bool>); 5] {
         [
             ("inline-mirror", self.inline_mirror),
             ("read-routing", self.read_routing),
             ("shadow", self.shadow),
             ("repair", self.repair),
+            ("plan", self.plan),
         ]
     }
 }
@@ -117,6 +129,9 @@ pub struct StoredOff {
     /// Comparisons only tell.
     #[serde(default)]
     pub repair: Off,
+    /// Plans take no step up.
+    #[serde(default)]
+    pub plan: Off,
 }
 
 impl Stored {
@@ -134,8 +149,7 @@ impl Engine {
     ) -> Result<Switches, ControlError> {
         let invalid = |detail: String| ControlError::new(Refusal::Invalid, "invalid-switches", detail);
         if asked.all().iter().all(|(_, on)| on.is_none()) {
-            let detail =
-                "name what to switch: inline_mirror, read_routing, shadow or repair, each true or false";
+            let detail = "name what to switch: inline_mirror, read_routing, shadow, repair or plan, each true or false";
             return Err(invalid(detail.to_owned()));
         }
         let phase = running.stored.lock().phase;
@@ -150,8 +164,8 @@ impl Engine {
         if let Some(on) = asked.read_routing {
             switch_reads(running, namespace.as_ref(), on).await?;
         }
-        let [(_, inline), _, (_, shadow), (_, repair)] = asked.all();
-        if inline.or(shadow).or(repair).is_some() {
+        let SetSwitches { inline_mirror: inline, shadow, repair, plan, .. } = *asked;
+        if inline.or(shadow).or(repair).or(plan).is_some() {
             let namespace = namespace.as_ref();
             let change = |stored: &mut Stored| {
                 if let Some(on) = inline {
@@ -162,6 +176,7 @@ impl Engine {
                 }
                 shadow.into_iter().for_each(|on| stored.off.shadow.switch(namespace, on));
                 repair.into_iter().for_each(|on| stored.off.repair.switch(namespace, on));
+                plan.into_iter().for_each(|on| stored.off.plan.switch(namespace, on));
             };
             let stored = running.change_stored(self.environment.state()?, change).await;
             stored.map_err(|error| unavailable(error.to_string()))?;
@@ -218,11 +233,21 @@ impl Running {
     pub(super) fn switches(&self) -> Switches {
         let route = self.parts().and_then(|context| context.route());
         let reads = route.map(|route| (*route.reads_off).clone()).unwrap_or_default();
-        let (inline, StoredOff { shadow, repair, .. }) = {
-            let stored = self.stored.lock();
-            (stored.inline_off(), stored.off.clone())
-        };
-        shown(&inline, &reads, &shadow, &repair)
+        let stored = self.stored.lock();
+        shown(&stored.inline_off(), &reads, &stored.off)
+    }
+
+    /// Why plans take no step up, if they do not: for what an operator has switched them off.
+    pub(super) fn plan_is_off(&self) -> Option<String> {
+        let stored = self.stored.lock();
+        let Off { all, namespaces } = &stored.off.plan;
+        let names = || namespaces.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let what = if *all { "everything".to_owned() } else { names() };
+        let (name, of) = (&stored.name, namespaces.first().filter(|_| !all));
+        let of = of.map_or(String::new(), |namespace| format!(" --namespace {namespace}"));
+        (*all || !namespaces.is_empty()).then(|| {
+            format!("plans are switched off for {what}: reshard migrate switch {name} --plan on{of}")
+        })
     }
 
     /// Lets everybody know.
@@ -239,9 +264,10 @@ impl Running {
     }
 }
 
-fn shown(inline: &Off, reads: &Off, shadow: &Off, repair: &Off) -> Switches {
+fn shown(inline: &Off, reads: &Off, off: &StoredOff) -> Switches {
+    let StoredOff { shadow, repair, plan, .. } = off;
     let mut named: Vec<&String> =
-        [inline, reads, shadow, repair].iter().flat_map(|off| &off.namespaces).collect();
+        [inline, reads, shadow, repair, plan].iter().flat_map(|off| &off.namespaces).collect();
     named.sort();
     named.dedup();
     let of = |namespace: &String| NamespaceSwitches {
@@ -250,12 +276,14 @@ fn shown(inline: &Off, reads: &Off, shadow: &Off, repair: &Off) -> Switches {
         read_routing: !reads.is_for(namespace),
         shadow: !shadow.is_for(namespace),
         repair: !repair.is_for(namespace),
+        plan: !plan.is_for(namespace),
     };
     Switches {
         inline_mirror: !inline.all,
         read_routing: !reads.all,
         shadow: !shadow.all,
         repair: !repair.all,
+        plan: !plan.all,
         namespaces: named.into_iter().map(of).collect(),
     }
 }
@@ -267,13 +295,15 @@ mod tests {
     #[test]
     fn what_is_off_for_one_collection_is_shown_with_it() {
         let none = Off::default();
-        assert_eq!(shown(&none, &none, &none, &none), Switches::default());
+        assert_eq!(shown(&none, &none, &StoredOff::default()), Switches::default());
         let some = Off { all: false, namespaces: ["shop.orders".to_owned()].into() };
         let all = Off { all: true, namespaces: Default::default() };
-        let switches = shown(&none, &some, &none, &all);
-        assert!(switches.read_routing && !switches.repair && switches.namespaces.len() == 1);
+        let off = StoredOff { repair: all, plan: some.clone(), ..StoredOff::default() };
+        let switches = shown(&none, &some, &off);
+        assert!(switches.read_routing && switches.plan && !switches.repair && switches.namespaces.len() == 1);
         let orders = &switches.namespaces[0];
         assert!(orders.inline_mirror && !orders.read_routing && orders.shadow && !orders.repair);
+        assert!(!orders.plan);
     }
 
     #[test]

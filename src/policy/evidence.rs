@@ -8,6 +8,8 @@ use super::ramp::{Gate, Plan, Shadow, Verdict};
 pub struct Known {
     /// What stands in the way of any move, copy, verification and paused streams among it.
     pub blocked_by: Vec<String>,
+    /// For what an operator has switched plans off, in words.
+    pub switched_off: Option<String>,
     /// Seconds behind, old to new and new to old.
     pub lag: [Option<f64>; 2],
     /// Keys that cannot be made equal now.
@@ -16,8 +18,32 @@ pub struct Known {
     pub mirror_failures: Option<u64>,
     /// Seconds that the oplogs of old and new reach back.
     pub oplog_window: [Option<f64>; 2],
+    /// How far secondaries of old and new are behind.
+    pub secondaries: [Secondaries; 2],
     /// What shadow reads have seen.
     pub shadow: Shadowed,
+}
+
+/// How far the secondaries of a cluster are behind its primary, each by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Secondaries {
+    /// Not known, and why.
+    Unknown(String),
+    /// There is none that anybody can read from.
+    None,
+    /// The one that is furthest behind.
+    Furthest {
+        /// Which.
+        server: String,
+        /// How far.
+        seconds: f64,
+    },
+}
+
+impl Default for Secondaries {
+    fn default() -> Self {
+        Self::Unknown("not known".to_owned())
+    }
 }
 
 /// What shadow reads have seen.
@@ -62,6 +88,11 @@ pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
     let ready = if known.blocked_by.is_empty() { Verdict::Passed } else { Verdict::Unknown };
     let mut gates =
         vec![gate("ready", ready, if blocked.is_empty() { "nothing in the way" } else { &blocked })];
+    // It holds, and keeps nothing from coming down.
+    gates.push(match &known.switched_off {
+        None => gate("switched_on", Verdict::Passed, "for all collections"),
+        Some(why) => gate("switched_on", Verdict::Unknown, why),
+    });
     for (name, lag) in ["lag_old_to_new", "lag_new_to_old"].into_iter().zip(known.lag) {
         gates.push(at_most(name, lag, plan.max_lag_seconds, "s"));
     }
@@ -76,6 +107,12 @@ pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
         for (name, window) in ["oplog_window_old", "oplog_window_new"].into_iter().zip(known.oplog_window) {
             gates.push(at_least(name, window, plan.min_oplog_window_seconds, "s"));
         }
+    }
+    if plan.max_secondary_lag_seconds > 0.0 {
+        let [old, new] = &known.secondaries;
+        // Coming down would send more reads to old: there it only holds.
+        gates.push(secondaries("secondary_lag_old", old, plan, Verdict::Unknown));
+        gates.push(secondaries("secondary_lag_new", new, plan, Verdict::Broken));
     }
     if plan.shadow == Shadow::On {
         gates.push(shadow(plan, &known.shadow));
@@ -184,6 +221,18 @@ fn latency(plan: &Plan, one: &Latency) -> Gate {
         Verdict::TooFew
     };
     gate("latency", verdict, &detail)
+}
+
+fn secondaries(name: &str, known: &Secondaries, plan: &Plan, beyond: Verdict) -> Gate {
+    let limit = plan.max_secondary_lag_seconds;
+    match known {
+        Secondaries::Unknown(why) => gate(name, Verdict::Unknown, why),
+        Secondaries::None => gate(name, Verdict::Passed, "there is none to read from"),
+        Secondaries::Furthest { server, seconds } => {
+            let verdict = if *seconds <= limit { Verdict::Passed } else { beyond };
+            gate(name, verdict, &format!("{server}: {seconds:.1}, at most {limit} s"))
+        }
+    }
 }
 
 fn at_most(name: &str, value: Option<f64>, limit: f64, unit: &str) -> Gate {

@@ -6,9 +6,14 @@ fn good() -> Known {
         lag: [Some(0.1); 2],
         mirror_failures: Some(0),
         oplog_window: [Some(1e6); 2],
+        secondaries: [Secondaries::None, behind(10.0)],
         shadow: shadowed(200, 0),
         ..Known::default()
     }
+}
+
+fn behind(seconds: f64) -> Secondaries {
+    Secondaries::Furthest { server: "a:1".into(), seconds }
 }
 
 fn shadowed(compared: u64, uncompared: u64) -> Shadowed {
@@ -28,6 +33,10 @@ fn each_gate_stands_by_itself_and_what_is_not_known_is_unknown() {
         Known { lag: [None, Some(0.0)], ..good() },
         Known { mirror_failures: None, ..good() },
         Known { oplog_window: [Some(1e6), None], ..good() },
+        Known { secondaries: [Secondaries::None, Secondaries::default()], ..good() },
+        // Coming down would bring more reads there.
+        Known { secondaries: [behind(10.1), Secondaries::None], ..good() },
+        Known { switched_off: Some("plans are switched off for everything".into()), ..good() },
         Known { shadow: Shadowed { differences: None, ..shadowed(200, 0) }, ..good() },
     ];
     for known in unknown {
@@ -38,14 +47,22 @@ fn each_gate_stands_by_itself_and_what_is_not_known_is_unknown() {
         Known { lag: [Some(f64::NAN), Some(0.0)], ..good() },
         Known { conflicts: 1, ..good() },
         Known { mirror_failures: Some(1), ..good() },
+        Known { secondaries: [Secondaries::None, behind(10.1)], ..good() },
+        Known { secondaries: [Secondaries::None, behind(f64::NAN)], ..good() },
         Known { oplog_window: [Some(10.0), Some(1e6)], ..good() },
         Known { shadow: Shadowed { differences: Some(1), ..shadowed(200, 0) }, ..good() },
     ];
     for known in broken {
         assert_eq!(verdicts(&known), [Verdict::Broken], "{known:?}");
     }
-    let off = Plan { shadow: Shadow::Off, min_oplog_window_seconds: 0.0, ..Plan::default() };
-    let known = Known { oplog_window: [None; 2], shadow: Shadowed::default(), ..good() };
+    let off = Plan {
+        shadow: Shadow::Off,
+        min_oplog_window_seconds: 0.0,
+        max_secondary_lag_seconds: 0.0,
+        ..Plan::default()
+    };
+    let (secondaries, shadow) = Default::default();
+    let known = Known { oplog_window: [None; 2], secondaries, shadow, ..good() };
     assert!(of_migration(&off, &known).iter().all(|gate| gate.verdict == Verdict::Passed));
 }
 

@@ -33,6 +33,7 @@ pub mod others;
 pub mod pins;
 pub mod privileges;
 pub mod ramp;
+pub mod ramp_plan;
 pub mod reads;
 pub mod rehearsal;
 pub mod retry;

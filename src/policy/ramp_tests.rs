@@ -1,4 +1,6 @@
+use super::super::calendar::Freeze;
 use super::*;
+use crate::model::percent::Percent;
 use proptest::prelude::*;
 
 fn gate(verdict: Verdict) -> Gate {
@@ -72,6 +74,26 @@ fn every_look_has_a_number_and_what_comes_down_names_the_first_that_was_broken()
     assert_eq!((healed.looks, healed.first_broken, healed.broken), (6, None, 0));
 }
 
+/// A successor finds the number of the last look that was recorded, and others may have been made since.
+#[test]
+fn numbers_of_looks_go_on_after_a_restart() {
+    let (plan, since) = (plan(), 1_000);
+    let mut state = State::default().taken_up(since, since);
+    let mut used = Vec::new();
+    let stored = decide(&plan, &state, place(25, 0), &[gate(Verdict::Passed)], since).state;
+    for look in 0..20 {
+        let now = since + look * EVERY_MS;
+        let decision = decide(&plan, &state, place(25, 0), &[gate(Verdict::Passed)], now);
+        used.push(decision.look);
+        state = decision.state;
+        let next = decide(&plan, &stored.clone().taken_up(since, now + 1), place(25, 0), &[], now + 1);
+        assert!(!used.contains(&next.look), "{} after {used:?}", next.look);
+    }
+    assert_eq!((used[0], used[19]), (1, 20));
+    let set_back = stored.clone().taken_up(since, 0);
+    assert_eq!(set_back.looks, stored.looks, "a clock that was set back takes nothing away");
+}
+
 #[test]
 fn it_waits_for_samples_and_windows_and_after_too_many_setbacks() {
     let ready = State { dwelt_ms: 10_000, ..State::default() };
@@ -91,6 +113,30 @@ fn it_waits_for_samples_and_windows_and_after_too_many_setbacks() {
     assert_eq!(hold(&plan(), &paused, Verdict::Passed).act, Act::Hold);
 }
 
+/// Nothing, then the gates for a while, then all of it; and back when a gate breaks.
+#[test]
+fn a_plan_of_a_range_waits_for_its_gates_and_moves_it_as_a_whole() {
+    let plan = Plan { range: Some("eu".into()), dwell_seconds: 10, ..Plan::default() }.settled();
+    assert_eq!(plan.problems(), Vec::<String>::new());
+    let (mut state, mut at, mut now, mut moved) = (State::default(), Place::default(), 0, Vec::new());
+    let acts = [Verdict::Passed; 6].into_iter().chain([Verdict::Broken; 2]).chain([Verdict::Passed; 6]);
+    for verdict in acts {
+        let decision = decide(&plan, &state, at, &[gate(verdict)], now);
+        state = decision.state;
+        if let Act::Up(to) | Act::Down(to) = decision.act {
+            at = to;
+            moved.push((now / EVERY_MS, to));
+        }
+        now += EVERY_MS;
+    }
+    assert_eq!(moved, [(2, place(100, 100)), (7, place(0, 0)), (9, place(100, 100))]);
+    let half = decide(&plan, &state, place(100, 0), &[gate(Verdict::Broken)], now);
+    let half = decide(&plan, &half.state, place(100, 0), &[gate(Verdict::Broken)], now);
+    assert_eq!(half.act, Act::Down(place(0, 0)), "a move that came half way goes back too");
+    let steps = Plan { reads: steps(&[50]), ..plan }.settled();
+    assert!(steps.problems().iter().any(|why| why.starts_with("range")), "{:?}", steps.problems());
+}
+
 #[test]
 fn time_in_which_nobody_looked_does_not_count() {
     let looked = State { looked_at: Some(0), ..State::default() };
@@ -108,6 +154,7 @@ fn a_plan_that_makes_no_sense_names_the_field() {
         (Plan { reads: steps(&[50]), ..plan() }, "writes may not end above reads"),
         (Plan { dwell_seconds: 0, ..plan() }, "dwell_seconds"),
         (Plan { max_p99_ratio: f64::NAN, ..plan() }, "max_p99_ratio"),
+        (Plan { max_secondary_lag_seconds: -1.0, ..plan() }, "max_secondary_lag_seconds"),
         (Plan { max_uncompared: 1.5, ..plan() }, "max_uncompared"),
         (Plan { max_error_rate: 2.0, ..plan() }, "max_error_rate"),
         (Plan { override_reason: Some(" ".into()), ..plan() }, "override_reason"),

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::entry::{Entered, Passing};
 use super::transactions::IDLE;
 use crate::cluster::command::OnlyIf;
+use crate::converge::active::Active;
 use crate::model::side::Side;
 use crate::wire::error::{
     ErrorReply, HOST_UNREACHABLE, NO_SUCH_TRANSACTION, RETRYABLE_WRITE, TRANSIENT_TRANSACTION, UNKNOWN_COMMIT,
@@ -114,6 +115,15 @@ impl OpenTransactions {
         let state = State::UnderWay { _passing: None, entered: Vec::new(), committing: false };
         change(open.entry(key).or_insert(Open { state, since: now }));
         Ok(())
+    }
+
+    /// The migrations that it has entered, as far as they are active here.
+    pub(super) fn entered(&self, key: &TransactionKey) -> Vec<Arc<Active>> {
+        let open = self.0.lock();
+        let Some(State::UnderWay { entered, .. }) = open.get(key).map(|open| &open.state) else {
+            return Vec::new();
+        };
+        entered.iter().filter_map(|one| one.active.clone()).collect()
     }
 
     /// Whether it has entered a migration.

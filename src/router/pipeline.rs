@@ -23,7 +23,7 @@ use super::migrating::Course;
 use super::operation::Operation;
 use super::preference;
 use super::route::Route;
-use super::shapes::failed;
+use super::shapes::transaction_failed;
 use super::shared::Shared;
 use super::transactions::TransactionHome;
 use super::writer::{HOLD, Writer};
@@ -338,7 +338,9 @@ impl Router {
         let selection = self.transaction_server(side, operation.class, known.map(|home| home.server));
         let only_if = key.and_then(|key| self.shared.open_transactions.only_if_held(&key));
         let replied = self.forward(operation, side, &selection, only_if, reply).await;
-        self.note_besides(operation, side, replied.as_ref().map_or(true, |replied| failed(&replied.fields)));
+        let failed = replied.as_ref().map_or(true, |replied| transaction_failed(&replied.fields));
+        self.note_besides(operation, side, failed);
+        key.iter().for_each(|key| self.note_end(operation, key, side, failed));
         let replied = match replied {
             Ok(replied) => replied,
             Err(error) => return (side, Err(error)),

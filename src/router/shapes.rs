@@ -8,6 +8,7 @@ use std::time::Duration;
 use bson::RawDocument;
 use bytes::BytesMut;
 
+use super::open_transactions::TransactionKey;
 use super::operation::Operation;
 use super::pipeline::Router;
 use super::sending::Answer;
@@ -57,6 +58,16 @@ impl Router {
         active.shapes.record(&asked, side, now.saturating_sub(begun), failed, now);
     }
 
+    /// Notes a commit or an abort in the migrations that its transaction has touched; to be called before it leaves them.
+    pub(super) fn note_end(&self, operation: &Operation<'_>, key: &TransactionKey, side: Side, failed: bool) {
+        if !matches!(operation.class, Class::Commit | Class::Abort) {
+            return;
+        }
+        for active in self.shared.open_transactions.entered(key) {
+            active.shapes.note_besides(side, failed, self.shared.clock.now());
+        }
+    }
+
     /// Notes a batch of a cursor, or a statement in a transaction, of a migrating namespace.
     pub(super) fn note_besides(&self, operation: &Operation<'_>, side: Side, failed: bool) {
         let Some(route) = self.migration_of(operation) else { return };
@@ -69,6 +80,13 @@ impl Router {
 /// Whether a reply says that the cluster failed.
 pub(super) fn failed(reply: &ReplyFields) -> bool {
     !reply.ok && is_about_the_cluster(reply.code)
+}
+
+/// Whether the answer to a statement of a transaction, or to its end, says so; a commit may have been made on too few
+/// members.
+pub(super) fn transaction_failed(reply: &ReplyFields) -> bool {
+    let concern = reply.write_concern_error.as_ref().and_then(|code| i32::try_from(code.value).ok());
+    failed(reply) || concern.is_some_and(is_about_the_cluster)
 }
 
 /// Whether an operation failed in a way that speaks about the cluster; `reply` is what it answered.

@@ -85,6 +85,8 @@ pub const MIGRATION_RANGE_OPERATIONS: &str = "reshard_migration_range_operations
 pub const MIGRATION_PINS_NOT_IN_FORCE: &str = "reshard_migration_pins_not_in_force";
 /// 1 for what is switched on, by migration and switch.
 pub const MIGRATION_SWITCH: &str = "reshard_migration_switch";
+/// Collections for which something is switched off, by migration and switch.
+pub const MIGRATION_SWITCHED_OFF_COLLECTIONS: &str = "reshard_migration_switched_off_collections";
 /// 1 when every gate for moving writes is passed, by migration.
 pub const MIGRATION_CAN_CUT_OVER: &str = "reshard_migration_can_cut_over";
 /// Differences that the last full verification found, by migration.

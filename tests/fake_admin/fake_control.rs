@@ -270,6 +270,7 @@ impl Control for FakeControl {
         now.read_routing = asked.read_routing.unwrap_or(now.read_routing);
         now.shadow = asked.shadow.unwrap_or(now.shadow);
         now.repair = asked.repair.unwrap_or(now.repair);
+        now.plan = asked.plan.unwrap_or(now.plan);
         Ok(now.clone())
     }
 

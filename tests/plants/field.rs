@@ -154,6 +154,7 @@ fn plan(plant: &Plant) -> Plan {
         p99_floor_ms: if plant.kind == Kind::Index { 600.0 } else { 1000.0 },
         min_oplog_window_seconds: 1.0,
         max_lag_seconds: 60.0,
+        max_secondary_lag_seconds: 60.0,
         max_setbacks: 100,
         // All reads are shadowed here, far more than there is time for.
         max_uncompared: 0.9,

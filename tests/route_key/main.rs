@@ -5,6 +5,7 @@ mod support;
 
 mod killed;
 mod pins;
+mod range_plans;
 mod ranges;
 mod refusals;
 mod sharded;

@@ -183,6 +183,7 @@ async fn a_plan_goes_on_with_the_rest() -> Result<()> {
             p99_floor_ms: 5000.0,
             min_oplog_window_seconds: 1.0,
             max_lag_seconds: 30.0,
+            max_secondary_lag_seconds: 60.0,
             max_setbacks: 20,
             shadow: Shadow::Off,
             ..Plan::default()

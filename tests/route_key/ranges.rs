@@ -20,27 +20,27 @@ fn range(name: &str, from: i32, to: i32) -> RangeSpec {
 }
 
 /// Of the forty tenants of the load.
-fn ranges() -> Vec<RangeSpec> {
+pub(crate) fn ranges() -> Vec<RangeSpec> {
     vec![range("first", 5, 10), range("stays", 10, 13), range("late", 30, 35)]
 }
 
-fn layout() -> Result<Layout> {
+pub(crate) fn layout() -> Result<Layout> {
     Layout::with_ranges(ranges().len()).context("few enough")
 }
 
-fn slot(name: &str) -> Result<SlotSet> {
+pub(crate) fn slot(name: &str) -> Result<SlotSet> {
     let number = ranges().iter().position(|range| range.name == name).context("a range")?;
     Ok(std::iter::once(layout()?.of_range(number).context("its slot")?).collect())
 }
 
 /// What new owns, and whose reads it serves.
-fn on_new(proxy: &Proxy) -> Result<[SlotSet; 2]> {
+pub(crate) fn on_new(proxy: &Proxy) -> Result<[SlotSet; 2]> {
     let table = proxy.engine().environment.routing.load();
     let route = table.route("shop.c").context("a route")?;
     Ok([route.owned_by_new, route.reads_on_new])
 }
 
-async fn pin(operator: &Operator, name: &str, to: Cluster) -> Result<Pinned> {
+pub(crate) async fn pin(operator: &Operator, name: &str, to: Cluster) -> Result<Pinned> {
     let asked = SetPins { keys: Vec::new(), ranges: vec![name.into()], to };
     let pinned = operator.engine.pin(&me(), "m", asked).await;
     pinned.map_err(|error| anyhow::anyhow!("pin {name}: {error} {:?}", error.reasons))

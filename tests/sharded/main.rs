@@ -317,8 +317,12 @@ async fn what_cannot_be_sharded_is_refused_before_anything_is_done() -> Result<(
     let start = async |plan| pair.operator.engine.start_plan(&me(), "fits", plan).await;
     let refused = start(Plan::default()).await.expect_err("it cannot see the oplogs");
     ensure!(refused.code == "oplog-unreadable", "{refused:?}");
-    ensure!(refused.detail.contains("min_oplog_window_seconds to 0"), "{refused:?}");
-    let without = Plan { min_oplog_window_seconds: 0.0, ..Plan::default() };
+    let both = "min_oplog_window_seconds and max_secondary_lag_seconds to 0";
+    ensure!(refused.detail.contains(both), "{refused:?}");
+    let one = Plan { min_oplog_window_seconds: 0.0, ..Plan::default() };
+    let refused = start(one.clone()).await.expect_err("it cannot see the secondaries");
+    ensure!(refused.detail.contains("set max_secondary_lag_seconds to 0"), "{refused:?}");
+    let without = Plan { max_secondary_lag_seconds: 0.0, ..one };
     ensure!(start(without).await.is_ok());
     pair.proxy.shutdown().await;
     Ok(())

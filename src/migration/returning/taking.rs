@@ -93,8 +93,11 @@ impl Engine {
         self.must_need_it(&context, &known, &slots).await?;
         self.must_allow_the_rest(running, &context, &known, &slots).await?;
         self.must_be_alone_on_old(running).await?;
-        // Of a part, it is the plan's business what to do with the rest.
-        let is_halted = only.is_some() || self.halt_plan(running).await;
+        // Of a part, it is the plan's business what to do with the rest; but not if that part is what it moves.
+        let is_halted = match only {
+            Some(only) => self.halt_plan_of(running, &only.ranges).await,
+            None => self.halt_plan(running).await,
+        };
         let removed = context.pins().all().len().saturating_sub(pins.all().len());
         let held_at = self.environment.clock.now();
         let taken = {
