@@ -6,7 +6,9 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::migration::control::NamespaceSpec;
 use crate::migration::engine::{Environment, Settings};
+use crate::migration::plan::{State, StoredPlan};
 use crate::migration::stored::Stored;
+use crate::model::namespace::Namespace;
 use crate::model::side::{PerSide, Side};
 use crate::policy::safeguards::Safeguards;
 use crate::shutdown::Tasks;
@@ -109,4 +111,33 @@ async fn what_cannot_be_paused_or_resumed_is_told_what_would_fit() {
     assert_eq!(resumed, "it is created; there is nothing to resume; start begins it");
     let paused = engine.pause(&by, "m").await.unwrap_err().detail;
     assert_eq!(paused, "it is created; only one that copies or follows can be paused; start begins it");
+}
+
+/// A step that waits for its turn is given up when the plan was halted, replaced or switched off meanwhile.
+#[tokio::test]
+async fn a_step_of_a_plan_does_not_follow_the_call_that_holds_it() {
+    let engine = engine().await;
+    let running = engine.running("m").await.unwrap();
+    let plan = StoredPlan {
+        plan: Plan::default(),
+        state: State::default(),
+        done: false,
+        decisions: 0,
+        by: "ann".to_owned(),
+        since: 1,
+    };
+    let refused = |up| running.must_be_wanted(&plan, up).err().map(|error| error.code);
+    assert_eq!(refused(true), Some("plan-changed"), "there is none any more");
+    running.stored.lock().plan = Some(plan.clone());
+    assert_eq!((refused(true), refused(false)), (None, None));
+    let orders = Namespace::new("shop", "orders");
+    running.stored.lock().off.plan.switch(Some(&orders), false);
+    assert_eq!((refused(true), refused(false)), (Some("plan-switched-off"), None), "it may come down");
+    running.stored.lock().off.plan.switch(Some(&orders), true);
+    running.stored.lock().plan = Some(StoredPlan { since: 2, ..plan.clone() });
+    assert_eq!(refused(false), Some("plan-changed"));
+    running.stored.lock().plan = Some(plan.clone());
+    // There is no cluster to store it on; it is halted all the same.
+    assert!(!engine.halt_plan(&running).await);
+    assert_eq!((refused(true), refused(false)), (Some("plan-changed"), Some("plan-changed")));
 }

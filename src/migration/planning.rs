@@ -306,7 +306,7 @@ impl Running {
 
     /// A step that was decided on before an operator halted the plan, put another in its place, or switched plans off
     /// must not follow that call. To be asked while no other call is under way.
-    fn must_be_wanted(&self, plan: &StoredPlan, up: bool) -> Result<(), ControlError> {
+    pub(super) fn must_be_wanted(&self, plan: &StoredPlan, up: bool) -> Result<(), ControlError> {
         if !self.stored.lock().plan.as_ref().is_some_and(|known| is_same(known, plan)) {
             return Err(conflict("plan-changed", "the plan was halted or replaced meanwhile"));
         }
