@@ -17,7 +17,7 @@ use crate::model::side::Side;
 use crate::policy::evidence::{Answers, Known, Latency, Shadowed};
 use crate::policy::latency::Measured;
 use crate::policy::ramp::Plan;
-use crate::state::shapes::{SLOT, Watched};
+use crate::state::shapes::{SLOT, Watched, is_in_window};
 
 /// Looks between two looks at the oplogs.
 const OPLOG_EVERY: u32 = 6;
@@ -178,11 +178,10 @@ pub(super) fn answers(active: &Active, plan: &Plan, now: Duration, looked: &Look
 fn latency(watched: &Watched, known: &Watched, plan: &Plan, now: Duration, moved: Option<&Mark>) -> Latency {
     let within = |seconds: u64, side| {
         let from = moved.map_or(Duration::ZERO, |moved| moved.at);
-        let measured = watched.window_from(side, now, Duration::from_secs(seconds), from);
-        let in_reach =
-            now.as_secs() / SLOT.as_secs() < from.as_secs() / SLOT.as_secs() + seconds / SLOT.as_secs();
+        let span = Duration::from_secs(seconds);
+        let measured = watched.window_from(side, now, span, from);
         match moved.and_then(|moved| moved.before.get(&(watched.hash, side))) {
-            Some(before) if in_reach => measured.minus(before),
+            Some(before) if is_in_window(from, now, span) => measured.minus(before),
             _ => measured,
         }
     };

@@ -77,7 +77,7 @@ impl Watched {
         Arc::new(Self { hash, namespace: namespace.to_owned(), text, sides, baseline })
     }
 
-    /// What `side` did for it in the slots of the last `span` before `now`, the present one among them.
+    /// What `side` did for it in the last `span` before `now`, and what is in one slot with the oldest of that.
     #[must_use]
     pub fn window(&self, side: Side, now: Duration, span: Duration) -> Measured {
         self.window_from(side, now, span, Duration::ZERO)
@@ -140,6 +140,17 @@ fn number(now: Duration) -> u64 {
     now.as_secs() / SLOT.as_secs() + 1
 }
 
+/// How many slots a `span` meets that ends anywhere in one, but for the longest.
+fn slots_of(span: Duration) -> u64 {
+    (span.as_secs().div_ceil(SLOT.as_secs()) + 1).min(SLOTS as u64)
+}
+
+/// Whether what was done `at` that time is in the window of `span` before `now`.
+#[must_use]
+pub fn is_in_window(at: Duration, now: Duration, span: Duration) -> bool {
+    number(at) + slots_of(span) > number(now)
+}
+
 impl Window {
     #[expect(clippy::cast_possible_truncation, reason = "below SLOTS")]
     fn record(&self, took: Duration, failed: bool, now: Duration) {
@@ -162,7 +173,7 @@ impl Window {
 
     fn last(&self, now: Duration, span: Duration, from: Duration) -> Measured {
         let (newest, oldest) = (number(now), number(from));
-        let many = span.as_secs().div_ceil(SLOT.as_secs()).clamp(1, SLOTS as u64);
+        let many = slots_of(span);
         let mut measured = Measured::default();
         for slot in &self.slots {
             let number = slot.number.load(Relaxed);

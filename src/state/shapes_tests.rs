@@ -29,7 +29,14 @@ fn each_side_is_measured_by_itself_and_windows_slide() {
     let window = |side, now, span| watched.window(side, at(now), at(span));
     assert_eq!(window(Side::Old, 115, 60).samples(), 1);
     assert_eq!(window(Side::New, 115, 60).error_rate(), Some(0.5));
-    assert_eq!(window(Side::New, 115, 10).error_rate(), Some(1.0));
+    // Whenever one looks: what happened within the last ten seconds is seen, and not for long after.
+    assert_eq!(window(Side::New, 120, 10).error_rate(), Some(1.0));
+    assert_eq!(window(Side::New, 125, 10).error_rate(), Some(1.0));
+    assert_eq!(window(Side::New, 130, 10), Measured::default());
+    for (now, span) in [(120, 10), (125, 10), (130, 10), (130, 30), (150, 30), (400, 300)] {
+        let found = window(Side::New, now, span).errors > 0;
+        assert_eq!(is_in_window(at(115), at(now), at(span)), found, "{span} s before {now}");
+    }
     assert!(window(Side::New, 115, 60).quantile_ms(0.5).unwrap() > 30.0);
     assert_eq!(window(Side::New, 100 + 400, 300), Measured::default());
     // The same slot of the ring, five minutes later.
