@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use mongodb::Client;
@@ -144,7 +144,10 @@ async fn transaction_that_was_open(name: &str, reached: bool, settings: Settings
         new.resume_all().await?;
     }
     let committed = session.commit_transaction().await;
-    ensure!(committed.is_err(), "new has it, and old serves: it must not be told as committed");
+    let Err(refused) = committed else {
+        bail!("new has it, and old serves: it must not be told as committed")
+    };
+    ensure!(refused.contains_label(mongodb::error::TRANSIENT_TRANSACTION_ERROR), "{refused:?}");
     ensure!(through.find_one(doc! { "_id": 5000 }).await?.is_none());
     through.update_one(doc! { "_id": 300 }, doc! { "$set": { "n": 4 } }).await?;
 

@@ -336,7 +336,10 @@ impl Front {
         let (front, started) = (self.clone(), Arc::clone(&proxy));
         proxy.process.spawn("begin", async move {
             started.engine.begin().await;
-            front.serving.send_replace(Some(Arc::clone(&started)));
+            // One that stood still while it began may find that a successor has begun.
+            if front.started.lock().last().is_some_and(|last| Arc::ptr_eq(last, &started)) {
+                front.serving.send_replace(Some(Arc::clone(&started)));
+            }
         });
         proxy
     }
