@@ -60,8 +60,12 @@ impl Fake {
         Ok(match command.as_str() {
             "find" => doc! { "cursor": { "firstBatch": batch, "id": ID, "ns": "d.c" }, "ok": 1.0 },
             "getMore" => {
-                self.asked.lock().push(first.as_i64().context("an id")?);
-                doc! { "cursor": { "nextBatch": batch, "id": ID, "ns": "d.c" }, "ok": 1.0 }
+                let id = first.as_i64().context("an id")?;
+                self.asked.lock().push(id);
+                match id {
+                    ID => doc! { "cursor": { "nextBatch": batch, "id": ID, "ns": "d.c" }, "ok": 1.0 },
+                    _ => doc! { "ok": 0.0, "code": 43, "errmsg": format!("cursor id {id} not found") },
+                }
             }
             "killCursors" => {
                 let ids = asked.get_array("cursors")?.clone();
@@ -135,7 +139,9 @@ async fn cursors_of_one_id_are_two_to_the_client_and_reach_their_servers() -> Re
     // It is gone, and the one with the same id at the other server is not.
     let more = |id: i64| rawdoc! { "getMore": id, "collection": "c", "$db": "d" };
     let gone = ask(&router, &more(ids[1])).await?;
-    ensure!(gone.get_i32("code")? == 43 && new.was_asked().is_empty(), "{gone}");
+    ensure!(gone.get_i32("code")? == 43, "{gone}");
+    // A process before this one might have left one open that goes by the name which the client gives.
+    ensure!(new.was_asked() == [ids[1]] && old.was_asked() == [ids[1]], "it was looked for by another name");
     ensure!(ask(&router, &more(ids[0])).await?.get_document("cursor")?.get_i64("id")? == ID);
     ensure!(old.was_asked() == [ID]);
     // Both in one command: each server gets its own, and the client its names.
