@@ -1,6 +1,7 @@
 //! A replica set of three as old, two shards as new, the program between them, and a load.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -29,6 +30,10 @@ pub(crate) struct Bed {
     network: Relay,
     server: Server,
     load: Load,
+    /// A disk of new was full.
+    was_full: AtomicBool,
+    /// Calls that moved writes.
+    moves: AtomicU32,
 }
 
 impl Bed {
@@ -48,7 +53,8 @@ impl Bed {
         let load = Load::start(config).await?;
         let spec = json!({ "namespace": NAMESPACE, "shard_key": { "customer_id": 1, "order_id": 1 } });
         server.create_and_start_as(NAME, spec).await?;
-        Ok(Self { old, new, network, server, load })
+        let (was_full, moves) = (AtomicBool::default(), AtomicU32::default());
+        Ok(Self { old, new, network, server, load, was_full, moves })
     }
 
     /// Lets one thing happen, and whatever it disturbs be as before.
@@ -85,6 +91,7 @@ impl Bed {
                 shard.start_all().await?;
             }
             Step::FillNew(time) => {
+                self.was_full.store(true, Ordering::Relaxed);
                 self.disk_of_new(true).await?;
                 lasts(time).await;
                 self.disk_of_new(false).await?;
@@ -98,6 +105,14 @@ impl Bed {
             Step::Rest => self.rest().await?,
         }
         Ok(())
+    }
+
+    /// A call in the middle of what else happens.
+    pub(crate) async fn later(&self, call: Option<(Duration, Step)>) -> Result<()> {
+        let Some((after, call)) = call else { return Ok(()) };
+        lasts(after).await;
+        println!("          meanwhile: {call}");
+        self.take(call).await
     }
 
     async fn network_is(&self, mode: Mode, time: Duration) {
@@ -127,6 +142,9 @@ impl Bed {
         let body = percent.map(|percent| json!({ "percent": percent }));
         match self.server.http(method, &path, body).await {
             Ok((status, answer)) => {
+                if status < 300 && matches!(what, "writes" | "rollback") {
+                    self.moves.fetch_add(1, Ordering::Relaxed);
+                }
                 let why = if status < 300 { String::new() } else { answer["detail"].to_string() };
                 println!("          {status} {}", why.chars().take(160).collect::<String>());
             }
@@ -154,8 +172,9 @@ impl Bed {
         self.rest().await?;
         work(&self.load, 200).await?;
         let outcome = self.load.stop().await;
-        println!("{} operations, errors {:?}", outcome.stats.total.operations, outcome.stats.errors.by_label);
-        familiar(&outcome)?;
+        let (errors, moves) = (&outcome.stats.errors.by_label, self.moves.load(Ordering::Relaxed));
+        println!("{} operations, errors {errors:?}, {moves} moves of writes", outcome.stats.total.operations);
+        familiar(&outcome, self.was_full.load(Ordering::Relaxed))?;
         self.server.until_level(NAME).await?;
         let (old, new) = (self.old.uri(), self.new.uri());
         prove_between(outcome, &old, &new, &self.server.uri(), NAMESPACE)
@@ -170,33 +189,13 @@ async fn lasts(time: Duration) {
 }
 
 /// Errors that drivers know from failovers and shutdowns of MongoDB itself, by the codes of the retryable
-/// reads and writes specifications; those that say that a write was given up; and that of a full disk.
-const FAMILIAR: [i32; 21] = [
-    6,
-    7,
-    24,
-    50,
-    64,
-    89,
-    91,
-    112,
-    133,
-    134,
-    189,
-    234,
-    251,
-    262,
-    9001,
-    10107,
-    11600,
-    11602,
-    13435,
-    13436,
-    OUT_OF_DISK_SPACE,
-];
+/// reads and writes specifications; and those that say that a write was given up.
+const FAMILIAR: [i32; 20] =
+    [6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 234, 251, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
-fn familiar(outcome: &Outcome) -> Result<()> {
-    let known: BTreeSet<String> = FAMILIAR.iter().map(|code| format!("code {code}")).collect();
+fn familiar(outcome: &Outcome, was_full: bool) -> Result<()> {
+    let full = was_full.then_some(&OUT_OF_DISK_SPACE);
+    let known: BTreeSet<String> = FAMILIAR.iter().chain(full).map(|code| format!("code {code}")).collect();
     // Connections that broke off, and servers that could not be found for long.
     let network = ["Io", "ServerSelection", "ConnectionPoolCleared"];
     let errors = &outcome.stats.errors;

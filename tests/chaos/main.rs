@@ -49,12 +49,18 @@ async fn run(seed: u64, length: Duration) -> Result<()> {
     while started.elapsed() < length {
         let step = Step::any(&mut rng);
         println!("{:6.1} s  {step}", started.elapsed().as_secs_f64());
-        bed.take(step)
-            .await
-            .with_context(|| format!("at {:.1} s: {step}", started.elapsed().as_secs_f64()))?;
+        let meanwhile = meanwhile(step, &mut rng);
+        let both = async { tokio::try_join!(bed.take(step), bed.later(meanwhile)).map(|_| ()) };
+        both.await.with_context(|| format!("at {:.1} s: {step}", started.elapsed().as_secs_f64()))?;
         let pause = rng.between(Duration::ZERO, Duration::from_millis(1500));
         // Things happen at any moment of what went before.
         tokio::time::sleep(pause).await;
     }
     bed.prove().await
+}
+
+/// What an operator asks for while something lasts, and how long after its beginning.
+fn meanwhile(step: Step, rng: &mut Rng) -> Option<(Duration, Step)> {
+    let lasts = step.lasts()?;
+    rng.chance(600).then(|| (rng.between(Duration::ZERO, lasts), Step::call(rng)))
 }

@@ -38,6 +38,31 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// What an operator may ask for in the middle of it: whatever else there is has an end that it waits for.
+    pub(crate) fn call(rng: &mut Rng) -> Self {
+        let percent = |rng: &mut Rng| *rng.pick(&[0, 5, 20, 50, 80, 100]);
+        match rng.below(8) {
+            0..=1 => Self::Reads(percent(rng)),
+            2..=5 => Self::Writes(percent(rng)),
+            6 => Self::Rollback,
+            _ => Self::Verify,
+        }
+    }
+
+    /// Whether it lasts.
+    pub(crate) const fn lasts(self) -> Option<Duration> {
+        match self {
+            Self::HangProxy(time)
+            | Self::HangOldPrimary(time)
+            | Self::KillOldMember(_, time)
+            | Self::CutNew(time)
+            | Self::StallNew(time)
+            | Self::KillNewShard(_, time)
+            | Self::FillNew(time) => Some(time),
+            _ => None,
+        }
+    }
+
     /// One of them.
     pub(crate) fn any(rng: &mut Rng) -> Self {
         let percent = |rng: &mut Rng| *rng.pick(&[0, 5, 20, 50, 80, 100]);
