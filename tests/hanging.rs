@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use futures::future::try_join_all;
 use mongodb::{Client, Collection};
+use reshard::app::Proxy;
 use reshard::migration::engine::Settings;
-use reshard_testbed::wait_for;
+use reshard_testbed::{ReplicaSet, wait_for};
 use support::{LONG, Operator, proxy_with, two_sets, until_equal, uri, wants_verification};
 
 /// Long, so that a write which waits for the mirror cannot be taken for one that is merely slow.
@@ -147,20 +148,30 @@ async fn new_hangs_while_reads_meet_it() -> Result<()> {
     new_hangs(50, "hang-read").await
 }
 
-/// New hangs when everything is on it: a write there gets an error as soon as the lease that it was sent under has
-/// ended, and does not wait for an answer for good.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_hangs_when_it_decides_everything() -> Result<()> {
-    let (old, new) = two_sets("hang-decides").await?;
+/// All reads are on new. The application's driver repeats less, as `options` say.
+async fn read_on_new(
+    old: &ReplicaSet,
+    new: &ReplicaSet,
+    options: &str,
+) -> Result<(Proxy, Operator, Collection<Document>)> {
     let proxy = proxy_with(&old.uri(), Some(&new.uri()), support::settings()).await?;
     let operator = Operator::of(&proxy, "m");
-    let client = Client::with_uri_str(format!("{}?retryWrites=false", uri(&proxy))).await?;
-    let c = client.database("shop").collection::<Document>("c");
+    let c =
+        Client::with_uri_str(format!("{}?{options}", uri(&proxy))).await?.database("shop").collection("c");
     c.insert_many((0..KEYS).map(|id| doc! { "_id": id, "n": 0 })).await?;
     operator.create(&["shop.c"]).await?;
     operator.start().await?;
     operator.until_synced().await?;
     operator.reads(100).await?;
+    Ok((proxy, operator, c))
+}
+
+/// New hangs when everything is on it: a write there gets an error as soon as the lease that it was sent under has
+/// ended, and does not wait for an answer for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_hangs_when_it_decides_everything() -> Result<()> {
+    let (old, new) = two_sets("hang-decides").await?;
+    let (proxy, operator, c) = read_on_new(&old, &new, "retryWrites=false").await?;
     operator.writes(100).await?;
     new.pause_all().await?;
     let write =
@@ -182,15 +193,7 @@ async fn new_hangs_when_it_decides_everything() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_answers_that_it_lost_somebody_behind_it() -> Result<()> {
     let (old, new) = two_sets("hang-lost").await?;
-    let proxy = proxy_with(&old.uri(), Some(&new.uri()), support::settings()).await?;
-    let operator = Operator::of(&proxy, "m");
-    let client = Client::with_uri_str(format!("{}?retryReads=false", uri(&proxy))).await?;
-    let c = client.database("shop").collection::<Document>("c");
-    c.insert_many((0..KEYS).map(|id| doc! { "_id": id, "n": 0 })).await?;
-    operator.create(&["shop.c"]).await?;
-    operator.start().await?;
-    operator.until_synced().await?;
-    operator.reads(100).await?;
+    let (proxy, _, c) = read_on_new(&old, &new, "retryReads=false").await?;
     let admin = new.client().await?.database("admin");
     for code in [6, 7, 89, 134, 262, 9001] {
         let fails = doc! { "failCommands": ["find", "aggregate"], "namespace": "shop.c", "errorCode": code };

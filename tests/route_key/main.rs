@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use bson::raw::RawBsonRef;
 use bson::{Document, doc};
-use reshard::migration::control::{NamespaceSpec, RangeSpec};
+use reshard::migration::control::{NamespaceSpec, Plan, RangeSpec, Shadow};
 use reshard::model::slots::SlotSet;
 use reshard::policy::canonical::key_of;
 use support::bed::Bed;
@@ -58,6 +58,19 @@ pub(crate) fn is_on_new(tenant: i32, percent: u8) -> bool {
 pub(crate) fn tenants() -> Result<[i32; 2]> {
     let first = |on_new: bool| (0..100).find(|tenant| is_on_new(*tenant, PERCENT) == on_new);
     Ok([first(false).context("a tenant of old")?, first(true).context("a tenant of new")?])
+}
+
+/// A plan for servers that share two slow processors with their load.
+pub(crate) fn patient_plan() -> Plan {
+    Plan {
+        p99_floor_ms: 5000.0,
+        min_oplog_window_seconds: 1.0,
+        max_lag_seconds: 30.0,
+        max_secondary_lag_seconds: 60.0,
+        max_setbacks: 20,
+        shadow: Shadow::Off,
+        ..Plan::default()
+    }
 }
 
 /// Half of the writes are on new.

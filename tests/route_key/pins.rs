@@ -2,12 +2,12 @@
 
 use super::support::{LONG, Operator, me, proxy_with, settings, uri};
 use super::tenants::{Load, documents};
-use super::{is_on_new, synced};
+use super::{is_on_new, patient_plan, synced};
 use anyhow::{Context as _, Result, ensure};
 use bson::doc;
 use reshard::app::Proxy;
 use reshard::migration::control::{
-    Cluster, Complete, Control as _, Keys, PinView, Pinned, Plan, RampStatus, SetPins, Shadow,
+    Cluster, Complete, Control as _, Keys, PinView, Pinned, Plan, RampStatus, SetPins,
 };
 use reshard::model::percent::Percent;
 use reshard::model::slots::SlotSet;
@@ -180,13 +180,7 @@ async fn a_plan_goes_on_with_the_rest() -> Result<()> {
             writes: quarter,
             dwell_seconds: 5,
             min_samples: 1,
-            p99_floor_ms: 5000.0,
-            min_oplog_window_seconds: 1.0,
-            max_lag_seconds: 30.0,
-            max_secondary_lag_seconds: 60.0,
-            max_setbacks: 20,
-            shadow: Shadow::Off,
-            ..Plan::default()
+            ..patient_plan()
         };
         let started = operator.engine.start_plan(&me(), "m", plan).await?;
         ensure!(started.reads_percent == 0 && started.writes_percent == 0, "{started:?}");

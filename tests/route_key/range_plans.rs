@@ -3,13 +3,13 @@
 use super::ranges::{layout, on_new, pin, ranges, slot};
 use super::support::bed::Bed;
 use super::support::{LONG, Operator, me, uri};
-use super::synced_with;
 use super::tenants::{Load, documents};
+use super::{patient_plan, synced_with};
 use anyhow::{Context as _, Result, ensure};
 use bson::{Document, doc};
 use mongodb::Client;
 use reshard::migration::control::{
-    Cluster, Control as _, Page, Plan, RampDecision, RampStatus, RampView, Shadow, Verdict,
+    Cluster, Control as _, Page, Plan, RampDecision, RampStatus, RampView, Verdict,
 };
 use reshard::model::percent::Percent;
 use reshard::model::slots::SlotSet;
@@ -17,20 +17,9 @@ use reshard_testbed::wait_for;
 
 const DWELL: u32 = 10;
 
-/// A plan for servers that share two slow processors with their load.
+/// A plan that moves a range.
 fn plan(range: &str) -> Plan {
-    Plan {
-        range: Some(range.into()),
-        dwell_seconds: DWELL,
-        min_samples: 5,
-        p99_floor_ms: 5000.0,
-        min_oplog_window_seconds: 1.0,
-        max_lag_seconds: 30.0,
-        max_secondary_lag_seconds: 60.0,
-        max_setbacks: 20,
-        shadow: Shadow::Off,
-        ..Plan::default()
-    }
+    Plan { range: Some(range.into()), dwell_seconds: DWELL, min_samples: 5, ..patient_plan() }
 }
 
 async fn decided(operator: &Operator) -> Result<Vec<RampDecision>> {
