@@ -2,6 +2,7 @@
 mod capabilities;
 mod control;
 mod proxy;
+mod sockets;
 
 pub use proxy::{Builder, Proxy, StartError};
 
@@ -38,6 +39,7 @@ pub async fn run(launch: Launch) -> Result<End, StartError> {
     let mut signals = Signals::new()?;
     let proxy = builder(&launch.config).await?.with_sockets(launch.handed).start().await?;
     let mut fatal = proxy.engine().fatal();
+    let mut keep_clients = false;
     let told = loop {
         let told = tokio::select! {
             biased;
@@ -48,7 +50,10 @@ pub async fn run(launch: Launch) -> Result<End, StartError> {
             break told;
         }
         match launch.successor.check().await {
-            Ok(()) => break told,
+            Ok(goes_on_with_clients) => {
+                keep_clients = goes_on_with_clients;
+                break told;
+            }
             Err(error) => tracing::error!(%error, "not restarted, and nothing has changed"),
         }
     };
@@ -63,11 +68,11 @@ pub async fn run(launch: Launch) -> Result<End, StartError> {
             Err(StartError::Refused(why))
         }
         Told::Restart => {
-            tracing::info!("restarting: new clients wait until the new program serves them");
-            let sockets = proxy.hand_over().await;
+            tracing::info!(keep_clients, "restarting: new clients wait until the new program serves them");
+            let left = proxy.hand_over(keep_clients).await;
             // Who wants it to stop does not want another.
             let stop = matches!(signals.next().now_or_never(), Some(Told::Stop));
-            Ok(if stop { End::Stopped } else { End::Replaced(sockets) })
+            Ok(if stop { End::Stopped } else { End::Replaced(left) })
         }
     }
 }

@@ -1,24 +1,26 @@
 //! The running proxy: builds everything, returns bound addresses, drains.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::capabilities::find_capabilities;
 use super::control::{ControlPlane, defaults, opener, plain_engine, writer};
+use super::sockets::{bind_admin, bind_all, go_on_with, keep};
 use crate::admin;
 use crate::clock::SystemClock;
 use crate::cluster::uri::UriError;
 use crate::cluster::{Cluster, ClusterError, Settings as ClusterSettings};
-use crate::handover::Handed;
+use crate::handover::{Handed, Left};
 use crate::listener::hello::SharedCapabilities;
 use crate::listener::worker::{BuildRouter, User};
-use crate::listener::{self, Listener, Settings as ListenerSettings, Workers};
+use crate::listener::{Listener, Settings as ListenerSettings, Workers};
 use crate::migration::engine::{Engine, Settings as MigrationSettings};
 use crate::migration::holder::app_name;
 use crate::model::side::{PerSide, Side};
@@ -177,6 +179,7 @@ impl Builder {
             tasks: tasks.clone(),
         });
         let workers = Arc::new(Workers::start(&self.listener, &capabilities, &build)?);
+        go_on_with(self.handed.take_clients(), &entrances, &workers);
         let addresses: Vec<(String, SocketAddr)> =
             entrances.iter().map(|(name, listener)| (name.clone(), listener.address())).collect();
         let address = addresses[0].1;
@@ -261,27 +264,37 @@ impl Proxy {
     pub async fn shutdown(mut self) -> bool {
         // Who connects now is refused at once, and need not wait.
         self.kept.clear();
-        self.end(Duration::MAX).await
+        let (drained, ended) = self.end(|workers| workers.stop(Duration::MAX)).await;
+        drained && ended
     }
 
     /// As [`Self::shutdown`], but the listening sockets stay open, and who connects waits there for another process
-    /// to take them. Operations get less time: drivers give up waiting after 10 s.
-    pub async fn hand_over(mut self) -> Vec<OwnedFd> {
-        let kept = std::mem::take(&mut self.kept);
-        self.end(HAND_OVER).await;
-        kept
+    /// to take them; so do clients that are connected, if that one goes on with them. Operations get less time: drivers
+    /// give up waiting after 10 s.
+    pub async fn hand_over(mut self, clients: bool) -> Left {
+        let listening = std::mem::take(&mut self.kept);
+        let (clients, _) = if clients {
+            self.end(|workers| workers.leave_clients(HAND_OVER)).await
+        } else {
+            self.end(|workers| workers.stop(HAND_OVER).map(|_| Vec::new())).await
+        };
+        Left { listening, clients }
     }
 
-    async fn end(self, grace: Duration) -> bool {
+    /// Ends the workers by `leave`, and everything else; returns what came of that, and whether all ended in time.
+    async fn end<Leaving: Future>(
+        self,
+        leave: impl FnOnce(Arc<Workers>) -> Leaving,
+    ) -> (Leaving::Output, bool) {
         self.accepting.cancel();
         futures::future::join_all(self.acceptors).await;
-        let drained = self.workers.stop(grace).await;
+        let left = leave(self.workers).await;
         self.engine.leave().await;
         let ended = self.tasks.stop(STOP).await;
         for cluster in self.clusters.iter().flatten() {
             cluster.close();
         }
-        ended && drained
+        (left, ended)
     }
 }
 
@@ -320,47 +333,6 @@ fn routers(parts: Parts) -> BuildRouter {
             _ => router,
         }
     })
-}
-
-/// Binds all listeners; each socket comes with the name of its listener.
-fn bind_all(settings: &ListenerSettings, handed: &mut Handed) -> Result<Vec<(String, Listener)>, StartError> {
-    let process = bson::oid::ObjectId::new();
-    let mut all = Vec::new();
-    for entrance in &settings.entrances {
-        let section = match entrance.name.as_str() {
-            "listen" => "listen".to_owned(),
-            extra => format!("listeners.{extra}"),
-        };
-        let bound = listener::bind(entrance, process, handed);
-        for socket in bound.map_err(|error| StartError::Address { section, error })? {
-            let (address, face) = (socket.address(), entrance.face.name());
-            tracing::info!(listener = entrance.name, %address, face, "listening");
-            all.push((entrance.name.clone(), socket));
-        }
-    }
-    if all.is_empty() {
-        return Err(std::io::Error::other("there is no address to listen on").into());
-    }
-    Ok(all)
-}
-
-fn bind_admin(address: SocketAddr, handed: &mut Handed) -> Result<TcpListener, StartError> {
-    let named = |error: std::io::Error| StartError::Address {
-        section: "admin".to_owned(),
-        error: std::io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")),
-    };
-    let bind = || {
-        let socket = std::net::TcpListener::bind(address)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket)
-    };
-    handed.take(address).map_or_else(bind, Ok).and_then(TcpListener::from_std).map_err(named)
-}
-
-/// All sockets once more.
-fn keep(entrances: &[(String, Listener)], admin: Option<&TcpListener>) -> std::io::Result<Vec<OwnedFd>> {
-    let admin = admin.map(|admin| admin.as_fd().try_clone_to_owned());
-    entrances.iter().map(|(_, listener)| listener.keep()).chain(admin).collect()
 }
 
 /// Serves the admin API in the background; returns where.

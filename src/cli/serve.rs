@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::output;
 use crate::app::{Launch, StartError};
 use crate::config::Config;
-use crate::handover::{End, Handed, Successor};
+use crate::handover::{self, End, Handed, Successor};
 use crate::listener::face::{Face, Secondary};
 use crate::telemetry::logging;
 
@@ -35,8 +35,8 @@ where
     drop(runtime);
     match end {
         End::Stopped => Ok(()),
-        End::Replaced(sockets) => {
-            let error = successor.take_over(&sockets);
+        End::Replaced(left) => {
+            let error = successor.take_over(left);
             Err(Failure::Failed(format!("ended, but the new program cannot take over: {error}")))
         }
     }
@@ -68,6 +68,10 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
         config.old.uri,
         config.admin.address
     ));
+    // Not for people: a process that is about to restart asks.
+    if let Some(what) = handover::asked_what_it_takes_over() {
+        output::text(what);
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::telemetry::metrics as names;
 
 use super::face::Appearance;
 use super::fail_points::FailPoints;
+use super::kept;
 use super::settings::Entrance;
 use super::tls;
 use super::worker::Workers;
@@ -46,6 +47,8 @@ pub(super) struct Door {
     pub(super) login: bool,
     /// What applications have set here for their tests.
     pub(super) fail_points: Arc<FailPoints>,
+    /// What tells it from others, for the process after this one.
+    pub(super) sign: Arc<str>,
 }
 
 impl Door {
@@ -57,6 +60,7 @@ impl Door {
             tls: None,
             login: false,
             fail_points: Arc::default(),
+            sign: Arc::default(),
         }
     }
 }
@@ -83,7 +87,9 @@ pub fn bind(entrance: &Entrance, process: ObjectId, handed: &mut Handed) -> std:
         [entrance.address].into_iter().chain(secondaries).map(bind).collect::<std::io::Result<Vec<_>>>()?;
     let bound: Vec<_> = listeners.iter().map(Listener::address).collect();
     for (listener, shown) in listeners.iter_mut().zip(Appearance::of(&entrance.face, process, &bound)) {
-        listener.door = Door { tls: tls.clone(), login: entrance.login, ..Door::showing(shown, process) };
+        let sign = kept::sign(listener.address, entrance);
+        let open = Door::showing(shown, process);
+        listener.door = Door { tls: tls.clone(), login: entrance.login, sign, ..open };
     }
     Ok(listeners)
 }
@@ -108,6 +114,14 @@ impl Listener {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(super) fn sign(&self) -> &str {
+        &self.door.sign
+    }
+
+    pub(super) fn door(&self) -> Door {
+        self.door.clone()
     }
 
     /// The socket once more. As long as that is open clients can connect, and wait.

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::scram::{Proven, Stored};
+use super::scram::Stored;
 use super::worker::{BuildRouter, User};
 use crate::cluster::login::Login;
-use crate::cluster::scram::Hash;
+use crate::cluster::scram::{Hash, Keys};
 use crate::router::Router;
 
 /// How long a user without a client keeps connections.
@@ -24,6 +24,19 @@ pub(super) struct Account {
     /// `user@database`.
     pub(super) name: String,
     pub(super) router: Router,
+    pub(super) credentials: Credentials,
+}
+
+/// What a user who has logged in is known by.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    /// The database.
+    pub(super) source: String,
+    pub(super) user: String,
+    /// What the servers store.
+    pub(super) stored: Stored,
+    /// What the client knows instead of the password.
+    pub(super) keys: Keys,
 }
 
 impl std::fmt::Debug for Account {
@@ -56,14 +69,9 @@ impl Accounts {
         Self { build, known: Mutex::default() }
     }
 
-    /// The account of `user` of the database `source`, who has just proven to be it.
-    pub(super) fn of(
-        &self,
-        (source, user): (&str, &str),
-        stored: &Stored,
-        proven: &Proven,
-        beside: &Router,
-    ) -> Arc<Account> {
+    /// The account of who has proven to have `credentials`.
+    pub(super) fn of(&self, credentials: Credentials, beside: &Router) -> Arc<Account> {
+        let Credentials { source, user, stored, keys } = &credentials;
         let name = format!("{user}@{source}");
         let key = Key { name: name.clone(), hash: stored.hash, stored_key: stored.stored_key.clone() };
         let now = Instant::now();
@@ -74,14 +82,15 @@ impl Accounts {
             is_used || !is_full && now.duration_since(it.used) < KEEP
         });
         let entry = known.entry(key).or_insert_with(|| {
-            let (salt, keys) = (stored.salt.clone(), proven.keys.clone());
+            let (salt, keys) = (stored.salt.clone(), keys.clone());
             let login = Login::with_keys((source, user), stored.hash, salt, stored.iterations, keys);
             let router = (self.build)(Some(User {
                 digest: Sha256::digest(&name).into(),
                 login: Arc::new(login),
                 beside,
             }));
-            Known { account: Arc::new(Account { name, router }), used: now }
+            let credentials = credentials.clone();
+            Known { account: Arc::new(Account { name, router, credentials }), used: now }
         });
         entry.used = now;
         entry.account.clone()

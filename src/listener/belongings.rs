@@ -94,6 +94,29 @@ impl Belongings {
         }
     }
 
+    /// Cursors by id with database and collection, and the number and the session of each transaction.
+    pub(super) fn into_parts(self) -> (Vec<(i64, String, String)>, Vec<(i64, RawDocumentBuf)>) {
+        let cursors = self.cursors.into_iter().map(|(id, (database, collection))| (id, database, collection));
+        let transactions = self.transactions.into_values().map(|it| (it.number, it.lsid));
+        (cursors.collect(), transactions.collect())
+    }
+
+    /// The inverse.
+    pub(super) fn from_parts(
+        cursors: Vec<(i64, String, String)>,
+        transactions: Vec<(i64, RawDocumentBuf)>,
+    ) -> Self {
+        let cursors = cursors.into_iter().map(|(id, database, collection)| (id, (database, collection)));
+        let known = |(number, lsid): (i64, RawDocumentBuf)| {
+            let session = lsid.get_binary("id").ok()?.bytes.try_into().ok()?;
+            Some((session, Transaction { number, lsid }))
+        };
+        Self {
+            cursors: cursors.collect(),
+            transactions: transactions.into_iter().filter_map(known).collect(),
+        }
+    }
+
     /// Ends on the servers what `client` has left open.
     pub(super) async fn release(self, router: &Router, client: i32) {
         let ending = async {

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -86,6 +87,14 @@ impl Client {
                     std::future::pending().await
                 }
             }
+        }
+    }
+
+    /// Its socket, for another process; `None`: it cannot go on there.
+    pub(super) fn into_socket(self) -> Option<OwnedFd> {
+        match self {
+            Self::Plain(stream) => Some(stream.into_std().ok()?.into()),
+            Self::Tls(_) => None,
         }
     }
 

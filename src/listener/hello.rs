@@ -47,12 +47,16 @@ pub(super) struct Greeting {
     pub(super) waiting: Option<Box<Waiting>>,
     /// What its commands may meet.
     pub(super) fail_points: Arc<FailPoints>,
+    /// What it came in by.
+    pub(super) sign: Arc<str>,
+    /// What it has sent, and nobody has read.
+    pub(super) unread: Box<[u8]>,
     /// The client has said who it is.
-    introduced: bool,
+    pub(super) introduced: bool,
     /// The name of its application.
     pub(super) application: Option<Box<str>>,
     /// It has said that it expects a balancer.
-    balanced: bool,
+    pub(super) balanced: bool,
     /// How the proxy may compress.
     offered: Compressors,
     /// How both may.
@@ -77,6 +81,8 @@ impl Greeting {
             process: door.process,
             waiting: None,
             fail_points: door.fail_points.clone(),
+            sign: door.sign.clone(),
+            unread: Box::default(),
             introduced: false,
             application: None,
             balanced: false,

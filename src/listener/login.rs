@@ -10,7 +10,7 @@ use bson::{Binary, RawDocument, RawDocumentBuf, rawdoc};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, select_ok};
 
-use super::accounts::Account;
+use super::accounts::{Account, Credentials};
 use super::hello::Greeting;
 use super::sasl::{self, Start};
 use super::scram::{Exchange, First, Proven, Refused, Stored};
@@ -122,8 +122,9 @@ fn proceed(
         .exchange
         .prove(sasl::payload(body)?, &pending.stored)
         .map_err(|why| refused(&pending.source, &pending.user, why))?;
-    let who = (pending.source.as_str(), pending.user.as_str());
-    let account = context.accounts.of(who, &pending.stored, &proven, &context.router);
+    let (source, user) = (pending.source.clone(), pending.user.clone());
+    let credentials = Credentials { source, user, stored: pending.stored.clone(), keys: proven.keys };
+    let account = context.accounts.of(credentials, &context.router);
     let done = pending.skips_empty;
     if done {
         greeting.account = Some(account);

@@ -7,7 +7,9 @@ mod buffers;
 mod client;
 mod exhaust;
 mod fail_points;
+mod kept;
 mod login;
+mod misplaced;
 mod session;
 
 pub mod face;
@@ -21,5 +23,6 @@ pub mod waiting;
 pub mod worker;
 
 pub use acceptor::{Listener, bind};
+pub use kept::take_on;
 pub use settings::{Entrance, Settings};
 pub use worker::{Worker, Workers};

@@ -10,29 +10,25 @@ use bson::RawDocumentBuf;
 use bytes::{Buf, BytesMut};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::Selection;
 use crate::policy::classify::{Class, classify};
-use crate::policy::secondary::{Misplaced, misplaced};
-use crate::router::{Handled, Operation, Router, preference};
+use crate::router::{Handled, Operation, Router};
 use crate::wire::compressed::{Compressors, compress, decompress};
-use crate::wire::error::{
-    ErrorReply, NOT_PRIMARY_NO_SECONDARY_OK, NOT_WRITABLE_PRIMARY, UNSUPPORTED_OP_QUERY,
-};
+use crate::wire::error::{ErrorReply, UNSUPPORTED_OP_QUERY};
 use crate::wire::header::{FrameError, Header, OP_COMPRESSED, OP_MSG, OP_QUERY};
 use crate::wire::op_msg::{MORE_TO_COME, build};
 use crate::wire::query::{self, Query};
 use crate::wire::scan::Command;
 
-use super::acceptor::Door;
 use super::accounts::Accounts;
 use super::answering::{protect, send};
 use super::buffers::{Buffer, FIRST};
 use super::client::Client;
 use super::exhaust;
-use super::face::Appearance;
 use super::fail_points::{self, Meeting};
 use super::hello::{self, Greeting, SharedCapabilities};
+use super::kept::Known;
 use super::login;
+use super::misplaced::not_here;
 use super::waiting::{self, Waiting};
 use super::worker::Ending;
 
@@ -69,42 +65,48 @@ pub(super) enum SessionEnd {
     Io(#[from] std::io::Error),
 }
 
-/// Serves a client until it leaves, errs, or `ending` tells to stop between two requests.
+/// Serves a client until it leaves, errs, or `ending` tells to stop between two requests. What is returned is for the
+/// next process, which goes on with the client.
 pub(super) async fn serve(
     context: &Context,
     client: &mut Client,
-    connection_id: i32,
-    door: Door,
-    ending: Ending,
-) -> Result<(), SessionEnd> {
-    let mut greeting = Greeting::new(connection_id, &door, context.compressors);
-    drop(door);
-    let end = until_end(context, client, &mut greeting, &ending).await;
+    mut greeting: Greeting,
+    ending: &Ending,
+) -> Result<Option<Known>, SessionEnd> {
+    let end = until_end(context, client, &mut greeting, ending).await;
+    if end.is_ok()
+        && ending.keeps(client)
+        && let Some(known) = Known::of(&mut greeting)
+    {
+        return Ok(Some(known));
+    }
     if let Some(belongings) = greeting.belongings {
         let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
-        Box::pin(belongings.release(router, connection_id)).await;
+        Box::pin(belongings.release(router, greeting.connection_id)).await;
     }
-    end
+    end.map(|()| None)
 }
 
 async fn until_end(
     context: &Context,
     client: &mut Client,
     greeting: &mut Greeting,
-    Ending { farewell, drain }: &Ending,
+    ending: &Ending,
 ) -> Result<(), SessionEnd> {
+    let Ending { farewell, drain, .. } = ending;
     let mut drained = pin!(drain.cancelled());
     loop {
         tokio::select! {
             biased;
             // First: a request that is there already is answered, whatever else is the matter.
+            () = std::future::ready(()), if !greeting.unread.is_empty() => {}
             ready = client.readable() => ready?,
             () = &mut drained => return Ok(()),
-            () = farewell.cancelled(), if greeting.waiting.is_some() => return Ok(()),
+            () = farewell.cancelled(), if greeting.waiting.is_some() && !ending.keeps(client) => return Ok(()),
             () = waiting::over(&mut greeting.waiting) => {}
         }
         // Boxed, so that an idle session does not keep room for it.
-        Box::pin(turn(context, client, greeting, drain)).await?;
+        Box::pin(turn(context, client, greeting, ending)).await?;
         if drain.is_cancelled() {
             return Ok(());
         }
@@ -116,12 +118,12 @@ async fn turn(
     context: &Context,
     client: &mut Client,
     greeting: &mut Greeting,
-    drain: &CancellationToken,
+    ending: &Ending,
 ) -> Result<(), SessionEnd> {
     if let Some(waiting) = greeting.waiting.take() {
         after_waiting(context, client, greeting, *waiting).await?;
     }
-    requests(context, client, greeting, drain).await
+    requests(context, client, greeting, ending).await
 }
 
 /// Answers a `hello` that has waited long enough. One that streams waits again.
@@ -161,13 +163,25 @@ async fn requests(
     context: &Context,
     client: &mut Client,
     greeting: &mut Greeting,
-    drain: &CancellationToken,
+    ending: &Ending,
 ) -> Result<(), SessionEnd> {
+    let drain = &ending.drain;
     let mut input = Buffer::take();
     let mut output = Buffer::take();
     let (input, reply) = (&mut input.0, &mut output.0);
+    input.extend_from_slice(&std::mem::take(&mut greeting.unread));
     loop {
-        let Some(header) = read_message(client, input).await? else { return Ok(()) };
+        let left = ending.left(client.is_encrypted());
+        let header = tokio::select! {
+            biased;
+            header = read_message(client, input) => header?,
+            // The next process gets the rest of it.
+            () = left => None,
+        };
+        let Some(header) = header else {
+            greeting.unread = input[..].into();
+            return Ok(());
+        };
         let message = &input[..header.length];
         let handled = match header.opcode {
             OP_MSG => command(context, client, greeting, message, reply).await?,
@@ -187,6 +201,7 @@ async fn requests(
         }
         // A client that always has one more request ready must not hold up a shutdown.
         if input.is_empty() || drain.is_cancelled() {
+            greeting.unread = input[..].into();
             return Ok(());
         }
     }
@@ -293,25 +308,6 @@ async fn greet(
         document.append(bson::cstr!("saslSupportedMechs"), mechanisms);
     }
     Ok(document)
-}
-
-/// Where a secondary is shown: the error for a command that does not belong on one.
-fn not_here(appearance: &Appearance, operation: &Operation<'_>) -> Option<ErrorReply> {
-    if appearance.is_writable() {
-        return None;
-    }
-    let command = &operation.command;
-    let for_secondaries = preference::selection(command.read_preference) != Selection::Primary;
-    let error = match misplaced(operation.class, for_secondaries, command.in_transaction())? {
-        Misplaced::Write => {
-            ErrorReply::new(NOT_WRITABLE_PRIMARY, "not primary: this address shows a secondary")
-        }
-        Misplaced::Read => {
-            let text = "not primary and no read preference for secondaries: this address shows a secondary";
-            ErrorReply::new(NOT_PRIMARY_NO_SECONDARY_OK, text)
-        }
-    };
-    Some(error)
 }
 
 /// A command within another message; its reply is compressed the same way, as by servers even if that is longer.

@@ -49,6 +49,11 @@ impl Waiting {
         Some(Self { message: message.into(), answers_to, streams, limit, end: Box::pin(sleep(first)) })
     }
 
+    /// One of which a process before this one knew: what it waits for has come with the process.
+    pub(super) fn left_by_another(message: Box<[u8]>, answers_to: i32, streams: bool) -> Self {
+        Self { message, answers_to, streams, limit: Duration::ZERO, end: Box::pin(sleep(Duration::ZERO)) }
+    }
+
     /// The number of its answer.
     pub(super) fn number(&self) -> i32 {
         self.answers_to.wrapping_add(1)

@@ -2,7 +2,7 @@
 
 use std::net::TcpStream as StdStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, counter, gauge};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::login::Login;
+use crate::handover::Kept;
 use crate::router::Router;
 use crate::state::transactions::UserDigest;
 use crate::telemetry::metrics as names;
@@ -20,7 +21,8 @@ use crate::telemetry::metrics as names;
 use super::acceptor::Door;
 use super::accounts::Accounts;
 use super::client::Client;
-use super::hello::SharedCapabilities;
+use super::hello::{Greeting, SharedCapabilities};
+use super::kept::Known;
 use super::session::{Context, SessionEnd, serve};
 use super::settings::Settings;
 
@@ -65,6 +67,8 @@ pub(super) struct Arrival {
     pub(super) stream: StdStream,
     pub(super) present: Present,
     pub(super) door: Door,
+    /// What a process before this one knew of it.
+    known: Option<Box<Known>>,
 }
 
 /// One thread.
@@ -78,6 +82,8 @@ pub struct Workers {
     workers: Vec<Worker>,
     stop: Stop,
     farewell: Duration,
+    /// Some clients must speak TLS.
+    encrypt: bool,
     pub(super) clients: Arc<Clients>,
 }
 
@@ -112,7 +118,7 @@ impl Workers {
             unencrypted: counter!(names::CLIENTS_UNENCRYPTED),
         });
         let compressors = settings.compressors;
-        let ending = Ending { farewell: CancellationToken::new(), drain: CancellationToken::new() };
+        let ending = Ending::default();
         let stop = Stop { ending, grace: Arc::new(Mutex::new(settings.drain)) };
         let secret: Arc<[u8]> = rand::random::<[u8; 32]>().to_vec().into();
         let start = |number| {
@@ -128,12 +134,24 @@ impl Workers {
             start_worker(number, stop, clients.clone(), context)
         };
         let workers = (0..settings.workers.get()).map(start).collect::<Result<_, _>>()?;
-        Ok(Self { workers, stop, farewell: settings.farewell, clients })
+        let encrypt = settings.entrances.iter().any(|entrance| entrance.tls.is_some());
+        Ok(Self { workers, stop, farewell: settings.farewell, encrypt, clients })
     }
 
     /// Hands a client to the worker whose turn it is.
     pub(super) fn hand_over(&self, turn: usize, stream: StdStream, door: Door) {
-        let arrival = Arrival { stream, present: Present::new(&self.clients), door };
+        self.deal(turn, stream, door, None);
+    }
+
+    /// The same with one that a process before this one served.
+    pub(super) fn go_on_with(&self, turn: usize, stream: StdStream, door: Door, known: Known) {
+        // No two connections may have one number.
+        self.clients.next_id.fetch_max(known.connection_id.saturating_add(1), Ordering::Relaxed);
+        self.deal(turn, stream, door, Some(Box::new(known)));
+    }
+
+    fn deal(&self, turn: usize, stream: StdStream, door: Door, known: Option<Box<Known>>) {
+        let arrival = Arrival { stream, present: Present::new(&self.clients), door, known };
         // Fails only while the process ends; the client is then closed.
         _ = self.workers[turn % self.workers.len()].arrivals.send(arrival);
     }
@@ -145,13 +163,27 @@ impl Workers {
     /// A driver whose `hello` is lost gives up its connections as soon as nobody uses them. What it does meanwhile is
     /// still answered, so that also what drivers do not repeat, as `getMore`, meets no connection that was just closed.
     pub async fn stop(self: Arc<Self>, most: Duration) -> bool {
+        let farewell = self.farewell;
+        self.end(most, farewell).await
+    }
+
+    /// As [`Self::stop`], but the clients that can be kept are not closed, nor need they know.
+    pub async fn leave_clients(self: Arc<Self>, most: Duration) -> Vec<Kept> {
+        let kept = self.stop.ending.kept.clone();
+        kept.wanted.store(true, Ordering::Relaxed);
+        let farewell = if self.encrypt { self.farewell } else { Duration::ZERO };
+        self.end(most, farewell).await;
+        std::mem::take(&mut kept.clients.lock())
+    }
+
+    async fn end(self: Arc<Self>, most: Duration, farewell: Duration) -> bool {
         let grace = {
             let mut grace = self.stop.grace.lock();
             *grace = (*grace).min(most);
             *grace
         };
         self.stop.ending.farewell.cancel();
-        self.until_left(self.farewell.min(grace)).await;
+        self.until_left(farewell.min(grace)).await;
         self.stop.ending.drain.cancel();
         self.until_left(grace).await;
         let in_time = self.clients.open() == 0;
@@ -171,19 +203,48 @@ impl Workers {
     }
 }
 
-/// When sessions end.
-#[derive(Clone)]
+/// When sessions end, and what becomes of their clients.
+#[derive(Clone, Default)]
 pub(super) struct Ending {
     /// Those whose `hello` waits.
     pub(super) farewell: CancellationToken,
     /// All, between two requests.
     pub(super) drain: CancellationToken,
+    kept: Arc<Keeping>,
+}
+
+/// Clients for the next process.
+#[derive(Default)]
+struct Keeping {
+    /// There will be one that goes on with them.
+    wanted: AtomicBool,
+    clients: Mutex<Vec<Kept>>,
 }
 
 impl Ending {
     /// With tokens of its own: waiting for them must not touch a lock that other workers use.
     fn of_worker(&self) -> Self {
-        Self { farewell: self.farewell.child_token(), drain: self.drain.child_token() }
+        let (farewell, drain) = (self.farewell.child_token(), self.drain.child_token());
+        Self { farewell, drain, kept: self.kept.clone() }
+    }
+
+    /// Whether the next process goes on with `client`.
+    pub(super) fn keeps(&self, client: &Client) -> bool {
+        self.kept.wanted.load(Ordering::Relaxed) && !client.is_encrypted()
+    }
+
+    /// Completes when a client is to be left to the next process.
+    pub(super) async fn left(&self, is_encrypted: bool) {
+        self.drain.cancelled().await;
+        if is_encrypted || !self.kept.wanted.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    }
+
+    fn keep(&self, client: Client, known: &Known) {
+        let kept =
+            || Some(Kept { socket: client.into_socket()?, known: bson::serialize_to_vec(known).ok()? });
+        self.kept.clients.lock().extend(kept());
     }
 }
 
@@ -235,6 +296,10 @@ async fn work(
     }
     ending.drain.cancel();
     arrivals.close();
+    // Who has come in meanwhile leaves the same way as the others.
+    while let Some(arrival) = arrivals.recv().await {
+        sessions.spawn(session(context.clone(), clients.clone(), arrival, ending.clone()));
+    }
     sessions.close();
     let grace = *stop.grace.lock();
     if tokio::time::timeout(grace, sessions.wait()).await.is_err() {
@@ -246,7 +311,7 @@ async fn work(
 }
 
 async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival, ending: Ending) {
-    let Arrival { stream, present, door } = arrival;
+    let Arrival { stream, present, door, known } = arrival;
     let _present = present;
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     let peer = stream.peer_addr();
@@ -264,9 +329,16 @@ async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival,
             return;
         }
     };
-    let id = clients.next_id.fetch_add(1, Ordering::Relaxed);
-    match serve(&context, &mut client, id, door, ending).await {
-        Ok(()) | Err(SessionEnd::Left | SessionEnd::Io(_) | SessionEnd::FailPoint) => {}
+    let known_id = known.as_ref().map(|known| known.connection_id);
+    let id = known_id.unwrap_or_else(|| clients.next_id.fetch_add(1, Ordering::Relaxed));
+    let mut greeting = Greeting::new(id, &door, context.compressors);
+    drop(door);
+    if let Some(known) = known {
+        known.tell(&mut greeting, &context);
+    }
+    match serve(&context, &mut client, greeting, &ending).await {
+        Ok(Some(known)) => ending.keep(client, &known),
+        Ok(None) | Err(SessionEnd::Left | SessionEnd::Io(_) | SessionEnd::FailPoint) => {}
         Err(error) => {
             clients.malformed.increment(1);
             let peer = client.address().map(|peer| peer.to_string()).unwrap_or_default();

@@ -152,16 +152,13 @@ fn say(uri: &str) -> Result<()> {
     Ok(())
 }
 
+/// Tells whoever reads stderr about the servers, which go on also when nobody does any more.
 fn describe(nodes: &[Node]) -> Result<()> {
     for node in nodes {
         let pid = node.pid().ok_or_else(|| anyhow!("{} has ended; {}", node.name(), node.log_tail()))?;
         let version = node.mongod().version();
-        eprintln!(
-            "{} {} mongod {version} pid {pid} log {}",
-            node.name(),
-            node.address(),
-            node.log_path().display()
-        );
+        let (name, address, log) = (node.name(), node.address(), node.log_path().display());
+        _ = writeln!(std::io::stderr(), "{name} {address} mongod {version} pid {pid} log {log}");
     }
     Ok(())
 }

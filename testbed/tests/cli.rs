@@ -73,6 +73,26 @@ async fn a_sharded_cluster_runs_until_stdin_closes() {
     assert!(!log.parent().unwrap().exists());
 }
 
+/// It names the servers on stderr once it has told the URI.
+#[tokio::test]
+async fn servers_go_on_though_nobody_reads_stderr() {
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_reshard-testbed"));
+    tool.args(["sharded", "--shards", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut tool = tool.spawn().unwrap();
+    drop(tool.stderr.take());
+    let mut uri = String::new();
+    BufReader::new(tool.stdout.take().unwrap()).read_line(&mut uri).unwrap();
+    let client = mongodb::Client::with_uri_str(uri.trim()).await.unwrap();
+    for _ in 0..100 {
+        client.database("admin").run_command(bson::doc! {"ping": 1}).await.unwrap();
+    }
+    drop(tool.stdin.take());
+    assert!(tool.wait().unwrap().success());
+}
+
 #[tokio::test]
 async fn ends_in_order_on_a_signal() {
     let (mut tool, _, pid, log) = up().unwrap();

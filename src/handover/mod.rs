@@ -1,8 +1,11 @@
-//! Listening sockets that outlive a process: taken from whoever started this one, and handed to the program that
-//! takes its place.
+//! Sockets that outlive a process: taken from whoever started this one, and handed to the program that takes its
+//! place, together with the connections of its clients.
 //!
-//! Both follow the convention of systemd (`LISTEN_FDS`, `LISTEN_PID`), with one addition: a program that takes the
-//! place of this one is told by `LISTEN_FDS_FIRST_FD` where the sockets begin, as 3 may be in use here.
+//! Both follow the convention of systemd (`LISTEN_FDS`, `LISTEN_PID`), with two additions: a program that takes the
+//! place of this one is told by `LISTEN_FDS_FIRST_FD` where the sockets begin, as 3 may be in use here; and by
+//! `LISTEN_FDNAMES` that the last of them holds its clients.
+
+mod clients;
 
 use std::ffi::OsString;
 use std::io;
@@ -14,20 +17,47 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketType};
+
+pub use clients::Kept;
 
 const COUNT: &str = "LISTEN_FDS";
 const PROCESS: &str = "LISTEN_PID";
 const FIRST: &str = "LISTEN_FDS_FIRST_FD";
-/// What systemd adds, and nobody here reads.
 const NAMES: &str = "LISTEN_FDNAMES";
+/// The name of the socket that holds clients. The number is that of the format of what is known of them: a program
+/// that knows another one is not given any.
+const CLIENTS: &str = "reshard-clients-1";
+/// Set for a program that is asked what it can take over besides listening sockets.
+const ASKED: &str = "RESHARD_TAKES_OVER";
 /// Below are standard input, output and error.
 const LOWEST: i32 = 3;
 /// How long the new program may take to look at its configuration.
 const CHECK: Duration = Duration::from_secs(10);
 
-/// Sockets that this process was started with, by the addresses they listen on.
+/// What a program that is asked says it can take over.
+#[must_use]
+pub fn asked_what_it_takes_over() -> Option<&'static str> {
+    std::env::var_os(ASKED).map(|_| CLIENTS)
+}
+
+/// Sockets that this process was started with.
 #[derive(Debug, Default)]
-pub struct Handed(Vec<(SocketAddr, TcpListener)>);
+pub struct Handed {
+    /// By the addresses they listen on.
+    listening: Vec<(SocketAddr, TcpListener)>,
+    /// Connections of the program whose place this one has taken.
+    clients: Vec<Kept>,
+}
+
+/// What a process leaves to the next.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Sockets that clients can connect to.
+    pub listening: Vec<OwnedFd>,
+    /// Clients that are connected.
+    pub clients: Vec<Kept>,
+}
 
 impl Handed {
     /// Those that the environment names. To be called once, before there are threads: it changes the environment.
@@ -35,30 +65,46 @@ impl Handed {
     /// # Errors
     /// When one of them is no TCP socket.
     pub fn from_environment() -> io::Result<Self> {
+        let holds_clients =
+            std::env::var(NAMES).is_ok_and(|names| names.split(':').next_back() == Some(CLIENTS));
         let mut all = listenfd::ListenFd::from_env();
-        let mut handed = Vec::new();
-        for number in 0..all.len() {
+        let (mut listening, mut clients) = (Vec::new(), Vec::new());
+        let mut count = all.len();
+        if holds_clients && count > 0 {
+            count -= 1;
+            let (family, kind) = (AddressFamily::UNIX.as_raw().into(), SocketType::STREAM.as_raw());
+            let kind = i32::try_from(kind).map_err(io::Error::other)?;
+            if let Some(parcel) = all.take_custom(count, family, kind, "socket with clients")? {
+                clients = clients::unpack(parcel)?;
+            }
+        }
+        for number in 0..count {
             let wrong = |error: io::Error| {
                 let why = "write ListenStream=IP:PORT for each address of the configuration";
                 io::Error::other(format!("socket {number} of {COUNT} cannot be listened on: {error}; {why}"))
             };
             if let Some(socket) = all.take_tcp_listener(number).map_err(wrong)? {
                 socket.set_nonblocking(true).map_err(wrong)?;
-                handed.push((socket.local_addr().map_err(wrong)?, socket));
+                listening.push((socket.local_addr().map_err(wrong)?, socket));
             }
         }
-        Ok(Self(handed))
+        Ok(Self { listening, clients })
     }
 
     /// The one that listens on `address`.
     pub fn take(&mut self, address: SocketAddr) -> Option<TcpListener> {
-        let position = self.0.iter().position(|(listens, _)| *listens == address)?;
-        Some(self.0.swap_remove(position).1)
+        let position = self.listening.iter().position(|(listens, _)| *listens == address)?;
+        Some(self.listening.swap_remove(position).1)
     }
 
     /// Where those listen that nobody took.
     pub fn left(&self) -> impl Iterator<Item = SocketAddr> {
-        self.0.iter().map(|(address, _)| *address)
+        self.listening.iter().map(|(address, _)| *address)
+    }
+
+    /// The clients.
+    pub fn take_clients(&mut self) -> Vec<Kept> {
+        std::mem::take(&mut self.clients)
     }
 }
 
@@ -67,8 +113,8 @@ impl Handed {
 pub enum End {
     /// For good.
     Stopped,
-    /// For a new program, which listens on these sockets.
-    Replaced(Vec<OwnedFd>),
+    /// For a new program, which goes on with these sockets.
+    Replaced(Left),
 }
 
 /// The program on disk as this process was called.
@@ -88,17 +134,18 @@ impl Successor {
         Self { program: called, arguments: arguments.collect(), config: config.to_owned() }
     }
 
-    /// Whether the program is there and takes the configuration as it is now.
+    /// Checks that the program is there and takes the configuration as it is now; returns whether it goes on with the
+    /// clients of this one.
     ///
     /// # Errors
     /// Why not, in one line.
-    pub async fn check(&self) -> Result<(), String> {
+    pub async fn check(&self) -> Result<bool, String> {
         let mut command = tokio::process::Command::new(&self.program);
         command.args(["check-config", "--config"]).arg(&self.config);
         for name in [COUNT, PROCESS, FIRST, NAMES] {
             command.env_remove(name);
         }
-        command.stdin(Stdio::null()).kill_on_drop(true);
+        command.env(ASKED, "").stdin(Stdio::null()).kill_on_drop(true);
         let program = self.program.display();
         let output = match tokio::time::timeout(CHECK, command.output()).await {
             Ok(Ok(output)) => output,
@@ -106,32 +153,41 @@ impl Successor {
             Err(_) => return Err(format!("{program} check-config did not end within {} s", CHECK.as_secs())),
         };
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).lines().any(|line| line == CLIENTS));
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         Err(format!("{program} check-config: {}: {}", output.status, said.join("; ")))
     }
 
-    /// Makes this process run the program, with `sockets`. Does not return but for an error.
+    /// Makes this process run the program, with what it has left. Does not return but for an error.
     #[must_use]
-    pub fn take_over(self, sockets: &[OwnedFd]) -> io::Error {
-        let row = match in_a_row(sockets) {
-            Ok(row) => row,
-            Err(error) => return error,
-        };
+    pub fn take_over(self, left: Left) -> io::Error {
+        match self.with(left) {
+            Ok((mut command, _row)) => command.exec(),
+            Err(error) => error,
+        }
+    }
+
+    /// How to run the program with what is `left`, and the sockets that must stay open until it runs.
+    fn with(self, left: Left) -> io::Result<(std::process::Command, Vec<OwnedFd>)> {
+        let Left { listening: mut sockets, clients } = left;
+        let mut names = vec![String::new(); sockets.len()];
+        if !clients.is_empty() {
+            sockets.push(clients::pack(clients)?);
+            names.push(CLIENTS.to_owned());
+        }
+        let row = in_a_row(&sockets)?;
         let mut command = std::process::Command::new(&self.program);
-        command.args(&self.arguments).env_remove(NAMES);
+        command.args(&self.arguments).env(NAMES, names.join(":"));
         command.env(COUNT, row.len().to_string()).env(PROCESS, std::process::id().to_string());
         if let Some(first) = row.first() {
             command.env(FIRST, first.as_raw_fd().to_string());
         }
         for socket in &row {
-            if let Err(error) = fcntl_setfd(socket, FdFlags::empty()) {
-                return error.into();
-            }
+            fcntl_setfd(socket, FdFlags::empty())?;
         }
-        command.exec()
+        Ok((command, row))
     }
 }
 
@@ -187,7 +243,7 @@ mod tests {
     fn sockets_are_known_by_their_exact_addresses() {
         let socket = socket();
         let address = socket.local_addr().unwrap();
-        let mut handed = Handed(vec![(address, socket)]);
+        let mut handed = Handed { listening: vec![(address, socket)], clients: Vec::new() };
         assert!(handed.take(SocketAddr::from(([0, 0, 0, 0], address.port()))).is_none());
         assert_eq!(handed.left().collect::<Vec<_>>(), [address]);
         assert!(handed.take(address).is_some());

@@ -1,7 +1,11 @@
-//! A restart in place: the program on disk takes over, with the sockets that clients wait at.
+//! A restart in place: the program on disk takes over, with the sockets that clients wait at, and with its clients.
 
+#[path = "../raw/mod.rs"]
 mod raw;
+#[path = "../support/mod.rs"]
 mod support;
+
+mod clients;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -27,17 +31,8 @@ use support::{LONG, two_sets};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// What no driver repeats when its connection is lost.
-const UNREPEATED: [OpKind; 4] = [OpKind::UpdateMany, OpKind::DeleteMany, OpKind::HotUpdateMany, OpKind::Bulk];
-
-fn repeatable(uri: String) -> LoadConfig {
-    let config = load(uri, Profile::Keyed, 5_000);
-    let mix = UNREPEATED.into_iter().fold(Mix::of(Profile::Keyed), |mix, kind| mix.with(kind, 0));
-    LoadConfig { mix: Some(mix), ..config }
-}
-
 /// Tells the process to restart, and waits until its successor serves.
-async fn restart_in_place(server: &Server) -> Result<()> {
+pub(crate) async fn restart_in_place(server: &Server) -> Result<()> {
     let (pid, times) = (server.pid()?, server.times_logged("serving clients"));
     server.signal(Signal::USR2)?;
     let taken_over = wait_for("the new program to serve", LONG, || async {
@@ -63,11 +58,12 @@ async fn knock(port: u16, done: &AtomicBool) -> Result<u32> {
     Ok(times)
 }
 
+/// The load has what no driver repeats: `updateMany`, `deleteMany`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_restarts_under_load_cost_no_error() -> Result<()> {
     let (old, new) = two_sets("restart").await?;
     let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    let config = repeatable(server.uri());
+    let config = load(server.uri(), Profile::Keyed, 5_000);
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;
     server.create_and_start("orders", "shop.orders").await?;
@@ -144,8 +140,7 @@ async fn restarts_cost_no_cursor_of_which_half_is_read() -> Result<()> {
 async fn restarts_cost_transactions_that_are_run_again_no_error() -> Result<()> {
     let (old, new) = two_sets("restart-transactions").await?;
     let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    let mix = UNREPEATED.into_iter().fold(Mix::of(Profile::Unique), |mix, kind| mix.with(kind, 0));
-    let mix = Some(mix.with(OpKind::Transaction, 40));
+    let mix = Some(Mix::of(Profile::Unique).with(OpKind::Transaction, 40));
     let config = LoadConfig { mix, ..load(server.uri(), Profile::Unique, 2_000) };
     Load::prepare(&config).await?;
     let load = Load::start(config).await?;

@@ -1,0 +1,167 @@
+//! Clients that outlive the process: what the next one must know of a connection to go on with it.
+//!
+//! It finds each where this one left it, between two requests. Not kept are connections that are encrypted, as their
+//! keys cannot be passed on, and those that are about to log in.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bson::RawDocumentBuf;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::cluster::scram::{Hash, Keys};
+use crate::handover::Kept;
+use crate::wire::compressed::{Compressor, Compressors};
+
+use super::acceptor::Listener;
+use super::accounts::Credentials;
+use super::hello::Greeting;
+use super::scram::Stored;
+use super::session::Context;
+use super::settings::Entrance;
+use super::waiting::Waiting;
+use super::worker::Workers;
+
+/// What is known of a client.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Known {
+    /// What it came in by, see [`sign`].
+    sign: String,
+    pub(super) connection_id: i32,
+    introduced: bool,
+    application: Option<String>,
+    balanced: bool,
+    agreed: Vec<String>,
+    hello: Option<Hello>,
+    unread: ByteBuf,
+    user: Option<LoggedIn>,
+    /// Of a client behind a balancer: by id, with database and collection.
+    cursors: Vec<(i64, String, String)>,
+    /// Of a client behind a balancer: the number of each and its session.
+    transactions: Vec<(i64, RawDocumentBuf)>,
+}
+
+/// A `hello` that waits.
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    message: ByteBuf,
+    answers_to: i32,
+    streams: bool,
+}
+
+/// Who has logged in.
+#[derive(Serialize, Deserialize)]
+struct LoggedIn {
+    source: String,
+    user: String,
+    mechanism: String,
+    salt: ByteBuf,
+    iterations: u32,
+    stored_key: ByteBuf,
+    server_key: ByteBuf,
+    client_key: ByteBuf,
+}
+
+/// All that a client can tell of the socket it came in by: the next process may go on with it only where that is the
+/// same.
+pub(super) fn sign(bound: SocketAddr, entrance: &Entrance) -> Arc<str> {
+    let Entrance { face, tls, login, .. } = entrance;
+    format!("{bound} {face:?} tls={} login={login}", tls.is_some()).into()
+}
+
+impl Known {
+    /// Of the client behind `greeting`; `None`: it is about to log in.
+    pub(super) fn of(greeting: &mut Greeting) -> Option<Self> {
+        if greeting.pending.is_some() {
+            return None;
+        }
+        let agreed = Compressor::ALL.into_iter().filter(|one| greeting.agreed.contain(*one));
+        let hello = greeting.waiting.take().map(|waiting| Hello {
+            message: ByteBuf::from(waiting.message),
+            answers_to: waiting.answers_to,
+            streams: waiting.streams,
+        });
+        let belongings = greeting.belongings.take().unwrap_or_default();
+        let (cursors, transactions) = belongings.into_parts();
+        Some(Self {
+            sign: greeting.sign.to_string(),
+            connection_id: greeting.connection_id,
+            introduced: greeting.introduced,
+            application: greeting.application.take().map(Into::into),
+            balanced: greeting.balanced,
+            agreed: agreed.map(|one| one.name().to_owned()).collect(),
+            hello,
+            unread: ByteBuf::from(std::mem::take(&mut greeting.unread)),
+            user: greeting.account.take().map(|account| LoggedIn::of(&account.credentials)),
+            cursors,
+            transactions,
+        })
+    }
+
+    /// Makes `greeting`, which is new, know it.
+    pub(super) fn tell(self, greeting: &mut Greeting, context: &Context) {
+        greeting.introduced = self.introduced;
+        greeting.application = self.application.map(Into::into);
+        greeting.balanced = self.balanced;
+        let agreed =
+            Compressor::ALL.into_iter().filter(|one| self.agreed.iter().any(|name| name == one.name()));
+        greeting.agreed = agreed.fold(Compressors::NONE, Compressors::with);
+        greeting.waiting = self.hello.map(|Hello { message, answers_to, streams }| {
+            Box::new(Waiting::left_by_another(message.into_vec().into(), answers_to, streams))
+        });
+        greeting.unread = self.unread.into_vec().into();
+        let credentials = self.user.and_then(LoggedIn::credentials);
+        greeting.account = credentials.map(|credentials| context.accounts.of(credentials, &context.router));
+        if let Some(belongings) = &mut greeting.belongings {
+            **belongings = super::belongings::Belongings::from_parts(self.cursors, self.transactions);
+        }
+    }
+}
+
+impl LoggedIn {
+    fn of(Credentials { source, user, stored, keys }: &Credentials) -> Self {
+        Self {
+            source: source.clone(),
+            user: user.clone(),
+            mechanism: stored.hash.mechanism_name().to_owned(),
+            salt: ByteBuf::from(stored.salt.as_slice()),
+            iterations: stored.iterations,
+            stored_key: ByteBuf::from(stored.stored_key.as_slice()),
+            server_key: ByteBuf::from(stored.server_key.as_slice()),
+            client_key: ByteBuf::from(keys.client.as_slice()),
+        }
+    }
+
+    /// `None`: a mechanism that is not known here. The client must log in again.
+    fn credentials(self) -> Option<Credentials> {
+        let hash = Hash::ALL.into_iter().find(|hash| hash.mechanism_name() == self.mechanism)?;
+        let server_key = self.server_key.into_vec();
+        Some(Credentials {
+            source: self.source,
+            user: self.user,
+            keys: Keys { client: self.client_key.into_vec(), server: server_key.clone() },
+            stored: Stored {
+                hash,
+                salt: self.salt.into_vec(),
+                iterations: self.iterations,
+                stored_key: self.stored_key.into_vec(),
+                server_key,
+            },
+        })
+    }
+}
+
+/// Goes on with `clients`, of the sockets of `listeners`; returns how many those are. The others are closed.
+pub fn take_on(clients: Vec<Kept>, listeners: &[&Listener], workers: &Workers) -> usize {
+    let mut taken = 0;
+    for (turn, Kept { socket, known }) in clients.into_iter().enumerate() {
+        let Ok(known) = bson::deserialize_from_slice::<Known>(&known) else { continue };
+        let Some(listener) = listeners.iter().find(|listener| *listener.sign() == *known.sign) else {
+            continue;
+        };
+        workers.go_on_with(turn, socket.into(), listener.door(), known);
+        taken += 1;
+    }
+    taken
+}
