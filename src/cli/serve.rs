@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use super::failure::Failure;
 use super::output;
@@ -10,6 +11,9 @@ use crate::config::Config;
 use crate::handover::{self, End, Handed, Successor};
 use crate::listener::face::{Face, Secondary};
 use crate::telemetry::logging;
+
+/// How long the last lines of the log may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Runs `app` with the configuration in `file`, on as many threads as it says. When a new program is to take its
 /// place, this process goes on as that one.
@@ -20,7 +24,7 @@ where
 {
     let handed = Handed::from_environment().map_err(|error| Failure::Usage(error.to_string()))?;
     let config = load(file)?;
-    logging::init(&config.log).map_err(|error| Failure::Failed(format!("cannot log: {error}")))?;
+    let log = logging::init(&config.log).map_err(|error| Failure::Failed(format!("cannot log: {error}")))?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(workers) = usize::try_from(config.listen.workers).ok().filter(|workers| *workers > 0) {
         builder.worker_threads(workers);
@@ -31,9 +35,10 @@ where
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
     let successor = Successor::of_this(file);
     let launch = Launch { config, handed, successor: successor.clone() };
-    let end = runtime.block_on(app(launch)).map_err(|error| not_served(file, &error))?;
+    let end = runtime.block_on(app(launch)).map_err(|error| not_served(file, &error));
     drop(runtime);
-    match end {
+    log.flush_within(LAST_LINES);
+    match end? {
         End::Stopped => Ok(()),
         End::Replaced(left) => {
             let error = successor.take_over(left);

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 
+use super::log_writer::LogWriter;
+
 /// `[log]`: what is logged, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Log {
@@ -58,18 +60,21 @@ impl FromStr for Level {
     }
 }
 
-/// Sends the logs of the whole process to standard error.
+/// Sends the logs of the whole process to standard error; returns what can wait until they are there.
 ///
 /// # Errors
-/// In words, when logging was set up before or the level is not understood.
-pub fn init(log: &Log) -> Result<(), String> {
+/// In words, when logging was set up before, the level is not understood, or there is no thread.
+pub fn init(log: &Log) -> Result<LogWriter, String> {
     let filter = EnvFilter::try_new(&log.level.0).map_err(|error| error.to_string())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let writer = LogWriter::start(std::io::stderr()).map_err(|error| error.to_string())?;
+    let lines = writer.clone();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || lines.clone());
     match log.format {
         Format::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),
     }
-    .map_err(|error| error.to_string())
+    .map_err(|error| error.to_string())?;
+    Ok(writer)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ pub const OPERATIONS: &str = "reshard_operations_total";
 pub const OPERATION_SECONDS: &str = "reshard_operation_seconds";
 /// Attempts after the first, by `cluster`.
 pub const RETRIES: &str = "reshard_operation_retries_total";
+/// Lines of the log that were lost, as too many waited for whoever reads it.
+pub const LOG_LINES_LOST: &str = "reshard_log_lines_lost_total";
 /// Connected clients.
 pub const CLIENTS: &str = "reshard_clients";
 /// Clients turned away at the limit.

@@ -79,7 +79,8 @@ async fn cursors_in_use_do_not_notice_it() -> Result<()> {
     const DOCUMENTS: usize = 40;
     let (old, new) = two_sets("restart-readers").await?;
     let server = Server::start(&old.uri(), Some(&new.uri())).await?;
-    let client = Client::with_uri_str(server.uri()).await?;
+    // More readers than connections: a driver that gave up its connections would fail those that wait for one.
+    let client = Client::with_uri_str(format!("{}?maxPoolSize=3", server.uri())).await?;
     let c = client.database("shop").collection::<Document>("c");
     c.insert_many((0..DOCUMENTS).map(|id| doc! { "_id": i64::try_from(id).unwrap_or(0) })).await?;
     server.create_and_start("m", "shop.c").await?;
@@ -97,13 +98,13 @@ async fn cursors_in_use_do_not_notice_it() -> Result<()> {
         Ok(())
     };
     let restarts = async {
-        for _ in 0..4 {
+        for _ in 0..8 {
             restart_in_place(&server).await?;
         }
         done.store(true, Ordering::Relaxed);
         Ok(())
     };
-    let readers = try_join_all((0..6).map(|_| reader()));
+    let readers = try_join_all((0..12).map(|_| reader()));
     tokio::try_join!(restarts, readers).with_context(|| server.tail())?;
     Ok(())
 }

@@ -6,6 +6,7 @@ mod raw;
 mod support;
 
 mod clients;
+mod log;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
