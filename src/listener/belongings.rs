@@ -23,6 +23,11 @@ const MOST_CURSORS: usize = 10_000;
 /// Most transactions of one client, one for each session.
 const MOST_TRANSACTIONS: usize = 1_000;
 
+/// Cursors: the id of each, its database and its collection.
+pub(super) type OpenCursors = Vec<(i64, String, String)>;
+/// Transactions: the number of each and its session.
+pub(super) type OpenTransactions = Vec<(i64, RawDocumentBuf)>;
+
 /// The cursors and transactions of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Belongings {
@@ -94,18 +99,15 @@ impl Belongings {
         }
     }
 
-    /// Cursors by id with database and collection, and the number and the session of each transaction.
-    pub(super) fn into_parts(self) -> (Vec<(i64, String, String)>, Vec<(i64, RawDocumentBuf)>) {
+    /// All of it.
+    pub(super) fn into_parts(self) -> (OpenCursors, OpenTransactions) {
         let cursors = self.cursors.into_iter().map(|(id, (database, collection))| (id, database, collection));
         let transactions = self.transactions.into_values().map(|it| (it.number, it.lsid));
         (cursors.collect(), transactions.collect())
     }
 
     /// The inverse.
-    pub(super) fn from_parts(
-        cursors: Vec<(i64, String, String)>,
-        transactions: Vec<(i64, RawDocumentBuf)>,
-    ) -> Self {
+    pub(super) fn from_parts(cursors: OpenCursors, transactions: OpenTransactions) -> Self {
         let cursors = cursors.into_iter().map(|(id, database, collection)| (id, (database, collection)));
         let known = |(number, lsid): (i64, RawDocumentBuf)| {
             let session = lsid.get_binary("id").ok()?.bytes.try_into().ok()?;

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bson::RawDocumentBuf;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -16,6 +15,7 @@ use crate::wire::compressed::{Compressor, Compressors};
 
 use super::acceptor::Listener;
 use super::accounts::Credentials;
+use super::belongings::{Belongings, OpenCursors, OpenTransactions};
 use super::hello::Greeting;
 use super::scram::Stored;
 use super::session::Context;
@@ -36,10 +36,10 @@ pub(super) struct Known {
     hello: Option<Hello>,
     unread: ByteBuf,
     user: Option<LoggedIn>,
-    /// Of a client behind a balancer: by id, with database and collection.
-    cursors: Vec<(i64, String, String)>,
-    /// Of a client behind a balancer: the number of each and its session.
-    transactions: Vec<(i64, RawDocumentBuf)>,
+    /// Of a client behind a balancer.
+    cursors: OpenCursors,
+    /// The same.
+    transactions: OpenTransactions,
 }
 
 /// A `hello` that waits.
@@ -114,7 +114,7 @@ impl Known {
         let credentials = self.user.and_then(LoggedIn::credentials);
         greeting.account = credentials.map(|credentials| context.accounts.of(credentials, &context.router));
         if let Some(belongings) = &mut greeting.belongings {
-            **belongings = super::belongings::Belongings::from_parts(self.cursors, self.transactions);
+            **belongings = Belongings::from_parts(self.cursors, self.transactions);
         }
     }
 }
