@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use bson::{Bson, Document, doc};
+use parking_lot::Mutex;
 use reshard_loadtest::{KeyFields, Load, LoadConfig, Outcome, Profile};
 use reshard_testbed::{Node, ReplicaSet, ShardedCluster, wait_for};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::plan::{MEMBERS, SHARDS};
 use crate::proxies::Proxies;
 use crate::support::LONG;
-use crate::support::proof::{load, prove_between, work};
+use crate::support::proof::{are_equal, load, work};
 use crate::support::relay::Relay;
 
 pub(crate) const NAME: &str = "orders";
@@ -30,6 +32,8 @@ pub(crate) struct Bed {
     load: Load,
     /// A disk of new was full.
     pub(crate) was_full: AtomicBool,
+    /// Documents that a rollback without new has named.
+    unreturned: Mutex<BTreeSet<String>>,
     /// What was last granted.
     pub(crate) reads: AtomicU8,
     /// Calls that moved writes.
@@ -51,14 +55,15 @@ impl Bed {
         let proxies = Proxies::start(&old_uri, &way_to_new.uri()).await?;
         let config = LoadConfig {
             key_fields: KeyFields::CustomerOrder,
+            keep_examples: 1_000,
             ..load(proxies.uri(), Profile::Keyed, DOCUMENTS)
         };
         Load::prepare(&config).await?;
         let load = Load::start(config).await?;
         let spec = json!({ "namespace": NAMESPACE, "shard_key": { "customer_id": 1, "order_id": 1 } });
         proxies.now().create_and_start_as(NAME, spec).await?;
-        let (was_full, reads, moves) = Default::default();
-        Ok(Self { old, new, ways_to_old, way_to_new, proxies, load, was_full, reads, moves })
+        let (was_full, unreturned, reads, moves) = Default::default();
+        Ok(Self { old, new, ways_to_old, way_to_new, proxies, load, was_full, unreturned, reads, moves })
     }
 
     pub(crate) fn granted(&self, what: &str, percent: u8) {
@@ -90,16 +95,41 @@ impl Bed {
             let path = format!("/v1/migrations/{NAME}/progress");
             let (status, progress) = self.proxies.now().get(&path).await?;
             let unreturned = &progress["unreturned"];
-            if status == 200 && unreturned["conflicts"].as_u64().is_some_and(|conflicts| conflicts > 0) {
-                let (path, reason) =
-                    (format!("/v1/migrations/{NAME}/unreturned"), json!({ "reason": "chaos" }));
-                let (_, list) = self.proxies.now().get(&format!("{path}?limit=1000")).await?;
-                println!("          changed on both: {list}");
-                self.proxies.now().http("POST", &format!("{path}/acknowledge"), Some(reason)).await?;
+            let is_back = status == 200 && (unreturned.is_null() || unreturned["state"] == "done");
+            let conflicts = unreturned["conflicts"].as_u64().unwrap_or(0);
+            if is_back && !unreturned.is_null() {
+                self.note_unreturned().await?;
             }
-            Ok(status == 200 && (unreturned.is_null() || unreturned["state"] == "done"))
+            if is_back && conflicts > 0 && unreturned["acknowledged"].is_null() {
+                let path = format!("/v1/migrations/{NAME}/unreturned/acknowledge");
+                self.proxies.now().http("POST", &path, Some(json!({ "reason": "chaos" }))).await?;
+                return Ok(false);
+            }
+            Ok(is_back)
         });
         returned.await.with_context(|| self.proxies.tails())
+    }
+
+    /// Until they were back, old had its own state of these documents; where both have changed, that stands, and the
+    /// program has named what new had.
+    async fn note_unreturned(&self) -> Result<()> {
+        let path = format!("/v1/migrations/{NAME}/unreturned?limit=1000");
+        let list = self.proxies.now().call("GET", &path, None).await?;
+        let (database, collection) = NAMESPACE.split_once('.').context("a namespace")?;
+        let on_old = self.old.client().await?.database(database).collection::<Document>(collection);
+        for document in list["documents"].as_array().into_iter().flatten() {
+            let id: Value = serde_json::from_str(document["key"].as_str().context("a key")?)?;
+            let there = on_old.find_one(doc! { "_id": Bson::try_from(id)? }).await?;
+            let name = match (there, document["on_new"].as_str()) {
+                (Some(there), _) => there.get_str("key")?.to_owned(),
+                (None, Some(on_new)) => named(&serde_json::from_str(on_new)?)?,
+                // Removed on both.
+                (None, None) => continue,
+            };
+            println!("          unreturned: {} {name}", document["state"]);
+            self.unreturned.lock().insert(name);
+        }
+        Ok(())
     }
 
     /// Until writes may move.
@@ -126,18 +156,29 @@ impl Bed {
         println!("{} operations, errors {errors:?}, {moves} moves of writes", outcome.stats.total.operations);
         // At the end, if not before.
         ensure!(moves > 0, "no write ever moved");
-        familiar(&outcome, self.was_full.load(Ordering::Relaxed))?;
-        self.proxies.now().until_level(NAME).await?;
-        let (old, new) = (self.old.uri(), self.new.uri());
-        prove_between(outcome, &old, &new, &self.proxies.uri(), NAMESPACE)
-            .await
-            .with_context(|| self.proxies.tails())
+        let proved = async {
+            familiar(&outcome, self.was_full.load(Ordering::Relaxed))?;
+            self.proxies.no_invariant_was_broken()?;
+            self.proxies.now().until_level(NAME).await?;
+            let report = outcome.verify(&self.proxies.uri()).await?;
+            let unreturned = self.unreturned.lock();
+            let lost = report.examples.iter().find(|found| !unreturned.contains(&found.document));
+            ensure!(lost.is_none(), "{report}\n{:#?}", outcome.stats.errors);
+            drop(unreturned);
+            are_equal(&self.old.uri(), &self.new.uri(), NAMESPACE).await
+        };
+        proved.await.with_context(|| self.proxies.tails())
     }
 }
 
 /// How long a fault lasts is what the plan says; no condition ends it.
 pub(crate) async fn lasts(time: Duration) {
     tokio::time::sleep(time).await;
+}
+
+/// How the load calls a document.
+fn named(document: &Value) -> Result<String> {
+    Ok(document["key"].as_str().with_context(|| format!("{document} has no name"))?.to_owned())
 }
 
 /// Errors that drivers know from failovers and shutdowns of MongoDB itself, by the codes of the retryable
@@ -153,6 +194,10 @@ fn familiar(outcome: &Outcome, was_full: bool) -> Result<()> {
     let errors = &outcome.stats.errors;
     let strange =
         errors.by_label.keys().find(|label| !known.contains(*label) && !network.contains(&label.as_str()));
-    ensure!(strange.is_none(), "the application saw {strange:?}: {errors:#?}");
+    if let Some(strange) = strange {
+        let code = strange.strip_prefix("code ").and_then(|code| code.parse().ok());
+        let seen: Vec<_> = errors.first.iter().filter(|error| error.code == code).collect();
+        bail!("the application saw {strange}: {seen:#?}");
+    }
     Ok(())
 }

@@ -175,12 +175,18 @@ async fn carry(mut client: TcpStream, server: String, cable: Cable) {
     }
 }
 
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut cable: Cable) -> io::Result<()> {
+/// Whatever ended `from`, the other end learns that there is no more.
+async fn pump(from: ReadHalf<'_>, mut to: WriteHalf<'_>, cable: Cable) -> io::Result<()> {
+    let _over = carry_on(from, &mut to, cable).await;
+    to.shutdown().await
+}
+
+async fn carry_on(mut from: ReadHalf<'_>, to: &mut WriteHalf<'_>, mut cable: Cable) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await?;
         if read == 0 {
-            return to.shutdown().await;
+            return Ok(());
         }
         let piece = &mut buffer[..read];
         rename(&cable.names, piece);
