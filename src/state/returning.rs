@@ -66,8 +66,9 @@ impl Returning {
 }
 
 impl Authority {
-    /// On old: takes the slots back, if the record is as it was last seen, and no fence is open on it. `false`: it is
-    /// not. `reads_on_new` and `pins` go with it.
+    /// On old: takes the slots back, if the record is as it was last seen, no fence is open on it, and nobody but this
+    /// process may write: another one has not held its writes, as it knows nothing of this. `false`: it is not so.
+    /// `reads_on_new` and `pins` go with it.
     ///
     /// # Errors
     /// [`RecordError`]; it may be done then.
@@ -89,7 +90,11 @@ impl Authority {
             // Else new is yet to gain what a committed one gave it, before it gives way.
             fields.insert("fence", Bson::Null);
         }
-        let query = doc! { "epoch": as_long(known.epoch), "fence.state": { "$ne": "open" } };
+        let me = format!("holders.{}.expelled", self.holder());
+        let query = doc! {
+            "epoch": as_long(known.epoch), "fence.state": { "$ne": "open" }, me: false,
+            "$expr": { "$eq": [{ "$size": { "$objectToArray": "$holders" } }, 1] },
+        };
         Ok(self.change(query, doc! { "$set": fields }).await?.is_some())
     }
 

@@ -1,37 +1,41 @@
 //! A replica set of three as old, two shards as new, the program between them, and a load.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use bson::doc;
-use reshard_loadtest::{KeyFields, Load, LoadConfig, Outcome, Profile};
-use reshard_testbed::{ReplicaSet, ShardedCluster, wait_for};
-use rustix::process::Signal;
-use serde_json::json;
+use anyhow::{Context as _, Result, bail, ensure};
+use bson::{Bson, Document, doc};
+use parking_lot::Mutex;
+use reshard_loadtest::{KeyFields, Load, LoadConfig, Outcome, Profile, Violation, ViolationKind};
+use reshard_testbed::{Node, ReplicaSet, ShardedCluster, wait_for};
+use serde_json::{Value, json};
 
-use crate::plan::Step;
+use crate::plan::{MEMBERS, SHARDS};
+use crate::proxies::Proxies;
 use crate::support::LONG;
-use crate::support::process::Server;
-use crate::support::proof::{load, prove_between, work};
-use crate::support::relay::{Mode, Relay};
+use crate::support::proof::{are_equal, load, work};
+use crate::support::relay::Relay;
 
-const NAME: &str = "orders";
-const NAMESPACE: &str = "shop.orders";
+pub(crate) const NAME: &str = "orders";
+pub(crate) const NAMESPACE: &str = "shop.orders";
 const DOCUMENTS: usize = 5_000;
-const OUT_OF_DISK_SPACE: i32 = 14031;
-/// Members of old; one may be away.
-const MEMBERS: usize = 3;
+pub(crate) const OUT_OF_DISK_SPACE: i32 = 14031;
 
 pub(crate) struct Bed {
-    old: ReplicaSet,
-    new: ShardedCluster,
-    network: Relay,
-    server: Server,
+    pub(crate) old: ReplicaSet,
+    pub(crate) new: ShardedCluster,
+    /// Of the proxies alone: members see each other past it.
+    pub(crate) ways_to_old: Vec<Relay>,
+    pub(crate) way_to_new: Relay,
+    pub(crate) proxies: Proxies,
     load: Load,
     /// A disk of new was full.
-    was_full: AtomicBool,
+    pub(crate) was_full: AtomicBool,
+    /// Documents that a rollback without new has named.
+    unreturned: Mutex<BTreeSet<String>>,
+    /// What was last granted.
+    pub(crate) reads: AtomicU8,
     /// Calls that moved writes.
     moves: AtomicU32,
 }
@@ -41,157 +45,157 @@ impl Bed {
     pub(crate) async fn start() -> Result<Self> {
         let (old, new) = tokio::try_join!(
             ReplicaSet::builder("chaos-old").nodes(MEMBERS).start(),
-            ShardedCluster::builder().shards(2).start()
+            ShardedCluster::builder().shards(SHARDS).start()
         )?;
-        let network = Relay::to(new.router().address()).await?;
-        let server = Server::start(&old.uri(), Some(&network.uri())).await?;
+        let members: Vec<&str> = old.nodes().iter().map(Node::address).collect();
+        let ways_to_old = Relay::to_each(&members).await?;
+        let way_to_new = Relay::to(new.router().address()).await?;
+        let seeds: Vec<&str> = ways_to_old.iter().map(Relay::address).collect();
+        let old_uri = format!("mongodb://{}/?replicaSet={}", seeds.join(","), old.name());
+        let proxies = Proxies::start(&old_uri, &way_to_new.uri()).await?;
         let config = LoadConfig {
             key_fields: KeyFields::CustomerOrder,
-            ..load(server.uri(), Profile::Keyed, DOCUMENTS)
+            keep_examples: 1_000,
+            ..load(proxies.uri(), Profile::Keyed, DOCUMENTS)
         };
         Load::prepare(&config).await?;
         let load = Load::start(config).await?;
         let spec = json!({ "namespace": NAMESPACE, "shard_key": { "customer_id": 1, "order_id": 1 } });
-        server.create_and_start_as(NAME, spec).await?;
-        let (was_full, moves) = (AtomicBool::default(), AtomicU32::default());
-        Ok(Self { old, new, network, server, load, was_full, moves })
+        proxies.now().create_and_start_as(NAME, spec).await?;
+        let (was_full, unreturned, reads, moves) = Default::default();
+        Ok(Self { old, new, ways_to_old, way_to_new, proxies, load, was_full, unreturned, reads, moves })
     }
 
-    /// Lets one thing happen, and whatever it disturbs be as before.
-    pub(crate) async fn take(&self, step: Step) -> Result<()> {
-        match step {
-            Step::KillProxy => {
-                self.server.kill9()?;
-                self.server.spawn()?;
-            }
-            Step::HangProxy(time) => {
-                self.server.signal(Signal::STOP)?;
-                lasts(time).await;
-                self.server.signal(Signal::CONT)?;
-            }
-            Step::OldElects => self.old.stepdown().await?,
-            Step::HangOldPrimary(time) => {
-                let primary = self.old.node(self.old.primary().await?);
-                primary.pause().await?;
-                lasts(time).await;
-                primary.resume().await?;
-            }
-            Step::KillOldMember(member, time) => {
-                let member = self.old.node(member);
-                member.kill9().await?;
-                lasts(time).await;
-                member.start().await?;
-            }
-            Step::CutNew(time) => self.network_is(Mode::Cut, time).await,
-            Step::StallNew(time) => self.network_is(Mode::Stall, time).await,
-            Step::KillNewShard(shard, time) => {
-                let shard = self.new.shard(shard);
-                shard.kill9_all().await?;
-                lasts(time).await;
-                shard.start_all().await?;
-            }
-            Step::FillNew(time) => {
-                self.was_full.store(true, Ordering::Relaxed);
-                self.disk_of_new(true).await?;
-                lasts(time).await;
-                self.disk_of_new(false).await?;
-            }
-            Step::Reads(percent) => self.ask("PUT", "reads", Some(percent)).await,
-            Step::Writes(percent) => self.ask("PUT", "writes", Some(percent)).await,
-            Step::Rollback => self.ask("POST", "rollback", None).await,
-            Step::Pause => self.ask("POST", "pause", None).await,
-            Step::Resume => self.ask("POST", "resume", None).await,
-            Step::Verify => self.ask("POST", "verify", None).await,
-            Step::Rest => self.rest().await?,
+    pub(crate) fn granted(&self, what: &str, percent: u8) {
+        match what {
+            "reads" => self.reads.store(percent, Ordering::Relaxed),
+            "writes" | "rollback" => drop(self.moves.fetch_add(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        if what == "rollback" {
+            self.reads.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Where everything is well, what an operator asks for is granted.
+    pub(crate) async fn climb(&self, percent: u8) -> Result<()> {
+        self.rest().await?;
+        // Reads go first on the way up, and last on the way down.
+        self.proxies.now().percent(NAME, "reads", 100).await?;
+        for what in ["writes", "reads"] {
+            self.proxies.now().percent(NAME, what, percent).await?;
+            self.granted(what, percent);
         }
         Ok(())
     }
 
-    /// A call in the middle of what else happens.
-    pub(crate) async fn later(&self, call: Option<(Duration, Step)>) -> Result<()> {
-        let Some((after, call)) = call else { return Ok(()) };
-        lasts(after).await;
-        println!("          meanwhile: {call}");
-        self.take(call).await
+    /// Until what a rollback without new has left there is back; what both have changed an operator looks at.
+    async fn until_returned(&self) -> Result<()> {
+        let returned = wait_for("what new has to be back on old", LONG, || async {
+            let path = format!("/v1/migrations/{NAME}/progress");
+            let (status, progress) = self.proxies.now().get(&path).await?;
+            let unreturned = &progress["unreturned"];
+            let is_back = status == 200 && (unreturned.is_null() || unreturned["state"] == "done");
+            let conflicts = unreturned["conflicts"].as_u64().unwrap_or(0);
+            if is_back && !unreturned.is_null() {
+                self.note_unreturned().await?;
+            }
+            if is_back && conflicts > 0 && unreturned["acknowledged"].is_null() {
+                let path = format!("/v1/migrations/{NAME}/unreturned/acknowledge");
+                self.proxies.now().http("POST", &path, Some(json!({ "reason": "chaos" }))).await?;
+                return Ok(false);
+            }
+            Ok(is_back)
+        });
+        returned.await.with_context(|| self.proxies.tails())
     }
 
-    async fn network_is(&self, mode: Mode, time: Duration) {
-        self.network.set(mode);
-        lasts(time).await;
-        self.network.set(Mode::Carry);
-    }
-
-    /// Writes of documents fail on the shards as they do where the disk is full.
-    async fn disk_of_new(&self, is_full: bool) -> Result<()> {
-        let mode = if is_full { "alwaysOn" } else { "off" };
-        for shard in self.new.shards() {
-            let full = doc! {
-                "failCommands": ["insert", "update", "delete"], "namespace": NAMESPACE,
-                "errorCode": OUT_OF_DISK_SPACE,
+    /// Until they were back, old had its own state of these documents; where both have changed, that stands, and the
+    /// program has named what new had.
+    async fn note_unreturned(&self) -> Result<()> {
+        let path = format!("/v1/migrations/{NAME}/unreturned?limit=1000");
+        let list = self.proxies.now().call("GET", &path, None).await?;
+        let (database, collection) = NAMESPACE.split_once('.').context("a namespace")?;
+        let on_old = self.old.client().await?.database(database).collection::<Document>(collection);
+        for document in list["documents"].as_array().into_iter().flatten() {
+            let id: Value = serde_json::from_str(document["key"].as_str().context("a key")?)?;
+            let there = on_old.find_one(doc! { "_id": Bson::try_from(id)? }).await?;
+            let name = match (there, document["on_new"].as_str()) {
+                (Some(there), _) => there.get_str("key")?.to_owned(),
+                (None, Some(on_new)) => named(&serde_json::from_str(on_new)?)?,
+                // Removed on both.
+                (None, None) => continue,
             };
-            shard
-                .fail_point(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": full })
-                .await?;
+            self.unreturned.lock().insert(name);
         }
         Ok(())
-    }
-
-    /// A call that may be refused, or find nobody: the next one comes anyway.
-    async fn ask(&self, method: &str, what: &str, percent: Option<u8>) {
-        let path = format!("/v1/migrations/{NAME}/{what}");
-        let body = percent.map(|percent| json!({ "percent": percent }));
-        match self.server.http(method, &path, body).await {
-            Ok((status, answer)) => {
-                if status < 300 && matches!(what, "writes" | "rollback") {
-                    self.moves.fetch_add(1, Ordering::Relaxed);
-                }
-                let why = if status < 300 { String::new() } else { answer["detail"].to_string() };
-                println!("          {status} {}", why.chars().take(160).collect::<String>());
-            }
-            Err(error) => println!("          {error}"),
-        }
     }
 
     /// Until writes may move.
     async fn rest(&self) -> Result<()> {
-        self.server.until_ready().await?;
+        self.proxies.now().until_ready().await?;
+        self.until_returned().await?;
         let resumed = wait_for("it to be resumed", LONG, || async {
-            let (_, progress) = self.server.get(&format!("/v1/migrations/{NAME}/progress")).await?;
+            let (_, progress) = self.proxies.now().get(&format!("/v1/migrations/{NAME}/progress")).await?;
             if progress["paused"] == false && progress["phase"] != "failed" {
                 return Ok(true);
             }
-            self.server.http("POST", &format!("/v1/migrations/{NAME}/resume"), None).await?;
+            self.proxies.now().http("POST", &format!("/v1/migrations/{NAME}/resume"), None).await?;
             Ok(false)
         });
-        resumed.await.with_context(|| self.server.tail())?;
-        self.server.until_free(NAME).await
+        resumed.await.with_context(|| self.proxies.tails())?;
+        self.proxies.now().until_free(NAME).await
     }
 
     /// Everything is well again, and all that was ever promised holds.
     pub(crate) async fn prove(self) -> Result<()> {
-        self.rest().await?;
         work(&self.load, 200).await?;
         let outcome = self.load.stop().await;
         let (errors, moves) = (&outcome.stats.errors.by_label, self.moves.load(Ordering::Relaxed));
         println!("{} operations, errors {errors:?}, {moves} moves of writes", outcome.stats.total.operations);
-        familiar(&outcome, self.was_full.load(Ordering::Relaxed))?;
-        self.server.until_level(NAME).await?;
-        let (old, new) = (self.old.uri(), self.new.uri());
-        prove_between(outcome, &old, &new, &self.server.uri(), NAMESPACE)
-            .await
-            .with_context(|| self.server.tail())
+        // At the end, if not before.
+        ensure!(moves > 0, "no write ever moved");
+        let proved = async {
+            familiar(&outcome, self.was_full.load(Ordering::Relaxed))?;
+            self.proxies.no_invariant_was_broken()?;
+            self.proxies.now().until_level(NAME).await?;
+            let report = outcome.verify(&self.proxies.uri()).await?;
+            let unreturned = self.unreturned.lock().clone();
+            let lost = report.examples.iter().find(|found| !is_excused(found, &unreturned));
+            ensure!(
+                lost.is_none(),
+                "{lost:?} was told by nobody of {} documents\n{report}",
+                unreturned.len()
+            );
+            are_equal(&self.old.uri(), &self.new.uri(), NAMESPACE).await
+        };
+        proved.await.with_context(|| self.proxies.tails())
     }
 }
 
 /// How long a fault lasts is what the plan says; no condition ends it.
-async fn lasts(time: Duration) {
+pub(crate) async fn lasts(time: Duration) {
     tokio::time::sleep(time).await;
+}
+
+/// Whether a rollback without new has told of it. Reads and replies that are about several documents name some of them.
+fn is_excused(found: &Violation, unreturned: &BTreeSet<String>) -> bool {
+    let is_reply = found.kind == ViolationKind::WrongReply && found.document.contains(", ");
+    let is_of_several = is_reply || found.kind == ViolationKind::WrongRead;
+    unreturned.contains(&found.document) || (is_of_several && !unreturned.is_empty())
+}
+
+/// How the load calls a document.
+fn named(document: &Value) -> Result<String> {
+    Ok(document["key"].as_str().with_context(|| format!("{document} has no name"))?.to_owned())
 }
 
 /// Errors that drivers know from failovers and shutdowns of MongoDB itself, by the codes of the retryable
 /// reads and writes specifications; and those that say that a write was given up.
-const FAMILIAR: [i32; 20] =
-    [6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 234, 251, 262, 9001, 10107, 11600, 11602, 13435, 13436];
+/// 225 refuses a retry of which nobody can tell whether it was executed.
+const FAMILIAR: [i32; 21] = [
+    6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 225, 234, 251, 262, 9001, 10107, 11600, 11602, 13435, 13436,
+];
 
 fn familiar(outcome: &Outcome, was_full: bool) -> Result<()> {
     let full = was_full.then_some(&OUT_OF_DISK_SPACE);
@@ -201,6 +205,10 @@ fn familiar(outcome: &Outcome, was_full: bool) -> Result<()> {
     let errors = &outcome.stats.errors;
     let strange =
         errors.by_label.keys().find(|label| !known.contains(*label) && !network.contains(&label.as_str()));
-    ensure!(strange.is_none(), "the application saw {strange:?}: {errors:#?}");
+    if let Some(strange) = strange {
+        let code = strange.strip_prefix("code ").and_then(|code| code.parse().ok());
+        let seen: Vec<_> = errors.first.iter().filter(|error| error.code == code).collect();
+        bail!("the application saw {strange}: {seen:#?}");
+    }
     Ok(())
 }

@@ -4,7 +4,9 @@
 //! what is up to the machine all the same: the seed repeats the schedule, not each interleaving.
 
 mod bed;
+mod happening;
 mod plan;
+mod proxies;
 #[path = "../sim/rng.rs"]
 #[expect(dead_code, clippy::cast_possible_truncation, reason = "the simulator needs more of it, as it is")]
 mod rng;
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 
 use bed::Bed;
-use plan::Step;
+use plan::Moments;
 use rng::Rng;
 
 /// Of the test that runs with all others.
@@ -39,28 +41,20 @@ async fn whatever_happens_nothing_is_lost() -> Result<()> {
 }
 
 async fn run(seed: u64, length: Duration) -> Result<()> {
-    let mut rng = Rng::new(seed);
+    let rng = Rng::new(seed);
     let bed = Bed::start().await?;
-    if rng.chance(500) {
-        // Else it begins while history is copied.
-        bed.take(Step::Rest).await?;
-    }
+    let mut moments = Moments::new(rng);
     let started = Instant::now();
     while started.elapsed() < length {
-        let step = Step::any(&mut rng);
-        println!("{:6.1} s  {step}", started.elapsed().as_secs_f64());
-        let meanwhile = meanwhile(step, &mut rng);
-        let both = async { tokio::try_join!(bed.take(step), bed.later(meanwhile)).map(|_| ()) };
-        both.await.with_context(|| format!("at {:.1} s: {step}", started.elapsed().as_secs_f64()))?;
-        let pause = rng.between(Duration::ZERO, Duration::from_millis(1500));
+        let (moment, pause) = moments.next();
+        println!("{:6.1} s  {}", started.elapsed().as_secs_f64(), moment.step);
+        let lived = bed.live(moment).await;
+        lived.with_context(|| format!("at {:.1} s: {moment:?}", started.elapsed().as_secs_f64()))?;
         // Things happen at any moment of what went before.
         tokio::time::sleep(pause).await;
     }
+    let last = moments.climb();
+    println!("at the end {}", last.step);
+    bed.live(last).await.context("at the end")?;
     bed.prove().await
-}
-
-/// What an operator asks for while something lasts, and how long after its beginning.
-fn meanwhile(step: Step, rng: &mut Rng) -> Option<(Duration, Step)> {
-    let lasts = step.lasts()?;
-    rng.chance(600).then(|| (rng.between(Duration::ZERO, lasts), Step::call(rng)))
 }

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod overtaken;
 mod parts;
 mod setups;
 

@@ -343,7 +343,10 @@ impl Engine {
                 Ok(false) if old.known().is_some_and(|record| is_it(&record)) => return Ok(()),
                 Ok(false) => match old.refresh().await {
                     Ok(Some(record)) if is_it(&record) => return Ok(()),
-                    Ok(_) => return Err(unavailable("the routing changed meanwhile; try again".into())),
+                    Ok(_) => {
+                        let why = "the routing changed, or another process came, meanwhile; try again";
+                        return Err(unavailable(why.into()));
+                    }
                     Err(error) => tracing::warn!(%error, "whether old has taken all back is not known yet"),
                 },
                 Err(error) => tracing::warn!(%error, "whether old has taken all back is not known yet"),

@@ -192,6 +192,7 @@ fn call<'a>(operation: &'a RawDocument, document: &'a RawDocument) -> Outcome<Op
     let (name, argument) = operation.iter().next().ok_or_else(|| unsupported("expression", "empty"))??;
     let result = match name.as_str() {
         "$literal" => return Ok(Some(argument)),
+        "$size" => return Ok(Some(RawBsonRef::Int32(count_fields(argument, document)?))),
         "$eq" | "$ne" | "$cmp" => {
             let mut sides = Vec::with_capacity(2);
             for side in list(argument)? {
@@ -217,6 +218,16 @@ fn call<'a>(operation: &'a RawDocument, document: &'a RawDocument) -> Outcome<Op
         other => return Err(unsupported("expression", other)),
     };
     Ok(Some(RawBsonRef::Boolean(result)))
+}
+
+/// Of `{$objectToArray: <field>}`, the only thing whose size is asked for.
+fn count_fields(argument: RawBsonRef<'_>, document: &RawDocument) -> Outcome<i32> {
+    let object = argument.as_document().and_then(|argument| argument.get("$objectToArray").ok().flatten());
+    let object = object.ok_or_else(|| unsupported("size of", "something else"))?;
+    match evaluate(object, document)? {
+        Some(RawBsonRef::Document(fields)) => Ok(i32::try_from(fields.iter().count()).unwrap_or(i32::MAX)),
+        _ => Err(unsupported("size of", "no object")),
+    }
 }
 
 fn truthy(value: &Option<RawBsonRef<'_>>) -> bool {
