@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bson::{RawBsonRef, RawDocument, Timestamp};
+use bson::{RawArray, RawBsonRef, RawDocument, Timestamp};
 use reshard::cluster::command::{Request, number};
 
 use super::error::{BAD_VALUE, Failure, Outcome};
@@ -18,6 +18,34 @@ pub(crate) struct Command<'a> {
     /// All of it.
     pub(crate) body: &'a RawDocument,
     request: &'a Request,
+    options: Options<'a>,
+}
+
+/// What is asked of every command, most of which give none of it: looked for once.
+#[derive(Default)]
+struct Options<'a> {
+    read_concern: Option<&'a RawDocument>,
+    write_concern: Option<&'a RawDocument>,
+    max_time: Option<RawBsonRef<'a>>,
+    statement: Option<RawBsonRef<'a>>,
+    statements: Option<&'a RawArray>,
+}
+
+impl<'a> Options<'a> {
+    fn of(body: &'a RawDocument) -> Self {
+        let mut options = Self::default();
+        for (name, value) in body.iter().flatten() {
+            match name.as_str() {
+                "readConcern" => options.read_concern = value.as_document(),
+                "writeConcern" => options.write_concern = value.as_document(),
+                "maxTimeMS" => options.max_time = Some(value),
+                "stmtId" => options.statement = Some(value),
+                "stmtIds" => options.statements = value.as_array(),
+                _ => {}
+            }
+        }
+        options
+    }
 }
 
 /// How a command reads.
@@ -46,7 +74,7 @@ impl<'a> Command<'a> {
         let body: &RawDocument = &request.body;
         let first = body.iter().next().ok_or_else(|| Failure::new(BAD_VALUE, "an empty command"))?;
         let (name, argument) = first?;
-        Ok(Self { name: name.as_str(), argument, body, request })
+        Ok(Self { name: name.as_str(), argument, body, request, options: Options::of(body) })
     }
 
     /// The namespace that it names.
@@ -94,14 +122,17 @@ impl<'a> Command<'a> {
 
     /// `maxTimeMS`.
     pub(crate) fn max_time(&self) -> Option<Duration> {
-        self.number("maxTimeMS")
-            .filter(|&millis| millis > 0)
-            .map(|millis| Duration::from_millis(millis as u64))
+        let given = match self.options.max_time? {
+            RawBsonRef::Int32(millis) => Some(i64::from(millis)),
+            RawBsonRef::Int64(millis) => Some(millis),
+            _ => self.number("maxTimeMS"),
+        };
+        given.filter(|&millis| millis > 0).map(|millis| Duration::from_millis(millis as u64))
     }
 
     /// Its read concern.
     pub(crate) fn read_concern(&self) -> ReadConcern {
-        let Some(concern) = self.document("readConcern") else { return ReadConcern::default() };
+        let Some(concern) = self.options.read_concern else { return ReadConcern::default() };
         ReadConcern {
             majority: concern.get_str("level").is_ok_and(|level| level == "majority"),
             linearizable: concern.get_str("level").is_ok_and(|level| level == "linearizable"),
@@ -111,7 +142,7 @@ impl<'a> Command<'a> {
 
     /// Its write concern.
     pub(crate) fn write_concern(&self, default_majority: bool) -> WriteConcern {
-        let Some(concern) = self.document("writeConcern") else {
+        let Some(concern) = self.options.write_concern else {
             return WriteConcern { majority: default_majority, limit: None };
         };
         let majority = match concern.get("w").ok().flatten() {
@@ -130,12 +161,9 @@ impl<'a> Command<'a> {
 
     /// The id of its statement at `index`.
     pub(crate) fn statement_id(&self, index: usize) -> i32 {
-        let given = self.body.get_array("stmtIds").ok().and_then(|ids| ids.get(index).ok().flatten());
-        given.and_then(RawBsonRef::as_i32).or_else(|| self.single_id()).unwrap_or(index as i32)
-    }
-
-    fn single_id(&self) -> Option<i32> {
-        self.body.get_i32("stmtId").ok()
+        let given = self.options.statements.and_then(|ids| ids.get(index).ok().flatten());
+        let single = || self.options.statement.and_then(RawBsonRef::as_i32);
+        given.and_then(RawBsonRef::as_i32).or_else(single).unwrap_or(index as i32)
     }
 }
 

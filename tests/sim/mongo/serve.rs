@@ -232,8 +232,6 @@ impl Service<'_> {
         mut look: impl FnMut(&mut State, Place) -> Look<T>,
     ) -> Outcome<T> {
         loop {
-            let mut changed = pin!(self.cluster.inner.changed.notified());
-            changed.as_mut().enable();
             {
                 let mut state = self.cluster.state();
                 self.check_killed(&state)?;
@@ -242,6 +240,9 @@ impl Service<'_> {
                     return Ok(value);
                 }
             }
+            // Nobody runs between the look and this.
+            let mut changed = pin!(self.cluster.inner.changed.notified());
+            changed.as_mut().enable();
             let Some(end) = end else {
                 changed.await;
                 continue;

@@ -113,13 +113,14 @@ impl Delivery {
             }
         }
         loop {
-            let mut healed = pin!(self.network.healed.notified());
-            healed.as_mut().enable();
             let cut = self.network.is_cut(self.caller.process, self.cluster.index());
             let waits_for_release = self.message.held;
             if !cut && !waits_for_release {
                 return false;
             }
+            // Nobody runs between the look and this.
+            let mut healed = pin!(self.network.healed.notified());
+            healed.as_mut().enable();
             let released = pin!(self.message.gate.notified());
             if let Either::Right(_) = select(healed, released).await {
                 return true;
