@@ -179,7 +179,7 @@ impl Builder {
             tasks: tasks.clone(),
         });
         let workers = Arc::new(Workers::start(&self.listener, &capabilities, &build)?);
-        go_on_with(self.handed.take_clients(), &entrances, &workers);
+        go_on_with(&mut self.handed, &entrances, &workers);
         let addresses: Vec<(String, SocketAddr)> =
             entrances.iter().map(|(name, listener)| (name.clone(), listener.address())).collect();
         let address = addresses[0].1;

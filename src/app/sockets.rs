@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use tokio::net::TcpListener;
 
 use super::StartError;
-use crate::handover::{Handed, Kept};
+use crate::handover::Handed;
 use crate::listener::{self, Listener, Settings as ListenerSettings, Workers};
 
 /// Binds all listeners; each socket comes with the name of its listener.
@@ -35,7 +35,11 @@ pub(super) fn bind_all(
 }
 
 /// Goes on with the clients of the process before this one.
-pub(super) fn go_on_with(clients: Vec<Kept>, entrances: &[(String, Listener)], workers: &Workers) {
+pub(super) fn go_on_with(handed: &mut Handed, entrances: &[(String, Listener)], workers: &Workers) {
+    let clients = handed.take_clients().unwrap_or_else(|error| {
+        tracing::warn!(%error, "clients of the process before are lost");
+        Vec::new()
+    });
     let came = clients.len();
     let listeners: Vec<&Listener> = entrances.iter().map(|(_, listener)| listener).collect();
     let taken_on = listener::take_on(clients, &listeners, workers);

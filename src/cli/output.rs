@@ -1,6 +1,9 @@
 //! The only place that writes to the terminal. A reader that went away (`| head`) is not an error.
 
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use crate::telemetry::log_writer::LogWriter;
 
 /// Prints an answer as one JSON document.
 pub(super) fn json(value: &serde_json::Value) {
@@ -24,7 +27,11 @@ pub(super) fn page(html: &str) {
 
 /// Tells what went wrong.
 pub(super) fn error(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", clean(text));
+    // Whoever reads may have stopped, and must not keep the program from ending.
+    if let Ok(mut out) = LogWriter::start(std::io::stderr()) {
+        let _ = writeln!(out, "{}", clean(text));
+        out.flush_within(Duration::from_secs(1));
+    }
 }
 
 /// Shows a line that the next one replaces, if somebody is looking; else one line after the other.

@@ -36,7 +36,8 @@ where
     let successor = Successor::of_this(file);
     let launch = Launch { config, handed, successor: successor.clone() };
     let end = runtime.block_on(app(launch)).map_err(|error| not_served(file, &error));
-    drop(runtime);
+    // A name that is being looked up keeps nobody waiting.
+    runtime.shutdown_background();
     log.flush_within(LAST_LINES);
     match end? {
         End::Stopped => Ok(()),

@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 /// Sockets of one message; Linux takes 253.
@@ -29,11 +30,13 @@ pub struct Kept {
     pub known: Vec<u8>,
 }
 
-/// Packs `clients`; the end that the next program unpacks.
+/// Packs `clients`; the end that the next program unpacks. Those that do not fit are closed: tens of thousands do.
 pub(super) fn pack(clients: Vec<Kept>) -> io::Result<OwnedFd> {
     let (here, there) = UnixStream::pair()?;
-    // What does not fit is an error: nobody reads while this process waits.
+    // Nobody reads while this process waits.
     here.set_nonblocking(true)?;
+    // As much as the system allows.
+    set_socket_send_buffer_size(&here, 64 << 20)?;
     let mut file = File::from(memfd_create("clients", MemfdFlags::CLOEXEC)?);
     let (mut sockets, mut known) = (Vec::with_capacity(clients.len()), Vec::new());
     for client in clients {
@@ -44,8 +47,12 @@ pub(super) fn pack(clients: Vec<Kept>) -> io::Result<OwnedFd> {
     }
     file.write_all(&known)?;
     send(&here, &[file.as_fd()])?;
-    for some in sockets.chunks(AT_ONCE) {
-        send(&here, &some.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
+    for (number, some) in sockets.chunks(AT_ONCE).enumerate() {
+        if let Err(error) = send(&here, &some.iter().map(AsFd::as_fd).collect::<Vec<_>>()) {
+            let closed = sockets.len() - number * AT_ONCE;
+            tracing::warn!(%error, closed, "clients are closed: no more can be handed over");
+            break;
+        }
     }
     Ok(there.into())
 }
@@ -87,7 +94,7 @@ fn send(socket: &UnixStream, files: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives one message; `false`: there is none any more.
+/// Receives one message; `false`: there is none any more, or only a part of it can be had.
 fn receive(socket: &UnixStream, files: &mut Vec<OwnedFd>) -> io::Result<bool> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -99,7 +106,8 @@ fn receive(socket: &UnixStream, files: &mut Vec<OwnedFd>) -> io::Result<bool> {
             files.extend(some);
         }
     }
-    Ok(received.bytes > 0)
+    // What comes after a part would be taken for something else.
+    Ok(received.bytes > 0 && !received.flags.contains(ReturnFlags::CTRUNC))
 }
 
 #[cfg(test)]

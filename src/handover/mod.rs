@@ -48,6 +48,8 @@ pub struct Handed {
     listening: Vec<(SocketAddr, TcpListener)>,
     /// Connections of the program whose place this one has taken.
     clients: Vec<Kept>,
+    /// Why there are none though there should be.
+    lost: Option<io::Error>,
 }
 
 /// What a process leaves to the next.
@@ -68,14 +70,18 @@ impl Handed {
         let holds_clients =
             std::env::var(NAMES).is_ok_and(|names| names.split(':').next_back() == Some(CLIENTS));
         let mut all = listenfd::ListenFd::from_env();
-        let (mut listening, mut clients) = (Vec::new(), Vec::new());
+        let (mut listening, mut clients, mut lost) = (Vec::new(), Vec::new(), None);
         let mut count = all.len();
         if holds_clients && count > 0 {
             count -= 1;
             let (family, kind) = (AddressFamily::UNIX.as_raw().into(), SocketType::STREAM.as_raw());
             let kind = i32::try_from(kind).map_err(io::Error::other)?;
             if let Some(parcel) = all.take_custom(count, family, kind, "socket with clients")? {
-                clients = clients::unpack(parcel)?;
+                // Others can still connect.
+                match clients::unpack(parcel) {
+                    Ok(unpacked) => clients = unpacked,
+                    Err(error) => lost = Some(error),
+                }
             }
         }
         for number in 0..count {
@@ -88,7 +94,7 @@ impl Handed {
                 listening.push((socket.local_addr().map_err(wrong)?, socket));
             }
         }
-        Ok(Self { listening, clients })
+        Ok(Self { listening, clients, lost })
     }
 
     /// The one that listens on `address`.
@@ -103,8 +109,11 @@ impl Handed {
     }
 
     /// The clients.
-    pub fn take_clients(&mut self) -> Vec<Kept> {
-        std::mem::take(&mut self.clients)
+    ///
+    /// # Errors
+    /// Why those that came are lost.
+    pub fn take_clients(&mut self) -> io::Result<Vec<Kept>> {
+        self.lost.take().map_or_else(|| Ok(std::mem::take(&mut self.clients)), Err)
     }
 }
 
@@ -174,8 +183,13 @@ impl Successor {
         let Left { listening: mut sockets, clients } = left;
         let mut names = vec![String::new(); sockets.len()];
         if !clients.is_empty() {
-            sockets.push(clients::pack(clients)?);
-            names.push(CLIENTS.to_owned());
+            match clients::pack(clients) {
+                Ok(parcel) => {
+                    sockets.push(parcel);
+                    names.push(CLIENTS.to_owned());
+                }
+                Err(error) => tracing::warn!(%error, "clients are closed: they cannot be handed over"),
+            }
         }
         let row = in_a_row(&sockets)?;
         let mut command = std::process::Command::new(&self.program);
@@ -243,7 +257,7 @@ mod tests {
     fn sockets_are_known_by_their_exact_addresses() {
         let socket = socket();
         let address = socket.local_addr().unwrap();
-        let mut handed = Handed { listening: vec![(address, socket)], clients: Vec::new() };
+        let mut handed = Handed { listening: vec![(address, socket)], ..Handed::default() };
         assert!(handed.take(SocketAddr::from(([0, 0, 0, 0], address.port()))).is_none());
         assert_eq!(handed.left().collect::<Vec<_>>(), [address]);
         assert!(handed.take(address).is_some());

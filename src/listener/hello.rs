@@ -33,7 +33,7 @@ use super::waiting::{self, Waiting};
 pub type SharedCapabilities = SetOnce<Capabilities>;
 
 /// How long a client waits for the clusters to be known; less than drivers wait for a connection.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `hello` needs to know about its client.
 pub(super) struct Greeting {

@@ -8,15 +8,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use tokio::time::timeout;
 
 use crate::cluster::scram::{Hash, Keys};
 use crate::handover::Kept;
+use crate::model::capabilities::Capabilities;
 use crate::wire::compressed::{Compressor, Compressors};
 
 use super::acceptor::Listener;
 use super::accounts::Credentials;
 use super::belongings::{Belongings, OpenCursors, OpenTransactions};
-use super::hello::Greeting;
+use super::face::{Face, ReplicaSet};
+use super::hello::{Greeting, PATIENCE};
 use super::scram::Stored;
 use super::session::Context;
 use super::settings::Entrance;
@@ -28,6 +31,8 @@ use super::worker::Workers;
 pub(super) struct Known {
     /// What it came in by, see [`sign`].
     sign: String,
+    /// What it was told of the clusters.
+    told: Option<Capabilities>,
     pub(super) connection_id: i32,
     introduced: bool,
     application: Option<String>,
@@ -40,6 +45,9 @@ pub(super) struct Known {
     cursors: OpenCursors,
     /// The same.
     transactions: OpenTransactions,
+    /// It came in by what is not there any more, or looks otherwise now.
+    #[serde(skip)]
+    refused: bool,
 }
 
 /// A `hello` that waits.
@@ -67,12 +75,19 @@ struct LoggedIn {
 /// same.
 pub(super) fn sign(bound: SocketAddr, entrance: &Entrance) -> Arc<str> {
     let Entrance { face, tls, login, .. } = entrance;
-    format!("{bound} {face:?} tls={} login={login}", tls.is_some()).into()
+    let set = match face {
+        Face::Mongos | Face::LoadBalanced => String::new(),
+        Face::ReplicaSet(ReplicaSet { name, host, tags, secondaries }) => {
+            let others = secondaries.iter().map(|other| (other.address, &other.host, &other.tags));
+            format!("{:?}", (name, host, tags, others.collect::<Vec<_>>()))
+        }
+    };
+    format!("{bound} {} {set} tls={} login={login}", face.name(), tls.is_some()).into()
 }
 
 impl Known {
     /// Of the client behind `greeting`; `None`: it is about to log in.
-    pub(super) fn of(greeting: &mut Greeting) -> Option<Self> {
+    pub(super) fn of(greeting: &mut Greeting, context: &Context) -> Option<Self> {
         if greeting.pending.is_some() {
             return None;
         }
@@ -86,6 +101,7 @@ impl Known {
         let (cursors, transactions) = belongings.into_parts();
         Some(Self {
             sign: greeting.sign.to_string(),
+            told: context.capabilities.get().copied(),
             connection_id: greeting.connection_id,
             introduced: greeting.introduced,
             application: greeting.application.take().map(Into::into),
@@ -96,11 +112,13 @@ impl Known {
             user: greeting.account.take().map(|account| LoggedIn::of(&account.credentials)),
             cursors,
             transactions,
+            refused: false,
         })
     }
 
-    /// Makes `greeting`, which is new, know it.
-    pub(super) fn tell(self, greeting: &mut Greeting, context: &Context) {
+    /// Makes `greeting`, which is new, know it. Returns whether its client may be served: not, if it was told of more
+    /// than there is now, as it would not ask again.
+    pub(super) async fn tell(self, greeting: &mut Greeting, context: &Context) -> bool {
         greeting.introduced = self.introduced;
         greeting.application = self.application.map(Into::into);
         greeting.balanced = self.balanced;
@@ -113,9 +131,15 @@ impl Known {
         greeting.unread = self.unread.into_vec().into();
         let credentials = self.user.and_then(LoggedIn::credentials);
         greeting.account = credentials.map(|credentials| context.accounts.of(credentials, &context.router));
-        if let Some(belongings) = &mut greeting.belongings {
-            **belongings = Belongings::from_parts(self.cursors, self.transactions);
+        if !self.cursors.is_empty() || !self.transactions.is_empty() {
+            greeting.belongings = Some(Box::new(Belongings::from_parts(self.cursors, self.transactions)));
         }
+        if self.refused {
+            return false;
+        }
+        let Some(told) = self.told else { return true };
+        let shown = timeout(PATIENCE, context.capabilities.wait()).await;
+        shown.is_ok_and(|shown| told.and(*shown) == told)
     }
 }
 
@@ -156,12 +180,13 @@ impl LoggedIn {
 pub fn take_on(clients: Vec<Kept>, listeners: &[&Listener], workers: &Workers) -> usize {
     let mut taken = 0;
     for (turn, Kept { socket, known }) in clients.into_iter().enumerate() {
-        let Ok(known) = bson::deserialize_from_slice::<Known>(&known) else { continue };
-        let Some(listener) = listeners.iter().find(|listener| *listener.sign() == *known.sign) else {
-            continue;
-        };
+        let Ok(mut known) = bson::deserialize_from_slice::<Known>(&known) else { continue };
+        let same = listeners.iter().find(|listener| *listener.sign() == *known.sign);
+        // What one that is refused has left open must be ended all the same.
+        let Some(listener) = same.or(listeners.first()) else { continue };
+        taken += usize::from(same.is_some());
+        known.refused = same.is_none();
         workers.go_on_with(turn, socket.into(), listener.door(), known);
-        taken += 1;
     }
     taken
 }

@@ -76,15 +76,20 @@ pub(super) async fn serve(
     let end = until_end(context, client, &mut greeting, ending).await;
     if end.is_ok()
         && ending.keeps(client)
-        && let Some(known) = Known::of(&mut greeting)
+        && let Some(known) = Known::of(&mut greeting, context)
     {
         return Ok(Some(known));
     }
+    release(context, greeting).await;
+    end.map(|()| None)
+}
+
+/// Ends what a client that is gone has left open.
+pub(super) async fn release(context: &Context, greeting: Greeting) {
     if let Some(belongings) = greeting.belongings {
         let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
         Box::pin(belongings.release(router, greeting.connection_id)).await;
     }
-    end.map(|()| None)
 }
 
 async fn until_end(

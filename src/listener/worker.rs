@@ -23,7 +23,7 @@ use super::accounts::Accounts;
 use super::client::Client;
 use super::hello::{Greeting, SharedCapabilities};
 use super::kept::Known;
-use super::session::{Context, SessionEnd, serve};
+use super::session::{Context, SessionEnd, release, serve};
 use super::settings::Settings;
 
 /// How long the threads may take to end once their sessions have.
@@ -188,9 +188,8 @@ impl Workers {
         self.until_left(grace).await;
         let in_time = self.clients.open() == 0;
         let Ok(workers) = Arc::try_unwrap(self) else { return in_time };
-        for worker in workers.workers {
-            _ = tokio::time::timeout(STOP, worker.ended).await;
-        }
+        let ended = workers.workers.into_iter().map(|worker| worker.ended);
+        _ = tokio::time::timeout(STOP, futures::future::join_all(ended)).await;
         in_time
     }
 
@@ -270,8 +269,8 @@ fn start_worker(
             let context = Arc::new(context());
             work(context, stop, clients, receiver).await;
         });
-        // What still runs after the grace is dropped with the runtime.
-        drop(runtime);
+        // What still runs after the grace is dropped with it; a name that is being looked up keeps nobody waiting.
+        runtime.shutdown_background();
         _ = sender.send(());
     })?;
     Ok(Worker { arrivals, ended })
@@ -318,7 +317,10 @@ async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival,
     let shaken = match &door.tls {
         None => Ok(Client::Plain(stream)),
         // Boxed: it is over when the session begins.
-        Some(tls) => Box::pin(Client::encrypted(stream, tls)).await,
+        Some(tls) => tokio::select! {
+            shaken = Box::pin(Client::encrypted(stream, tls)) => shaken,
+            () = ending.drain.cancelled() => return,
+        },
     };
     let mut client = match shaken {
         Ok(client) => client,
@@ -333,8 +335,10 @@ async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival,
     let id = known_id.unwrap_or_else(|| clients.next_id.fetch_add(1, Ordering::Relaxed));
     let mut greeting = Greeting::new(id, &door, context.compressors);
     drop(door);
-    if let Some(known) = known {
-        known.tell(&mut greeting, &context);
+    if let Some(known) = known
+        && !Box::pin(known.tell(&mut greeting, &context)).await
+    {
+        return release(&context, greeting).await;
     }
     match serve(&context, &mut client, greeting, &ending).await {
         Ok(Some(known)) => ending.keep(client, &known),

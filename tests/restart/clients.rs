@@ -10,7 +10,7 @@ use futures::TryStreamExt as _;
 use futures::future::try_join_all;
 use mongodb::Client;
 use reshard::wire::op_msg::{EXHAUST_ALLOWED, OpMsg, build};
-use reshard_testbed::ReplicaSet;
+use reshard_testbed::{ReplicaSet, Version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -149,6 +149,26 @@ async fn a_door_that_has_changed_is_passed_again() -> Result<()> {
     server.reconfigure(|text| text.replacen("[old]", "login = true\n[old]", 1))?;
     restart_in_place(&server).await?;
     ensure!(tokio::time::timeout(LONG, client.read(&mut [0])).await?? == 0, "it is not closed");
+    Ok(())
+}
+
+/// A driver goes by what each connection was told when it was opened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_told_of_more_than_there_is_now_is_closed() -> Result<()> {
+    let older = ReplicaSet::builder("restart-new").version(Version::V4_4).start();
+    let (old, new) =
+        tokio::try_join!(ReplicaSet::builder("restart-old").version(Version::V6_0).start(), older)?;
+    let server = Server::start(&old.uri(), None).await?;
+    let hello = rawdoc! { "hello": 1, "$db": "admin" };
+    let mut client = connect(&server).await?;
+    let told = ask_as(&mut client, 1, &hello, LONG).await?.get_i32("maxWireVersion")?;
+    restart_in_place(&server).await?;
+    ensure!(ask_as(&mut client, 2, &hello, LONG).await?.get_i32("maxWireVersion")? == told);
+    server.reconfigure(|text| format!("{text}[new]\nuri = \"{}\"\n", new.uri()))?;
+    restart_in_place(&server).await?;
+    ensure!(tokio::time::timeout(LONG, client.read(&mut [0])).await?? == 0, "it is not closed");
+    let now = ask_as(&mut connect(&server).await?, 1, &hello, LONG).await?.get_i32("maxWireVersion")?;
+    ensure!(now < told, "{now} as well as {told}");
     Ok(())
 }
 
