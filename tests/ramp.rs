@@ -199,7 +199,7 @@ async fn comes_down(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_and_slowness_of_new_bring_it_down_at_the_second_look() -> Result<()> {
+async fn a_cluster_that_errs_or_is_slow_brings_it_down_at_the_second_look() -> Result<()> {
     let Read { new, operator, .. } = &Read::start("ramp_spoilt").await?;
     comes_down(operator, new, doc! { "errorCode": 8 }, "errors", Back::Zero).await?;
     let slow = doc! { "blockConnection": true, "blockTimeMS": 2500 };
