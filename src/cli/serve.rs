@@ -38,11 +38,14 @@ where
     let end = runtime.block_on(app(launch)).map_err(|error| not_served(file, &error));
     // A name that is being looked up keeps nobody waiting.
     runtime.shutdown_background();
-    log.flush_within(LAST_LINES);
-    match end? {
-        End::Stopped => Ok(()),
+    let last_lines = || log.flush_within(LAST_LINES);
+    match end.inspect_err(|_| last_lines())? {
+        End::Stopped => {
+            last_lines();
+            Ok(())
+        }
         End::Replaced(left) => {
-            let error = successor.take_over(left);
+            let error = successor.take_over(left, last_lines);
             Err(Failure::Failed(format!("ended, but the new program cannot take over: {error}")))
         }
     }

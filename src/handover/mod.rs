@@ -169,10 +169,13 @@ impl Successor {
         Err(format!("{program} check-config: {}: {}", output.status, said.join("; ")))
     }
 
-    /// Makes this process run the program, with what it has left. Does not return but for an error.
+    /// Makes this process run the program, with what it has left; `last` is what is to be done just before. Does not
+    /// return but for an error.
     #[must_use]
-    pub fn take_over(self, left: Left) -> io::Error {
-        match self.with(left) {
+    pub fn take_over(self, left: Left, last: impl FnOnce()) -> io::Error {
+        let ready = self.with(left);
+        last();
+        match ready {
             Ok((mut command, _row)) => command.exec(),
             Err(error) => error,
         }

@@ -75,7 +75,7 @@ pub(super) async fn serve(
 ) -> Result<Option<Known>, SessionEnd> {
     let end = until_end(context, client, &mut greeting, ending).await;
     if end.is_ok()
-        && ending.keeps(client)
+        && ending.keeps(client.is_encrypted())
         && let Some(known) = Known::of(&mut greeting, context)
     {
         return Ok(Some(known));
@@ -107,7 +107,7 @@ async fn until_end(
             () = std::future::ready(()), if !greeting.unread.is_empty() => {}
             ready = client.readable() => ready?,
             () = &mut drained => return Ok(()),
-            () = farewell.cancelled(), if greeting.waiting.is_some() && !ending.keeps(client) => return Ok(()),
+            () = farewell.cancelled(), if greeting.waiting.is_some() && !ending.keeps(client.is_encrypted()) => return Ok(()),
             () = waiting::over(&mut greeting.waiting) => {}
         }
         // Boxed, so that an idle session does not keep room for it.
@@ -176,12 +176,12 @@ async fn requests(
     let (input, reply) = (&mut input.0, &mut output.0);
     input.extend_from_slice(&std::mem::take(&mut greeting.unread));
     loop {
-        let left = ending.left(client.is_encrypted());
+        let to_be_kept = ending.time_to_keep(client.is_encrypted());
         let header = tokio::select! {
             biased;
             header = read_message(client, input) => header?,
             // The next process gets the rest of it.
-            () = left => None,
+            () = to_be_kept => None,
         };
         let Some(header) = header else {
             greeting.unread = input[..].into();

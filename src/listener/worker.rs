@@ -227,15 +227,15 @@ impl Ending {
         Self { farewell, drain, kept: self.kept.clone() }
     }
 
-    /// Whether the next process goes on with `client`.
-    pub(super) fn keeps(&self, client: &Client) -> bool {
-        self.kept.wanted.load(Ordering::Relaxed) && !client.is_encrypted()
+    /// Whether the next process goes on with a client.
+    pub(super) fn keeps(&self, is_encrypted: bool) -> bool {
+        self.kept.wanted.load(Ordering::Relaxed) && !is_encrypted
     }
 
-    /// Completes when a client is to be left to the next process.
-    pub(super) async fn left(&self, is_encrypted: bool) {
+    /// Completes when it is time to keep a client.
+    pub(super) async fn time_to_keep(&self, is_encrypted: bool) {
         self.drain.cancelled().await;
-        if is_encrypted || !self.kept.wanted.load(Ordering::Relaxed) {
+        if !self.keeps(is_encrypted) {
             std::future::pending().await
         }
     }
