@@ -13,7 +13,7 @@ const LEAST_STALENESS: i64 = 90;
 /// then says what is wrong with it).
 #[must_use]
 pub fn selection(preference: Option<Element<'_>>) -> Selection {
-    let Some(preference) = preference else { return Selection::Primary };
+    let Some(preference) = preference.filter(|it| it.kind == DOCUMENT) else { return Selection::Primary };
     let mode = match find(preference, b"mode").and_then(|mode| mode.as_str()) {
         Some("primaryPreferred") => ReadMode::PrimaryPreferred,
         Some("secondary") => ReadMode::Secondary,
@@ -67,5 +67,13 @@ mod tests {
         let short = bson::rawdoc! { "$readPreference": { "mode": "secondary", "maxStalenessSeconds": 89 } };
         let short = Elements::of(short.as_bytes()).unwrap().next().unwrap().unwrap();
         assert_eq!(selection(Some(short)), Selection::Primary, "for a server to refuse");
+    }
+
+    #[test]
+    fn one_in_an_array_is_for_a_server_to_refuse() {
+        let mut bytes = bson::rawdoc! { "$readPreference": { "mode": "secondary" } }.into_bytes();
+        bytes[4] = ARRAY;
+        let array = Elements::of(&bytes).unwrap().next().unwrap().unwrap();
+        assert_eq!(selection(Some(array)), Selection::Primary);
     }
 }

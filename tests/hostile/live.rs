@@ -11,6 +11,7 @@ use reshard::wire::compressed::Compressor;
 use reshard::wire::header::{Header, OP_MSG};
 use reshard::wire::op_msg::build;
 use reshard_testbed::{ReplicaSet, wait_for};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -20,7 +21,9 @@ use super::support::process::Server;
 use super::support::{LONG, two_sets, until_equal};
 use super::{Dice, corpus, mutate, seed, twist};
 
-const NAMESPACE: &str = "shop.items";
+/// The collections that migrate: one that hostile messages may do anything to that a server takes (to one, a `limit`
+/// that is a document is no limit), and one that none of them names.
+const NAMESPACES: [&str; 2] = ["shop.items", "shop.calm"];
 /// Each is sent twice.
 const FRAMES: usize = 3000;
 /// Hostile clients at once.
@@ -49,8 +52,12 @@ impl Field {
         server.reconfigure(|text| text + more)?;
         server.restart().await?;
         let client = Client::with_uri_str(server.uri()).await?;
-        client.database("shop").collection("items").insert_one(doc! { "_id": 1 }).await?;
-        server.create_and_start("m", NAMESPACE).await?;
+        for namespace in ["items", "calm"] {
+            client.database("shop").collection(namespace).insert_one(doc! { "_id": 1 }).await?;
+        }
+        let both = NAMESPACES.map(|namespace| json!({ "namespace": namespace }));
+        server.insist("POST", "/v1/migrations", Some(json!({ "name": "m", "namespaces": both }))).await?;
+        server.insist("POST", "/v1/migrations/m/start", None).await?;
         server.until_free("m").await?;
         server.percent("m", "reads", 50).await?;
         server.percent("m", "writes", 50).await?;
@@ -102,7 +109,7 @@ impl Field {
     }
 }
 
-/// A client that does its work, by keys of its own, and looks at every answer.
+/// A client that does its work, in a collection of its own, and looks at every answer.
 pub(crate) struct Calm {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -115,7 +122,7 @@ impl Calm {
         let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let (stopped, count) = (stop.clone(), done.clone());
         let work = tokio::spawn(async move {
-            let items = client.database("shop").collection::<Document>("items");
+            let items = client.database("shop").collection::<Document>("calm");
             for round in 0_i64.. {
                 if stopped.load(Ordering::Relaxed) {
                     break;
@@ -197,7 +204,10 @@ async fn hostile_clients_disturb_nobody() -> Result<()> {
     field.all_is_as_before(memory).await?;
     // What was understood of all that was written to both, and is taken for nobody else's.
     field.server.until_level("m").await?;
-    until_equal(&field.old.uri(), &field.new.uri(), NAMESPACE).await
+    for namespace in NAMESPACES {
+        until_equal(&field.old.uri(), &field.new.uri(), namespace).await.context(namespace)?;
+    }
+    Ok(())
 }
 
 /// Sends all of them, some at once; how many were answered.
