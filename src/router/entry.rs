@@ -51,11 +51,43 @@ pub struct Entered {
     leases: Vec<(Side, Generation)>,
 }
 
+/// What held when a write was answered.
+pub struct Answered {
+    leases_hold: bool,
+    /// Whether the reply may be shown.
+    pub may_show: bool,
+    /// The slots of each side; `None` where nothing migrates any more.
+    owned: Option<PerSide<SlotSet>>,
+}
+
+fn owned(route: &MigrationRoute) -> PerSide<SlotSet> {
+    PerSide::from_fn(|side| *route.owned_by(side))
+}
+
 impl Entered {
     /// One that holds nothing but its place.
     #[cfg(test)]
     pub(super) fn of(ticket: Ticket, route: Arc<MigrationRoute>) -> Self {
         Self { ticket, route, active: None, retries: None, leases: Vec::new() }
+    }
+
+    /// What holds now that there is an answer about `namespace`. Looked at once: a lease that ends later was held
+    /// when the write was executed, however long it takes until the reply is out.
+    #[must_use]
+    pub fn answered(&self, gate: &Gate, namespace: &str) -> Answered {
+        let Some(active) = &self.active else {
+            return Answered { leases_hold: true, may_show: true, owned: None };
+        };
+        // Before the leases: who owned what while they held.
+        let table = gate.routing.peek();
+        // Once the migration is aborted there is no route, and nobody has moved anything.
+        let owned = owned(table.route(namespace).unwrap_or(&self.route));
+        let leases_hold = hold(active, &self.leases);
+        Answered {
+            leases_hold,
+            may_show: leases_hold || !active.converger.safeguards.reply_check,
+            owned: Some(owned),
+        }
     }
 
     /// Whether every lease that the write began under still holds: only then may its reply be shown.
@@ -65,14 +97,10 @@ impl Entered {
         !active.converger.safeguards.reply_check || hold(active, &self.leases)
     }
 
-    /// Its reply about `slots` is shown: what must hold now.
-    pub(super) fn watch(&self, gate: &Gate, namespace: &str, slots: &SlotSet) {
-        let Some(active) = &self.active else { return };
-        let table = gate.routing.peek();
-        // Once the migration is aborted there is no route, and nobody has moved anything.
-        let now = table.route(namespace).map_or(&self.route, |now| now);
-        let owned = |route: &MigrationRoute| PerSide::from_fn(|side| *route.owned_by(side));
-        let holds = acknowledged(hold(active, &self.leases), slots, &owned(&self.route), &owned(now));
+    /// Its reply about `slots` is shown: what must have held when it was `answered`.
+    pub(super) fn watch(&self, answered: &Answered, slots: &SlotSet) {
+        let (Some(active), Some(then)) = (&self.active, &answered.owned) else { return };
+        let holds = acknowledged(answered.leases_hold, slots, &owned(&self.route), then);
         active.converger.violations.watch(Invariant::Acknowledged, holds);
     }
 

@@ -126,9 +126,9 @@ impl Writer {
         let own = Owning::begin(command, keys.as_deref(), &entered, &slots, &homes);
         let outcome = self.execute(command, &entered, &homes, left()).await;
         own.end(command, &outcome);
-        let in_time = entered.may_answer();
-        self.note_outcome(command, &outcome, in_time, &slots, entered.route.epoch);
-        if !in_time {
+        let answered = entered.answered(&self.gate, namespace);
+        self.note_outcome(command, &outcome, answered.may_show, &slots, entered.route.epoch);
+        if !answered.may_show {
             let ended = |_| {
                 ErrorReply::new(HOST_UNREACHABLE, "the lease to write ended meanwhile")
                     .labelled(vec![RETRYABLE_WRITE])
@@ -139,7 +139,7 @@ impl Writer {
         if let Some(forgotten) = answer_forgotten(&homes, &outcome.reply) {
             return Err(forgotten);
         }
-        entered.watch(&self.gate, namespace, &slots);
+        entered.watch(&answered, &slots);
         watch_retry(command, &entered, &outcome, &homes);
         let operation_time = outcome.times.old.or(outcome.times.new);
         let body = outcome.reply.clone();

@@ -33,7 +33,7 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Duration {
-        self.offset + Self::scale(self.executor.now(), 1_000_000 + self.drift_ppm, 1_000_000)
+        self.offset + Self::scale(self.executor.look(), 1_000_000 + self.drift_ppm, 1_000_000)
     }
 
     fn wall_millis(&self) -> i64 {

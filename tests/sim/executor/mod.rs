@@ -53,6 +53,8 @@ struct Core {
     steps: u64,
     step_limit: u64,
     trace: u64,
+    /// What a look at a clock may cost, in nanoseconds.
+    look: u64,
 }
 
 /// A handle to the executor; clones share it.
@@ -73,6 +75,7 @@ impl Executor {
             steps: 0,
             step_limit: 2_000_000,
             trace: 0,
+            look: 0,
         };
         Self { core: Arc::new(Mutex::new(core)), ready }
     }
@@ -80,6 +83,22 @@ impl Executor {
     /// Ends a run after this many polls.
     pub(crate) fn limit_steps(&self, limit: u64) {
         self.core.lock().step_limit = limit;
+    }
+
+    /// A busy machine: time goes on between two lines of a task, too, by up to `look` for each look at a clock.
+    pub(crate) fn be_busy(&self, look: Duration) {
+        self.core.lock().look = u64::try_from(look.as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    /// The time, for a process: asking takes some on a busy machine.
+    pub(crate) fn look(&self) -> Duration {
+        let mut core = self.core.lock();
+        if core.look > 0 {
+            let most = core.look;
+            let spent = core.rng.below(most);
+            core.timers.spend(spent);
+        }
+        Duration::from_nanos(core.timers.now())
     }
 
     /// Virtual time since the world began.

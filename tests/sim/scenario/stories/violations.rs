@@ -1,6 +1,7 @@
 //! What proxies find broken by themselves: with a safeguard off its invariant is counted, and with it on it is not.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reshard::model::side::Side;
@@ -12,7 +13,7 @@ use crate::network::Weather;
 use crate::scenario::client::COUNTERS;
 use crate::scenario::operator::Step;
 use crate::scenario::options::UNVERIFIED;
-use crate::scenario::proxy::MIRROR_TIMEOUT;
+use crate::scenario::proxy::{LEASE, MIRROR_TIMEOUT};
 use crate::scenario::stage::{Ending, Stage, tell, told};
 use crate::schedules;
 use crate::world::World;
@@ -57,6 +58,45 @@ fn a_reply_after_its_lease_is_counted() {
     is_counted(Invariant::Acknowledged, off, unchecked, |stage| {
         leases::cut_off_in_the_middle_of_a_write(stage, false)
     });
+}
+
+/// The lease cannot be renewed and ends while writes go on, on a machine that is busy: time passes between any two looks
+/// at the clock.
+async fn a_lease_that_ends_at_any_line(stage: Arc<Stage>) -> Ending {
+    let proxy = stage.proxy(1).await;
+    stage.synced().await?;
+    let (network, executor) = (stage.world.network().clone(), stage.world.executor().clone());
+    let is_over = AtomicBool::new(false);
+    let leases = async {
+        executor.be_busy(Duration::from_millis(20));
+        for _ in 0..10 {
+            network.hold(proxy.process.id, stage.index(Side::Old), "findAndModify", 1000);
+            stage.world.sleep(LEASE + LEASE / 2).await;
+            network.flush();
+            stage.world.sleep(LEASE / 2).await;
+        }
+        executor.be_busy(Duration::ZERO);
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let mut client = stage.client(1);
+    let writes = async {
+        while !is_over.load(Ordering::Relaxed) {
+            let write = client.prepare_step(COUNTERS);
+            client.attempt(&proxy, &write).await;
+        }
+    };
+    futures::join!(writes, leases);
+    Ok(proxy)
+}
+
+#[test]
+fn a_lease_that_ends_once_its_reply_may_be_shown_is_not_counted() {
+    for seed in 1..=5 * BUDGET {
+        let world = World::new(seed, Weather::calm());
+        let (told, found) = told(&world, UNVERIFIED, a_lease_that_ends_at_any_line);
+        world.end();
+        assert_eq!((told, found.get(&Invariant::Acknowledged)), (Ok(()), None), "seed {seed}");
+    }
 }
 
 #[test]
