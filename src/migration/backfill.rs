@@ -20,13 +20,14 @@ use super::parked::park;
 use super::ranges::{self, Range};
 use super::throttle::Limiter;
 use crate::clock::SharedClock;
-use crate::cluster::command::{Commands, Reply, Request, SharedCluster, Target, number};
+use crate::cluster::command::{Commands, OnlyIf, Reply, Request, SharedCluster, Target, number};
 use crate::converge::converger::{BATCH, Converger, Order};
 use crate::converge::read::{ask, cursor_id, id_of, time_now};
 use crate::converge::shards;
 use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
 use crate::policy::converge::{Failure, failure, insert_would_change};
+use crate::state::authority::Authority;
 use crate::state::own_writes::By;
 use crate::state::parking::Parking;
 use crate::state::recent::{Load, Reading, Recent};
@@ -98,6 +99,8 @@ pub struct Backfill {
     pub records: Arc<Records>,
     /// The clock.
     pub clock: SharedClock,
+    /// This process's lease on new: it inserts nothing that it read under an earlier one.
+    pub authority: Arc<Authority>,
     /// How fast it may go.
     pub limiter: Arc<Limiter>,
     /// How much has been copied.
@@ -108,6 +111,15 @@ pub struct Backfill {
     pub parallel: usize,
     /// The start of the streams: reads are not older.
     pub start: Timestamp,
+}
+
+/// What a scan has begun with.
+struct Scan<'a> {
+    /// What changes while it goes on.
+    reading: Reading<'a>,
+    /// The lease of before it. Once that has ended this process may have been taken for dead, and what it has in hand
+    /// may have been deleted since, by events that others have worked off.
+    under: OnlyIf,
 }
 
 /// One batch as read.
@@ -152,9 +164,9 @@ impl Backfill {
         self.look_ahead(range).await?;
         let source = &self.clusters.old;
         // First remember, then ask for the time, then read after it: no change falls in between.
-        let mut reading = self.recent.reading();
+        let mut scan = self.begin_scan()?;
         let after = time_now(&**source).await?.max(self.start);
-        reading.reads_after(after);
+        scan.reading.reads_after(after);
         let mut reply = ask(&**source, find(range, after)).await?;
         let mut field = "firstBatch";
         let mut stored_at = self.clock.now();
@@ -163,12 +175,12 @@ impl Backfill {
             let more = cursor_id(&reply.body);
             // The next batch is read while this one is written.
             let (next, landed) =
-                futures::join!(self.get_more(range, more, &reply), self.land(range, &cargo, &reading));
+                futures::join!(self.get_more(range, more, &reply), self.land(range, &cargo, &scan));
             landed?;
             self.copied.count(range, &cargo);
             range.next = cargo.last.or(range.next.take());
             if more == 0 && range.high.is_none() {
-                self.land_max_key(range, &reading, after).await?;
+                self.land_max_key(range, &scan, after).await?;
             }
             range.done = more == 0;
             if range.done || self.clock.now() - stored_at >= STORE_EVERY {
@@ -186,24 +198,26 @@ impl Backfill {
         }
     }
 
+    fn begin_scan(&self) -> Result<Scan<'_>, String> {
+        let authority = Arc::clone(&self.authority);
+        let lease = authority.lease.begin().ok_or("new grants no lease to write")?;
+        let under = OnlyIf(Arc::new(move || authority.lease.holds(lease)));
+        Ok(Scan { reading: self.recent.reading(), under })
+    }
+
     async fn store(&self, range: &Range) -> Result<(), String> {
         let stored = ranges::store(&self.records, &self.converger.migration, range).await;
         stored.map_err(|error| error.to_string())
     }
 
     /// A scan with a lower bound leaves out the document whose `_id` is `MaxKey` (measured on 4.4 and 6.0).
-    async fn land_max_key(
-        &self,
-        range: &mut Range,
-        reading: &Reading<'_>,
-        after: Timestamp,
-    ) -> Result<(), String> {
+    async fn land_max_key(&self, range: &mut Range, scan: &Scan<'_>, after: Timestamp) -> Result<(), String> {
         let reply = ask(&*self.clusters.old, max_key(range, after)).await?;
         let cargo = unload(&reply.body, "firstBatch")?;
         if cargo.last.is_none() {
             return Ok(());
         }
-        self.land(range, &cargo, reading).await?;
+        self.land(range, &cargo, scan).await?;
         self.copied.count(range, &cargo);
         Ok(())
     }
@@ -220,7 +234,7 @@ impl Backfill {
     }
 
     /// Inserts a batch, and converges what an insert does not settle.
-    async fn land(&self, range: &Range, cargo: &Cargo, reading: &Reading<'_>) -> Result<(), String> {
+    async fn land(&self, range: &Range, cargo: &Cargo, scan: &Scan<'_>) -> Result<(), String> {
         let bytes = cargo.documents.len() as u64;
         self.limiter.pass(cargo.keys.len() as u64, bytes).await;
         while self.recent.room_for_copied() < cargo.keys.len() {
@@ -229,14 +243,14 @@ impl Backfill {
         }
         let mut converge = cargo.special.clone();
         if !cargo.keys.is_empty() {
-            converge.extend(self.insert(range, cargo).await?);
+            converge.extend(self.insert(range, cargo, scan.under.clone()).await?);
         }
         if self.converger.safeguards.backfill_second_look {
             converge.extend(
                 cargo
                     .keys
                     .iter()
-                    .filter(|key| reading.changed(key.fingerprint_in(&range.namespace)))
+                    .filter(|key| scan.reading.changed(key.fingerprint_in(&range.namespace)))
                     .cloned(),
             );
         }
@@ -254,15 +268,16 @@ impl Backfill {
     }
 
     /// Inserts what is not there yet; returns the keys that this did not settle.
-    async fn insert(&self, range: &Range, cargo: &Cargo) -> Result<Vec<Key>, String> {
+    async fn insert(&self, range: &Range, cargo: &Cargo, under: OnlyIf) -> Result<Vec<Key>, String> {
         let load =
             self.recent.note_copying(cargo.keys.iter().map(|key| key.fingerprint_in(&range.namespace)));
         let body = rawdoc! {
             "insert": range.namespace.collection(), "ordered": false, "bypassDocumentValidation": true,
             "writeConcern": { "w": "majority" },
         };
-        let request =
-            Request::new(range.namespace.database(), body).sequence("documents", cargo.documents.clone());
+        let request = Request::new(range.namespace.database(), body)
+            .sequence("documents", cargo.documents.clone())
+            .only_if(under);
         // A replica set's events of these inserts are known as such; a router may send them again, later.
         let own = &self.converger.own;
         let writing = own

@@ -59,6 +59,8 @@ pub struct Context {
     pub clock: SharedClock,
     /// Replies wait for mirrors, whatever the records say.
     pub keeps_mirrors_current: AtomicBool,
+    /// Held from where the records are read until what they say is published: what is published last is what is known.
+    pub publishing: Mutex<()>,
     /// Slots that are being taken back without new: writes to them, and converging them, wait.
     pub taking_back: Mutex<SlotSet>,
     /// All on, but in the simulator.
@@ -78,11 +80,36 @@ impl Context {
         Some(route)
     }
 
-    /// Publishes what the records last seen say, adjusted; returns the version, `None` while none was seen.
+    /// Publishes what the records last seen say, adjusted; returns the version, `None` while none was seen. For calls, of
+    /// which one runs at a time: what an earlier one has adjusted does not stay.
     pub fn publish(&self, adjust: impl FnOnce(&mut MigrationRoute)) -> Option<u64> {
+        let _in_order = self.publishing.lock();
+        self.publish_next(adjust)
+    }
+
+    /// The same for who works beside calls: what one of these has set for a move stays.
+    pub fn publish_beside(&self) -> Option<u64> {
+        let _in_order = self.publishing.lock();
+        let (sealed, ack_both) = self.set_for_a_move();
+        self.publish_next(|route| {
+            route.sealed = route.sealed.or(&sealed);
+            route.ack_both |= ack_both;
+        })
+    }
+
+    fn publish_next(&self, adjust: impl FnOnce(&mut MigrationRoute)) -> Option<u64> {
         let mut route = self.route()?;
         adjust(&mut route);
         Some(self.routing.publish_route(&self.scope.known(), &route))
+    }
+
+    fn published(&self) -> Option<Arc<MigrationRoute>> {
+        let namespace = self.scope.known().into_iter().next()?;
+        self.routing.load().route(namespace.as_str()).cloned()
+    }
+
+    fn set_for_a_move(&self) -> (SlotSet, bool) {
+        self.published().map_or_else(Default::default, |route| (route.sealed, route.ack_both))
     }
 
     /// Asks `side` for its lease. What its record says is published before the lease counts.
@@ -96,19 +123,11 @@ impl Context {
     /// Publishes what the records last seen say, if that is news; what this process has set for a move of
     /// its own stays.
     fn publish_news(&self) {
-        let (Some(route), Some(namespace)) = (self.route(), self.scope.known().into_iter().next()) else {
-            return;
-        };
-        let published = self.routing.load().route(namespace.as_str()).cloned();
-        let (sealed, ack_both) =
-            published.as_ref().map_or_else(Default::default, |route| (route.sealed, route.ack_both));
-        let is_news = published.is_none_or(|published| !published.agrees_with(&route));
+        let Some(route) = self.route().filter(|_| !self.scope.known().is_empty()) else { return };
+        let is_news = self.published().is_none_or(|published| !published.agrees_with(&route));
         // Once it is aborted its namespaces are nobody's business any more.
         if is_news && route.phase != Phase::Aborted {
-            self.publish(|route| {
-                route.sealed = route.sealed.or(&sealed);
-                route.ack_both |= ack_both;
-            });
+            self.publish_beside();
         }
     }
 

@@ -279,6 +279,7 @@ impl Engine {
             records: Arc::clone(state),
             clock,
             keeps_mirrors_current: false.into(),
+            publishing: Mutex::default(),
             taking_back: Mutex::default(),
             safeguards: environment.safeguards,
         });

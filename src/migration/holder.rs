@@ -40,12 +40,37 @@ pub fn mirror_name(holder: &str, migration: &str) -> String {
     format!("{holder}/{migration}")
 }
 
-/// What is known of other holders: the beat last seen, and since when.
+/// What is known of other holders: for how long they have been silent.
 #[derive(Default)]
 pub struct Watch {
-    seen: Mutex<BTreeMap<(Side, String), (i64, Duration)>>,
+    seen: Mutex<BTreeMap<(Side, String), Silence>>,
     problems: Mutex<BTreeMap<String, String>>,
     looked: Mutex<PerSide<bool>>,
+}
+
+/// How long a holder has been silent, as far as the cluster was heard meanwhile.
+///
+/// Of a cluster that hangs nobody gets a sign of life through: once it goes on, what all have sent arrives at once, and
+/// who looks first must not take the others for dead.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    beat: i64,
+    heard: Duration,
+    lasts: Duration,
+}
+
+impl Silence {
+    const fn begin(beat: i64, heard: Duration) -> Self {
+        Self { beat, heard, lasts: Duration::ZERO }
+    }
+
+    /// The cluster was `heard` at that time of this process's clock to say `beat`; between two answers at most `most`
+    /// counts. Returns how long the silence lasts.
+    fn note(&mut self, beat: i64, heard: Duration, most: Duration) -> Duration {
+        let lasts = self.lasts + heard.saturating_sub(self.heard).min(most);
+        *self = if beat == self.beat { Self { beat, heard, lasts } } else { Self::begin(beat, heard) };
+        self.lasts
+    }
 }
 
 impl Watch {
@@ -114,20 +139,18 @@ impl Context {
 
     async fn look_after(&self, side: Side, record: &AuthorityRecord, watch: &Watch, lease: Duration) {
         self.note_company(side, record);
-        let me = self.authorities.get(side).holder().to_owned();
+        let authority = self.authorities.get(side);
+        let me = authority.holder().to_owned();
         let mut problems = BTreeMap::new();
         for (holder, state) in record.holders.iter().filter(|(holder, _)| **holder != me) {
-            let now = self.clock.now();
-            let since = {
+            let heard = authority.heard().unwrap_or_default();
+            let silent = {
                 let mut seen = watch.seen.lock();
-                let entry = seen.entry((side, holder.clone())).or_insert((state.beat, now));
-                if entry.0 != state.beat {
-                    *entry = (state.beat, now);
-                }
-                entry.1
+                let silence = seen.entry((side, holder.clone())).or_insert(Silence::begin(state.beat, heard));
+                silence.note(state.beat, heard, lease / 4)
             };
             // One lease and some more, on this process's clock, since its last sign of life.
-            if !state.ended && now - since < lease + lease / 8 {
+            if !state.ended && silent < lease + lease / 8 {
                 problems
                     .insert(format!("{holder} on {side}"), "has not been silent for a lease yet".to_owned());
                 continue;
@@ -238,5 +261,21 @@ impl Context {
     #[must_use]
     pub fn leases(&self) -> PerSide<bool> {
         PerSide::from_fn(|side| self.authorities.get(side).lease.begin().is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_hangs_makes_nobody_dead() {
+        let at = Duration::from_secs;
+        let mut silence = Silence::begin(7, at(10));
+        assert_eq!(silence.note(7, at(12), at(3)), at(2));
+        assert_eq!(silence.note(7, at(12), at(3)), at(2), "nothing was heard");
+        assert_eq!(silence.note(7, at(60), at(3)), at(5), "it was silent itself");
+        assert_eq!(silence.note(8, at(61), at(3)), at(0), "a sign of life");
+        assert_eq!(silence.note(8, at(62), at(3)), at(1));
     }
 }

@@ -142,7 +142,7 @@ impl Running {
         if is_recorded(context, namespace).await? {
             // By a process that was taken for dead when this one began.
             context.scope.add(namespace.clone());
-            context.publish(|_| ());
+            context.publish_beside();
             return Ok(true);
         }
         let wanted = by_pattern(&specs, namespace)
@@ -155,7 +155,7 @@ impl Running {
         prepare::prepare(&context.clusters, std::slice::from_ref(&plan)).await.map_err(not_now)?;
         record_newcomer(context, namespace).await?;
         context.scope.add(namespace.clone());
-        context.publish(|_| ());
+        context.publish_beside();
         Ok(true)
     }
 

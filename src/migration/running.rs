@@ -276,6 +276,7 @@ impl Running {
             parking: Arc::clone(&context.parking),
             records: Arc::clone(&context.records),
             clock: context.clock.clone(),
+            authority: Arc::clone(&context.authorities.new),
             limiter: Arc::clone(&self.limiter),
             copied: Arc::clone(&self.copied),
             paused: self.paused.subscribe(),

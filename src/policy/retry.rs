@@ -45,8 +45,8 @@ pub struct Memory {
     learnt: HashMap<([u8; 16], Slot, u64), i64>,
     /// The highest number of each session that this process has sent to a cluster as the authority.
     sent: PerSide<HashMap<[u8; 16], i64>>,
-    /// The write of each session that was seen last to change something, and where.
-    executed: HashMap<[u8; 16], (i64, Side)>,
+    /// The write of each session that was seen last to change something, of which document, and where.
+    executed: HashMap<[u8; 16], (i64, Option<u128>, Side)>,
     /// When this process first heard of each move: none matters for longer than retries live.
     heard: HashMap<u64, Duration>,
     /// When there were too many of them.
@@ -95,13 +95,21 @@ impl Memory {
         *highest = number.max(*highest);
     }
 
-    /// Number `number` of `session` has changed something on `side`; returns where it had done so before.
-    pub fn note_executed(&mut self, session: [u8; 16], number: i64, side: Side) -> Option<Side> {
+    /// Number `number` of `session` has changed something on `side`, which is the `document` of that fingerprint if it
+    /// names one; returns where it had done so before. No driver gives one number to writes of two documents: one that
+    /// does has sent no retry.
+    pub fn note_executed(
+        &mut self,
+        session: [u8; 16],
+        number: i64,
+        document: Option<u128>,
+        side: Side,
+    ) -> Option<Side> {
         if self.executed.len() >= self.limit && !self.executed.contains_key(&session) {
             self.executed.clear();
         }
-        let before = self.executed.insert(session, (number, side));
-        before.filter(|(before, _)| *before == number).map(|(_, side)| side)
+        let before = self.executed.insert(session, (number, document, side));
+        before.filter(|(before, of, _)| (*before, *of) == (number, document)).map(|(_, _, side)| side)
     }
 
     /// Whether the record of `side` names no other process; `untouched`: none can have sent a write to it as
@@ -207,15 +215,16 @@ mod tests {
     #[test]
     fn the_last_write_of_a_session_is_known_by_where_it_was_executed() {
         let mut memory = Memory::new(1);
-        assert_eq!(memory.note_executed([1; 16], 7, Side::Old), None);
-        assert_eq!(memory.note_executed([1; 16], 7, Side::New), Some(Side::Old));
-        assert_eq!(memory.note_executed([1; 16], 8, Side::New), None);
-        assert_eq!(
-            memory.note_executed([2; 16], 8, Side::New),
-            None,
-            "another session, and no room for both"
-        );
-        assert_eq!(memory.note_executed([1; 16], 8, Side::New), None);
+        let mut note =
+            |session: u8, number, document, side| memory.note_executed([session; 16], number, document, side);
+        assert_eq!(note(1, 7, Some(1), Side::Old), None);
+        assert_eq!(note(1, 7, Some(1), Side::New), Some(Side::Old));
+        assert_eq!(note(1, 7, Some(2), Side::Old), None, "of another document: no retry");
+        assert_eq!(note(1, 7, None, Side::Old), None);
+        assert_eq!(note(1, 7, None, Side::New), Some(Side::Old));
+        assert_eq!(note(1, 8, None, Side::New), None);
+        assert_eq!(note(2, 8, None, Side::New), None, "another session, and no room for both");
+        assert_eq!(note(1, 8, None, Side::New), None);
     }
 
     #[test]

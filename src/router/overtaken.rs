@@ -10,6 +10,7 @@ use bson::raw::{RawArrayBuf, RawDocumentBuf, cstr};
 use bson::{RawDocument, rawdoc};
 
 use super::entry::{Entered, Gate, not_sent};
+use super::outcome::{Outcome, changed_something};
 use super::sending::send;
 use crate::clock::SharedClock;
 use crate::cluster::command::{Request, ServerError, SharedCluster, number};
@@ -17,6 +18,7 @@ use crate::model::side::{PerSide, Side};
 use crate::model::slots::Slot;
 use crate::policy::counting::Search;
 use crate::policy::failover::Kind;
+use crate::policy::invariants::{Invariant, once};
 use crate::policy::retry::Verdict;
 use crate::policy::writes::WriteCommand;
 use crate::state::table::MigrationRoute;
@@ -213,4 +215,32 @@ fn cannot_tell(side: Side, code: i32, message: String) -> ErrorReply {
              write anew what is missing ({message})"
         ),
     )
+}
+
+/// A write of one statement, of which the reply proves that it changed something, must have done so once.
+pub(super) fn watch_retry(
+    command: &WriteCommand,
+    entered: &Entered,
+    outcome: &Outcome,
+    homes: &[Option<Side>],
+) {
+    let (Some(active), Some(session), Some(number)) =
+        (&entered.retries, command.session(), command.txn_number)
+    else {
+        return;
+    };
+    let side = match (outcome.times.old, outcome.times.new) {
+        (Some(_), None) => Side::Old,
+        (None, Some(_)) => Side::New,
+        _ => return,
+    };
+    let is_one =
+        command.statements.len() == 1 && command.numbers.is_none() && homes.iter().all(Option::is_none);
+    if !is_one || !changed_something(command, &outcome.reply) {
+        return;
+    }
+    let key = command.statements.first().and_then(|statement| statement.key.as_ref());
+    let document = key.map(|key| key.fingerprint_in(&command.namespace));
+    let before = active.retries.lock().note_executed(session, number, document, side);
+    active.converger.violations.watch(Invariant::Once, once(before, side));
 }

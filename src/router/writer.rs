@@ -13,8 +13,8 @@ use bson::raw::RawDocumentBuf;
 
 use super::entry::{Entered, Gate};
 use super::mirroring::{Direct, Effect, Mirroring, concern};
-use super::outcome::{Outcome, all_done, changed_something, keys_in_reply, nothing_found};
-use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late};
+use super::outcome::{Outcome, all_done, keys_in_reply, nothing_found};
+use super::overtaken::{answer_forgotten, executed_before, perhaps_too_late, watch_retry};
 use super::owning::Owning;
 use super::resolving::resolve;
 use super::route_keys::{may_run, must_name_slots};
@@ -27,7 +27,6 @@ use crate::model::key::Key;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::SlotSet;
 use crate::policy::failover::Kind;
-use crate::policy::invariants::{Invariant, once};
 use crate::policy::route_key::By;
 use crate::policy::shard_key::Place;
 use crate::policy::split::{Part, merge, parts, stops};
@@ -320,27 +319,6 @@ fn note_shape(command: &WriteCommand, entered: &Entered) {
             active.counters.unkeyed_retryable.fetch_add(1, Relaxed);
         }
     }
-}
-
-/// A write of one statement, of which the reply proves that it changed something, must have done so once.
-fn watch_retry(command: &WriteCommand, entered: &Entered, outcome: &Outcome, homes: &[Option<Side>]) {
-    let (Some(active), Some(session), Some(number)) =
-        (&entered.retries, command.session(), command.txn_number)
-    else {
-        return;
-    };
-    let side = match (outcome.times.old, outcome.times.new) {
-        (Some(_), None) => Side::Old,
-        (None, Some(_)) => Side::New,
-        _ => return,
-    };
-    let is_one =
-        command.statements.len() == 1 && command.numbers.is_none() && homes.iter().all(Option::is_none);
-    if !is_one || !changed_something(command, &outcome.reply) {
-        return;
-    }
-    let before = active.retries.lock().note_executed(session, number, side);
-    active.converger.violations.watch(Invariant::Once, once(before, side));
 }
 
 /// What the mirror is to be told.

@@ -1,6 +1,8 @@
 //! This process's hold on one cluster's record of one migration: its lease, and every compare-and-set.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bson::{Document, doc};
 use parking_lot::Mutex;
@@ -25,6 +27,12 @@ pub struct Authority {
     records: Arc<Records>,
     clock: SharedClock,
     known: Mutex<Option<AuthorityRecord>>,
+    /// Held from before a change until what the record is after it is known: who was answered first is no late news.
+    changing: tokio::sync::Mutex<()>,
+    /// When the cluster has last answered about it.
+    heard: Mutex<Option<Duration>>,
+    /// It had the lease once, so that its name was in the record.
+    was_granted: AtomicBool,
 }
 
 impl Authority {
@@ -40,13 +48,22 @@ impl Authority {
         lease: Lease,
     ) -> Self {
         let (name, holder) = (name.to_owned(), holder.to_owned());
-        Self { side, lease, name, holder, sessions, records, clock, known: Mutex::new(None) }
+        let was_granted = AtomicBool::new(false);
+        let (known, heard) = (Mutex::new(None), Mutex::new(None));
+        let changing = tokio::sync::Mutex::default();
+        Self { side, lease, name, holder, sessions, records, clock, known, changing, heard, was_granted }
     }
 
     /// The record as last seen.
     #[must_use]
     pub fn known(&self) -> Option<AuthorityRecord> {
         self.known.lock().clone()
+    }
+
+    /// When the cluster has last answered about the record, on the clock of this process.
+    #[must_use]
+    pub fn heard(&self) -> Option<Duration> {
+        *self.heard.lock()
     }
 
     /// Takes a record that was read elsewhere, unless a newer one is known.
@@ -69,11 +86,13 @@ impl Authority {
         update: Document,
     ) -> Result<Option<AuthorityRecord>, RecordError> {
         query.insert("_id", &self.name);
+        let _in_order = self.changing.lock().await;
         let found = self.records.change(DATABASE, AUTHORITY, query, update, false).await?;
         let Some(raw) = found else { return Ok(None) };
         let record: AuthorityRecord = bson::deserialize_from_slice(raw.as_bytes())
             .map_err(|error| RecordError::Malformed(error.to_string()))?;
         *self.known.lock() = Some(record.clone());
+        *self.heard.lock() = Some(self.clock.now());
         Ok(Some(record))
     }
 
@@ -92,6 +111,9 @@ impl Authority {
 
     /// Asks for the lease, or for more of it. `false`: this process has been expelled, or there is no record.
     ///
+    /// Whoever has had the lease and is not in the record any more was taken for dead and forgotten: what it has in
+    /// hand is older than what was decided since, and it never gets the lease again either.
+    ///
     /// `obey` is called before the lease counts: whoever works under it must go by what the record said
     /// when it was granted, and by nothing older.
     ///
@@ -101,7 +123,10 @@ impl Authority {
         let asked = self.clock.now();
         let me = format!("holders.{}", self.holder);
         let epoch = self.known().map_or(0, |record| record.epoch);
-        let query = doc! { format!("{me}.expelled"): { "$ne": true } };
+        let mut query = doc! { format!("{me}.expelled"): { "$ne": true } };
+        if self.was_granted.load(Ordering::Acquire) {
+            query.insert(&me, doc! { "$exists": true });
+        }
         let update = doc! {
             "$inc": { format!("{me}.beat"): 1_i64 },
             "$set": {
@@ -110,6 +135,7 @@ impl Authority {
             },
         };
         if self.change(query, update).await?.is_some() {
+            self.was_granted.store(true, Ordering::Release);
             obey();
             self.lease.granted(asked);
             Ok(true)

@@ -8,4 +8,4 @@ mod mail;
 
 pub(crate) use connection::Connection;
 pub(crate) use fate::Weather;
-pub(crate) use mail::Network;
+pub(crate) use mail::{Message, Network};

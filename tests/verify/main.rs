@@ -118,6 +118,7 @@ impl Bed {
             records: records.old.clone(),
             clock,
             keeps_mirrors_current: false.into(),
+            publishing: parking_lot::Mutex::default(),
             taking_back: parking_lot::Mutex::default(),
             safeguards: Safeguards::default(),
         });

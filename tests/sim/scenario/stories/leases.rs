@@ -1,18 +1,25 @@
 //! Stories of a proxy that is taken for dead, and is not.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::select;
+use reshard::migration::control::Phase;
 use reshard::model::side::Side;
 use reshard::policy::safeguards::Safeguards;
 
-use crate::network::Weather;
+use crate::network::{Message, Weather};
 use crate::scenario::client::COUNTERS;
-use crate::scenario::operator::Step;
+use crate::scenario::operator::{MIGRATION, Step};
 use crate::scenario::options::UNVERIFIED;
+use crate::scenario::proxy::{LEASE, Proxy, phase};
 use crate::scenario::stage::{Ending, Stage, tell};
 use crate::schedules;
 use crate::world::World;
+
+/// A register that is there from the beginning.
+const THERE: i32 = 0;
 
 /// A proxy is cut off in the middle of a write: nothing of it was sent yet, and it goes on trying. The servers
 /// find its connections dead. A successor moves the slot. Then the way is open again.
@@ -66,5 +73,67 @@ async fn a_start_during_the_beginning(stage: Arc<Stage>) -> Ending {
 fn a_start_during_the_beginning_is_no_other_cluster() {
     schedules::all("a_start_during_the_beginning_is_no_other_cluster", 6, &Weather::calm(), |world| {
         tell(world, UNVERIFIED, a_start_during_the_beginning)
+    });
+}
+
+/// A process that copies stands still with a batch in hand, for so long that it is taken for dead and forgotten. Its
+/// successor copies the rest; a document of the batch is deleted. Then the first one goes on.
+async fn a_copy_of_the_dead(stage: Arc<Stage>) -> Ending {
+    let first = stage.proxy(1).await;
+    let network = stage.world.network().clone();
+    stage.steps(&[Step::Create]).await?;
+    let mut batches = stage.world.rng().below(4);
+    let stands_still = async {
+        loop {
+            let reads = |message: &Message| message.process == first.process.id && message.command == "find";
+            if phase(&stage.scenario.site.clusters) == Some(Phase::Copying)
+                && network.under_way().iter().any(|(_, message)| reads(message))
+            {
+                if batches == 0 {
+                    break;
+                }
+                batches -= 1;
+            }
+            stage.world.sleep(Duration::from_micros(100)).await;
+        }
+        stage.world.pause(&first.process);
+    };
+    // Nobody answers the call.
+    select(pin!(stage.steps(&[Step::Start])), pin!(stands_still)).await;
+    stage.a_while(400).await;
+    stage.scenario.site.cut_off(&first);
+    let second = stage.proxy(2).await;
+    stage.steps(&[Step::Reads(100)]).await?;
+    let mut client = stage.client(1);
+    let delete = client.prepare_delete(THERE);
+    client.succeed(&second, &delete).await?;
+    stage.a_while(1000).await;
+    network.heal_all();
+    stage.world.resume(&first.process);
+    let until = stage.world.executor().now() + LEASE * 2;
+    let copies = |message: &Message| message.process == first.process.id && message.command == "insert";
+    while stage.world.executor().now() < until {
+        if network.under_way().iter().any(|(_, message)| copies(message)) {
+            return Err("it copies, as if nothing had been".into());
+        }
+        stage.world.sleep(Duration::from_micros(200)).await;
+    }
+    if has_a_lease(&first) {
+        return Err("it was forgotten, and got its lease back".into());
+    }
+    stage.world.crash(&first.process);
+    Ok(second)
+}
+
+fn has_a_lease(proxy: &Proxy) -> bool {
+    let active = proxy.registry.get(MIGRATION);
+    active
+        .is_some_and(|it| Side::BOTH.into_iter().any(|side| it.authorities.get(side).lease.begin().is_some()))
+}
+
+#[test]
+fn a_copy_of_the_dead_brings_nothing_back() {
+    schedules::all("a_copy_of_the_dead_brings_nothing_back", 12, &Weather::calm(), |world| {
+        tell(world, UNVERIFIED, a_copy_of_the_dead)
     });
 }
