@@ -76,7 +76,7 @@ pub(super) async fn serve(
     let end = until_end(context, client, &mut greeting, ending).await;
     if end.is_ok()
         && ending.keeps(client.is_encrypted())
-        && let Some(known) = Known::of(&mut greeting, context)
+        && let Some(known) = Known::of(&mut greeting)
     {
         return Ok(Some(known));
     }
