@@ -1,6 +1,7 @@
 use super::*;
 use bson::oid::ObjectId;
 use bson::{Document, RawDocument, rawdoc};
+use rustix::io::ioctl_fionread;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::clock::SystemClock;
@@ -83,6 +84,38 @@ async fn reply(client: &mut TcpStream) -> Option<(i32, Document)> {
 async fn ask(client: &mut TcpStream, message: &[u8]) -> Option<(i32, Document)> {
     client.write_all(message).await.ok()?;
     reply(client).await
+}
+
+async fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.expect(what);
+}
+
+#[tokio::test]
+async fn a_message_that_has_begun_when_the_drain_does_is_answered() {
+    let edge = Edge::new();
+    let capabilities = Arc::new(SharedCapabilities::new());
+    let workers = edge.process(&capabilities);
+    let (mut client, seen) = edge.client(&workers);
+    // The first is under way, as nobody knows yet what to answer; of the second there is a half.
+    let (first, second) = (hello(1), hello(2));
+    client.write_all(&[&first[..], &second[..20]].concat()).await.unwrap();
+    wait_until("a session that reads", || ioctl_fionread(&seen).unwrap() == 0).await;
+    // Else it would stay open.
+    drop(seen);
+    let drain = workers.stop.ending.drain.clone();
+    let stopping = tokio::spawn(workers.stop(Duration::MAX));
+    drain.cancelled().await;
+    capabilities.set(Capabilities::OF_6_0).unwrap();
+    assert_eq!(reply(&mut client).await.unwrap().0, 1);
+    assert_eq!(ask(&mut client, &second[20..]).await.expect("it was cut off").0, 2);
+    // What begins only now is not.
+    assert!(ask(&mut client, &hello(3)).await.is_none(), "it is still served");
+    assert!(stopping.await.unwrap(), "not in time");
 }
 
 #[tokio::test]
