@@ -8,13 +8,11 @@ pub use proxy::{Builder, Proxy, StartError};
 
 use std::num::NonZeroUsize;
 
-use futures::FutureExt as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use crate::cluster::Settings as ClusterSettings;
 use crate::config::{ClusterSection, Config, StateHome};
 use crate::converge::sessions::SESSIONS;
-use crate::handover::{End, Handed, Successor};
+use crate::handover::signals::{Blocked, Told};
+use crate::handover::{End, Handed, Left, Successor, TakesOver};
 use crate::listener::{Entrance, Settings as ListenerSettings};
 use crate::migration::engine::Settings as MigrationSettings;
 use crate::model::side::Side;
@@ -26,6 +24,8 @@ pub struct Launch {
     pub config: Config,
     /// Sockets that it was started with.
     pub handed: Handed,
+    /// How it is told to end or to restart.
+    pub signals: Blocked,
     /// What takes its place when it is told to restart.
     pub successor: Successor,
 }
@@ -36,77 +36,56 @@ pub struct Launch {
 /// # Errors
 /// [`StartError`]; clusters that do not answer are no error.
 pub async fn run(launch: Launch) -> Result<End, StartError> {
-    let mut signals = Signals::new()?;
+    let mut signals = launch.signals.listen()?;
     let proxy = builder(&launch.config).await?.with_sockets(launch.handed).start().await?;
     let mut fatal = proxy.engine().fatal();
-    let mut keep_clients = false;
-    let told = loop {
+    let next = loop {
         let told = tokio::select! {
             biased;
             told = signals.next() => told,
-            Ok(why) = fatal.wait_for(Option::is_some) => Told::Refused(why.clone().unwrap_or_default()),
-        };
-        if !matches!(told, Told::Restart) {
-            break told;
-        }
-        match launch.successor.check().await {
-            Ok(goes_on_with_clients) => {
-                keep_clients = goes_on_with_clients;
-                break told;
+            Ok(why) = fatal.wait_for(Option::is_some) => {
+                break Next::Refused(why.clone().unwrap_or_default());
             }
+        };
+        if told == Told::Stop {
+            break Next::End;
+        }
+        let checked = tokio::select! {
+            biased;
+            // Who wants it to stop does not want another, and need not wait for it.
+            () = signals.stop() => break Next::End,
+            checked = launch.successor.check() => checked,
+        };
+        match checked {
+            Ok(takes_over) => break Next::Program(takes_over),
             Err(error) => tracing::error!(%error, "not restarted, and nothing has changed"),
         }
     };
     drop(fatal);
-    match told {
-        Told::Stop => {
+    match next {
+        Next::End => {
             proxy.shutdown().await;
             Ok(End::Stopped)
         }
-        Told::Refused(why) => {
+        Next::Refused(why) => {
             proxy.shutdown().await;
             Err(StartError::Refused(why))
         }
-        Told::Restart => {
+        Next::Program(TakesOver { clients: keep_clients, signals: left_signals }) => {
             tracing::info!(keep_clients, "restarting: new clients wait until the new program serves them");
             let left = proxy.hand_over(keep_clients).await;
-            // Who wants it to stop does not want another.
-            let stop = matches!(signals.next().now_or_never(), Some(Told::Stop));
-            Ok(if stop { End::Stopped } else { End::Replaced(left) })
+            // The last look: a stop that comes later waits for the new program.
+            let stop = signals.stop_has_come();
+            Ok(if stop { End::Stopped } else { End::Replaced(Left { signals: left_signals, ..left }) })
         }
     }
 }
 
-/// What a process that serves can be told.
-enum Told {
-    Stop,
-    Restart,
+/// What comes after serving.
+enum Next {
+    End,
     Refused(String),
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    restart: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            restart: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.restart.recv() => Told::Restart,
-        }
-    }
+    Program(TakesOver),
 }
 
 /// What the configuration describes.

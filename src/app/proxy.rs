@@ -278,7 +278,7 @@ impl Proxy {
         } else {
             self.end(|workers| workers.stop(HAND_OVER).map(|_| Vec::new())).await
         };
-        Left { listening, clients }
+        Left { listening, clients, ..Left::default() }
     }
 
     /// Ends the workers by `leave`, and everything else; returns what came of that, and whether all ended in time.

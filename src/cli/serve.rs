@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::output;
 use crate::app::{Launch, StartError};
 use crate::config::Config;
+use crate::handover::signals::{self, Blocked};
 use crate::handover::{self, End, Handed, Successor};
 use crate::listener::face::{Face, Secondary};
 use crate::telemetry::logging;
@@ -22,6 +23,9 @@ where
     App: FnOnce(Launch) -> Run,
     Run: Future<Output = Result<End, StartError>>,
 {
+    // First of all, and before there are threads.
+    let signals = Blocked::before_threads()
+        .map_err(|error| Failure::Failed(format!("cannot listen to signals: {error}")))?;
     let handed = Handed::from_environment().map_err(|error| Failure::Usage(error.to_string()))?;
     let config = load(file)?;
     let log = logging::init(&config.log).map_err(|error| Failure::Failed(format!("cannot log: {error}")))?;
@@ -34,7 +38,7 @@ where
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))?;
     let successor = Successor::of_this(file);
-    let launch = Launch { config, handed, successor: successor.clone() };
+    let launch = Launch { config, handed, signals, successor: successor.clone() };
     let end = runtime.block_on(app(launch)).map_err(|error| not_served(file, &error));
     // A name that is being looked up keeps nobody waiting.
     runtime.shutdown_background();
@@ -63,6 +67,8 @@ fn not_served(file: &Path, error: &StartError) -> Failure {
 
 /// Tells what is wrong with `file`, or what it means.
 pub(super) fn check(file: &Path) -> Result<(), Failure> {
+    // A process that is about to restart, which has them blocked, asks. This one reads none.
+    signals::let_through().map_err(|error| Failure::Failed(format!("cannot be ended: {error}")))?;
     let config = load(file)?;
     let new = match &config.new {
         Some(new) => new.uri.to_string(),
@@ -79,7 +85,7 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
     ));
     // Not for people: a process that is about to restart asks.
     if let Some(what) = handover::asked_what_it_takes_over() {
-        output::text(what);
+        output::text(&what);
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! `LISTEN_FDNAMES` that the last of them holds its clients.
 
 mod clients;
+pub mod signals;
 
 use std::ffi::OsString;
 use std::io;
@@ -28,6 +29,8 @@ const NAMES: &str = "LISTEN_FDNAMES";
 /// The name of the socket that holds clients. The number is that of the format of what is known of them: a program
 /// that knows another one is not given any.
 const CLIENTS: &str = "reshard-clients-1";
+/// What a program says that reads the signals that wait for it, see [`signals`].
+const SIGNALS: &str = "reshard-signals";
 /// Set for a program that is asked what it can take over besides listening sockets.
 const ASKED: &str = "RESHARD_TAKES_OVER";
 /// Below are standard input, output and error.
@@ -35,10 +38,19 @@ const LOWEST: i32 = 3;
 /// How long the new program may take to look at its configuration.
 const CHECK: Duration = Duration::from_secs(10);
 
-/// What a program that is asked says it can take over.
+/// What a program that is asked says it can take over, in lines.
 #[must_use]
-pub fn asked_what_it_takes_over() -> Option<&'static str> {
-    std::env::var_os(ASKED).map(|_| CLIENTS)
+pub fn asked_what_it_takes_over() -> Option<String> {
+    std::env::var_os(ASKED).map(|_| format!("{CLIENTS}\n{SIGNALS}"))
+}
+
+/// What a new program can take over besides listening sockets.
+#[derive(Debug, Clone, Copy)]
+pub struct TakesOver {
+    /// Clients that are connected.
+    pub clients: bool,
+    /// Signals that nobody has read.
+    pub signals: bool,
 }
 
 /// Sockets that this process was started with.
@@ -59,6 +71,8 @@ pub struct Left {
     pub listening: Vec<OwnedFd>,
     /// Clients that are connected.
     pub clients: Vec<Kept>,
+    /// Signals that nobody has read are left too.
+    pub signals: bool,
 }
 
 impl Handed {
@@ -143,12 +157,12 @@ impl Successor {
         Self { program: called, arguments: arguments.collect(), config: config.to_owned() }
     }
 
-    /// Checks that the program is there and takes the configuration as it is now; returns whether it goes on with the
-    /// clients of this one.
+    /// Checks that the program is there and takes the configuration as it is now; returns what it takes over
+    /// from this one.
     ///
     /// # Errors
     /// Why not, in one line.
-    pub async fn check(&self) -> Result<bool, String> {
+    pub async fn check(&self) -> Result<TakesOver, String> {
         let mut command = tokio::process::Command::new(&self.program);
         command.args(["check-config", "--config"]).arg(&self.config);
         for name in [COUNT, PROCESS, FIRST, NAMES] {
@@ -162,7 +176,9 @@ impl Successor {
             Err(_) => return Err(format!("{program} check-config did not end within {} s", CHECK.as_secs())),
         };
         if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).lines().any(|line| line == CLIENTS));
+            let said = String::from_utf8_lossy(&output.stdout);
+            let says = |what| said.lines().any(|line| line == what);
+            return Ok(TakesOver { clients: says(CLIENTS), signals: says(SIGNALS) });
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -173,17 +189,21 @@ impl Successor {
     /// return but for an error.
     #[must_use]
     pub fn take_over(self, left: Left, last: impl FnOnce()) -> io::Error {
+        let signals = left.signals;
         let ready = self.with(left);
         last();
-        match ready {
-            Ok((mut command, _row)) => command.exec(),
-            Err(error) => error,
-        }
+        let run = |(mut command, _row): (std::process::Command, Vec<OwnedFd>)| {
+            if !signals {
+                signals::let_through()?;
+            }
+            Err(command.exec())
+        };
+        ready.and_then(run).unwrap_or_else(|error: io::Error| error)
     }
 
     /// How to run the program with what is `left`, and the sockets that must stay open until it runs.
     fn with(self, left: Left) -> io::Result<(std::process::Command, Vec<OwnedFd>)> {
-        let Left { listening: mut sockets, clients } = left;
+        let Left { listening: mut sockets, clients, .. } = left;
         let mut names = vec![String::new(); sockets.len()];
         if !clients.is_empty() {
             match clients::pack(clients) {

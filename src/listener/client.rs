@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use futures::FutureExt as _;
+use rustix::io::ioctl_fionread;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
@@ -64,6 +65,21 @@ impl Client {
         match self {
             Self::Plain(stream) => stream.read_buf(input).await,
             Self::Tls(encrypted) => encrypted.read(input).await,
+        }
+    }
+
+    /// How many bytes have come that nobody has read. Of what is encrypted it is only known whether there are any.
+    pub(super) fn unread(&mut self) -> usize {
+        match self {
+            // Asked of the system: the runtime may not have heard yet.
+            Self::Plain(stream) => {
+                ioctl_fionread(stream).map_or(0, |bytes| bytes.try_into().unwrap_or(usize::MAX))
+            }
+            Self::Tls(encrypted) => {
+                // An error, or the end, shows when it is read.
+                _ = encrypted.look_ahead().now_or_never();
+                usize::from(encrypted.ahead.is_some())
+            }
         }
     }
 

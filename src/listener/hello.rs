@@ -51,6 +51,8 @@ pub(super) struct Greeting {
     pub(super) sign: Arc<str>,
     /// What it has sent, and nobody has read.
     pub(super) unread: Box<[u8]>,
+    /// What it was told of the clusters last, by whichever process.
+    pub(super) told: Option<Capabilities>,
     /// The client has said who it is.
     pub(super) introduced: bool,
     /// The name of its application.
@@ -83,6 +85,7 @@ impl Greeting {
             fail_points: door.fail_points.clone(),
             sign: door.sign.clone(),
             unread: Box::default(),
+            told: None,
             introduced: false,
             application: None,
             balanced: false,
@@ -130,6 +133,7 @@ pub(super) async fn answer(
     let common = in_common(asked, greeting.offered);
     greeting.agreed = common.iter().fold(greeting.agreed, |agreed, one| agreed.with(*one));
     let hello_ok = field("helloOk").and_then(|value| value.as_bool()) == Some(true);
+    greeting.told = Some(*capabilities);
     let mut document = document(capabilities, greeting, command.name, hello_ok, balanced);
     if !common.is_empty() {
         let names: RawArrayBuf = common.iter().map(|one| one.name()).collect();

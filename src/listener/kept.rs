@@ -24,14 +24,14 @@ use super::scram::Stored;
 use super::session::Context;
 use super::settings::Entrance;
 use super::waiting::Waiting;
-use super::worker::Workers;
+use super::worker::{Ending, Workers};
 
 /// What is known of a client.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Known {
     /// What it came in by, see [`sign`].
     sign: String,
-    /// What it was told of the clusters.
+    /// What it was told of the clusters, by this process or one before it.
     told: Option<Capabilities>,
     pub(super) connection_id: i32,
     introduced: bool,
@@ -87,7 +87,7 @@ pub(super) fn sign(bound: SocketAddr, entrance: &Entrance) -> Arc<str> {
 
 impl Known {
     /// Of the client behind `greeting`; `None`: it is about to log in.
-    pub(super) fn of(greeting: &mut Greeting, context: &Context) -> Option<Self> {
+    pub(super) fn of(greeting: &mut Greeting) -> Option<Self> {
         if greeting.pending.is_some() {
             return None;
         }
@@ -101,7 +101,7 @@ impl Known {
         let (cursors, transactions) = belongings.into_parts();
         Some(Self {
             sign: greeting.sign.to_string(),
-            told: context.capabilities.get().copied(),
+            told: greeting.told,
             connection_id: greeting.connection_id,
             introduced: greeting.introduced,
             application: greeting.application.take().map(Into::into),
@@ -116,9 +116,10 @@ impl Known {
         })
     }
 
-    /// Makes `greeting`, which is new, know it. Returns whether its client may be served: not, if it was told of more
-    /// than there is now, as it would not ask again.
-    pub(super) async fn tell(self, greeting: &mut Greeting, context: &Context) -> bool {
+    /// Makes `greeting`, which is new, know it. Returns whether its client may be served: not, if it came in by what
+    /// is not there any more.
+    pub(super) fn tell(self, greeting: &mut Greeting, context: &Context) -> bool {
+        greeting.told = self.told;
         greeting.introduced = self.introduced;
         greeting.application = self.application.map(Into::into);
         greeting.balanced = self.balanced;
@@ -134,12 +135,20 @@ impl Known {
         if !self.cursors.is_empty() || !self.transactions.is_empty() {
             greeting.belongings = Some(Box::new(Belongings::from_parts(self.cursors, self.transactions)));
         }
-        if self.refused {
-            return false;
+        !self.refused
+    }
+}
+
+/// Whether a client that another process served may be served: not, if it was told of more than there is now, as it
+/// would not ask again. Waits until that is known, or the next process is to look.
+pub(super) async fn fits(greeting: &Greeting, context: &Context, ending: &Ending) -> bool {
+    let Some(told) = greeting.told else { return true };
+    tokio::select! {
+        biased;
+        shown = timeout(PATIENCE, context.capabilities.wait()) => {
+            shown.is_ok_and(|shown| told.and(*shown) == told)
         }
-        let Some(told) = self.told else { return true };
-        let shown = timeout(PATIENCE, context.capabilities.wait()).await;
-        shown.is_ok_and(|shown| told.and(*shown) == told)
+        () = ending.time_to_keep(false) => true,
     }
 }
 

@@ -7,6 +7,7 @@ mod buffers;
 mod client;
 mod exhaust;
 mod fail_points;
+mod incoming;
 mod kept;
 mod login;
 mod misplaced;

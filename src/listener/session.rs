@@ -14,18 +14,19 @@ use crate::policy::classify::{Class, classify};
 use crate::router::{Handled, Operation, Router};
 use crate::wire::compressed::{Compressors, compress, decompress};
 use crate::wire::error::{ErrorReply, UNSUPPORTED_OP_QUERY};
-use crate::wire::header::{FrameError, Header, OP_COMPRESSED, OP_MSG, OP_QUERY};
+use crate::wire::header::{FrameError, OP_COMPRESSED, OP_MSG, OP_QUERY};
 use crate::wire::op_msg::{MORE_TO_COME, build};
 use crate::wire::query::{self, Query};
 use crate::wire::scan::Command;
 
 use super::accounts::Accounts;
 use super::answering::{protect, send};
-use super::buffers::{Buffer, FIRST};
+use super::buffers::Buffer;
 use super::client::Client;
 use super::exhaust;
 use super::fail_points::{self, Meeting};
 use super::hello::{self, Greeting, SharedCapabilities};
+use super::incoming::{Begun, read_message};
 use super::kept::Known;
 use super::login;
 use super::misplaced::not_here;
@@ -76,7 +77,7 @@ pub(super) async fn serve(
     let end = until_end(context, client, &mut greeting, ending).await;
     if end.is_ok()
         && ending.keeps(client.is_encrypted())
-        && let Some(known) = Known::of(&mut greeting, context)
+        && let Some(known) = Known::of(&mut greeting)
     {
         return Ok(Some(known));
     }
@@ -100,22 +101,35 @@ async fn until_end(
 ) -> Result<(), SessionEnd> {
     let Ending { farewell, drain, .. } = ending;
     let mut drained = pin!(drain.cancelled());
+    let mut begun = Begun::default();
     loop {
+        let drains = drain.is_cancelled();
+        if drains && is_over(client, greeting, ending, &mut begun) {
+            return Ok(());
+        }
         tokio::select! {
             biased;
             // First: a request that is there already is answered, whatever else is the matter.
             () = std::future::ready(()), if !greeting.unread.is_empty() => {}
             ready = client.readable() => ready?,
-            () = &mut drained => return Ok(()),
-            () = farewell.cancelled(), if greeting.waiting.is_some() && !ending.keeps(client.is_encrypted()) => return Ok(()),
+            () = &mut drained, if !drains => continue,
+            () = farewell.cancelled(), if greeting.waiting.is_some() && !keeps(client, greeting, ending) => return Ok(()),
             () = waiting::over(&mut greeting.waiting) => {}
         }
         // Boxed, so that an idle session does not keep room for it.
-        Box::pin(turn(context, client, greeting, ending)).await?;
-        if drain.is_cancelled() {
-            return Ok(());
-        }
+        Box::pin(turn(context, client, greeting, ending, &mut begun)).await?;
     }
+}
+
+/// Whether the next process goes on with the client: not, while it logs in.
+fn keeps(client: &Client, greeting: &Greeting, ending: &Ending) -> bool {
+    ending.keeps(client.is_encrypted()) && greeting.pending.is_none()
+}
+
+/// Whether the session of a process that drains ends here, between two messages: what is left is for the next process,
+/// or begins only now.
+fn is_over(client: &mut Client, greeting: &Greeting, ending: &Ending, begun: &mut Begun) -> bool {
+    keeps(client, greeting, ending) || !begun.is_left(client, greeting.unread.len())
 }
 
 /// Answers what waited, and handles requests until none is there. A client that does not wait for its answer gets it early.
@@ -124,11 +138,12 @@ async fn turn(
     client: &mut Client,
     greeting: &mut Greeting,
     ending: &Ending,
+    begun: &mut Begun,
 ) -> Result<(), SessionEnd> {
     if let Some(waiting) = greeting.waiting.take() {
         after_waiting(context, client, greeting, *waiting).await?;
     }
-    requests(context, client, greeting, ending).await
+    requests(context, client, greeting, ending, begun).await
 }
 
 /// Answers a `hello` that has waited long enough. One that streams waits again.
@@ -169,6 +184,7 @@ async fn requests(
     client: &mut Client,
     greeting: &mut Greeting,
     ending: &Ending,
+    begun: &mut Begun,
 ) -> Result<(), SessionEnd> {
     let drain = &ending.drain;
     let mut input = Buffer::take();
@@ -176,12 +192,13 @@ async fn requests(
     let (input, reply) = (&mut input.0, &mut output.0);
     input.extend_from_slice(&std::mem::take(&mut greeting.unread));
     loop {
+        let logs_in = greeting.pending.is_some();
         let to_be_kept = ending.time_to_keep(client.is_encrypted());
         let header = tokio::select! {
             biased;
             header = read_message(client, input) => header?,
             // The next process gets the rest of it.
-            () = to_be_kept => None,
+            () = to_be_kept, if !logs_in => None,
         };
         let Some(header) = header else {
             greeting.unread = input[..].into();
@@ -201,10 +218,11 @@ async fn requests(
             send(client, message, reply).await?;
         }
         input.advance(header.length);
+        begun.handled(header.length);
         if let Some(waiting) = greeting.waiting.take_if(|_| !input.is_empty()) {
             after_waiting(context, client, greeting, *waiting).await?;
         }
-        // A client that always has one more request ready must not hold up a shutdown.
+        // Whether there are more of those that have begun is looked for outside.
         if input.is_empty() || drain.is_cancelled() {
             greeting.unread = input[..].into();
             return Ok(());
@@ -228,29 +246,6 @@ async fn until_exhausted(
         exhaust::follow(reply, before);
     }
     Ok(send(client, message, reply).await?)
-}
-
-/// Reads until a whole message stands at the start of `input`; `None` when there was nothing to read after
-/// all. One read suffices for what fits into the buffer.
-async fn read_message(client: &mut Client, input: &mut BytesMut) -> Result<Option<Header>, SessionEnd> {
-    loop {
-        let missing = match Header::parse(input)? {
-            Some(header) if header.length <= input.len() => return Ok(Some(header)),
-            Some(header) => header.length - input.len(),
-            None => FIRST,
-        };
-        input.reserve(missing);
-        if input.is_empty() && missing == FIRST {
-            // Woken for nothing: do not hold the buffers while waiting.
-            match client.try_read(input)? {
-                Some(0) => return Err(SessionEnd::Left),
-                Some(_) => {}
-                None => return Ok(None),
-            }
-        } else if client.read(input).await? == 0 {
-            return Err(SessionEnd::Left);
-        }
-    }
 }
 
 async fn command(

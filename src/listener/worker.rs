@@ -22,7 +22,7 @@ use super::acceptor::Door;
 use super::accounts::Accounts;
 use super::client::Client;
 use super::hello::{Greeting, SharedCapabilities};
-use super::kept::Known;
+use super::kept::{Known, fits};
 use super::session::{Context, SessionEnd, release, serve};
 use super::settings::Settings;
 
@@ -336,7 +336,7 @@ async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival,
     let mut greeting = Greeting::new(id, &door, context.compressors);
     drop(door);
     if let Some(known) = known
-        && !Box::pin(known.tell(&mut greeting, &context)).await
+        && !(known.tell(&mut greeting, &context) && Box::pin(fits(&greeting, &context, &ending)).await)
     {
         return release(&context, greeting).await;
     }
@@ -350,3 +350,6 @@ async fn session(context: Arc<Context>, clients: Arc<Clients>, arrival: Arrival,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,6 +172,27 @@ async fn who_was_told_of_more_than_there_is_now_is_closed() -> Result<()> {
     Ok(())
 }
 
+/// The program in between can tell more, and tells this one nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_told_of_less_stays_over_restarts() -> Result<()> {
+    let older = ReplicaSet::builder("restart-less").version(Version::V4_4).start();
+    let (old, new) =
+        tokio::try_join!(ReplicaSet::builder("restart-more").version(Version::V6_0).start(), older)?;
+    let server = Server::start(&old.uri(), Some(&new.uri())).await?;
+    let hello = rawdoc! { "hello": 1, "$db": "admin" };
+    let mut client = connect(&server).await?;
+    let told = ask_as(&mut client, 1, &hello, LONG).await?.get_i32("maxWireVersion")?;
+    let both =
+        server.reconfigure(|text| text.replacen(&format!("[new]\nuri = \"{}\"\n", new.uri()), "", 1))?;
+    restart_in_place(&server).await?;
+    let more = ask_as(&mut connect(&server).await?, 1, &hello, LONG).await?.get_i32("maxWireVersion")?;
+    ensure!(more > told, "{more} and {told}");
+    server.reconfigure(|_| both)?;
+    restart_in_place(&server).await?;
+    ensure!(ask_as(&mut client, 2, &hello, LONG).await?.get_i32("maxWireVersion")? == told);
+    Ok(())
+}
+
 /// A program that does not know of them is given no clients: they would never hear of anybody again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_cannot_go_on_with_clients_gets_none() -> Result<()> {

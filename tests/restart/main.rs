@@ -6,7 +6,9 @@ mod raw;
 mod support;
 
 mod clients;
+mod drain;
 mod log;
+mod signals;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
