@@ -27,7 +27,9 @@ use reshard::policy::{ddl, expiry, reads};
 use reshard::router::Operation;
 use reshard::wire::compressed::{Compressor, Compressors, compress, decompress};
 use reshard::wire::element::Elements;
-use reshard::wire::header::{HEADER_LEN, Header, MAX_MESSAGE_LEN, OP_COMPRESSED, OP_MSG, OP_QUERY};
+use reshard::wire::header::{
+    HEADER_LEN, Header, MAX_COMPRESSED_LEN, MAX_MESSAGE_LEN, OP_COMPRESSED, OP_MSG, OP_QUERY,
+};
 use reshard::wire::op_msg::{OpMsg, build};
 use reshard::wire::query::Query;
 use reshard::wire::reply::ReplyFields;
@@ -60,7 +62,8 @@ pub(crate) const ALL: [(&str, Target); 14] = [
 pub(crate) fn framer(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(Some(header)) = Header::parse(rest) {
-        assert!((HEADER_LEN..=MAX_MESSAGE_LEN).contains(&header.length));
+        let most = if header.opcode == OP_COMPRESSED { MAX_COMPRESSED_LEN } else { MAX_MESSAGE_LEN };
+        assert!((HEADER_LEN..=most).contains(&header.length));
         assert_eq!(Header::parse(&header.encode()), Ok(Some(header)));
         let Some((message, after)) = rest.split_at_checked(header.length) else { return };
         match header.opcode {

@@ -315,7 +315,8 @@ async fn greet(
     Ok(document)
 }
 
-/// A command within another message; its reply is compressed the same way, as by servers even if that is longer.
+/// A command within another message; its reply is compressed the same way, as by servers even if that is longer, but for one
+/// that would be too long for a message.
 async fn compressed(
     context: &Context,
     client: &mut Client,
