@@ -278,7 +278,7 @@ async fn command(
         }
         (Class::Authentication, _) => Box::pin(login::answer(context, greeting, &operation)).await,
         (_, Some(error)) if !fail_points::is_set_by(&operation) => Err(error),
-        _ if let Some(error) = login::must_log_in(greeting, &operation) => Err(error),
+        _ if let Some(answer) = login::before(greeting, &operation) => answer,
         _ if fail_points::is_set_by(&operation) => {
             let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
             fail_points::configure(router, &greeting.fail_points, &operation, reply).await?;
