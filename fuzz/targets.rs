@@ -3,6 +3,8 @@
 
 mod decisions;
 
+use std::sync::Arc;
+
 use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use bytes::BytesMut;
@@ -86,10 +88,11 @@ pub(crate) fn op_msg(bytes: &[u8]) {
     as_reply(bytes);
     let Ok(operation) = Operation::parse(bytes, 1) else { return };
     _ = (operation.kind(), operation.hold(), operation.silent(), operation.may_be_dropped());
-    let gossip = Gossip::default();
-    gossip.observe(&rawdoc! { "clusterTime": Timestamp { time: 7, increment: 1 } });
+    let gossip = Arc::new(Gossip::default());
     gossip.expect_foreign_times();
-    let patched = operation.patched(&gossip).to_vec(bytes);
+    let times = gossip.times_for(None, false);
+    times.observe(&rawdoc! { "clusterTime": Timestamp { time: 7, increment: 1 } });
+    let patched = operation.patched(&times).to_vec(bytes);
     let again = OpMsg::parse(&patched).expect("a message that was changed is one");
     assert_eq!(again.sequences.len(), parts.sequences.len());
     let command = Command::scan(&patched, again.body).expect("its body is a command still");

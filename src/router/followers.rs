@@ -69,7 +69,7 @@ impl Router {
         reply: &mut BytesMut,
     ) -> Result<bool, ErrorReply> {
         let pools = self.pools(home.side)?;
-        let mut patch = operation.patch(pools.cluster().gossip());
+        let mut patch = operation.patch(pools.times());
         if home.id != id {
             patch.replace(operation.command.first.value_range(), home.id.to_le_bytes().to_vec());
         }
@@ -167,7 +167,7 @@ impl Router {
         reply: &mut BytesMut,
     ) -> bool {
         let (Ok(pools), Some(cursors)) = (self.pools(side), operation.command.cursors) else { return false };
-        let mut patch = operation.patch(pools.cluster().gossip());
+        let mut patch = operation.patch(pools.times());
         patch.replace(cursors.value_range(), array(ids.keys().copied()).as_bytes().to_vec());
         let patched = patch.finish();
         let dispatch = Dispatch {

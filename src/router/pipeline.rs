@@ -237,7 +237,7 @@ impl Router {
     ) -> Result<bool, ErrorReply> {
         let selection = preference::selection(operation.command.read_preference);
         let pools = self.pools(side)?;
-        let patched = operation.patched(pools.cluster().gossip());
+        let patched = operation.patched(pools.times());
         let dispatch = Dispatch {
             side,
             selection: &selection,
@@ -265,7 +265,7 @@ impl Router {
         reply: &mut BytesMut,
     ) -> Result<Replied, ErrorReply> {
         let pools = self.pools(side)?;
-        let patched = operation.patched(pools.cluster().gossip());
+        let patched = operation.patched(pools.times());
         let dispatch = Dispatch {
             side,
             selection,
