@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(15);
 /// How long old alone is asked.
 const HEAD_START: Duration = Duration::from_secs(3);
 /// What servers answer before a login. What logs in or out is answered elsewhere, `hello` and `connectionStatus` here.
-const BEFORE: [&str; 5] = ["ping", "buildInfo", "buildinfo", "listCommands", "whatsmyuri"];
+const BEFORE: [&str; 6] = ["ping", "buildInfo", "buildinfo", "listCommands", "whatsmyuri", "getnonce"];
 
 /// A login under way.
 pub(super) struct Pending {
