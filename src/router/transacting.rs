@@ -211,7 +211,7 @@ fn told_within(class: Class, mut error: ErrorReply) -> ErrorReply {
     let is_for_single_writes = |label: &&str| [RETRYABLE_WRITE, NO_WRITES_PERFORMED].contains(label);
     // A cursor that nobody here knows was opened before a restart, and its transaction may have ended with that.
     let passes = [HOST_UNREACHABLE, CURSOR_NOT_FOUND].contains(&error.code)
-        || error.labels.iter().any(|label| is_for_single_writes(&label));
+        || error.labels.iter().any(is_for_single_writes);
     if passes {
         error.labels = match class {
             Class::Commit => vec![RETRYABLE_WRITE, UNKNOWN_COMMIT],
