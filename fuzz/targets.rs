@@ -3,6 +3,8 @@
 
 mod decisions;
 
+use std::sync::Arc;
+
 use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 use bytes::BytesMut;
@@ -27,7 +29,9 @@ use reshard::policy::{ddl, expiry, reads};
 use reshard::router::Operation;
 use reshard::wire::compressed::{Compressor, Compressors, compress, decompress};
 use reshard::wire::element::Elements;
-use reshard::wire::header::{HEADER_LEN, Header, MAX_MESSAGE_LEN, OP_COMPRESSED, OP_MSG, OP_QUERY};
+use reshard::wire::header::{
+    HEADER_LEN, Header, MAX_COMPRESSED_LEN, MAX_MESSAGE_LEN, OP_COMPRESSED, OP_MSG, OP_QUERY,
+};
 use reshard::wire::op_msg::{OpMsg, build};
 use reshard::wire::query::Query;
 use reshard::wire::reply::ReplyFields;
@@ -60,7 +64,8 @@ pub(crate) const ALL: [(&str, Target); 14] = [
 pub(crate) fn framer(bytes: &[u8]) {
     let mut rest = bytes;
     while let Ok(Some(header)) = Header::parse(rest) {
-        assert!((HEADER_LEN..=MAX_MESSAGE_LEN).contains(&header.length));
+        let most = if header.opcode == OP_COMPRESSED { MAX_COMPRESSED_LEN } else { MAX_MESSAGE_LEN };
+        assert!((HEADER_LEN..=most).contains(&header.length));
         assert_eq!(Header::parse(&header.encode()), Ok(Some(header)));
         let Some((message, after)) = rest.split_at_checked(header.length) else { return };
         match header.opcode {
@@ -83,10 +88,11 @@ pub(crate) fn op_msg(bytes: &[u8]) {
     as_reply(bytes);
     let Ok(operation) = Operation::parse(bytes, 1) else { return };
     _ = (operation.kind(), operation.hold(), operation.silent(), operation.may_be_dropped());
-    let gossip = Gossip::default();
-    gossip.observe(&rawdoc! { "clusterTime": Timestamp { time: 7, increment: 1 } });
+    let gossip = Arc::new(Gossip::default());
     gossip.expect_foreign_times();
-    let patched = operation.patched(&gossip).to_vec(bytes);
+    let times = gossip.times_for(None, false);
+    times.observe(&rawdoc! { "clusterTime": Timestamp { time: 7, increment: 1 } });
+    let patched = operation.patched(&times).to_vec(bytes);
     let again = OpMsg::parse(&patched).expect("a message that was changed is one");
     assert_eq!(again.sequences.len(), parts.sequences.len());
     let command = Command::scan(&patched, again.body).expect("its body is a command still");

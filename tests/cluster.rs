@@ -57,7 +57,7 @@ async fn commands_run_and_cluster_time_is_kept() -> Result<()> {
     ensure!(reply.error().is_none() && reply.body.get_i32("n")? == 1, "{reply:?}");
     let time = reply.operation_time.context("operationTime")?;
     ensure!(reply.body.get("$clusterTime")?.is_none() && reply.body.get("operationTime")?.is_none());
-    let gossip = cluster.gossip().latest().context("$clusterTime")?;
+    let gossip = pools.times().latest().context("$clusterTime")?;
     ensure!(gossip.get_timestamp("clusterTime")? >= time);
     // The server accepts what it gave, for a read after the write.
     let body = rawdoc! { "count": "c", "readConcern": { "afterClusterTime": time } };

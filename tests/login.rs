@@ -1,13 +1,17 @@
 //! Clients who log in, and may do on both clusters what servers allow them, before, during and after a migration.
 
+mod raw;
 mod support;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bson::{Document, doc};
+use bson::raw::CString;
+use bson::{Document, RawDocumentBuf, doc};
 use futures::TryStreamExt as _;
 use mongodb::Client;
+use raw::ask_as;
 use reshard::app::{Builder, Proxy};
 use reshard::migration::control::{Control as _, Patience};
 use reshard::{cluster, listener};
@@ -15,6 +19,7 @@ use reshard_loadtest::{Load, Profile};
 use reshard_testbed::ReplicaSet;
 use support::Operator;
 use support::proof::{are_equal_at_rest, each_write_counts_once, load, no_errors, work};
+use tokio::net::TcpStream;
 
 const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;
@@ -112,6 +117,69 @@ async fn users_of_old_log_in_and_others_do_not() -> Result<()> {
     .await?;
     let elsewhere = bed.client("app").await?.database("elsewhere");
     is_refused("elsewhere", UNAUTHORIZED, elsewhere.run_command(doc! { "find": "things" })).await?;
+    ensure!(bed.proxy.shutdown().await);
+    Ok(())
+}
+
+/// The commands that a server says need no login, and some that do.
+async fn commands(bed: &Bed) -> Result<Vec<String>> {
+    let listed = bed.old.client().await?.database("admin").run_command(doc! { "listCommands": 1 }).await?;
+    let needs_none = |about: &bson::Bson| {
+        about.as_document().is_some_and(|about| about.get_bool("requiresAuth").is_ok_and(|needs| !needs))
+    };
+    let free = listed.get_document("commands")?.iter().filter(|(_, about)| needs_none(about));
+    let needing = ["find", "endSessions", "serverStatus", "listDatabases", "usersInfo", "getParameter"];
+    let names = free.map(|(name, _)| name.as_str()).chain(needing);
+    // What begins so is for servers among themselves.
+    let names = names.filter(|name| !name.starts_with('_') && !APART.contains(name));
+    Ok(names.map(ToOwned::to_owned).collect())
+}
+
+/// What logs in or out, and `hello`, which are looked at elsewhere; what servers have for their own tests; and what they only
+/// refuse in other words.
+const APART: [&str; 14] = [
+    "hello",
+    "isMaster",
+    "saslStart",
+    "saslContinue",
+    "authenticate",
+    "logout",
+    "configureFailPoint",
+    "echo",
+    "pinHistoryReplicated",
+    "refreshLogicalSessionCacheNow",
+    "testDeprecation",
+    "waitForFailPoint",
+    "waitForOngoingChunkSplits",
+    "getLastError",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_not_logged_in_is_answered_as_by_a_server() -> Result<()> {
+    let bed = Bed::start("stranger").await?;
+    let mut server = TcpStream::connect(bed.old.node(0).address()).await?;
+    let mut proxy = TcpStream::connect(bed.proxy.address()).await?;
+    let names = commands(&bed).await?;
+    ensure!(names.iter().any(|name| name == "connectionStatus"), "{names:?}");
+    let mut different = Vec::new();
+    for name in &names {
+        let mut body = RawDocumentBuf::new();
+        body.append(CString::try_from(name.as_str())?, 1);
+        body.append(bson::cstr!("$db"), "admin");
+        let by_server = ask_as(&mut server, 7, &body, Duration::from_secs(20)).await?;
+        let by_proxy = ask_as(&mut proxy, 7, &body, Duration::from_secs(20)).await?;
+        let told = |reply: &Document| {
+            (
+                reply.get_f64("ok").ok(),
+                reply.get_i32("code").ok(),
+                reply.get_document("authInfo").ok().cloned(),
+            )
+        };
+        if told(&by_server) != told(&by_proxy) {
+            different.push(format!("{name}: {by_server} and {by_proxy}"));
+        }
+    }
+    ensure!(different.is_empty(), "{names:?}: {different:#?}");
     ensure!(bed.proxy.shutdown().await);
     Ok(())
 }

@@ -13,7 +13,7 @@ use reshard::app::{Builder, Proxy};
 use reshard::model::side::Side;
 use reshard::router::{Operation, Route};
 use reshard::wire::compressed::{Compressor, Compressors, compress, decompress};
-use reshard::wire::header::{Header, OP_COMPRESSED, OP_QUERY, OP_REPLY};
+use reshard::wire::header::{HEADER_LEN, Header, MAX_MESSAGE_LEN, OP_COMPRESSED, OP_MSG, OP_QUERY, OP_REPLY};
 use reshard::wire::op_msg::{EXHAUST_ALLOWED, MORE_TO_COME, OpMsg, build};
 use reshard::{cluster, listener};
 use reshard_testbed::ReplicaSet;
@@ -122,6 +122,57 @@ async fn a_compressed_request_gets_a_compressed_reply() -> Result<()> {
     }
     // What is not compressed is answered as it came, also now.
     ask(&mut stream, &rawdoc! { "find": "c", "$db": "raw" }).await?;
+    Ok(())
+}
+
+/// An insert of three documents in a message of exactly 48,000,000 bytes that no compressor makes shorter.
+fn longest(first: i32) -> Vec<u8> {
+    let insert = rawdoc! { "insert": "c", "$db": "raw" };
+    let frame = |documents: &[u8]| build(7, 0, 0, insert.as_bytes(), Some(("documents", documents)));
+    let of = |id: i32, bytes: Vec<u8>| {
+        rawdoc! { "_id": id, "noise": bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes } }
+    };
+    let empty: usize = 3 * of(0, Vec::new()).as_bytes().len();
+    let room = MAX_MESSAGE_LEN - frame(&[]).len() - empty;
+    let documents = (0..3_usize).flat_map(|number| {
+        let mut noise = vec![0; room / 3 + usize::from(number < room % 3)];
+        rand::fill(&mut noise[..]);
+        of(first + i32::try_from(number).unwrap_or(0), noise).into_bytes()
+    });
+    frame(&documents.collect::<Vec<u8>>())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_message_passes_compressed_and_plain() -> Result<()> {
+    let set = ReplicaSet::builder("rs0").start().await?;
+    let old = cluster::Settings::parse(&format!("{}&compressors=snappy", set.uri())).await?;
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let proxy = Builder::new(old, listener::Settings::new(listen)).start().await?;
+    let mut stream = TcpStream::connect(proxy.address()).await?;
+    ask(&mut stream, &rawdoc! { "hello": 1, "compression": ["snappy"], "$db": "admin" }).await?;
+    let plain = longest(0);
+    ensure!(plain.len() == MAX_MESSAGE_LEN);
+    stream.write_all(&plain).await?;
+    let inserted = reply_within(&mut stream, 6 * LIMIT).await?.1;
+    ensure!(inserted.get_i32("n")? == 3, "{inserted}");
+    // As drivers do it: cut first, then compressed.
+    let plain = longest(3);
+    let inside = snap::raw::Encoder::new().compress_vec(&plain[HEADER_LEN..])?;
+    let length = HEADER_LEN + 9 + inside.len();
+    ensure!(length > MAX_MESSAGE_LEN);
+    let header = Header { length, request_id: 8, response_to: 0, opcode: OP_COMPRESSED };
+    let said = u32::try_from(plain.len() - HEADER_LEN)?;
+    let head = [&header.encode()[..], &OP_MSG.to_le_bytes(), &said.to_le_bytes(), &[1]].concat();
+    stream.write_all(&head).await?;
+    stream.write_all(&inside).await?;
+    let (header, bytes) = tokio::time::timeout(6 * LIMIT, read(&mut stream)).await??;
+    ensure!((header.opcode, header.response_to) == (OP_COMPRESSED, 8), "{header:?}");
+    let mut plain = BytesMut::new();
+    decompress(&bytes, Compressors::ALL, &mut plain)?;
+    let inserted = RawDocument::from_bytes(&plain[OpMsg::parse(&plain)?.body])?;
+    ensure!(inserted.get_i32("n")? == 3, "{inserted:?}");
+    let written = set.client().await?.database("raw").collection::<Document>("c");
+    ensure!(written.count_documents(doc! {}).await? == 6);
     Ok(())
 }
 

@@ -52,7 +52,7 @@ pub struct Cluster {
     changes: watch::Sender<u64>,
     /// Also serialises changes of the topology.
     members: Mutex<HashMap<ServerId, Arc<Member>>>,
-    gossip: Gossip,
+    gossip: Arc<Gossip>,
     shards: Mutex<Vec<Weak<Pools>>>,
     tasks: Tasks,
     runtime: tokio::runtime::Handle,
@@ -76,7 +76,7 @@ impl Cluster {
             topology: ArcSwap::from_pointee(topology),
             changes: watch::Sender::new(0),
             members: Mutex::default(),
-            gossip: Gossip::default(),
+            gossip: Arc::default(),
             shards: Mutex::default(),
             tasks: tasks.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -127,7 +127,7 @@ impl Cluster {
 
     /// The cluster's `$clusterTime`.
     #[must_use]
-    pub fn gossip(&self) -> &Gossip {
+    pub fn gossip(&self) -> &Arc<Gossip> {
         &self.gossip
     }
 

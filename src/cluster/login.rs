@@ -87,6 +87,11 @@ impl Login {
         Self { credential, keys: Mutex::new(HashMap::from([(id, keys)])), only_keys: true }
     }
 
+    /// Who it is, as `user@database`.
+    pub(super) fn name(&self) -> String {
+        format!("{}@{}", self.credential.username, self.credential.source)
+    }
+
     /// The user to name in the handshake when the server is to say which mechanisms it takes.
     pub(super) fn user_to_ask_for(&self) -> Option<String> {
         let ask = self.credential.mechanism.is_none();

@@ -22,7 +22,7 @@ mod tls;
 pub mod topology;
 pub mod uri;
 
-pub use gossip::Gossip;
+pub use gossip::{Gossip, TimesFor};
 pub use handle::{Cluster, ClusterError};
 pub use pooled::Pooled;
 pub use pools::{PoolStats, Pools};

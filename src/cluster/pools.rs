@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bson::RawDocument;
 use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::command::{SendError, ServerId};
 use super::connector::ConnectError;
+use super::gossip::TimesFor;
 use super::handle::Cluster;
 use super::login::Login;
 use super::pool::Pool;
@@ -49,6 +49,7 @@ pub struct Pools {
     least: usize,
     /// Another user than that of the connection string.
     login: Option<Arc<Login>>,
+    times: TimesFor,
     /// Where sockets live.
     runtime: Option<tokio::runtime::Handle>,
     pools: Mutex<HashMap<ServerId, Arc<Pool>>>,
@@ -60,11 +61,14 @@ pub struct Pools {
 impl Pools {
     pub(super) fn new(cluster: Arc<Cluster>, share: usize, least: usize, login: Option<Arc<Login>>) -> Self {
         let share = share.max(1);
+        let has_users = cluster.settings().credential.is_some();
+        let times = cluster.gossip().times_for(login.as_ref().map(|login| login.name()), has_users);
         Self {
             cluster,
             share,
             least: least.min(share),
             login,
+            times,
             runtime: tokio::runtime::Handle::try_current().ok(),
             pools: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -169,14 +173,10 @@ impl Pools {
         Some(pool)
     }
 
-    /// Takes note of the `$clusterTime` of a reply. Servers do not sign it for users who may set the clock, and refuse it so
-    /// from others: where there are users, such a one is left.
-    pub fn observe(&self, cluster_time: &RawDocument) {
-        let signature = cluster_time.get_document("signature");
-        let is_signed = signature.is_ok_and(|signature| signature.get_i64("keyId").is_ok_and(|key| key != 0));
-        if is_signed || self.cluster.settings().credential.is_none() {
-            self.cluster.gossip().observe(cluster_time);
-        }
+    /// The `$clusterTime`s that the user of these connections may show.
+    #[must_use]
+    pub fn times(&self) -> &TimesFor {
+        &self.times
     }
 
     /// Ends all connections to `server`, in use or not.

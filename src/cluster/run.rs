@@ -96,7 +96,7 @@ impl Pools {
     fn head(&self, request: &Request) -> Vec<u8> {
         let mut body = request.body.clone();
         body.append(cstr!("$db"), request.database.as_str());
-        if let Some(cluster_time) = self.cluster().gossip().latest() {
+        if let Some(cluster_time) = self.times().latest() {
             body.append(cstr!("$clusterTime"), &*cluster_time);
         }
         let id = LAST_REQUEST_ID.fetch_add(1, Ordering::Relaxed);
@@ -113,7 +113,7 @@ impl Pools {
         let body =
             RawDocument::from_bytes(&message[place.clone()]).map_err(|error| unusable(error.to_string()))?;
         if let Ok(cluster_time) = body.get_document("$clusterTime") {
-            self.observe(cluster_time);
+            self.times().observe(cluster_time);
         }
         for code in error_codes(body) {
             self.cluster().note_reply_error(&server, code);

@@ -29,8 +29,8 @@ use crate::wire::error::{
 const LOOK: Duration = Duration::from_secs(15);
 /// How long old alone is asked.
 const HEAD_START: Duration = Duration::from_secs(3);
-/// What servers answer before a login.
-const BEFORE: [&str; 3] = ["ping", "buildInfo", "buildinfo"];
+/// What servers answer before a login. What logs in or out is answered elsewhere, `hello` and `connectionStatus` here.
+const BEFORE: [&str; 6] = ["ping", "buildInfo", "buildinfo", "listCommands", "whatsmyuri", "getnonce"];
 
 /// A login under way.
 pub(super) struct Pending {
@@ -49,13 +49,33 @@ impl std::fmt::Debug for Pending {
     }
 }
 
-/// The error for a command that needs a login first.
-pub(super) fn must_log_in(greeting: &Greeting, operation: &Operation<'_>) -> Option<ErrorReply> {
-    let name = operation.command.name;
-    if !greeting.must_log_in || greeting.account.is_some() || BEFORE.contains(&name) {
+/// The answer to the command of a client that has yet to log in; `None`: a server answers it, or the client need not.
+pub(super) fn before(
+    greeting: &Greeting,
+    operation: &Operation<'_>,
+) -> Option<Result<RawDocumentBuf, ErrorReply>> {
+    if !greeting.must_log_in || greeting.account.is_some() {
         return None;
     }
-    Some(ErrorReply::new(UNAUTHORIZED, format!("Command {name} requires authentication")))
+    match operation.command.name {
+        // A server would tell of the user that the proxy is.
+        "connectionStatus" => {
+            let body = RawDocument::from_bytes(&operation.message[operation.parts.body.clone()]).ok();
+            let shows = body.and_then(|body| body.get_bool("showPrivileges").ok()).unwrap_or(false);
+            Some(Ok(nobody_is_here(shows)))
+        }
+        name if BEFORE.contains(&name) => None,
+        name => Some(Err(ErrorReply::new(UNAUTHORIZED, format!("Command {name} requires authentication")))),
+    }
+}
+
+/// The answer to `connectionStatus` where nobody has logged in.
+fn nobody_is_here(shows_privileges: bool) -> RawDocumentBuf {
+    let mut about = rawdoc! { "authenticatedUsers": [], "authenticatedUserRoles": [] };
+    if shows_privileges {
+        about.append(bson::cstr!("authenticatedUserPrivileges"), RawArrayBuf::new());
+    }
+    rawdoc! { "authInfo": about, "ok": 1.0 }
 }
 
 /// The answer to a command that logs a client in or out.
@@ -218,5 +238,42 @@ fn refused(source: &str, user: &str, why: Refused) -> ErrorReply {
     match why {
         Refused::WrongProof => ErrorReply::new(AUTHENTICATION_FAILED, "Authentication failed."),
         Refused::Malformed(what) => ErrorReply::new(BAD_VALUE, format!("a SCRAM message lacks {what}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::oid::ObjectId;
+
+    use super::*;
+    use crate::listener::acceptor::Door;
+    use crate::listener::face::Appearance;
+    use crate::wire::compressed::Compressors;
+    use crate::wire::op_msg::build;
+
+    fn asked(greeting: &Greeting, body: &RawDocument) -> Option<Result<RawDocumentBuf, ErrorReply>> {
+        let message = build(1, 0, 0, body.as_bytes(), None);
+        before(greeting, &Operation::parse(&message, 1).unwrap())
+    }
+
+    #[test]
+    fn before_a_login_is_answered_what_servers_answer() {
+        let door = Door::showing(Appearance::Router, ObjectId::new());
+        let mut greeting = Greeting::new(1, &door, Compressors::NONE);
+        greeting.must_log_in = true;
+        let status = asked(&greeting, &rawdoc! { "connectionStatus": 1, "$db": "admin" }).unwrap().unwrap();
+        let nobody = rawdoc! { "authenticatedUsers": [], "authenticatedUserRoles": [] };
+        assert_eq!(status, rawdoc! { "authInfo": nobody, "ok": 1.0 });
+        let shown = rawdoc! { "connectionStatus": 1, "showPrivileges": true, "$db": "admin" };
+        let shown = asked(&greeting, &shown).unwrap().unwrap();
+        assert!(shown.get_document("authInfo").unwrap().get_array("authenticatedUserPrivileges").is_ok());
+        for body in [rawdoc! { "ping": 1 }, rawdoc! { "buildInfo": 1 }, rawdoc! { "whatsmyuri": 1 }] {
+            assert_eq!(asked(&greeting, &body), None, "for a server");
+        }
+        for body in [rawdoc! { "find": "c" }, rawdoc! { "endSessions": [] }, rawdoc! { "serverStatus": 1 }] {
+            assert_eq!(asked(&greeting, &body).unwrap().unwrap_err().code, UNAUTHORIZED);
+        }
+        greeting.must_log_in = false;
+        assert_eq!(asked(&greeting, &rawdoc! { "connectionStatus": 1 }), None);
     }
 }

@@ -273,7 +273,7 @@ async fn command(
         }
         (Class::Authentication, _) => Box::pin(login::answer(context, greeting, &operation)).await,
         (_, Some(error)) if !fail_points::is_set_by(&operation) => Err(error),
-        _ if let Some(error) = login::must_log_in(greeting, &operation) => Err(error),
+        _ if let Some(answer) = login::before(greeting, &operation) => answer,
         _ if fail_points::is_set_by(&operation) => {
             let router = greeting.account.as_ref().map_or(&context.router, |account| &account.router);
             fail_points::configure(router, &greeting.fail_points, &operation, reply).await?;
@@ -310,7 +310,8 @@ async fn greet(
     Ok(document)
 }
 
-/// A command within another message; its reply is compressed the same way, as by servers even if that is longer.
+/// A command within another message; its reply is compressed the same way, as by servers even if that is longer, but for one
+/// that would be too long for a message.
 async fn compressed(
     context: &Context,
     client: &mut Client,

@@ -3,6 +3,8 @@
 //! Each part names its statements by their place in the client's command (`stmtIds`), so that servers, and the
 //! question about what a former authority has executed, find them again under the one number that all have.
 
+use std::collections::HashMap;
+
 use bson::RawDocument;
 use bson::raw::{RawArrayBuf, RawBsonRef, RawDocumentBuf, cstr};
 
@@ -117,22 +119,21 @@ impl BulkWrite {
     /// sent by itself.
     pub fn parts(&self) -> impl Iterator<Item = BulkPart> {
         let mut parts: Vec<Vec<usize>> = Vec::new();
-        for index in 0..self.operations.len() {
-            let fits =
-                |part: &&mut Vec<usize>| part.first().is_some_and(|first| self.together(*first, index));
-            let part = if self.ordered { parts.last_mut().filter(fits) } else { parts.iter_mut().find(fits) };
-            match part {
-                Some(part) => part.push(index),
-                None => parts.push(vec![index]),
+        // The newest part of each kind and collection. Parts may be as many as operations.
+        let mut newest: HashMap<(Verb, usize), usize> = HashMap::new();
+        for (index, op) in self.operations.iter().enumerate() {
+            let kind = (op.verb, op.target);
+            let joins = newest.get(&kind).filter(|at| !self.ordered || **at + 1 == parts.len());
+            if let Some(part) = joins.and_then(|at| parts.get_mut(*at)) {
+                part.push(index);
+                continue;
             }
+            if self.errors_only || op.verb == Verb::Insert {
+                newest.insert(kind, parts.len());
+            }
+            parts.push(vec![index]);
         }
         parts.into_iter().enumerate().map(|(number, indexes)| self.part(indexes, number == 0))
-    }
-
-    fn together(&self, one: usize, other: usize) -> bool {
-        let (one, other) = (&self.operations[one], &self.operations[other]);
-        let told_apart = self.errors_only || one.verb == Verb::Insert;
-        told_apart && one.verb == other.verb && one.target == other.target
     }
 
     fn part(&self, indexes: Vec<usize>, is_first: bool) -> BulkPart {
@@ -320,6 +321,26 @@ mod tests {
     fn of_an_unordered_one_what_belongs_together_goes_together() {
         let unordered = bulk(rawdoc! { "errorsOnly": true, "ordered": false }, &six());
         assert_eq!(places(&parts(&unordered)), [vec![0, 1, 5], vec![2], vec![3, 4]]);
+    }
+
+    /// As many operations as servers take, each of a collection of its own or told by itself.
+    #[test]
+    fn as_many_parts_as_operations_are_made_too() {
+        const MOST: usize = 100_000;
+        let bytes = |of: &dyn Fn(usize) -> RawDocumentBuf| -> Vec<u8> {
+            (0..MOST).flat_map(|number| of(number).into_bytes()).collect()
+        };
+        let place = |number: usize| i32::try_from(number).unwrap();
+        let spaces = bytes(&|number| rawdoc! { "ns": format!("d.c{number}") });
+        for ordered in [false, true] {
+            let body = rawdoc! { "bulkWrite": 1, "ordered": ordered, "$db": "admin" };
+            for ops in [bytes(&|number| insert(place(number), 1)), bytes(&|number| update(0, place(number)))]
+            {
+                let bulk = BulkWrite::parse(&body, Some(&ops), Some(&spaces)).unwrap();
+                assert!(bulk.parts().enumerate().all(|(number, part)| part.indexes == [number]));
+                assert_eq!(bulk.parts().count(), MOST);
+            }
+        }
     }
 
     #[test]

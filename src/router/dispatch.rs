@@ -141,7 +141,7 @@ impl Dispatch<'_> {
         if let Some(time) = &fields.cluster_time_value
             && let Ok(time) = RawDocument::from_bytes(&reply[time.clone()])
         {
-            pools.observe(time);
+            pools.times().observe(time);
         }
         let state_change = state_change(&fields);
         let replied = Replied { fields, server };

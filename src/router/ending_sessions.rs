@@ -46,7 +46,7 @@ impl Router {
     async fn tell(&self, operation: &Operation<'_>, side: Side, selection: &Selection) {
         let mut ignored = BytesMut::new();
         let Ok(pools) = self.pools(side) else { return };
-        let patched = operation.patched(pools.cluster().gossip());
+        let patched = operation.patched(pools.times());
         let dispatch = Dispatch {
             side,
             selection,

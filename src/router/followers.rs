@@ -1,6 +1,6 @@
 //! `getMore` and `killCursors`: to the servers where the cursors live, whatever the route says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bson::raw::{RawArrayBuf, RawDocumentBuf};
 use bytes::BytesMut;
@@ -69,7 +69,7 @@ impl Router {
         reply: &mut BytesMut,
     ) -> Result<bool, ErrorReply> {
         let pools = self.pools(home.side)?;
-        let mut patch = operation.patch(pools.cluster().gossip());
+        let mut patch = operation.patch(pools.times());
         if home.id != id {
             patch.replace(operation.command.first.value_range(), home.id.to_le_bytes().to_vec());
         }
@@ -113,21 +113,9 @@ impl Router {
         }
         let now = self.now();
         let mut lists: [Vec<i64>; 4] = Default::default();
-        let mut homes: HashMap<(Side, ServerId), HashMap<i64, i64>> = HashMap::new();
-        let mut unknown = Vec::new();
-        for (id, _) in operation.command.cursor_ids() {
-            match self.shared.cursors.find(id, now) {
-                Some(home) => {
-                    let ids = homes.entry((home.side, home.server)).or_default();
-                    if ids.insert(home.id, id).is_some() {
-                        // The second time it is not there any more.
-                        lists[NOT_FOUND].push(id);
-                    }
-                }
-                None if unknown.contains(&id) => lists[NOT_FOUND].push(id),
-                None => unknown.push(id),
-            }
-        }
+        let ids = operation.command.cursor_ids().map(|(id, _)| id);
+        let Named { homes, unknown, again } = Named::sort(ids, |id| self.shared.cursors.find(id, now));
+        lists[NOT_FOUND] = again;
         let side = homes.keys().next().map_or(Side::Old, |(side, _)| *side);
         if homes.is_empty() && unknown.is_empty() {
             // Nothing to kill; but a server says what else may be wrong.
@@ -142,7 +130,9 @@ impl Router {
                 return (side, Ok(false));
             }
         }
-        if let Some(side) = self.kill_left_open(operation, unknown, &mut lists, reply).await {
+        if let Some(side) =
+            self.kill_left_open(operation, unknown.into_iter().collect(), &mut lists, reply).await
+        {
             return (side, Ok(false));
         }
         // The others may still be there.
@@ -177,7 +167,7 @@ impl Router {
         reply: &mut BytesMut,
     ) -> bool {
         let (Ok(pools), Some(cursors)) = (self.pools(side), operation.command.cursors) else { return false };
-        let mut patch = operation.patch(pools.cluster().gossip());
+        let mut patch = operation.patch(pools.times());
         patch.replace(cursors.value_range(), array(ids.keys().copied()).as_bytes().to_vec());
         let patched = patch.finish();
         let dispatch = Dispatch {
@@ -200,6 +190,36 @@ impl Router {
                 false
             }
         }
+    }
+}
+
+/// The cursors that a `killCursors` names. There may be millions.
+#[derive(Default)]
+struct Named {
+    /// By where they live, the ids that the server knows and those of the client.
+    homes: HashMap<(Side, ServerId), HashMap<i64, i64>>,
+    /// Those that nobody here knows.
+    unknown: HashSet<i64>,
+    /// Named before: the second time it is not there any more.
+    again: Vec<i64>,
+}
+
+impl Named {
+    fn sort(ids: impl Iterator<Item = i64>, find: impl Fn(i64) -> Option<CursorHome>) -> Self {
+        let mut named = Self::default();
+        for id in ids {
+            let is_new = match find(id) {
+                Some(home) => {
+                    let ids = named.homes.entry((home.side, home.server)).or_default();
+                    ids.insert(home.id, id).is_none()
+                }
+                None => named.unknown.insert(id),
+            };
+            if !is_new {
+                named.again.push(id);
+            }
+        }
+        named
     }
 }
 
@@ -248,6 +268,20 @@ fn merged(lists: &[Vec<i64>; 4]) -> RawDocumentBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_cursors_as_a_message_can_name_are_sorted() {
+        const MANY: i64 = 500_000;
+        let at_home =
+            |id: i64| CursorHome { side: Side::New, server: "a:1".into(), id: id + 7, awaits: false };
+        let find = |id: i64| (id % 2 == 0).then(|| at_home(id));
+        let Named { homes, unknown, again } = Named::sort((0..MANY).chain(0..MANY), find);
+        let ids = &homes[&(Side::New, "a:1".into())];
+        let half = usize::try_from(MANY / 2).unwrap();
+        assert_eq!((homes.len(), ids.len(), unknown.len()), (1, half, half));
+        assert_eq!((ids.get(&(4 + 7)), unknown.contains(&5)), (Some(&4), true));
+        assert!(again.iter().copied().eq(0..MANY), "the second time it is not there any more");
+    }
 
     #[test]
     fn a_reply_is_told_in_the_clients_ids() {

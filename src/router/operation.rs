@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::recovery;
-use crate::cluster::Gossip;
+use crate::cluster::TimesFor;
 use crate::policy::classify::{Class, classify};
 use crate::policy::failover::Kind;
 use crate::wire::header::{FrameError, MAX_MESSAGE_LEN};
@@ -107,7 +107,7 @@ impl<'a> Operation<'a> {
     /// The changes that every forwarded message needs: no foreign `$clusterTime` (the cluster's own where a
     /// causal read needs it), acknowledged, one reply.
     #[must_use]
-    pub fn patch(&self, gossip: &Gossip) -> Patch {
+    pub fn patch(&self, times: &TimesFor) -> Patch {
         let mut patch = Patch::new(&self.parts);
         if let Some(cluster_time) = &self.command.cluster_time {
             patch.remove(cluster_time.range());
@@ -117,11 +117,11 @@ impl<'a> Operation<'a> {
         }
         let causal = self.command.read_concern.and_then(|_| self.command.after_cluster_time());
         if let Some(asked) = causal {
-            if let Some(instead) = gossip.instead_of_a_clients() {
+            if let Some(instead) = times.instead_of_a_clients() {
                 // A timestamp is stored as one little-endian number: the increment below, the seconds above.
                 patch.replace(asked.value_range(), instead.to_le_bytes().to_vec());
             }
-            let time = gossip.latest().map(|latest| document_element("$clusterTime", latest.as_bytes()));
+            let time = times.latest().map(|latest| document_element("$clusterTime", latest.as_bytes()));
             // A message as long as can be goes without: the time that it asks for is the cluster's own, which knows it.
             if let Some(time) = time.filter(|time| self.message.len() + time.len() <= MAX_MESSAGE_LEN) {
                 patch.append(time);
@@ -135,8 +135,8 @@ impl<'a> Operation<'a> {
 
     /// [`Self::patch`], finished.
     #[must_use]
-    pub fn patched(&self, gossip: &Gossip) -> Patched {
-        self.patch(gossip).finish()
+    pub fn patched(&self, times: &TimesFor) -> Patched {
+        self.patch(times).finish()
     }
 }
 
@@ -185,8 +185,8 @@ mod tests {
 
     #[test]
     fn what_is_as_long_as_can_be_does_not_get_longer() {
-        let gossip = Gossip::default();
-        gossip.observe(&rawdoc! { "clusterTime": Timestamp { time: 7, increment: 1 } });
+        let times = TimesFor::default();
+        times.observe(&rawdoc! { "clusterTime": Timestamp { time: 7, increment: 1 } });
         let body = rawdoc! {
             "insert": "c", "txnNumber": 1_i64, "autocommit": false, "startTransaction": true,
             "readConcern": { "afterClusterTime": Timestamp { time: 5, increment: 1 } }, "$db": "d",
@@ -195,7 +195,7 @@ mod tests {
         let rest = of(0).len();
         let longest = [MAX_MESSAGE_LEN, MAX_MESSAGE_LEN - 1000].map(|length| {
             let message = of(length - rest);
-            let length = Operation::parse(&message, 0).unwrap().patched(&gossip).to_vec(&message).len();
+            let length = Operation::parse(&message, 0).unwrap().patched(&times).to_vec(&message).len();
             (message.len(), length)
         });
         assert_eq!(longest[0], (MAX_MESSAGE_LEN, MAX_MESSAGE_LEN));

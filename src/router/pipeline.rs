@@ -25,6 +25,7 @@ use super::preference;
 use super::route::Route;
 use super::shapes::transaction_failed;
 use super::shared::Shared;
+use super::transacting::tell;
 use super::transactions::TransactionHome;
 use super::writer::{HOLD, Writer};
 
@@ -98,8 +99,7 @@ impl Router {
     pub async fn handle(&self, operation: &Operation<'_>, reply: &mut BytesMut) -> Handled {
         let begun = self.shared.clock.now();
         if let Err(error) = self.routing_known().await {
-            reply.clear();
-            reply.extend_from_slice(&error.message(operation.request_id()));
+            tell(operation, error, reply);
             return if operation.silent() { Handled::Silent } else { Handled::Reply };
         }
         let (side, result) = match operation.class {
@@ -121,8 +121,7 @@ impl Router {
         };
         if let Err(error) = result {
             tracing::debug!(command = operation.command.name, error = error.message, "failed");
-            reply.clear();
-            reply.extend_from_slice(&error.message(operation.request_id()));
+            tell(operation, error, reply);
         }
         let took = self.shared.clock.now().saturating_sub(begun);
         self.shared.meters.operation(operation.class, side, outcome, took);
@@ -238,7 +237,7 @@ impl Router {
     ) -> Result<bool, ErrorReply> {
         let selection = preference::selection(operation.command.read_preference);
         let pools = self.pools(side)?;
-        let patched = operation.patched(pools.cluster().gossip());
+        let patched = operation.patched(pools.times());
         let dispatch = Dispatch {
             side,
             selection: &selection,
@@ -266,7 +265,7 @@ impl Router {
         reply: &mut BytesMut,
     ) -> Result<Replied, ErrorReply> {
         let pools = self.pools(side)?;
-        let patched = operation.patched(pools.cluster().gossip());
+        let patched = operation.patched(pools.times());
         let dispatch = Dispatch {
             side,
             selection,

@@ -56,7 +56,7 @@ mod tests {
     use bson::rawdoc;
 
     use super::*;
-    use crate::cluster::Gossip;
+    use crate::cluster::TimesFor;
     use crate::wire::op_msg::{OpMsg, build};
 
     /// What a client is shown for what a server says.
@@ -76,7 +76,7 @@ mod tests {
         commit.append(bson::cstr!("$db"), "admin");
         let message = build(1, 0, 0, commit.as_bytes(), None);
         let operation = Operation::parse(&message, 1).unwrap();
-        let patched = operation.patched(&Gossip::default());
+        let patched = operation.patched(&TimesFor::default());
         let bytes: Vec<u8> = patched.parts(&message).iter().flat_map(|part| part.to_vec()).collect();
         let body = OpMsg::parse(&bytes).unwrap().body;
         let body = RawDocument::from_bytes(&bytes[body]).unwrap();

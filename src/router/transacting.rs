@@ -26,7 +26,10 @@ use crate::model::slots::SlotSet;
 use crate::policy::classify::Class;
 use crate::state::inflight::Work;
 use crate::state::transactions::GivenUp;
-use crate::wire::error::{ErrorReply, NOT_NOW};
+use crate::wire::error::{
+    CURSOR_NOT_FOUND, ErrorReply, HOST_UNREACHABLE, NO_WRITES_PERFORMED, NOT_NOW, RETRYABLE_WRITE,
+    TRANSIENT_TRANSACTION, UNKNOWN_COMMIT,
+};
 use crate::wire::reply::ReplyFields;
 
 impl Router {
@@ -194,6 +197,31 @@ impl Router {
     }
 }
 
+/// Puts an error of the proxy's own into `reply`.
+pub(super) fn tell(operation: &Operation<'_>, error: ErrorReply, reply: &mut BytesMut) {
+    let error = if operation.command.in_transaction() { told_within(operation.class, error) } else { error };
+    reply.clear();
+    reply.extend_from_slice(&error.message(operation.request_id()));
+}
+
+/// An error as it is told within a transaction: what passes by itself has the label that makes the application run
+/// the transaction again. A single statement is never repeated, whatever it would be outside; the end of a transaction is.
+/// What would be refused again keeps what it has.
+fn told_within(class: Class, mut error: ErrorReply) -> ErrorReply {
+    let is_for_single_writes = |label: &&str| [RETRYABLE_WRITE, NO_WRITES_PERFORMED].contains(label);
+    // A cursor that nobody here knows was opened before a restart, and its transaction may have ended with that.
+    let passes = [HOST_UNREACHABLE, CURSOR_NOT_FOUND].contains(&error.code)
+        || error.labels.iter().any(is_for_single_writes);
+    if passes {
+        error.labels = match class {
+            Class::Commit => vec![RETRYABLE_WRITE, UNKNOWN_COMMIT],
+            Class::Abort => vec![RETRYABLE_WRITE],
+            _ => vec![TRANSIENT_TRANSACTION],
+        };
+    }
+    error
+}
+
 /// The namespace of a statement.
 pub(super) fn name_of(operation: &Operation<'_>) -> String {
     let command = &operation.command;
@@ -214,4 +242,80 @@ fn elsewhere(runs_on: Side, name: &str, of: &str) -> ErrorReply {
 fn timestamp(packed: u64) -> Timestamp {
     #[expect(clippy::cast_possible_truncation, reason = "two halves")]
     Timestamp { time: (packed >> 32) as u32, increment: packed as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::router::entry::not_sent;
+    use crate::router::open_transactions::lease_ended;
+    use crate::router::{AlwaysOld, Shared};
+    use crate::wire::error::NO_SUCH_TRANSACTION;
+    use crate::wire::op_msg::{OpMsg, build};
+    use bson::RawDocumentBuf;
+
+    fn labels(class: Class, error: ErrorReply) -> Vec<&'static str> {
+        told_within(class, error).labels
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_told_by_what_its_transaction_can_do() {
+        let passing = || {
+            let unlabelled = ErrorReply::new(HOST_UNREACHABLE, "too many transactions are open");
+            [not_sent("a move takes too long".into()), unlabelled, lease_ended()]
+        };
+        for error in passing() {
+            assert_eq!(labels(Class::Write, error.clone()), [TRANSIENT_TRANSACTION]);
+            assert_eq!(labels(Class::GetMore, error.clone()), [TRANSIENT_TRANSACTION]);
+            assert_eq!(labels(Class::Commit, error.clone()), [RETRYABLE_WRITE, UNKNOWN_COMMIT]);
+            assert_eq!(labels(Class::Abort, error), [RETRYABLE_WRITE]);
+        }
+    }
+
+    #[test]
+    fn what_would_be_refused_again_is_told_as_it_is() {
+        assert!(labels(Class::Write, ErrorReply::new(NOT_NOW, "divided")).is_empty());
+        for class in [Class::Write, Class::Commit] {
+            let again = run_again("it was given up");
+            assert_eq!(again.code, NO_SUCH_TRANSACTION);
+            assert_eq!(labels(class, again), [TRANSIENT_TRANSACTION]);
+        }
+    }
+
+    /// The labels of the answer to a command of a client, while no cluster can be reached.
+    async fn answered(body: &RawDocumentBuf) -> Vec<String> {
+        let router = Router::new(Shared::new(Arc::new(SystemClock)), [None, None], Arc::new(AlwaysOld));
+        let message = build(1, 0, 0, body.as_bytes(), None);
+        let mut reply = BytesMut::new();
+        router.handle(&Operation::parse(&message, 1).unwrap(), &mut reply).await;
+        let body = OpMsg::parse(&reply).unwrap().body;
+        let body = RawDocument::from_bytes(&reply[body]).unwrap();
+        let labels = body.get_array("errorLabels").into_iter().flatten().flatten();
+        labels.filter_map(|label| label.as_str().map(ToOwned::to_owned)).collect()
+    }
+
+    #[tokio::test]
+    async fn every_answer_within_a_transaction_has_its_labels() {
+        let session = bson::Binary::from(bson::Uuid::from_bytes([7; 16]));
+        let within = |mut body: RawDocumentBuf| {
+            body.append(bson::cstr!("lsid"), rawdoc! { "id": session.clone() });
+            body.append(bson::cstr!("txnNumber"), 5_i64);
+            body.append(bson::cstr!("autocommit"), false);
+            body.append(bson::cstr!("$db"), "d");
+            body
+        };
+        let statements = [
+            rawdoc! { "insert": "c", "startTransaction": true },
+            rawdoc! { "find": "c" },
+            rawdoc! { "getMore": 5_i64, "collection": "c" },
+        ];
+        for statement in statements {
+            assert_eq!(answered(&within(statement)).await, [TRANSIENT_TRANSACTION]);
+        }
+        let commit = within(rawdoc! { "commitTransaction": 1 });
+        assert_eq!(answered(&commit).await, [RETRYABLE_WRITE, UNKNOWN_COMMIT]);
+        assert_eq!(answered(&within(rawdoc! { "abortTransaction": 1 })).await, [RETRYABLE_WRITE]);
+        assert!(answered(&rawdoc! { "getMore": 5_i64, "collection": "c", "$db": "d" }).await.is_empty());
+    }
 }

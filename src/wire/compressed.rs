@@ -142,14 +142,22 @@ fn inflate(bytes: &[u8], compressor: Compressor, length: usize) -> Result<Vec<u8
     }
 }
 
-/// Puts `message` into `out`, compressed, though that may be longer; `false` when it is none.
+/// Puts `message` into `out`, compressed, though that may be longer; `false` when it is none, or would be longer than
+/// the longest message that servers and drivers take: then it goes as it is, as servers send theirs.
 pub fn compress(message: &[u8], compressor: Compressor, out: &mut BytesMut) -> bool {
+    compress_within(MAX_MESSAGE_LEN, message, compressor, out)
+}
+
+fn compress_within(most: usize, message: &[u8], compressor: Compressor, out: &mut BytesMut) -> bool {
     let (Ok(Some(header)), Some(inside)) = (Header::parse(message), message.get(HEADER_LEN..)) else {
         return false;
     };
     let Some(bytes) = deflate(inside, compressor) else { return false };
     out.clear();
     let length = FIXED + bytes.len();
+    if length > most {
+        return false;
+    }
     out.extend_from_slice(&Header { length, opcode: OP_COMPRESSED, ..header }.encode());
     out.extend_from_slice(&header.opcode.to_le_bytes());
     out.extend_from_slice(&i32::try_from(inside.len()).unwrap_or(i32::MAX).to_le_bytes());
@@ -173,6 +181,7 @@ fn deflate(bytes: &[u8], compressor: Compressor) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::header::MAX_COMPRESSED_LEN;
     use crate::wire::op_msg::{OpMsg, build};
     use proptest::prelude::*;
 
@@ -209,6 +218,39 @@ mod tests {
             assert_eq!(decompress(&long, Compressors::ALL, &mut out), Ok(Some(compressor)));
             assert_eq!(out, plain);
         }
+    }
+
+    /// A message of that length that no compressor makes shorter.
+    fn noise(length: usize) -> Vec<u8> {
+        let frame = |bytes: &[u8]| {
+            build(7, 5, 0, bson::rawdoc! { "insert": "c" }.as_bytes(), Some(("documents", bytes)))
+        };
+        let mut bytes = vec![0; length - frame(&[]).len()];
+        rand::fill(&mut bytes[..]);
+        frame(&bytes)
+    }
+
+    #[test]
+    fn what_would_get_too_long_for_a_message_is_left_as_it_is() {
+        let plain = noise(100_000);
+        for compressor in Compressor::ALL {
+            let mut out = BytesMut::new();
+            assert!(!compress_within(plain.len(), &plain, compressor, &mut out), "{compressor:?}");
+            assert!(compress_within(plain.len() * 2, &plain, compressor, &mut out), "{compressor:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_message_that_nothing_makes_shorter_goes_as_it_is_and_is_taken_from_drivers() {
+        let longest = noise(MAX_MESSAGE_LEN);
+        let (mut long, mut out) = (BytesMut::new(), BytesMut::new());
+        assert!(!compress(&longest, Compressor::Snappy, &mut long));
+        assert!(compress_within(usize::MAX, &longest, Compressor::Snappy, &mut long));
+        assert!(long.len() > MAX_MESSAGE_LEN && long.len() <= MAX_COMPRESSED_LEN);
+        assert_eq!(decompress(&long, Compressors::ALL, &mut out), Ok(Some(Compressor::Snappy)));
+        assert!(out == longest);
+        let bound = snap::raw::max_compress_len(MAX_MESSAGE_LEN - HEADER_LEN);
+        assert!(FIXED + bound <= MAX_COMPRESSED_LEN);
     }
 
     #[test]

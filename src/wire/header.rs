@@ -5,6 +5,9 @@
 pub const HEADER_LEN: usize = 16;
 /// Largest message MongoDB accepts, header included, in bytes.
 pub const MAX_MESSAGE_LEN: usize = 48_000_000;
+/// Longest compressed message that is taken, in bytes. Drivers cut their messages before they compress them, and what
+/// cannot be compressed gets longer: by a sixth and a bit more at worst (snappy).
+pub const MAX_COMPRESSED_LEN: usize = MAX_MESSAGE_LEN + MAX_MESSAGE_LEN / 6 + 64;
 
 /// Reply to `OP_QUERY`.
 pub const OP_REPLY: i32 = 1;
@@ -60,8 +63,9 @@ impl Header {
         else {
             return Ok(None);
         };
+        let most = if opcode == OP_COMPRESSED { MAX_COMPRESSED_LEN } else { MAX_MESSAGE_LEN };
         match usize::try_from(length) {
-            Ok(len) if (HEADER_LEN..=MAX_MESSAGE_LEN).contains(&len) => {
+            Ok(len) if (HEADER_LEN..=most).contains(&len) => {
                 Ok(Some(Self { length: len, request_id, response_to, opcode }))
             }
             _ => Err(FrameError::Length(i64::from(length))),
@@ -78,5 +82,20 @@ impl Header {
         out[8..12].copy_from_slice(&self.response_to.to_le_bytes());
         out[12..16].copy_from_slice(&self.opcode.to_le_bytes());
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_compressed_may_be_longer_than_a_message() {
+        let parsed = |length: usize, opcode: i32| {
+            let header = Header { length, request_id: 1, response_to: 0, opcode };
+            Header::parse(&header.encode()).is_ok()
+        };
+        assert!(parsed(MAX_MESSAGE_LEN, OP_MSG) && !parsed(MAX_MESSAGE_LEN + 1, OP_MSG));
+        assert!(parsed(MAX_COMPRESSED_LEN, OP_COMPRESSED) && !parsed(MAX_COMPRESSED_LEN + 1, OP_COMPRESSED));
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use bson::{Document, RawDocument, RawDocumentBuf};
 use bytes::BytesMut;
 use reshard::cluster::command::{Commands, Request, SendError, ServerId, number};
-use reshard::cluster::{Cluster, Gossip, Pooled, Pools, Selection, Settings};
+use reshard::cluster::{Cluster, Pooled, Pools, Selection, Settings, TimesFor};
 use reshard::shutdown::Tasks;
 
 use super::failure::{Failure, is_ok};
@@ -42,16 +42,12 @@ pub(super) struct Backend {
     cluster: Arc<Cluster>,
     pools: Arc<Pools>,
     /// The time of the whole sharded cluster.
-    time: Arc<Gossip>,
+    time: TimesFor,
 }
 
 impl Backend {
     /// `connection_string` is `name/host:port,...`.
-    pub(super) async fn connect(
-        connection_string: &str,
-        time: Arc<Gossip>,
-        tasks: &Tasks,
-    ) -> Result<Arc<Self>> {
+    pub(super) async fn connect(connection_string: &str, time: TimesFor, tasks: &Tasks) -> Result<Arc<Self>> {
         let (name, hosts) = connection_string.split_once('/').context("not name/hosts")?;
         let uri = format!("mongodb://{hosts}/?replicaSet={name}&heartbeatFrequencyMS=5000");
         let settings = Settings::parse(&uri).await?.app_name("testbed router");
@@ -188,12 +184,12 @@ impl Backend {
     /// The replica set hears of the newest time before it is asked.
     fn tell_time(&self) {
         if let Some(time) = self.time.latest() {
-            self.cluster.gossip().observe(&time);
+            self.pools.times().observe(&time);
         }
     }
 
     fn learn_time(&self) {
-        if let Some(time) = self.cluster.gossip().latest() {
+        if let Some(time) = self.pools.times().latest() {
             self.time.observe(&time);
         }
     }

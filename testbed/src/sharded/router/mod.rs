@@ -45,7 +45,7 @@ use anyhow::{Context, Result};
 use bson::oid::ObjectId;
 use bson::{Document, doc};
 use parking_lot::Mutex;
-use reshard::cluster::Gossip;
+use reshard::cluster::TimesFor;
 use reshard::shutdown::Tasks;
 
 use backend::Backend;
@@ -72,7 +72,7 @@ struct Router {
     shards: Mutex<BTreeMap<String, Arc<Backend>>>,
     tables: Mutex<HashMap<String, Arc<Table>>>,
     /// The newest `$clusterTime` seen.
-    time: Arc<Gossip>,
+    time: TimesFor,
     /// Change streams that are open, by the ids of their cursors.
     streams: Mutex<HashMap<i64, Arc<ChangeStream>>>,
     /// Cursors of clients that live on shards.
@@ -90,7 +90,7 @@ struct Router {
 
 impl Router {
     async fn connect(servers: &Servers) -> Result<Arc<Self>> {
-        let (time, tasks) = (Arc::new(Gossip::default()), Tasks::default());
+        let (time, tasks) = (TimesFor::default(), Tasks::default());
         let router = Self {
             config: Backend::connect(&servers.config, time.clone(), &tasks).await?,
             engine: Backend::connect(&servers.engine, time.clone(), &tasks).await?,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bson::RawDocument;
 use bytes::BytesMut;
-use reshard::cluster::Gossip;
+use reshard::cluster::TimesFor;
 use reshard::wire::element::{Elements, TIMESTAMP};
 use reshard::wire::header::HEADER_LEN;
 
@@ -71,7 +71,7 @@ impl Seen {
     }
 
     /// Takes note of the cluster's time.
-    pub(super) fn tell(&self, time: &Gossip, reply: &[u8]) {
+    pub(super) fn tell(&self, time: &TimesFor, reply: &[u8]) {
         if let Some(place) = &self.cluster_time
             && let Ok(told) = RawDocument::from_bytes(&reply[place.clone()])
         {
