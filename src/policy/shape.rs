@@ -54,7 +54,7 @@ impl Asked<'_> {
         let mut text = String::new();
         Walk::into(&mut text).command(self);
         if text.len() > MOST_TEXT {
-            text.truncate(text.floor_char_boundary(MOST_TEXT));
+            text.truncate(cut(&text, MOST_TEXT).len());
             text.push_str("...");
         }
         text
@@ -236,7 +236,7 @@ impl<'s, S: Sink> Walk<'s, S> {
         if name.len() <= MOST_SEGMENT && name.bytes().all(is_plain) {
             return self.sink.put(name);
         }
-        for (index, segment) in cut(name).split('.').enumerate() {
+        for (index, segment) in cut(name, MOST_NAME).split('.').enumerate() {
             if index > 0 {
                 self.sink.put(".");
             }
@@ -379,8 +379,9 @@ fn number(value: RawBsonRef<'_>) -> Option<i64> {
     }
 }
 
-fn cut(text: &str) -> &str {
-    let end = (0..=text.len().min(MOST_NAME)).rev().find(|end| text.is_char_boundary(*end));
+/// The begin of a text, at most so many bytes of it.
+fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=text.len().min(most)).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
 }
 
