@@ -88,6 +88,77 @@ fn moment(millis: Option<i64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::migration::shadow::{AccessView, Example, ExampleField, LatencyView, ShapeDiff};
+
+    /// A shape whose numbers are all different ones, and whose texts are hostile.
+    fn hostile() -> ShapeDiff {
+        let bad = "=<script>\"x\"</script>";
+        let latency = |samples, p50, p95, p99| LatencyView {
+            samples,
+            p50_ms: Some(p50),
+            p95_ms: Some(p95),
+            p99_ms: Some(p99),
+        };
+        let fields = vec![ExampleField {
+            path: bad.into(),
+            kind: bad.into(),
+            old: Some(bad.into()),
+            new: Some(bad.into()),
+        }];
+        let example =
+            Example { at: 0, kind: bad.into(), served_by: bad.into(), key: Some(bad.into()), fields };
+        let access = AccessView { at: 0, scan: bad.into(), documents_examined: 9019, shards: bad.into() };
+        ShapeDiff {
+            shape: bad.into(),
+            namespace: bad.into(),
+            command: bad.into(),
+            query: bad.into(),
+            runs: 9001,
+            equal: 9002,
+            permuted: 9003,
+            transient: 9004,
+            different: 9005,
+            nondeterministic: 9006,
+            unsettled: 9007,
+            failed: 9008,
+            differences: [(bad.to_owned(), 9009)].into(),
+            first_seen: Some(0),
+            last_seen: Some(0),
+            examples: vec![example],
+            old: latency(9010, 1.024, 2.048, 19.999),
+            new: latency(9011, 1.281, 3.072, 0.017),
+            old_access: Some(access.clone()),
+            new_access: Some(access),
+        }
+    }
+
+    #[test]
+    fn tables_and_pages_have_the_numbers_of_json_and_run_nothing() {
+        let report = DiffReport { shapes: vec![hostile()], ..DiffReport::default() };
+        let json = serde_json::to_value(&report.shapes[0]).unwrap();
+        let mut numbers: Vec<String> = (9001..=9011).chain([9019]).map(|number| number.to_string()).collect();
+        for (side, quantile) in [
+            ("old", "p50_ms"),
+            ("old", "p95_ms"),
+            ("old", "p99_ms"),
+            ("new", "p50_ms"),
+            ("new", "p95_ms"),
+            ("new", "p99_ms"),
+        ] {
+            numbers.push(json[side][quantile].to_string());
+        }
+        let (table, page) = (csv::csv(&report.shapes), html::html("m", &report));
+        for number in numbers {
+            assert!(json.to_string().contains(&number), "{number}");
+            assert!(table.contains(&format!(",{number}")), "{number} in {table}");
+            assert!(page.contains(&number), "{number} in {page}");
+        }
+        assert!(!page.contains("<script") && page.contains("&lt;script&gt;&quot;x"), "{page}");
+        assert!(
+            !table.contains(",\"=") && !table.contains(",=") && table.contains("\"'=<script>"),
+            "{table}"
+        );
+    }
 
     #[test]
     fn a_query_says_which_part_and_how() {

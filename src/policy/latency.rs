@@ -64,18 +64,23 @@ impl Measured {
         (all > 0).then(|| self.errors as f64 / all as f64)
     }
 
-    /// Milliseconds that the `share` of all took at most, within the width of a bucket; `None` without samples.
+    /// Milliseconds that the `share` of all took at most, in whole microseconds; `None` without samples.
+    ///
+    /// It is one of them that is asked for: of few the longest, and then no less than that one took. Where in its bucket
+    /// one lies is not known: they count as spread evenly up to the bucket's end. Beyond the last bucket's begin all are alike.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     pub fn quantile_ms(&self, share: f64) -> Option<f64> {
-        let wanted = self.samples() as f64 * share;
+        let samples = self.samples() as f64;
+        // A product that is a whole number may come out a little above it.
+        let wanted = (samples * share - 1e-6).ceil().clamp(1.0, samples.max(1.0));
         let mut below = 0.0;
         for (bucket, count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             let count = *count as f64;
             if below + count >= wanted {
                 let end = begin((bucket + 1).min(BUCKETS - 1));
                 let (from, width) = (begin(bucket), end - begin(bucket));
-                return Some((from + width * ((wanted - below) / count)) / 1000.0);
+                return Some((from + width * ((wanted - below) / count)).ceil() / 1000.0);
             }
             below += count;
         }
@@ -155,7 +160,46 @@ mod tests {
         assert_eq!(measured.error_rate(), Some(0.5));
     }
 
+    #[test]
+    fn of_few_samples_the_longest_counts() {
+        let of = |all: &[u64]| {
+            let mut measured = Measured::default();
+            all.iter().for_each(|micros| measured.counts[bucket(*micros)] += 1);
+            measured
+        };
+        // 20.47 ms lies at the end of its bucket, 17 ms at the begin.
+        for all in [&[20_470][..], &[1000, 20_470], &[17_000, 20_470], &[1000, 1000, 1000, 20_470]] {
+            let p99 = of(all).quantile_ms(0.99).unwrap();
+            assert!((20.47..=20.48).contains(&p99), "{p99} of {all:?}");
+        }
+        assert_eq!(of(&[900, 19_900]).quantile_ms(0.5), Some(1.024));
+        assert_eq!(of(&[0]).quantile_ms(0.5), Some(0.016));
+        // One in a hundred may take longer than p99, two not.
+        let many = |slow: usize| {
+            of(&[vec![900; 100 - slow], vec![19_900; slow]].concat()).quantile_ms(0.99).unwrap()
+        };
+        assert!(many(1) < 1.1 && many(2) > 16.0, "{} {}", many(1), many(2));
+        let mut merged = of(&[900; 98]);
+        merged.add(&of(&[19_900; 2]));
+        assert_eq!(merged.quantile_ms(0.99), Some(many(2)));
+    }
+
     proptest! {
+        #[test]
+        fn no_quantile_is_below_its_bucket(all in prop::collection::vec(0_u64..1 << 26, 1..300), share in 0.0..1.0_f64) {
+            let mut measured = Measured::default();
+            all.iter().for_each(|micros| measured.counts[bucket(*micros)] += 1);
+            let found = measured.quantile_ms(share).unwrap();
+            let longest = *all.iter().max().unwrap();
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let longest = longest as f64 / 1000.0;
+            prop_assert!(measured.quantile_ms(1.0).unwrap() >= longest);
+            prop_assert!(measured.quantile_ms(0.99).unwrap() >= longest || all.len() >= 100);
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let shorter = all.iter().filter(|micros| begin(bucket(**micros)) / 1000.0 <= found).count() as f64;
+            prop_assert!(shorter >= share * all.len() as f64 - 1e-3);
+        }
+
         #[test]
         fn every_latency_lies_in_its_bucket(micros in 0_u64..1 << 30) {
             let bucket = bucket(micros);

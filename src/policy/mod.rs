@@ -45,6 +45,7 @@ pub mod sample;
 pub mod secondary;
 pub mod shadow;
 pub mod shape;
+mod shape_words;
 pub mod shard_key;
 pub mod split;
 pub mod statement;

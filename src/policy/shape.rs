@@ -7,6 +7,10 @@
 use bson::RawDocument;
 use bson::raw::{RawArray, RawBsonRef};
 
+use super::shape_words::{
+    MOST_FIELDS, MOST_SEGMENT, UNITS, WORDS, computes, is_computed, is_locale, is_made_up, is_usual_index,
+};
+
 /// Elements of an array that are looked at.
 const MOST_ELEMENTS: usize = 16;
 /// Tokens of a shape; what is longer is cut.
@@ -15,6 +19,10 @@ const MOST_TOKENS: u32 = 400;
 const MOST_DEPTH: u32 = 24;
 /// Longest name or kept text, in bytes.
 const MOST_NAME: usize = 120;
+/// So many digits in a row number things.
+const NUMBERING: usize = 4;
+/// Longest text of a shape, in bytes: texts are kept, and stored with baselines.
+const MOST_TEXT: usize = 4000;
 
 /// A command whose shape is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +53,10 @@ impl Asked<'_> {
     pub fn text(&self) -> String {
         let mut text = String::new();
         Walk::into(&mut text).command(self);
+        if text.len() > MOST_TEXT {
+            text.truncate(cut(&text, MOST_TEXT).len());
+            text.push_str("...");
+        }
         text
     }
 }
@@ -85,8 +97,20 @@ enum Part {
     Changed,
     /// Stages, and whatever is in them.
     Expression,
-    /// Shown as it is: sort orders, hints, options.
+    /// Directions of an order, and options: numbers and the words that servers have for them.
     Kept,
+    /// An index, by name or by its fields.
+    Hint,
+    /// The language of a collation.
+    Locale,
+    /// A unit of time.
+    Unit,
+    /// The name of a field or a collection.
+    Name,
+    /// What a stage says of another collection.
+    Joined,
+    /// What a stage says of a place.
+    Located,
     /// Shown where it says only whether a field is there.
     Projection,
     /// A statement of an update or a delete.
@@ -99,9 +123,9 @@ fn part_of_command(key: &str) -> Option<Part> {
         "filter" | "query" | "q" | "min" | "max" | "arrayFilters" => Part::Filter,
         "update" | "u" => Part::Update,
         "pipeline" => Part::Expression,
-        "sort" | "hint" | "collation" | "key" | "multi" | "upsert" | "remove" | "new" | "tailable" => {
-            Part::Kept
-        }
+        "sort" | "collation" | "multi" | "upsert" | "remove" | "new" | "tailable" => Part::Kept,
+        "hint" => Part::Hint,
+        "key" => Part::Name,
         "projection" | "fields" => Part::Projection,
         "limit" | "skip" => Part::Value,
         "updates" | "deletes" => Part::Statement,
@@ -110,27 +134,52 @@ fn part_of_command(key: &str) -> Option<Part> {
     })
 }
 
-/// What stands under `key` in a `part`.
+/// What stands under `key` in a `part`; `None`: it does not belong to the shape.
 fn part_under(part: Part, key: &str) -> Option<Part> {
     Some(match (part, key) {
         (Part::Statement, "limit") => Part::Kept,
         (Part::Statement, _) => return part_of_command(key),
+        (Part::Filter, "$comment") => return None,
         (Part::Filter, "$and" | "$or" | "$nor") => Part::Filter,
         (Part::Filter | Part::Condition, "$expr") => Part::Expression,
         (Part::Filter, _) | (Part::Condition, "$not") => Part::Condition,
-        (Part::Condition, "$elemMatch") => Part::Filter,
+        (Part::Condition | Part::Expression, "$elemMatch") | (Part::Expression, "$match") => Part::Filter,
+        // The document that a field is compared with.
+        (Part::Condition, key) if !key.starts_with('$') => return None,
         (Part::Update, _) => Part::Changed,
-        (Part::Expression, "$match") => Part::Filter,
-        (Part::Expression, "$sort") => Part::Kept,
-        (Part::Expression, "$project") => Part::Projection,
-        (Part::Expression, "$literal") => Part::Value,
-        (Part::Expression, "from" | "localField" | "foreignField" | "as" | "path" | "coll" | "unit") => {
-            Part::Kept
-        }
-        (Part::Projection, _) | (Part::Expression, _) => Part::Expression,
-        (Part::Kept, _) => Part::Kept,
-        (Part::Condition | Part::Changed | Part::Value, _) => Part::Value,
+        (Part::Joined, _) => return Some(part_of_join(key)),
+        (Part::Located, "query") => Part::Filter,
+        (Part::Located, "key" | "distanceField" | "includeLocs") => Part::Name,
+        (Part::Expression, _) => return Some(part_of_stage(key)),
+        (Part::Projection, _) => Part::Expression,
+        (Part::Kept, "locale") => Part::Locale,
+        (Part::Kept | Part::Hint | Part::Locale, _) => Part::Kept,
+        (Part::Name, _) => Part::Name,
+        (Part::Condition | Part::Changed | Part::Value | Part::Unit | Part::Located, _) => Part::Value,
     })
+}
+
+/// What stands under the stage or operator `key`.
+fn part_of_stage(key: &str) -> Part {
+    match key {
+        "$sort" => Part::Kept,
+        "$project" => Part::Projection,
+        "$literal" | "$documents" | "$search" | "$searchMeta" | "$vectorSearch" => Part::Value,
+        "$lookup" | "$graphLookup" | "$unionWith" => Part::Joined,
+        "$geoNear" => Part::Located,
+        "unit" => Part::Unit,
+        _ => Part::Expression,
+    }
+}
+
+/// What stands under `key` where a stage names another collection.
+fn part_of_join(key: &str) -> Part {
+    match key {
+        "from" | "coll" | "as" | "localField" | "foreignField" | "connectFromField" | "connectToField"
+        | "depthField" => Part::Name,
+        "restrictSearchWithMatch" => Part::Filter,
+        _ => Part::Expression,
+    }
 }
 
 struct Walk<'s, S> {
@@ -181,18 +230,34 @@ impl<'s, S: Sink> Walk<'s, S> {
         self.value(value, part);
     }
 
-    /// A name, with positions in arrays and numbered fields as one.
+    /// A name, with what numbers or identifies something as one: names that are values have a shape too.
     fn name(&mut self, name: &str) {
-        if !name.bytes().any(|byte| byte.is_ascii_digit()) {
-            return self.sink.put(cut(name));
+        let is_plain = |byte: u8| !byte.is_ascii_digit() && byte != b'@';
+        if name.len() <= MOST_SEGMENT && name.bytes().all(is_plain) {
+            return self.sink.put(name);
         }
-        for (index, segment) in cut(name).split('.').enumerate() {
+        for (index, segment) in cut(name, MOST_NAME).split('.').enumerate() {
             if index > 0 {
                 self.sink.put(".");
             }
-            let is_number = !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit());
-            self.sink.put(if is_number { "#" } else { segment });
+            self.segment(segment);
         }
+    }
+
+    fn segment(&mut self, segment: &str) {
+        if is_made_up(segment) {
+            return self.sink.put("#");
+        }
+        let mut rest = segment;
+        while let Some(begin) = rest.find(|letter: char| letter.is_ascii_digit()) {
+            let (before, from) = rest.split_at(begin);
+            let digits = from.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, behind) = from.split_at(digits);
+            self.sink.put(before);
+            self.sink.put(if digits < NUMBERING { number } else { "#" });
+            rest = behind;
+        }
+        self.sink.put(rest);
     }
 
     fn value(&mut self, value: RawBsonRef<'_>, part: Part) {
@@ -204,11 +269,24 @@ impl<'s, S: Sink> Walk<'s, S> {
             (RawBsonRef::Array(array), _) => self.array(array, part),
             (_, Part::Value | Part::Changed) if !has_fields(value, part) => self.sink.put("?"),
             (RawBsonRef::Document(document), _) => self.document(document, part),
-            (value, Part::Kept) => self.kept(value),
-            (RawBsonRef::String(path), Part::Expression) if path.starts_with('$') => self.sink.put(cut(path)),
-            (RawBsonRef::Int32(0 | 1) | RawBsonRef::Boolean(_), Part::Projection) => self.kept(value),
+            (RawBsonRef::String(text), _) => self.text(text, part),
+            (value, Part::Kept | Part::Locale) => self.kept(value),
             _ => self.sink.put("?"),
         }
+    }
+
+    /// A text: a value, unless servers know it, or it is a name.
+    fn text(&mut self, text: &str, part: Part) {
+        let is_known = match part {
+            Part::Name | Part::Joined => return self.name(text),
+            Part::Expression if text.starts_with('$') => return self.name(text),
+            Part::Kept => WORDS.contains(&text),
+            Part::Unit => UNITS.contains(&text),
+            Part::Locale => is_locale(text),
+            Part::Hint => text.len() <= MOST_NAME && is_usual_index(text),
+            _ => false,
+        };
+        self.sink.put(if is_known { text } else { "?" });
     }
 
     fn document(&mut self, document: &RawDocument, part: Part) {
@@ -218,6 +296,8 @@ impl<'s, S: Sink> Walk<'s, S> {
             // Compared as a whole.
             Part::Condition if is_plain => return self.sink.put("?"),
             Part::Update if is_plain => return self.sink.put("{...}"),
+            // A value among expressions.
+            Part::Expression if is_plain && !computes(document, MOST_DEPTH) => return self.sink.put("?"),
             _ => {}
         }
         self.depth += 1;
@@ -241,10 +321,16 @@ impl<'s, S: Sink> Walk<'s, S> {
 
     /// Lists of values are one, however long; what is made of documents is looked into.
     fn array(&mut self, array: &RawArray, part: Part) {
-        let is_list = |part| matches!(part, Part::Value | Part::Changed | Part::Condition);
+        let is_list = match part {
+            Part::Filter | Part::Kept | Part::Statement | Part::Update | Part::Projection => false,
+            Part::Expression => {
+                !array.into_iter().flatten().take(MOST_FIELDS).any(|item| is_computed(item, MOST_DEPTH))
+            }
+            _ => true,
+        };
         self.sink.put("[");
         let mut elements = array.into_iter().flatten();
-        if is_list(part) {
+        if is_list {
             self.sink.put("?");
         } else {
             self.depth += 1;
@@ -264,18 +350,17 @@ impl<'s, S: Sink> Walk<'s, S> {
     }
 
     fn kept(&mut self, value: RawBsonRef<'_>) {
-        match value {
-            RawBsonRef::String(text) => self.sink.put(cut(text)),
-            RawBsonRef::Boolean(true) => self.sink.put("true"),
-            RawBsonRef::Boolean(false) => self.sink.put("false"),
+        self.sink.put(match value {
+            RawBsonRef::Boolean(true) => "true",
+            RawBsonRef::Boolean(false) => "false",
             // Drivers send a number in several types.
-            value => self.sink.put(match number(value) {
+            value => match number(value) {
                 Some(-1) => "-1",
                 Some(0) => "0",
                 Some(1) => "1",
                 _ => "?",
-            }),
-        }
+            },
+        });
     }
 }
 
@@ -294,8 +379,9 @@ fn number(value: RawBsonRef<'_>) -> Option<i64> {
     }
 }
 
-fn cut(text: &str) -> &str {
-    let end = (0..=text.len().min(MOST_NAME)).rev().find(|end| text.is_char_boundary(*end));
+/// The begin of a text, at most so many bytes of it.
+fn cut(text: &str, most: usize) -> &str {
+    let end = (0..=text.len().min(most)).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
 }
 

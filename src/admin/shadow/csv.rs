@@ -24,9 +24,11 @@ pub(super) fn csv(shapes: &[ShapeDiff]) -> String {
         "failed",
         "first_seen",
         "last_seen",
+        "old_samples",
         "old_p50_ms",
         "old_p95_ms",
         "old_p99_ms",
+        "new_samples",
         "new_p50_ms",
         "new_p95_ms",
         "new_p99_ms",
@@ -68,7 +70,9 @@ pub(super) fn csv(shapes: &[ShapeDiff]) -> String {
 
 fn latency(view: &LatencyView) -> impl Iterator<Item = String> {
     let quantiles = [view.p50_ms, view.p95_ms, view.p99_ms];
-    quantiles.into_iter().map(|millis| millis.map_or(String::new(), |millis| millis.to_string()))
+    let quantiles =
+        quantiles.into_iter().map(|millis| millis.map_or(String::new(), |millis| millis.to_string()));
+    std::iter::once(view.samples.to_string()).chain(quantiles)
 }
 
 fn access(view: Option<&AccessView>) -> [String; 3] {
@@ -85,8 +89,11 @@ fn line(cells: impl Iterator<Item = String>) -> String {
 
 /// Quoted where it must be (RFC 4180); a formula, which a spreadsheet would run, begins with an apostrophe.
 fn cell(text: &str) -> String {
-    let text =
-        if text.starts_with(['=', '+', '-', '@', '\t']) { format!("'{text}") } else { text.to_owned() };
+    let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    };
     if text.contains([',', '"', '\n', '\r']) {
         return format!("\"{}\"", text.replace('"', "\"\""));
     }
@@ -101,7 +108,10 @@ mod tests {
     fn cells_are_quoted_and_run_nothing() {
         assert_eq!(cell("plain"), "plain");
         assert_eq!(cell(r#"{"a": 1, "b": 2}"#), r#""{""a"": 1, ""b"": 2}""#);
-        assert_eq!(cell("=1+1"), "'=1+1");
+        for formula in ["=1+1", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1"] {
+            let unquoted = cell(formula).trim_matches('"').to_owned();
+            assert_eq!(unquoted, format!("'{formula}"));
+        }
     }
 
     #[test]
@@ -138,7 +148,7 @@ mod tests {
         assert!(lines[0].ends_with("new_documents_examined,new_shards,missing,value"));
         assert_eq!(
             lines[1],
-            "a,shop.c,find,\"{a: 1}, sort\",5,4,0,0,1,0,0,0,7,,0.5,,,,,,,,,collection,90,all,1,0"
+            "a,shop.c,find,\"{a: 1}, sort\",5,4,0,0,1,0,0,0,7,,1,0.5,,,0,,,,,,,collection,90,all,1,0"
         );
         assert!(lines[2].ends_with(",0,1"));
     }

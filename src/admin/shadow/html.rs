@@ -31,7 +31,9 @@ fn counts(report: &DiffReport) -> String {
     let differences = counts.shadow_differences.map_or("unknown".to_owned(), |found| found.to_string());
     let rows = [
         ("share of reads", format!("{} %", counts.shadow_percent)),
+        ("sampled", counts.shadow_sampled.to_string()),
         ("compared", counts.shadow_compared.to_string()),
+        ("equal", counts.shadow_equal.to_string()),
         ("differ for good", differences),
         ("differed for a moment", counts.shadow_transient.to_string()),
         ("nondeterministic", counts.shadow_nondeterministic.to_string()),
@@ -63,9 +65,11 @@ fn shape(one: &ShapeDiff) -> String {
     }
     let _ = writeln!(
         out,
-        "</div>\n<p>{} runs, {same} equal, {} for a moment, <b>{} different</b>, {} nondeterministic, {} unsettled, {} \
+        "</div>\n<p>{} runs, {} equal, {} in another order, {} for a moment, <b>{} different</b>, {} nondeterministic, {} unsettled, {} \
          failed; shape {}</p>",
         one.runs,
+        one.equal,
+        one.permuted,
         one.transient,
         one.different,
         one.nondeterministic,
@@ -99,7 +103,7 @@ fn latencies(one: &ShapeDiff) -> String {
             let width = share(millis, longest) * 3.0;
             let _ = writeln!(
                 out,
-                "<tr><th>{title} {side}<td class=\"n\">{millis:.2} ms<td class=\"n\">{samples} reads<td><span \
+                "<tr><th>{title} {side}<td class=\"n\">{millis} ms<td class=\"n\">{samples} reads<td><span \
                  class=\"time {side}\" style=\"width:{width:.0}px\"></span>"
             );
         }

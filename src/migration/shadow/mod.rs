@@ -146,12 +146,17 @@ impl Shadower {
         let ended = match compare(&served, &shadow, &terms) {
             Comparison::Equal => Ended::Equal,
             Comparison::Permuted => Ended::Permuted,
+            Comparison::Untold => Ended::Nondeterministic,
             Comparison::Different(_) => match settling.try_acquire() {
                 Ok(_one_of_few) => match self.settle(&read, &terms).await {
                     Settled::Gone => Ended::Transient,
-                    Settled::Stays(differences) => Ended::Different(differences),
+                    Settled::Stays(differences, keys) => Ended::Different(differences, keys),
                     Settled::Nondeterministic => Ended::Nondeterministic,
                     Settled::Unsettled => Ended::Unsettled,
+                    Settled::TooLarge => {
+                        self.shadow.skip(Reason::TooLarge);
+                        return;
+                    }
                 },
                 Err(_) => Ended::Unsettled,
             },

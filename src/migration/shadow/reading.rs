@@ -15,9 +15,9 @@ use crate::policy::shadow::answer::Answer;
 use crate::policy::shadow::eligible::{again, batch, is_passing, whole_answer};
 use crate::state::handed_over::Job;
 
-/// Bytes of documents that are read of one cursor.
+/// Bytes of documents of one reply that are kept, all its batches together; of the last one more is read.
 const MOST_BYTES: usize = 16 << 20;
-/// Documents that are read of one cursor.
+/// Documents of one reply that are kept.
 const MOST_DOCUMENTS: usize = 10_000;
 /// How long a read may take, to its end.
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
@@ -88,7 +88,7 @@ impl Read {
                 cursor.close().await;
                 return Err(Trouble::TooLarge);
             }
-            bytes += size(&cursor.more(left()).await?);
+            bytes += size(&documents(&cursor.more(left()).await?, "nextBatch")?);
         }
         Ok(took)
     }
@@ -107,15 +107,54 @@ impl Shadower {
         let deadline = self.context.clock.now() + LIMIT;
         let reply = cluster.run(read.request(level, "reshard shadow")).await.map_err(failed)?;
         if let Some(answer) = whole_answer(&reply.body) {
-            return match answer {
-                Answer::Error(code) if is_passing(code) => Err(Trouble::Failed),
-                answer => Ok(answer),
-            };
+            return kept(answer);
         }
-        let first = documents(&reply.body, "firstBatch")?;
+        let mut collected = Collected::default();
+        let first = collected.add(documents(&reply.body, "firstBatch")?);
         let rest =
             Cursor { cluster, namespace: &read.namespace, id: cursor_id(&reply.body), at: reply.server };
-        rest.read_on(first, || deadline.saturating_sub(self.context.clock.now())).await
+        if let Err(trouble) = first {
+            rest.close().await;
+            return Err(trouble);
+        }
+        rest.read_on(collected, || deadline.saturating_sub(self.context.clock.now())).await
+    }
+}
+
+/// An answer that is compared, unless it says nothing about the documents or is too large.
+fn kept(answer: Answer) -> Result<Answer, Trouble> {
+    match answer {
+        Answer::Error(code) if is_passing(code) => Err(Trouble::Failed),
+        Answer::Documents(all) => {
+            let mut collected = Collected::default();
+            collected.add(all)?;
+            Ok(Answer::Documents(collected.documents))
+        }
+        answer => Ok(answer),
+    }
+}
+
+/// What the reply `body` to a request for more says, where it is an error.
+fn error_of(body: &RawDocument) -> Option<Result<Answer, Trouble>> {
+    let answer = whole_answer(body)?;
+    matches!(answer, Answer::Error(_)).then(|| kept(answer))
+}
+
+/// Documents of several batches, within limits.
+#[derive(Debug, Default)]
+struct Collected {
+    documents: Vec<RawDocumentBuf>,
+    bytes: usize,
+}
+
+impl Collected {
+    fn add(&mut self, batch: Vec<RawDocumentBuf>) -> Result<(), Trouble> {
+        self.bytes += size(&batch);
+        if self.bytes > MOST_BYTES || self.documents.len() + batch.len() > MOST_DOCUMENTS {
+            return Err(Trouble::TooLarge);
+        }
+        self.documents.extend(batch);
+        Ok(())
     }
 }
 
@@ -141,39 +180,68 @@ struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    async fn read_on(
-        mut self,
-        mut all: Vec<RawDocumentBuf>,
-        left: impl Fn() -> Duration,
-    ) -> Result<Answer, Trouble> {
-        let mut bytes = size(&all);
+    async fn read_on(mut self, mut all: Collected, left: impl Fn() -> Duration) -> Result<Answer, Trouble> {
         while self.id != 0 {
-            let too_large = bytes > MOST_BYTES || all.len() > MOST_DOCUMENTS;
-            if too_large || left().is_zero() {
+            if left().is_zero() {
                 self.close().await;
-                return Err(if too_large { Trouble::TooLarge } else { Trouble::Failed });
+                return Err(Trouble::Failed);
             }
-            let batch = self.more(left()).await?;
-            bytes += size(&batch);
-            all.extend(batch);
+            let reply = self.more(left()).await?;
+            if let Some(error) = error_of(&reply) {
+                return error;
+            }
+            if let Err(trouble) = all.add(documents(&reply, "nextBatch")?) {
+                self.close().await;
+                return Err(trouble);
+            }
         }
-        Ok(Answer::Documents(all))
+        Ok(Answer::Documents(all.documents))
     }
 
-    /// The next batch.
-    async fn more(&mut self, left: Duration) -> Result<Vec<RawDocumentBuf>, Trouble> {
+    /// The reply with the next batch, or an error.
+    async fn more(&mut self, left: Duration) -> Result<RawDocumentBuf, Trouble> {
         let more = rawdoc! { "getMore": self.id, "collection": self.namespace.collection() };
         let request = Request::new(self.namespace.database(), more).within(left);
         let reply = self.cluster.run(request.to(Target::Server(self.at.clone()))).await.map_err(failed)?;
-        let batch = documents(&reply.body, "nextBatch")?;
         self.id = cursor_id(&reply.body);
-        Ok(batch)
+        Ok(reply.body)
     }
 
     async fn close(&self) {
+        if self.id == 0 {
+            return;
+        }
         let body = rawdoc! { "killCursors": self.namespace.collection(), "cursors": [self.id] };
         let request = Request::new(self.namespace.database(), body).within(LIMIT);
         // Servers close it by themselves, only later.
         _ = self.cluster.run(request.to(Target::Server(self.at.clone()))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_in_all_its_batches_is_no_answer() {
+        let text = "x".repeat(4 << 20);
+        let batch = || vec![rawdoc! { "_id": 1, "text": &*text }];
+        let mut collected = Collected::default();
+        let added: Vec<_> = (0..4).map(|_| collected.add(batch())).collect();
+        assert_eq!(added, [Ok(()), Ok(()), Ok(()), Err(Trouble::TooLarge)]);
+        assert_eq!(collected.documents.len(), 3, "no more is kept");
+        let many = vec![RawDocumentBuf::new(); MOST_DOCUMENTS];
+        assert_eq!(kept(Answer::Documents(many.clone())), Ok(Answer::Documents(many.clone())));
+        let more = [many, vec![RawDocumentBuf::new()]].concat();
+        assert_eq!(kept(Answer::Documents(more)), Err(Trouble::TooLarge));
+    }
+
+    #[test]
+    fn a_later_batch_can_be_an_error_too() {
+        let error = |code: i32| error_of(&rawdoc! { "ok": 0.0, "code": code, "errmsg": "" });
+        assert_eq!(error(16410), Some(Ok(Answer::Error(16410))));
+        assert_eq!(error(50), Some(Err(Trouble::Failed)), "out of time tells nothing");
+        let batch = rawdoc! { "cursor": { "nextBatch": [], "id": 0_i64 }, "ok": 1.0 };
+        assert_eq!(error_of(&batch), None);
     }
 }

@@ -13,6 +13,7 @@ use crate::model::side::{PerSide, Side};
 use crate::policy::fields::{FieldDifference, FieldKind};
 use crate::policy::latency::{Measured, bucket};
 use crate::policy::shadow::answer::{Difference, Kind};
+use crate::policy::shadow::inputs::Keys;
 
 /// Examples kept of one shape: the newest.
 const MOST_EXAMPLES: usize = 5;
@@ -38,7 +39,7 @@ pub(super) enum Ended {
     /// It differed, and no longer does.
     Transient,
     /// It differs for good.
-    Different(Vec<Difference>),
+    Different(Vec<Difference>, Keys),
     Nondeterministic,
     Unsettled,
     Failed,
@@ -109,7 +110,7 @@ impl ShapeReport {
             Ended::Equal => &mut self.equal,
             Ended::Permuted => &mut self.permuted,
             Ended::Transient => &mut self.transient,
-            Ended::Different(_) => &mut self.different,
+            Ended::Different(..) => &mut self.different,
             Ended::Nondeterministic => &mut self.nondeterministic,
             Ended::Unsettled => &mut self.unsettled,
             Ended::Failed => &mut self.failed,
@@ -122,7 +123,7 @@ impl ShapeReport {
             }
         }
         self.see(&look.access);
-        if let Ended::Different(differences) = ended {
+        if let Ended::Different(differences, keys) = ended {
             self.first_seen = Some(self.first_seen.unwrap_or(now));
             self.last_seen = Some(now);
             for difference in &differences {
@@ -131,7 +132,8 @@ impl ShapeReport {
                 }
             }
             let shown = differences.iter().take(MOST_EXAMPLES);
-            self.add_examples(shown.map(|one| example(one, read.served, now, shows_values)).collect());
+            let shows = Shows { values: shows_values, keys: shows_values || keys == Keys::Ids };
+            self.add_examples(shown.map(|one| example(one, read.served, now, shows)).collect());
         }
     }
 
@@ -214,13 +216,23 @@ fn field_kind(kind: FieldKind, served: Side) -> &'static str {
     kind.as_str()
 }
 
-fn example(one: &Difference, served: Side, at: i64, shows_values: bool) -> Example {
+/// What may be seen in an example.
+#[derive(Clone, Copy)]
+struct Shows {
+    values: bool,
+    /// What differences are known by.
+    keys: bool,
+}
+
+fn example(one: &Difference, served: Side, at: i64, shows: Shows) -> Example {
     let kind = match one.kind {
         Kind::Changed => Kind::Changed.as_str(),
         _ => kinds(one, served).first().copied().unwrap_or_default(),
     };
-    let fields = one.fields.iter().take(MOST_PLACES).map(|field| place(field, served, shows_values));
-    let key = one.key.as_ref().filter(|_| shows_values || one.kind != Kind::Values);
+    // The code of an error is no value of anybody's.
+    let values = shows.values || one.kind == Kind::Error;
+    let fields = one.fields.iter().take(MOST_PLACES).map(|field| place(field, served, values));
+    let key = one.key.as_ref().filter(|_| shows.values || shows.keys && one.kind != Kind::Values);
     Example {
         at,
         kind: kind.to_owned(),

@@ -18,7 +18,7 @@ fn differences() -> Vec<Difference> {
 
 fn noted(served: Side, shows_values: bool) -> ShapeReport {
     let mut report = ShapeReport::default();
-    report.note(&read(served), Look::default(), Ended::Different(differences()), 7, shows_values);
+    report.note(&read(served), Look::default(), Ended::Different(differences(), Keys::Ids), 7, shows_values);
     report
 }
 
@@ -44,13 +44,34 @@ fn values_are_masked_unless_they_are_asked_for() {
 }
 
 #[test]
+fn what_a_read_groups_by_is_a_value_and_the_code_of_an_error_is_none() {
+    let key = |keys, shows_values| {
+        let mut report = ShapeReport::default();
+        report.note(
+            &read(Side::Old),
+            Look::default(),
+            Ended::Different(differences(), keys),
+            7,
+            shows_values,
+        );
+        report.examples[0].key.is_some()
+    };
+    assert!(key(Keys::Ids, false) && key(Keys::Values, true) && !key(Keys::Values, false));
+    let failed = compare(&Answer::Error(50), &Answer::Error(96), &Terms::default());
+    let Comparison::Different(failed) = failed else { panic!() };
+    let mut report = ShapeReport::default();
+    report.note(&read(Side::Old), Look::default(), Ended::Different(failed, Keys::Ids), 7, false);
+    assert_eq!(report.examples[0].fields[0].new.as_deref(), Some(r#"{"$numberInt":"96"}"#));
+}
+
+#[test]
 fn reports_add_up_and_stay_small() {
     let mut all = noted(Side::Old, false);
     for at in 8..50 {
         let mut more = ShapeReport::default();
         let mut found = differences();
         found[0].key = crate::policy::canonical::key_of(bson::raw::RawBsonRef::Int64(at));
-        more.note(&read(Side::Old), Look::default(), Ended::Different(found), at, false);
+        more.note(&read(Side::Old), Look::default(), Ended::Different(found, Keys::Ids), at, false);
         more.note(&read(Side::Old), Look::default(), Ended::Equal, at, false);
         all.merge(&more);
     }

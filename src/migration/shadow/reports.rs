@@ -85,7 +85,7 @@ pub struct Tally {
 impl Tally {
     fn note(&mut self, ended: &Ended) {
         match ended {
-            Ended::Equal | Ended::Permuted | Ended::Transient | Ended::Different(_) => self.compared += 1,
+            Ended::Equal | Ended::Permuted | Ended::Transient | Ended::Different(..) => self.compared += 1,
             Ended::Unsettled | Ended::Failed => self.uncompared += 1,
             Ended::Nondeterministic => {}
         }

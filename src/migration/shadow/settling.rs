@@ -14,7 +14,7 @@ use crate::model::key::Key;
 use crate::model::side::Side;
 use crate::policy::compare::Between;
 use crate::policy::shadow::answer::{Answer, Comparison, Difference, Terms, compare};
-use crate::policy::shadow::inputs::{inputs, shows_documents};
+use crate::policy::shadow::inputs::{Keys, inputs, keys_of, shows_documents};
 use crate::policy::shadow::steady::{Circumstances, Known, Steady};
 use crate::state::table::MigrationRoute;
 
@@ -31,12 +31,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Settled {
     /// Both say the same by now.
     Gone,
-    /// Nothing is on its way that would make it go.
-    Stays(Vec<Difference>),
+    /// Nothing is on its way that would make it go. What is known by a key are documents, or what is made of them.
+    Stays(Vec<Difference>, Keys),
     /// The read differs from itself.
     Nondeterministic,
     /// It cannot be told: it changed at every look, or a cluster did not answer.
     Unsettled,
+    /// It cannot be told, as a reply is larger than what is compared.
+    TooLarge,
+}
+
+/// What a read that could not be looked at has come to: neither the same nor different.
+fn concluded(settled: Result<Settled, Trouble>) -> Settled {
+    settled.unwrap_or_else(|trouble| match trouble {
+        Trouble::Failed => Settled::Unsettled,
+        Trouble::TooLarge => Settled::TooLarge,
+    })
+}
+
+/// What is known of a computed reply by the documents that it is computed from; `None`: nothing, it is looked at itself.
+fn by_its_documents(looked: Result<Settled, Trouble>) -> Option<Result<Settled, Trouble>> {
+    match looked {
+        // They are the same, or too many to be compared.
+        Ok(Settled::Gone) | Err(Trouble::TooLarge) => None,
+        known => Some(known),
+    }
 }
 
 /// What held when a look began.
@@ -48,15 +67,12 @@ struct Began {
 impl Shadower {
     /// Looks again at a read that differed.
     pub(super) async fn settle(&self, read: &Read, terms: &Terms) -> Settled {
-        match self.settled(read, terms).await {
-            Ok(settled) => settled,
-            Err(Trouble::Failed | Trouble::TooLarge) => Settled::Unsettled,
-        }
+        concluded(self.settled(read, terms).await)
     }
 
     async fn settled(&self, read: &Read, terms: &Terms) -> Result<Settled, Trouble> {
-        if shows_documents(&read.name, &read.body, terms.cut) {
-            return self.looks(read, terms).await;
+        if shows_documents(&read.name, &read.body, terms.cut.is_some()) {
+            return self.looks(read, terms, Keys::Ids).await;
         }
         let documents = Read {
             name: "find".to_owned(),
@@ -64,29 +80,30 @@ impl Shadower {
             body: inputs(&read.name, &read.body),
             served: read.served,
         };
-        match self.looks(&documents, &Terms::default()).await? {
-            // What it is computed from is the same: is its reply?
-            Settled::Gone => self.looks(read, terms).await,
-            settled => Ok(settled),
+        match by_its_documents(self.looks(&documents, &Terms::default(), Keys::Ids).await) {
+            Some(known) => known,
+            None => self.looks(read, terms, keys_of(&read.name, &read.body)).await,
         }
     }
 
-    async fn looks(&self, read: &Read, terms: &Terms) -> Result<Settled, Trouble> {
+    async fn looks(&self, read: &Read, terms: &Terms, keys: Keys) -> Result<Settled, Trouble> {
         let mut steady = Steady::default();
         let mut before = self.begin();
         for look in 0..MOST_LOOKS {
             self.context.clock.sleep(PAUSE * look).await;
             let now = self.begin();
             let (served, shadow) = self.both(read).await?;
-            let Comparison::Different(found) = compare(&served, &shadow, terms) else {
-                return Ok(Settled::Gone);
+            let found = match compare(&served, &shadow, terms) {
+                Comparison::Different(found) => found,
+                Comparison::Equal | Comparison::Permuted => return Ok(Settled::Gone),
+                Comparison::Untold => return Ok(Settled::Nondeterministic),
             };
             // Whatever this look can have seen is told of from here on.
             let passed = self.pass_frontiers().await;
-            let known = self.note(&mut steady, read, &found, &before, passed);
+            let known = self.note(&mut steady, (read, terms), &found, &before, passed);
             before = now;
             if known.open == 0 || look + 1 == MOST_LOOKS && !known.persistent.is_empty() {
-                return Ok(Settled::Stays(known.persistent));
+                return Ok(Settled::Stays(known.persistent, keys));
             }
         }
         let itself = self.differs_from_itself(read, terms).await?;
@@ -100,7 +117,7 @@ impl Shadower {
     fn note(
         &self,
         steady: &mut Steady,
-        read: &Read,
+        (read, terms): (&Read, &Terms),
         found: &[Difference],
         before: &Began,
         passed: bool,
@@ -115,7 +132,8 @@ impl Shadower {
         };
         let (lanes, namespace) = (&self.context.converger.lanes, read.namespace.as_str());
         let quiet = before.touched == now.touched;
-        let by_document = shows_documents(&read.name, &read.body, false);
+        // Which documents a part holds depends on all others too.
+        let by_document = shows_documents(&read.name, &read.body, terms.cut.is_some());
         steady.look(
             found,
             &Circumstances {
@@ -152,7 +170,9 @@ impl Shadower {
         Ok(if authority == read.served { (truth, mirror) } else { (mirror, truth) })
     }
 
+    /// Whether the read differs from itself on the cluster that served it, while nothing is written that could be why.
     async fn differs_from_itself(&self, read: &Read, terms: &Terms) -> Result<bool, Trouble> {
+        let touched = self.begin().touched;
         let mut before = self.read(read, read.served, Level::Majority(None)).await?;
         for _ in 0..SELF_TRIES {
             let now = self.read(read, read.served, Level::Majority(None)).await?;
@@ -161,6 +181,28 @@ impl Shadower {
             }
             before = now;
         }
-        Ok(true)
+        Ok(self.pass_frontiers().await && touched == self.begin().touched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_fails_is_neither_the_same_nor_different() {
+        assert!(matches!(concluded(Err(Trouble::Failed)), Settled::Unsettled));
+        assert!(matches!(concluded(Err(Trouble::TooLarge)), Settled::TooLarge));
+        assert!(matches!(concluded(Ok(Settled::Gone)), Settled::Gone));
+    }
+
+    #[test]
+    fn a_reply_is_looked_at_itself_where_its_documents_tell_nothing() {
+        assert!(by_its_documents(Ok(Settled::Gone)).is_none());
+        assert!(by_its_documents(Err(Trouble::TooLarge)).is_none());
+        assert!(matches!(by_its_documents(Err(Trouble::Failed)), Some(Err(Trouble::Failed))));
+        let stays = by_its_documents(Ok(Settled::Stays(Vec::new(), Keys::Ids)));
+        assert!(matches!(stays, Some(Ok(Settled::Stays(..)))));
+        assert!(matches!(by_its_documents(Ok(Settled::Unsettled)), Some(Ok(Settled::Unsettled))));
     }
 }

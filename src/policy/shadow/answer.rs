@@ -6,6 +6,7 @@ use bson::RawDocument;
 use bson::raw::{RawArrayBuf, RawBson, RawBsonRef, RawDocumentBuf};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::ends::{Cut, Ends, Replies};
 use super::sorting::Sort;
 use crate::model::key::Key;
 use crate::policy::canonical::key_of;
@@ -35,7 +36,9 @@ pub struct Terms {
     /// The order that it asks for.
     pub sort: Option<Sort>,
     /// It takes a part of a longer list: which of several documents at one place of the order are in it is not said.
-    pub cut: bool,
+    pub cut: Option<Cut>,
+    /// The reply does not show all that it is sorted by: what stands at one place of the order cannot be seen.
+    pub hidden: bool,
     /// It adds up numbers, in the order in which a cluster meets its documents: the last bits of a double depend on it.
     pub rounds: bool,
 }
@@ -97,6 +100,8 @@ pub enum Comparison {
     Equal,
     /// The same, in another order that the query allows.
     Permuted,
+    /// They differ at most in which documents at one place of the order they took, and do not show whether they do.
+    Untold,
     /// They differ.
     Different(Vec<Difference>),
 }
@@ -186,31 +191,33 @@ fn documents(served: &[RawDocumentBuf], shadow: &[RawDocumentBuf], terms: &Terms
     if served.len() == shadow.len() && served.iter().zip(shadow).all(same) {
         return Comparison::Equal;
     }
-    let Unmatched { pairs, missing, extra } = unmatched(served, shadow);
-    let keys = |documents: &[RawDocumentBuf]| -> Option<Vec<_>> {
-        let sort = terms.sort.as_ref()?;
-        Some(documents.iter().map(|document| sort.key(document)).collect())
+    let Unmatched { mut pairs, by_place, missing, extra } = unmatched(served, shadow);
+    let is_rounded = |(left, right): &(&RawDocument, &RawDocument)| {
+        terms.rounds && differing(left, right, MOST_FIELDS).iter().all(is_rounding)
     };
-    let (of_served, of_shadow) = (keys(served), keys(shadow));
-    let mut all: Vec<Difference> = pairs.iter().map(|(left, right)| changed(left, right)).collect();
-    if terms.rounds {
-        all.retain(|one| !one.fields.iter().all(is_rounding));
+    pairs.retain(|pair| !is_rounded(pair));
+    let replies = Replies { served, shadow, terms };
+    let ends = if by_place {
+        let (left, right): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
+        replies.at_the_ends(&left, &right)
+    } else {
+        replies.at_the_ends(&missing, &extra)
+    };
+    if by_place && ends != Ends::Differ {
+        pairs.clear();
     }
-    if !(terms.cut && missing.len() == extra.len() && at_the_cut(&missing, &extra, terms, served, shadow)) {
+    let mut all: Vec<Difference> = pairs.iter().map(|(left, right)| changed(left, right)).collect();
+    if ends == Ends::Differ {
         all.extend(missing.iter().map(|document| alone(Kind::Missing, document)));
         all.extend(extra.iter().map(|document| alone(Kind::Extra, document)));
     }
     if !all.is_empty() {
         return Comparison::Different(all);
     }
-    // An order that not even the served reply keeps as it is understood here (a collation, a field that is not
-    // shown) is not judged.
-    let misplaced = terms
-        .sort
-        .as_ref()
-        .zip(of_served.zip(of_shadow))
-        .is_some_and(|(sort, (of_served, of_shadow))| sort.holds(&of_served) && !sort.holds(&of_shadow));
-    if misplaced {
+    if ends == Ends::Untold {
+        return Comparison::Untold;
+    }
+    if replies.misplaced() {
         return whole(Kind::Order, Vec::new(), in_order(served), in_order(shadow));
     }
     Comparison::Permuted
@@ -224,6 +231,8 @@ fn in_order(documents: &[RawDocumentBuf]) -> u128 {
 struct Unmatched<'a> {
     /// One `_id`, or one place where there are none, and other bytes.
     pairs: Vec<(&'a RawDocument, &'a RawDocument)>,
+    /// They are pairs by their place alone.
+    by_place: bool,
     missing: Vec<&'a RawDocument>,
     extra: Vec<&'a RawDocument>,
 }
@@ -252,7 +261,7 @@ fn unmatched<'a>(served: &'a [RawDocumentBuf], shadow: &'a [RawDocumentBuf]) -> 
     let without_ids = left.iter().chain(&of_shadow).all(|document| id_of(document).is_none());
     if without_ids && served.len() == shadow.len() {
         let pairs = left.into_iter().zip(of_shadow).collect();
-        return Unmatched { pairs, missing: Vec::new(), extra: Vec::new() };
+        return Unmatched { pairs, by_place: true, missing: Vec::new(), extra: Vec::new() };
     }
     let mut by_key: HashMap<Option<Key>, Vec<&RawDocument>> = HashMap::new();
     of_shadow.iter().rev().for_each(|document| by_key.entry(id_of(document)).or_default().push(*document));
@@ -266,7 +275,8 @@ fn unmatched<'a>(served: &'a [RawDocumentBuf], shadow: &'a [RawDocumentBuf]) -> 
     }
     let paired: Vec<*const RawDocument> = pairs.iter().map(|(_, twin)| std::ptr::from_ref(*twin)).collect();
     let is_left = |document: &&RawDocument| !paired.iter().any(|twin| std::ptr::eq(*twin, *document));
-    Unmatched { pairs, missing, extra: of_shadow.into_iter().filter(is_left).collect() }
+    let extra = of_shadow.into_iter().filter(is_left).collect();
+    Unmatched { pairs, by_place: false, missing, extra }
 }
 
 fn id_of(document: &RawDocument) -> Option<Key> {
@@ -295,27 +305,6 @@ fn alone(kind: Kind, document: &RawDocument) -> Difference {
     let bytes = Some(xxh3_128(document.as_bytes()));
     let (served, shadow) = if kind == Kind::Missing { (bytes, None) } else { (None, bytes) };
     Difference { kind, key: id_of(document), fields: Vec::new(), served, shadow }
-}
-
-/// Whether documents that only one side has stand where the list was cut off, at one place of the order with others:
-/// then the query does not say which of them belong to it.
-fn at_the_cut(
-    missing: &[&RawDocument],
-    extra: &[&RawDocument],
-    terms: &Terms,
-    served: &[RawDocumentBuf],
-    shadow: &[RawDocumentBuf],
-) -> bool {
-    let Some(sort) = terms.sort.as_ref().filter(|sort| !sort.is_total()) else { return false };
-    let key_at = |document: Option<&RawDocumentBuf>| document.map(|document| sort.key(document));
-    let of_served: Vec<_> = served.iter().map(|document| sort.key(document)).collect();
-    if !sort.holds(&of_served) {
-        // What the order is cannot be told here.
-        return true;
-    }
-    let ends = [(served.first(), shadow.first()), (served.last(), shadow.last())];
-    let ends = ends.map(|(left, right)| key_at(left).filter(|key| Some(key) == key_at(right).as_ref()));
-    missing.iter().chain(extra).all(|document| ends.contains(&Some(sort.key(document))))
 }
 
 #[cfg(test)]

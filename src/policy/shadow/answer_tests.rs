@@ -9,7 +9,8 @@ fn documents(all: impl IntoIterator<Item = Document>) -> Answer {
 }
 
 fn sorted(sort: &RawDocument, cut: bool) -> Terms {
-    Terms { sort: Some(Sort::of(sort).unwrap()), cut, rounds: false }
+    let cut = cut.then(|| Cut::default().skipping(None).limited(Some(0)));
+    Terms { sort: Some(Sort::of(sort).unwrap()), cut, ..Terms::default() }
 }
 
 /// A kind, the `_id`, and where.
@@ -111,6 +112,110 @@ fn which_of_equal_keys_a_limit_takes_is_not_said() {
     assert_eq!(kinds(compare(&left, &right, &by_a)), [Kind::Changed]);
 }
 
+/// Sorted by `sort`, the first `most` documents.
+fn first(sort: &RawDocument, most: u64) -> Terms {
+    Terms { cut: Some(Cut::default().limited(Some(most))), ..sorted(sort, false) }
+}
+
+#[test]
+fn ties_count_only_where_the_list_was_cut() {
+    let [one, two, other] = three();
+    let by_a = rawdoc! { "a": 1 };
+    let (served, shadow) = (documents([one.clone(), other.clone()]), documents([two.clone(), other.clone()]));
+    // The first place of the order is whole where nothing is skipped.
+    assert_eq!(kinds(compare(&served, &shadow, &first(&by_a, 2))), [Kind::Missing, Kind::Extra]);
+    let skipping = Terms { cut: Some(Cut::default().skipping(Some(1))), ..first(&by_a, 2) };
+    assert_eq!(compare(&served, &shadow, &skipping), Comparison::Permuted);
+    // The list has ended by itself before the limit.
+    let (served, shadow) = (documents([one.clone()]), documents([two.clone()]));
+    assert_eq!(compare(&served, &shadow, &first(&by_a, 1)), Comparison::Permuted);
+    assert_eq!(kinds(compare(&served, &shadow, &first(&by_a, 2))), [Kind::Missing, Kind::Extra]);
+    // One more at the begin and one less at the end is no other choice.
+    let [low, high] = [doc! { "_id": 8, "a": 5 }, doc! { "_id": 9, "a": 6 }];
+    let served = documents([one.clone(), low, other.clone()]);
+    let shadow = documents([one, high, other]);
+    let both_ends = Terms { cut: Some(Cut::default().skipping(Some(1)).limited(Some(3))), ..first(&by_a, 3) };
+    assert_eq!(kinds(compare(&served, &shadow, &both_ends)), [Kind::Missing, Kind::Extra]);
+}
+
+#[test]
+fn ties_at_a_cut_are_those_of_the_server() {
+    let decimal = Bson::Decimal128("5.0".parse().unwrap());
+    let five = [Bson::Int32(5), Bson::Int64(5), Bson::Double(5.0), decimal];
+    for (index, left) in five.iter().enumerate() {
+        let right = &five[(index + 1) % five.len()];
+        let (served, shadow) =
+            (documents([doc! { "_id": 1, "a": left }]), documents([doc! { "_id": 2, "a": right }]));
+        assert_eq!(compare(&served, &shadow, &first(&rawdoc! { "a": 1 }, 1)), Comparison::Permuted, "{left}");
+    }
+    let tied = |sort: RawDocumentBuf, left: Document, right: Document| {
+        let (mut served, mut shadow) = (doc! { "_id": 1 }, doc! { "_id": 2 });
+        served.extend(left);
+        shadow.extend(right);
+        compare(&documents([served]), &documents([shadow]), &first(&sort, 1)) == Comparison::Permuted
+    };
+    assert!(tied(rawdoc! { "a": 1 }, doc! { "a": Bson::Null }, doc! {}));
+    assert!(tied(rawdoc! { "a": 1 }, doc! { "a": f64::NAN }, doc! { "a": -f64::NAN }));
+    assert!(tied(rawdoc! { "a": -1 }, doc! { "a": [1, 7] }, doc! { "a": 7 }));
+    assert!(!tied(rawdoc! { "a": 1 }, doc! { "a": [1, 7] }, doc! { "a": 7 }));
+    assert!(tied(rawdoc! { "a.b": 1 }, doc! { "a": { "b": 3 } }, doc! { "a": [{ "b": 4 }, { "b": 3 }] }));
+    assert!(tied(rawdoc! { "a": 1, "b": -1 }, doc! { "a": 1, "b": 2 }, doc! { "a": 1.0, "b": 2_i64 }));
+    assert!(!tied(rawdoc! { "a": 1, "b": -1 }, doc! { "a": 1, "b": 2 }, doc! { "a": 1, "b": 3 }));
+}
+
+#[test]
+fn spellings_that_a_collation_may_have_for_one_may_permute() {
+    let collated = |cut| {
+        let terms = sorted(&rawdoc! { "a": 1 }, cut);
+        Terms { sort: terms.sort.map(|sort| sort.under_collation(true)), ..terms }
+    };
+    let [upper, lower] = [doc! { "_id": 1, "a": "A" }, doc! { "_id": 2, "a": "a" }];
+    let (served, shadow) =
+        (documents([upper.clone(), lower.clone()]), documents([lower.clone(), upper.clone()]));
+    assert_eq!(compare(&served, &shadow, &collated(false)), Comparison::Permuted);
+    assert_eq!(kinds(compare(&served, &shadow, &sorted(&rawdoc! { "a": 1 }, false))), [Kind::Order]);
+    let (served, shadow) = (documents([upper.clone()]), documents([lower]));
+    assert_eq!(compare(&served, &shadow, &collated(true)), Comparison::Permuted);
+    // Numbers are the same in every language.
+    let number = doc! { "_id": 3, "a": 1 };
+    let (served, shadow) = (documents([number.clone(), upper.clone()]), documents([upper, number]));
+    assert_eq!(kinds(compare(&served, &shadow, &collated(false))), [Kind::Order]);
+}
+
+#[test]
+fn what_is_sorted_by_fields_that_are_not_shown_is_not_judged_by_them() {
+    let hidden = |cut| Terms { hidden: true, ..sorted(&rawdoc! { "a": 1 }, cut) };
+    // Parts of arrays stand in the place of what they are sorted by.
+    let [one, two] = [doc! { "_id": 1, "a": [5] }, doc! { "_id": 2, "a": [6] }];
+    let (served, shadow) = (documents([one.clone(), two.clone()]), documents([two.clone(), one.clone()]));
+    assert_eq!(compare(&served, &shadow, &hidden(false)), Comparison::Permuted);
+    let (served, shadow) = (documents([one.clone()]), documents([two.clone()]));
+    assert_eq!(compare(&served, &shadow, &hidden(true)), Comparison::Untold);
+    assert_eq!(kinds(compare(&served, &shadow, &hidden(false))), [Kind::Missing, Kind::Extra]);
+    // Without an _id either.
+    let (served, shadow) = (documents([doc! { "b": 1 }]), documents([doc! { "b": 2 }]));
+    assert_eq!(compare(&served, &shadow, &hidden(true)), Comparison::Untold);
+    assert_eq!(kinds(compare(&served, &shadow, &hidden(false))), [Kind::Changed]);
+    // What both took is compared all the same, and so is how many there are.
+    let changed = documents([doc! { "_id": 1, "a": [7] }, two]);
+    let other = documents([one.clone(), doc! { "_id": 3, "a": [6] }]);
+    assert_eq!(kinds(compare(&other, &changed, &hidden(true))), [Kind::Changed]);
+    assert_eq!(kinds(compare(&other, &documents([one]), &hidden(true))), [Kind::Missing]);
+    // Where no two stand at one place, the query says which.
+    let total = Terms { hidden: true, ..sorted(&rawdoc! { "a": 1, "_id": 1 }, true) };
+    assert_eq!(kinds(compare(&served, &shadow, &total)), [Kind::Changed]);
+}
+
+#[test]
+fn ties_at_a_cut_are_seen_without_ids_too() {
+    let by_a = first(&rawdoc! { "a": 1 }, 2);
+    let [one, two, three] = [doc! { "a": 1, "b": 1 }, doc! { "a": 2, "b": 2 }, doc! { "a": 2, "b": 3 }];
+    let (served, shadow) = (documents([one.clone(), two.clone()]), documents([one.clone(), three]));
+    assert_eq!(compare(&served, &shadow, &by_a), Comparison::Permuted);
+    let other = documents([doc! { "a": 1, "b": 9 }, two]);
+    assert_eq!(kinds(compare(&served, &other, &by_a)), [Kind::Changed]);
+}
+
 #[test]
 fn numbers_of_documents_and_distinct_values_are_values() {
     let count = |number: RawBson| Answer::Count(number);
@@ -173,10 +278,10 @@ proptest! {
         let sort = terms.sort.clone().unwrap();
         let mut ordered = reply;
         let raw = |document: &Document| RawDocumentBuf::try_from(document).unwrap();
-        ordered.sort_by(|left, right| sort.order(&sort.key(&raw(left)), &sort.key(&raw(right))));
+        ordered.sort_by(|left, right| sort.order(&sort.key(&raw(left)), &sort.key(&raw(right))).unwrap());
         let mut another = ordered.clone();
         another.reverse();
-        another.sort_by(|left, right| sort.order(&sort.key(&raw(left)), &sort.key(&raw(right))));
+        another.sort_by(|left, right| sort.order(&sort.key(&raw(left)), &sort.key(&raw(right))).unwrap());
         let comparison = compare(&documents(ordered), &documents(another), &terms);
         prop_assert!(matches!(comparison, Comparison::Equal | Comparison::Permuted));
     }

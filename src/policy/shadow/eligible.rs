@@ -5,6 +5,8 @@ use bson::raw::{RawBsonRef, RawDocumentBuf, cstr};
 use bson::rawdoc;
 
 use super::answer::{Answer, Terms};
+use super::ends::Cut;
+use super::showing::shows;
 use super::sorting::Sort;
 use super::stages::{mentions, terms_of};
 use crate::policy::reads::{is_change_stream, joins};
@@ -125,6 +127,8 @@ impl Reason {
 
 const TIME_OR_CHANCE: [&str; 7] =
     ["$$NOW", "$$CLUSTER_TIME", "$rand", "$sampleRate", "$$USER_ROLES", "$createObjectId", "$currentDate"];
+/// Documents of a first batch whose size is not said.
+const FIRST_BATCH: u64 = 101;
 const CODE: [&str; 3] = ["$where", "$function", "$accumulator"];
 
 /// Decides about the read `body`, whose command is `name`.
@@ -163,8 +167,13 @@ fn decided(name: &str, body: &RawDocument) -> Result<Terms, Reason> {
     }
     match name {
         "find" => of_find(body),
-        "aggregate" => terms_of(body.get_array("pipeline").map_err(|_| Reason::NotUnderstood)?),
+        "aggregate" => {
+            let pipeline = body.get_array("pipeline").map_err(|_| Reason::NotUnderstood)?;
+            terms_of(pipeline, is_collated(body))
+        }
         "count" => of_count(body),
+        // Of values that a collation has for one, the first that is met is shown.
+        _ if is_collated(body) => Err(Reason::ByOrder),
         _ => Ok(Terms::default()),
     }
 }
@@ -174,17 +183,45 @@ fn of_find(body: &RawDocument) -> Result<Terms, Reason> {
         return Err(Reason::RecordIds);
     }
     let sort = body.get_document("sort").ok().and_then(Sort::of);
-    let single = matches!(body.get("singleBatch"), Ok(Some(RawBsonRef::Boolean(true))));
-    let cut =
-        ["limit", "skip"].into_iter().any(|name| is_set(body, name)) || single && is_set(body, "batchSize");
-    if cut && sort.is_none() && !names_one(body) {
+    let sort = sort.map(|sort| sort.under_collation(is_collated(body)));
+    let cut = cut_of_find(body);
+    if cut.is_some() && sort.is_none() && !names_one(body) {
         return Err(Reason::LimitWithoutSort);
     }
-    Ok(Terms { sort, cut, rounds: false })
+    let hidden = sort.as_ref().is_some_and(|sort| !shows(body, sort));
+    Ok(Terms { sort, cut, hidden, rounds: false })
+}
+
+/// Which part of all that it asks for a `find` shows; `None`: all.
+fn cut_of_find(body: &RawDocument) -> Option<Cut> {
+    let mut cut = is_set(body, "skip").then(|| Cut::default().skipping(None));
+    if is_set(body, "limit") {
+        cut = Some(cut.unwrap_or_default().limited(count(body, "limit")));
+    }
+    if matches!(body.get("singleBatch"), Ok(Some(RawBsonRef::Boolean(true)))) {
+        // There is nothing behind the first batch.
+        let batch = if is_set(body, "batchSize") { count(body, "batchSize") } else { Some(FIRST_BATCH) };
+        cut = Some(cut.unwrap_or_default().limited(batch));
+    }
+    cut
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+fn count(body: &RawDocument, name: &str) -> Option<u64> {
+    crate::model::number::number(body, name).map(|number| number.abs() as u64)
+}
+
+/// Whether strings are compared as a language has it.
+fn is_collated(body: &RawDocument) -> bool {
+    let collation = body.get_document("collation").ok().filter(|collation| !collation.is_empty());
+    collation.is_some_and(|collation| collation.get_str("locale").ok() != Some("simple"))
 }
 
 /// Whether its filter asks for one `_id`: there is no more than one document then, as with `findOne` by `_id`.
 fn names_one(body: &RawDocument) -> bool {
+    if is_collated(body) {
+        return false;
+    }
     let filter = body.get_document("filter").ok();
     filter.is_some_and(|filter| match filter.get("_id") {
         Ok(Some(RawBsonRef::Document(asked))) => {

@@ -37,7 +37,7 @@ fn finds_tell_their_order_and_whether_they_are_cut() {
     );
     assert_eq!(
         terms(&rawdoc! { "find": "c", "sort": { "a": 1 }, "limit": 5 }),
-        Terms { sort: by_a, cut: true, rounds: false }
+        Terms { sort: by_a.clone(), cut: Some(Cut::default().limited(Some(5))), ..Terms::default() }
     );
     assert_eq!(
         terms(&rawdoc! { "find": "c", "filter": { "_id": 5 }, "limit": 1, "singleBatch": true }).sort,
@@ -111,15 +111,16 @@ fn pipelines_tell_the_order_of_their_result() {
     let group = rawdoc! { "$group": { "_id": "$a", "n": { "$sum": 1 } } };
     let first = rawdoc! { "$group": { "_id": "$a", "n": { "$first": "$b" } } };
     let sorted =
-        |sort: RawDocumentBuf, cut| Eligible::Run(Terms { sort: Sort::of(&sort), cut, rounds: false });
+        |sort: RawDocumentBuf, cut| Eligible::Run(Terms { sort: Sort::of(&sort), cut, ..Terms::default() });
+    let five = Some(Cut::default().limited(Some(5)));
     let adding = || Eligible::Run(Terms { rounds: true, ..Terms::default() });
     assert_eq!(of(stages(&[])), Eligible::Run(Terms::default()));
-    assert_eq!(of(stages(&[by_a.clone(), limit.clone()])), sorted(rawdoc! { "a": 1 }, true));
+    assert_eq!(of(stages(&[by_a.clone(), limit.clone()])), sorted(rawdoc! { "a": 1 }, five));
     assert_eq!(of(stages(&[by_a.clone(), group.clone()])), adding());
     assert_eq!(of(stages(&[by_id.clone(), first.clone()])), Eligible::Run(Terms::default()));
     assert_eq!(of(stages(&[by_id.clone(), limit.clone(), group.clone()])), adding());
-    assert_eq!(of(stages(&[by_id.clone(), limit.clone(), by_a.clone()])), sorted(rawdoc! { "a": 1 }, false));
-    let summed = Terms { sort: Sort::of(&rawdoc! { "a": 1 }), cut: false, rounds: true };
+    assert_eq!(of(stages(&[by_id.clone(), limit.clone(), by_a.clone()])), sorted(rawdoc! { "a": 1 }, None));
+    let summed = Terms { sort: Sort::of(&rawdoc! { "a": 1 }), rounds: true, ..Terms::default() };
     assert_eq!(of(stages(&[group.clone(), by_a.clone()])), Eligible::Run(summed));
     assert_eq!(of(stages(&[by_a.clone(), set.clone()])), Eligible::Run(Terms::default()));
     for ties in [
@@ -130,6 +131,85 @@ fn pipelines_tell_the_order_of_their_result() {
         assert_eq!(of(stages(&ties)), Eligible::Nondeterministic(Reason::LimitWithTies));
     }
     assert_eq!(of(stages(&[by_a, first])), Eligible::Nondeterministic(Reason::ByOrder));
+}
+
+#[test]
+fn the_ends_of_a_part_are_known() {
+    let cut = |find: RawDocumentBuf| terms(&find).cut;
+    let part = |skips, most| Some(Cut { skips, most });
+    let by_a = || rawdoc! { "a": 1 };
+    assert_eq!(cut(rawdoc! { "find": "c", "sort": by_a() }), None);
+    assert_eq!(cut(rawdoc! { "find": "c", "sort": by_a(), "skip": 3 }), part(true, None));
+    assert_eq!(cut(rawdoc! { "find": "c", "sort": by_a(), "skip": 3, "limit": 5_i64 }), part(true, Some(5)));
+    // There is nothing behind a single batch, whatever its size.
+    let single =
+        |size| rawdoc! { "find": "c", "sort": by_a(), "singleBatch": true, "batchSize": size, "limit": 9 };
+    assert_eq!([cut(single(3)), cut(single(0))], [part(false, Some(3)), part(false, Some(9))]);
+    assert_eq!(cut(rawdoc! { "find": "c", "sort": by_a(), "singleBatch": true }), part(false, Some(101)));
+    assert_eq!(reason(&rawdoc! { "find": "c", "singleBatch": true }), Reason::LimitWithoutSort);
+    let of = |stages: &[RawDocumentBuf]| {
+        let mut pipeline = bson::raw::RawArrayBuf::new();
+        pipeline.push(rawdoc! { "$sort": { "a": 1 } });
+        stages.iter().for_each(|stage| pipeline.push(stage.clone()));
+        cut(rawdoc! { "aggregate": "c", "pipeline": pipeline })
+    };
+    let (skip, limit) = (rawdoc! { "$skip": 2 }, rawdoc! { "$limit": 5_i64 });
+    assert_eq!(of(&[skip.clone(), limit.clone()]), part(true, Some(5)));
+    assert_eq!(of(&[limit.clone(), skip]), part(true, Some(3)));
+    assert_eq!(of(&[limit, rawdoc! { "$limit": 2.0 }]), part(false, Some(2)));
+}
+
+#[test]
+fn ties_that_cannot_be_seen_are_told_apart() {
+    let hidden = |projection: RawDocumentBuf| {
+        terms(&rawdoc! { "find": "c", "sort": { "a": 1 }, "limit": 5, "projection": projection }).hidden
+    };
+    assert!(hidden(rawdoc! { "b": 1 }) && !hidden(rawdoc! { "a": 1 }));
+    let of = |stages: &[RawDocumentBuf]| {
+        let pipeline: bson::raw::RawArrayBuf = stages.iter().cloned().map(RawBson::Document).collect();
+        asked(&rawdoc! { "aggregate": "c", "pipeline": pipeline })
+    };
+    let (by_a, by_id) = (rawdoc! { "$sort": { "a": 1 } }, rawdoc! { "$sort": { "a": 1, "_id": 1 } });
+    let (limit, matching) = (rawdoc! { "$limit": 5 }, rawdoc! { "$match": { "b": 1 } });
+    // Where the list was cut is not seen where something was taken out of it.
+    let ties = of(&[by_a, limit.clone(), matching.clone()]);
+    assert_eq!(ties, Eligible::Nondeterministic(Reason::LimitWithTies));
+    assert!(matches!(of(&[by_id.clone(), limit.clone(), matching]), Eligible::Run(_)));
+    let is_total = |stage: RawDocumentBuf| match of(&[stage, by_id.clone(), limit.clone()]) {
+        Eligible::Run(terms) => terms.sort.unwrap().is_total(),
+        other => panic!("{other:?}"),
+    };
+    for keeps in
+        [rawdoc! { "$set": { "x": 1 } }, rawdoc! { "$project": { "_id": 1 } }, rawdoc! { "$unset": "x" }]
+    {
+        assert!(is_total(keeps.clone()), "{keeps:?}");
+    }
+    for repeats in [
+        rawdoc! { "$unwind": "$x" },
+        rawdoc! { "$set": { "_id": "$x" } },
+        rawdoc! { "$project": { "_id": 0 } },
+        rawdoc! { "$unset": ["x", "_id"] },
+        rawdoc! { "$replaceWith": "$x" },
+    ] {
+        assert!(!is_total(repeats.clone()), "{repeats:?}");
+    }
+}
+
+#[test]
+fn strings_under_a_collation_are_told_apart() {
+    let german = || rawdoc! { "locale": "de", "strength": 2 };
+    let find = |collation: RawDocumentBuf| {
+        let find = rawdoc! { "find": "c", "sort": { "_id": 1 }, "limit": 5, "collation": collation };
+        terms(&find).sort.unwrap().is_total()
+    };
+    assert!(!find(german()) && find(rawdoc! { "locale": "simple" }) && find(rawdoc! {}));
+    let by_name = rawdoc! { "find": "c", "filter": { "_id": "a" }, "limit": 1, "collation": german() };
+    assert_eq!(reason(&by_name), Reason::LimitWithoutSort);
+    // The first spelling that is met is shown.
+    assert_eq!(reason(&rawdoc! { "distinct": "c", "key": "a", "collation": german() }), Reason::ByOrder);
+    let group =
+        rawdoc! { "aggregate": "c", "pipeline": [{ "$group": { "_id": "$a" } }], "collation": german() };
+    assert_eq!(reason(&group), Reason::ByOrder);
 }
 
 #[test]

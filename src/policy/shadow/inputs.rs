@@ -10,6 +10,39 @@ pub fn shows_documents(name: &str, body: &RawDocument, cut: bool) -> bool {
     name == "find" && !cut && body.get_document("projection").map_or(true, RawDocument::is_empty)
 }
 
+/// What the `_id`s of a reply are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// Those of documents of the collection.
+    Ids,
+    /// Values that the read computes, as what a `$group` groups by.
+    Values,
+}
+
+/// What the `_id`s of the reply to the read `body` are. In doubt values.
+#[must_use]
+pub fn keys_of(name: &str, body: &RawDocument) -> Keys {
+    let is_id = |value: RawBsonRef<'_>| {
+        matches!(
+            value,
+            RawBsonRef::Int32(_) | RawBsonRef::Int64(_) | RawBsonRef::Double(_) | RawBsonRef::Boolean(_)
+        )
+    };
+    let takes = |stage: &str| matches!(stage, "$match" | "$sort" | "$limit" | "$skip");
+    let ids = match name {
+        "find" => body.get_document("projection").map_or(true, |projection| {
+            projection.iter().flatten().all(|(name, value)| !name.as_str().starts_with("_id") || is_id(value))
+        }),
+        "aggregate" => body.get_array("pipeline").is_ok_and(|stages| {
+            let first =
+                |stage: RawBsonRef<'_>| Some(takes(stage.as_document()?.iter().next()?.ok()?.0.as_str()));
+            stages.into_iter().flatten().all(|stage| first(stage) == Some(true))
+        }),
+        _ => false,
+    };
+    if ids { Keys::Ids } else { Keys::Values }
+}
+
 /// The documents that the read `body` is computed from, as a `find` of them as they are; a pipeline's begin with what
 /// its first stages let through.
 #[must_use]
@@ -64,6 +97,20 @@ mod tests {
         let find = rawdoc! { "find": "c", "filter": { "a": 1 }, "sort": { "b": 1 }, "limit": 3, "projection": { "b": 1 }, "collation": { "locale": "de" } };
         let expected = rawdoc! { "find": "c", "filter": { "a": 1 }, "collation": { "locale": "de" } };
         assert_eq!(of("find", find), expected);
+    }
+
+    #[test]
+    fn what_a_read_computes_is_no_id() {
+        let find =
+            |projection: RawDocumentBuf| keys_of("find", &rawdoc! { "find": "c", "projection": projection });
+        assert_eq!([find(rawdoc! { "a": 1 }), find(rawdoc! { "_id": 1 })], [Keys::Ids; 2]);
+        assert_eq!(find(rawdoc! { "_id": "$email" }), Keys::Values);
+        let pipeline = |stage: RawDocumentBuf| {
+            keys_of("aggregate", &rawdoc! { "aggregate": "c", "pipeline": [{ "$match": {} }, stage] })
+        };
+        assert_eq!(pipeline(rawdoc! { "$sort": { "a": 1 } }), Keys::Ids);
+        assert_eq!(pipeline(rawdoc! { "$group": { "_id": "$email" } }), Keys::Values);
+        assert_eq!(keys_of("distinct", &rawdoc! { "distinct": "c", "key": "email" }), Keys::Values);
     }
 
     #[test]

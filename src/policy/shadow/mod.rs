@@ -4,7 +4,9 @@
 pub mod access;
 pub mod answer;
 pub mod eligible;
+pub mod ends;
 pub mod inputs;
+pub mod showing;
 pub mod sorting;
 pub mod stages;
 pub mod steady;
