@@ -149,7 +149,7 @@ impl Engine {
         patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let why = format!("{} moved writes to {percent} %", by.who.0);
-        self.by_hand(running, why, self.move_writes(running, percent, patience)).await
+        self.by_hand(running, why, Box::pin(self.move_writes(running, percent, patience))).await
     }
 
     /// What changed nothing of what the plan moves, or failed, leaves it as it is; what failed half way does not.
