@@ -55,6 +55,19 @@ async fn until_ramp(operator: &Operator, what: &str, holds: impl Fn(&RampView) -
     Ok(view)
 }
 
+/// What was decided, once nothing of it is under way any more and `wanted` is among it.
+async fn told(operator: &Operator, wanted: impl Fn(&RampDecision) -> bool) -> Result<Vec<RampDecision>> {
+    let newest =
+        async || anyhow::Ok(operator.engine.decisions(&operator.name, Page::default()).await?.decisions);
+    wait_for("decisions to be told to their end", RAMPING, || async {
+        let decisions = newest().await?;
+        let is_over = decisions.iter().all(|one| one.result != "under way");
+        Ok(is_over && decisions.iter().any(&wanted))
+    })
+    .await?;
+    newest().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_plan_reaches_everything_by_itself_under_load() -> Result<()> {
     let (old, new) = two_sets("ramp_clean").await?;
@@ -184,8 +197,9 @@ async fn comes_down(
     until_ramp(operator, "the ramp to come down", |ramp| ramp.setbacks > 0).await?;
     operator.engine.steer_plan(&me(), &operator.name, Steer::Pause).await?;
     unspoil(new).await?;
-    let decisions = operator.engine.decisions(&operator.name, Page::default()).await?.decisions;
-    let down = decisions.iter().rfind(|one| one.act == "down" && one.at >= spoilt_at);
+    let is_down = |one: &RampDecision| one.act == "down" && one.at >= spoilt_at;
+    let decisions = told(operator, is_down).await?;
+    let down = decisions.iter().rfind(|one| is_down(one));
     let down = down.context("it came down")?;
     let below = if back == Back::Step { 20 } else { 0 };
     ensure!(down.result == "ok" && down.to.is_some_and(|to| to.reads == below), "{decisions:#?}");
@@ -446,12 +460,7 @@ async fn a_step_back_without_new_goes_to_nothing() -> Result<()> {
     until_ramp(operator, "a look", |ramp| !ramp.gates.is_empty()).await?;
     new.kill9_all().await?;
     until_ramp(operator, "no reads on new", |ramp| ramp.reads_percent == 0).await?;
-    wait_for("that to be recorded", LONG, || async {
-        let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
-        Ok(decisions.iter().any(|one| one.act == "down"))
-    })
-    .await?;
-    let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
+    let decisions = told(operator, |one| one.act == "down").await?;
     let down = decisions.iter().rfind(|one| one.act == "down").context("it came down")?;
     ensure!(down.result == "ok" && down.why.contains("needs old alone"), "{decisions:#?}");
     ensure!(down.to.is_some_and(|to| to.reads == 0), "{decisions:#?}");

@@ -18,7 +18,7 @@ use crate::policy::ramp_moves::{is_between, moved_by_others, spelled};
 /// Who moves what a plan moves, in the audit.
 const WHO: &str = "plan";
 /// Why a plan is halted after a rollback.
-pub(super) const ROLLED_BACK: &str = "everything it moves was asked to roll back by hand";
+pub(super) const ROLLED_BACK: &str = "a rollback was asked for";
 /// How long an operator's call waits until it is stored that a plan is halted.
 const HALTING: Duration = Duration::from_secs(2);
 
