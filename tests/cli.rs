@@ -145,6 +145,12 @@ async fn a_plan_moves_percentages_or_a_range() {
     assert!(said.contains("on new; moves range eu; held 12 of 60 s"), "{said}");
     let said = fixture.says("ramp start orders --reads 5,100 --dwell-seconds 60").await;
     assert!(said.contains("on new; steps 5/0 100/0; held 12 of 60 s"), "{said}");
+    let line = |said: &str, begin: &str| said.lines().find(|line| line.starts_with(begin)).map(str::to_owned);
+    let left = line(&said, "10/0").unwrap();
+    assert!(left.contains("2023-11-14 22:13:20") && left.contains("2023-11-14 22:18:20"), "{said}");
+    assert!(line(&said, "25/0").unwrap().ends_with("it is there"), "{said}");
+    let said = fixture.says("ramp decisions orders").await;
+    assert!(line(&said, "7 ").unwrap().contains("2023-11-14 22:08:20"), "{said}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use reshard::migration::control::{
 use reshard::model::percent::Percent;
 use reshard_loadtest::Profile;
 use reshard_testbed::{ReplicaSet, wait_for};
-use serde_json::json;
+use serde_json::{Value, json};
 use support::process::Server;
 use support::proof::no_errors;
 use support::ramps::{has_broken, looks_until};
@@ -53,6 +53,19 @@ async fn until_ramp(operator: &Operator, what: &str, holds: impl Fn(&RampView) -
         seen.with_context(|| format!("{view:#?} {:#?}", futures::executor::block_on(decisions())))?;
     }
     Ok(view)
+}
+
+/// What was decided, once nothing of it is under way any more and `wanted` is among it.
+async fn told(operator: &Operator, wanted: impl Fn(&RampDecision) -> bool) -> Result<Vec<RampDecision>> {
+    let newest =
+        async || anyhow::Ok(operator.engine.decisions(&operator.name, Page::default()).await?.decisions);
+    wait_for("decisions to be told to their end", RAMPING, || async {
+        let decisions = newest().await?;
+        let is_over = decisions.iter().all(|one| one.result != "under way");
+        Ok(is_over && decisions.iter().any(&wanted))
+    })
+    .await?;
+    newest().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,8 +197,9 @@ async fn comes_down(
     until_ramp(operator, "the ramp to come down", |ramp| ramp.setbacks > 0).await?;
     operator.engine.steer_plan(&me(), &operator.name, Steer::Pause).await?;
     unspoil(new).await?;
-    let decisions = operator.engine.decisions(&operator.name, Page::default()).await?.decisions;
-    let down = decisions.iter().rfind(|one| one.act == "down" && one.at >= spoilt_at);
+    let is_down = |one: &RampDecision| one.act == "down" && one.at >= spoilt_at;
+    let decisions = told(operator, is_down).await?;
+    let down = decisions.iter().rfind(|one| is_down(one));
     let down = down.context("it came down")?;
     let below = if back == Back::Step { 20 } else { 0 };
     ensure!(down.result == "ok" && down.to.is_some_and(|to| to.reads == below), "{decisions:#?}");
@@ -330,6 +344,7 @@ async fn a_successor_finds_the_plan_switched_off_and_counts_its_looks_on() -> Re
         Ok(newest.is_some_and(|look| look > 4))
     });
     recorded.await.with_context(|| server.tail())?;
+    let _readers = Readers::start(&server.uri()).await?;
     server.call("PUT", "/v1/migrations/m/switches", of_c(true)).await?;
     server.until("m", "its step", |progress| progress["reads_percent"] == 20).await
 }
@@ -445,12 +460,7 @@ async fn a_step_back_without_new_goes_to_nothing() -> Result<()> {
     until_ramp(operator, "a look", |ramp| !ramp.gates.is_empty()).await?;
     new.kill9_all().await?;
     until_ramp(operator, "no reads on new", |ramp| ramp.reads_percent == 0).await?;
-    wait_for("that to be recorded", LONG, || async {
-        let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
-        Ok(decisions.iter().any(|one| one.act == "down"))
-    })
-    .await?;
-    let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
+    let decisions = told(operator, |one| one.act == "down").await?;
     let down = decisions.iter().rfind(|one| one.act == "down").context("it came down")?;
     ensure!(down.result == "ok" && down.why.contains("needs old alone"), "{decisions:#?}");
     ensure!(down.to.is_some_and(|to| to.reads == 0), "{decisions:#?}");
@@ -558,6 +568,88 @@ async fn a_rollback_that_is_refused_halts_the_plan_for_good() -> Result<()> {
         Ok(server.call("GET", "/v1/migrations/m/plan", None).await?["status"] == "paused")
     })
     .await
+}
+
+/// The plan neither takes back what an operator did, nor goes on past it, until it is let go on from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_by_hand_halts_the_plan_and_it_goes_on_from_there() -> Result<()> {
+    let Read { operator, .. } = &Read::start("ramp_by_hand").await?;
+    operator.reads(50).await?;
+    let plan = Plan { reads: steps(&[20, 50, 100]), dwell_seconds: 3600, ..plan() };
+    operator.engine.start_plan(&me(), "m", plan).await?;
+    until_ramp(operator, "a look", |ramp| !ramp.gates.is_empty()).await?;
+    operator.reads(50).await?;
+    ensure!(operator.engine.plan("m").await?.status == RampStatus::Running, "that moved nothing");
+    operator.reads(10).await?;
+    let halted = operator.engine.plan("m").await?;
+    let why = format!("{} moved reads to 10 %", me().who.0);
+    ensure!(halted.status == RampStatus::Paused && halted.why.contains(&why), "{halted:#?}");
+    wait_for("that to be recorded", LONG, || async {
+        let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
+        Ok(decisions.iter().any(|one| one.act == "hold" && one.why.contains(&why)))
+    })
+    .await?;
+    // Once more while it is halted: what counts is what is in force when it goes on.
+    operator.reads(5).await?;
+    operator.engine.steer_plan(&me(), "m", Steer::Resume).await?;
+    let goes_on = |ramp: &RampView| ramp.status == RampStatus::Running && ramp.why.contains("of 3600 s");
+    let running = until_ramp(operator, "it to dwell there", goes_on).await?;
+    ensure!(running.reads_percent == 5, "{running:#?}");
+    let quick = Plan { dwell_seconds: 6, ..running.plan };
+    operator.engine.start_plan(&me(), "m", quick).await?;
+    let is_above = |ramp: &RampView| ramp.steps.iter().any(|step| step.reads == 20);
+    let above = until_ramp(operator, "the step above it", is_above).await?;
+    let (first, second) = (above.steps[0], above.steps[1]);
+    ensure!(first.reads == 5 && second.reads == 20, "{above:#?}");
+    ensure!(first.left_at == Some(second.reached_at) && first.reached_at < second.reached_at, "{above:#?}");
+    wait_for("the step to be recorded", LONG, || async {
+        let decisions = operator.engine.decisions("m", Page::default()).await?.decisions;
+        let up = decisions.iter().rfind(|one| one.act == "up" && one.result == "ok");
+        let told = |one: &RampDecision| {
+            one.from.reads == 5 && one.reached_at == Some(first.reached_at) && one.left_at == first.left_at
+        };
+        Ok(up.is_some_and(told))
+    })
+    .await
+}
+
+/// A transaction that stays open holds up a step of writes. The process dies meanwhile: what it tried is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_a_crash_cuts_off_leaves_a_trace() -> Result<()> {
+    let (_sets, server) = served("ramp_cut_off").await?;
+    let readers = Readers::start(&server.uri()).await?;
+    let plan = Plan { reads: steps(&[100]), writes: steps(&[100]), dwell_seconds: 10, ..plan() };
+    server.call("PUT", "/v1/migrations/m/plan", Some(json!(plan))).await?;
+    server.until("m", "all reads on new", |progress| progress["reads_percent"] == 100).await?;
+    let client = Client::with_uri_str(server.uri()).await?;
+    let c = client.database("shop").collection::<Document>("c");
+    let mut session = client.start_session().await?;
+    session.start_transaction().await?;
+    c.insert_one(doc! { "_id": "open" }).session(&mut session).await?;
+    let decided = async || {
+        let list = server.call("GET", "/v1/migrations/m/plan/decisions", None).await?;
+        anyhow::Ok(list["decisions"].as_array().context("decisions")?.clone())
+    };
+    let writes_up = |one: &Value| one["act"] == "up" && one["to"]["writes"] == 100;
+    let is_under_way = |one: &Value| writes_up(one) && one["result"] == "under way";
+    let under_way = wait_for("a step of writes to be under way", RAMPING, || async {
+        Ok(decided().await?.iter().any(is_under_way))
+    });
+    under_way.await.with_context(|| server.tail())?;
+    server.kill9()?;
+    drop(readers);
+    server.restart().await?;
+    let cut_off = wait_for("its end to be told", LONG, || async {
+        let decisions = decided().await?;
+        let told = |one: &&Value| one["result"].as_str().is_some_and(|result| result.starts_with("cut off"));
+        let Some(one) = decisions.iter().find(told) else { return Ok(false) };
+        let gates = one["gates"].as_array().context("gates")?;
+        ensure!(writes_up(one) && !gates.is_empty() && one["reached_at"].is_i64(), "{one}");
+        Ok(true)
+    });
+    cut_off.await.with_context(|| server.tail())?;
+    ensure!(server.call("GET", "/v1/migrations/m/plan", None).await?["status"] == "running");
+    Ok(())
 }
 
 fn steps(percents: &[u8]) -> Vec<Percent> {

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::human::{table, time};
 use super::migrate::{Session, page_of, path};
 use crate::migration::control::{
-    Back, DecisionList, Gate, Place, Plan, RampStatus, RampView, Shadow, Verdict,
+    Back, DecisionList, Gate, Place, Plan, RampStatus, RampView, Shadow, Stay, Verdict,
 };
 use crate::model::percent::Percent;
 
@@ -163,6 +163,9 @@ fn view(view: &RampView) -> String {
     if !view.gates.is_empty() {
         out.push_str(&table(["GATE", "SAYS", "NUMBERS"], view.gates.iter().map(row).collect()));
     }
+    if !view.steps.is_empty() {
+        out.push_str(&table(["READS/WRITES", "REACHED", "LEFT"], view.steps.iter().map(stay).collect()));
+    }
     out.trim_end().to_owned()
 }
 
@@ -174,6 +177,11 @@ fn row(gate: &Gate) -> [String; 3] {
         Verdict::Broken => "broken",
     };
     [gate.name.clone(), verdict.to_owned(), gate.detail.clone()]
+}
+
+fn stay(stay: &Stay) -> [String; 3] {
+    let at = Place { reads: stay.reads, writes: stay.writes };
+    [place(&at), time(stay.reached_at), stay.left_at.map_or_else(|| "it is there".to_owned(), time)]
 }
 
 fn place(place: &Place) -> String {
@@ -188,9 +196,11 @@ fn decisions(list: &DecisionList) -> String {
         let to = one.to.as_ref().map_or(String::new(), |to| format!(" -> {}", place(to)));
         let act = if one.dry_run { format!("would {}", one.act) } else { one.act.clone() };
         let at = format!("{}{to}", place(&one.from));
-        [one.number.to_string(), time(one.at), act, at, one.result.clone(), one.why.clone()]
+        let left = one.left_at.map_or_else(String::new, time);
+        let reached = one.reached_at.map_or_else(String::new, time);
+        [one.number.to_string(), time(one.at), act, at, reached, left, one.result.clone(), one.why.clone()]
     });
-    let titles = ["NUMBER", "TIME", "DECIDED", "READS/WRITES", "RESULT", "WHY"];
+    let titles = ["NUMBER", "TIME", "DECIDED", "READS/WRITES", "REACHED", "LEFT", "RESULT", "WHY"];
     let mut out = table(titles, rows.collect());
     if let Some(next) = list.next {
         let _ = write!(out, "\nMore: --before {next}");

@@ -17,7 +17,6 @@ use super::ending::{completion, may_be_aborted};
 use super::engine::{Engine, unavailable};
 use super::persist::must_be_read;
 use super::pins::named;
-use super::plan_calls::described;
 use super::running::Running;
 use super::stored;
 use crate::model::percent::Percent;
@@ -143,7 +142,7 @@ impl Control for Engine {
     }
 
     async fn set_reads(&self, by: &By, name: &str, percent: Percent) -> Result<Ramp, ControlError> {
-        let call = async |running: &Arc<Running>| self.move_reads(running, percent).await;
+        let call = async |running: &Arc<Running>| self.reads_by_hand(running, by, percent).await;
         self.change_routing(by, name, |_| format!("reads {percent}"), call).await
     }
 
@@ -156,7 +155,7 @@ impl Control for Engine {
     ) -> Result<Ramp, ControlError> {
         let ends = patience.end_transactions_after;
         let ends = ends.map_or(String::new(), |after| format!(" (may end transactions after {after} tries)"));
-        let call = async |running: &Arc<Running>| self.move_writes(running, percent, patience).await;
+        let call = async |it: &Arc<Running>| self.writes_by_hand(it, by, percent, patience).await;
         self.change_routing(by, name, |_| format!("writes {percent}{ends}"), call).await
     }
 
@@ -300,8 +299,9 @@ impl Control for Engine {
     }
 
     async fn start_plan(&self, by: &By, name: &str, plan: Plan) -> Result<RampView, ControlError> {
-        let what = described(&plan);
-        self.change(by, name, what, async |running| self.start_plan(running, &by.who.0, plan).await).await
+        let what = |running: &Running| self.described(running, &plan);
+        let call = async |running: &Arc<Running>| self.start_plan(running, &by.who.0, plan.clone()).await;
+        self.change_routing(by, name, what, call).await
     }
 
     async fn steer_plan(&self, by: &By, name: &str, how: Steer) -> Result<RampView, ControlError> {

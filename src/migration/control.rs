@@ -11,8 +11,8 @@ pub use super::key_ranges::{CountByCluster, RangeOperations, RangeSpec, RangeVie
 pub use super::moving::{MOST_ATTEMPTS, PAUSE_MS};
 pub use super::pins::{Cluster, Keys, PinCounts, PinList, PinView, Pinned, SetPins};
 pub use super::plan::{
-    Act, Back, DecisionList, Freeze, Gate, Place, Plan, RampDecision, RampStatus, RampView, Shadow, Steer,
-    Verdict, Window,
+    Act, Back, DecisionList, Freeze, Gate, Place, Plan, RampDecision, RampStatus, RampView, Shadow, Stay,
+    Steer, Verdict, Window,
 };
 pub use super::rehearsal::{RehearsalCounts, RehearsalView, SetRehearsal};
 pub use super::report::{Conclusion, Identities, VerificationReport};

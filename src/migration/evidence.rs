@@ -17,7 +17,7 @@ use crate::model::side::Side;
 use crate::policy::evidence::{Answers, Known, Latency, Shadowed};
 use crate::policy::latency::Measured;
 use crate::policy::ramp::Plan;
-use crate::state::shapes::{SLOT, Watched, is_in_window};
+use crate::state::shapes::{SLOT, Shapes, Watched, is_in_window};
 
 /// Looks between two looks at the oplogs.
 const OPLOG_EVERY: u32 = 6;
@@ -59,6 +59,9 @@ impl Looked {
         let is_first = self.plan_since.replace(plan.since) != Some(plan.since);
         if is_first {
             self.shadow = now().shadow;
+            // No step is taken by what was measured for the plan before, which may be long ago.
+            (self.mirror_failures, self.oplog_window, self.looks) = Default::default();
+            self.recorded.clear();
         }
         is_first
     }
@@ -174,6 +177,16 @@ pub(super) fn answers(active: &Active, plan: &Plan, now: Duration, looked: &Look
     measured.then_some(Answers { latencies, besides })
 }
 
+/// Of how many shapes at least `enough` operations are known that old did before anything was on new; and how many there
+/// are.
+pub(super) fn baselines_of(shapes: &Shapes, enough: u64) -> (usize, usize) {
+    let all = shapes.all();
+    let is_known = |watched: &&Arc<Watched>| {
+        watched.baseline().is_some_and(|baseline| baseline.samples.unsigned_abs() >= enough)
+    };
+    (all.iter().filter(is_known).count(), all.len())
+}
+
 /// What both clusters answered lately, as far back as new has enough of it; `known` has the baseline.
 fn latency(watched: &Watched, known: &Watched, plan: &Plan, now: Duration, moved: Option<&Mark>) -> Latency {
     let within = |seconds: u64, side| {
@@ -196,5 +209,50 @@ fn latency(watched: &Watched, known: &Watched, plan: &Plan, now: Duration, moved
         new: within(span, Side::New),
         old: within(span, Side::Old),
         baseline_p99_ms: baseline.map(|baseline| baseline.p99_ms),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migration::plan::State;
+    use crate::state::shapes::{Baseline, StoredBaseline};
+
+    fn plan(since: i64) -> StoredPlan {
+        let (plan, state, by, stays) = (Plan::default(), State::default(), "ann".to_owned(), Vec::new());
+        StoredPlan { plan, state, done: false, decisions: 0, by, since, resumed: 0, stays }
+    }
+
+    /// A plan that is over was looked at last who knows when.
+    #[test]
+    fn a_plan_does_not_begin_with_the_numbers_of_the_one_before() {
+        let mark = || Mark { at: Duration::ZERO, before: HashMap::new(), shadow: Tally::default() };
+        let mut looked = Looked {
+            mirror_failures: Some(3),
+            oplog_window: [Some(1e6); 2],
+            looks: 4,
+            plan_since: Some(1),
+            ..Looked::default()
+        };
+        assert!(!looked.begin(&plan(1), mark));
+        assert_eq!((looked.mirror_failures, looked.looks), (Some(3), 4));
+        assert!(looked.begin(&plan(2), mark));
+        assert_eq!((looked.mirror_failures, looked.oplog_window, looked.looks), (None, [None; 2], 0));
+    }
+
+    /// As many operations as are to be judged by, of each shape by itself.
+    #[test]
+    fn a_baseline_is_known_by_enough_operations() {
+        let baseline = |samples| Baseline { samples, p50_ms: 1.0, p95_ms: 1.0, p99_ms: 1.0 };
+        let stored = |shape: &str, samples| StoredBaseline {
+            shape: shape.to_owned(),
+            namespace: "shop.c".to_owned(),
+            text: shape.to_owned(),
+            baseline: baseline(samples),
+        };
+        let shapes = Shapes::default();
+        assert_eq!(baselines_of(&shapes, 1), (0, 0));
+        shapes.learn(&[stored("000000000000000a", 199), stored("000000000000000b", 200)]);
+        assert_eq!((baselines_of(&shapes, 200), baselines_of(&shapes, 201)), ((1, 2), (0, 2)));
     }
 }

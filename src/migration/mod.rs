@@ -33,6 +33,7 @@ mod pinning;
 pub mod pins;
 pub mod plan;
 mod plan_calls;
+mod plan_moves;
 mod planning;
 pub mod preflight;
 pub mod prepare;

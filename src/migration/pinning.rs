@@ -18,17 +18,19 @@ use crate::policy::pins::{Name, Pins, is_in_force, slots_of};
 use crate::state::table::MigrationRoute;
 
 impl Engine {
-    /// The same, by an operator: who brings a range back, or keeps it there, does not find its plan moving it again.
+    /// The same, by an operator: who moves a range, or keeps it where it is, does not find its plan moving it again.
     pub(super) async fn pin_by_hand(
         &self,
         running: &Running,
         asked: &SetPins,
     ) -> Result<Pinned, ControlError> {
+        let why = format!("its range was pinned to {} by hand", Side::from(asked.to));
+        // A way back, and what keeps it there, is meant whether it succeeds or not; a way up only once it is taken.
         let stays = asked.to == Cluster::Old;
-        let is_halted = !stays || self.halt_plan_of(running, &asked.ranges).await;
+        let is_halted = stays && self.halt_plan_of(running, &asked.ranges, &why).await;
         let pinned = self.pin(running, asked).await?;
         if !is_halted {
-            self.halt_plan_of(running, &asked.ranges).await;
+            self.halt_plan_of(running, &asked.ranges, &why).await;
         }
         Ok(pinned)
     }
@@ -102,7 +104,7 @@ impl Engine {
         let began = self.environment.clock.now();
         let (context, route) = routed(running).await?;
         let keys = read_held(asked, &route.key_ranges)?;
-        self.halt_plan_of(running, &asked.ranges).await;
+        self.halt_plan_of(running, &asked.ranges, "its range was unpinned by hand").await;
         let before = context.pins();
         let next = before.without(&keys);
         if next == before {

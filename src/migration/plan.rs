@@ -9,6 +9,7 @@ use super::control::Page;
 use crate::model::percent::Percent;
 pub use crate::policy::calendar::{Freeze, Window};
 pub use crate::policy::ramp::{Act, Back, Gate, Place, Plan, Shadow, State, Verdict};
+pub use crate::policy::ramp_moves::Stay;
 use crate::state::record::DATABASE;
 use crate::state::records::{RecordError, Records, first_batch};
 use crate::state::shapes::StoredBaseline;
@@ -19,6 +20,10 @@ const DECISIONS: &str = "decisions";
 const MOST_DECISIONS: i64 = 5000;
 /// Decisions on a page, unless asked otherwise.
 const ON_A_PAGE: u16 = 100;
+
+/// The result of a decision that is being followed: it is stored before anything moves, so that a process that dies in
+/// the middle leaves a trace of what it tried.
+pub const UNDER_WAY: &str = "under way";
 
 /// A plan, as stored with its migration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +42,12 @@ pub struct StoredPlan {
     pub by: String,
     /// Unix milliseconds.
     pub since: i64,
+    /// When an operator let it go on last; Unix milliseconds, 0 for never.
+    #[serde(default)]
+    pub resumed: i64,
+    /// Where it has been, oldest first; the last is where it is.
+    #[serde(default)]
+    pub stays: Vec<Stay>,
 }
 
 /// Where a ramp is.
@@ -78,6 +89,10 @@ pub struct RampView {
     pub gates: Vec<Gate>,
     /// What it waits for, in words.
     pub why: String,
+    /// Where it has been since it began, oldest first, and when it got there and left; the last 100. In a dry run, where
+    /// it would have been.
+    #[serde(default)]
+    pub steps: Vec<Stay>,
 }
 
 /// One decision of a ramp, with its numbers. A hold is recorded when its gates say something else than before.
@@ -103,9 +118,16 @@ pub struct RampDecision {
     /// Where it went; null for a hold.
     #[serde(default)]
     pub to: Option<Place>,
+    /// When `from` was reached, or the plan found it there; Unix milliseconds.
+    #[serde(default)]
+    pub reached_at: Option<i64>,
+    /// When `from` was left; null while it is not.
+    #[serde(default)]
+    pub left_at: Option<i64>,
     /// Why.
     pub why: String,
-    /// How it ended: `ok`, or why nothing moved.
+    /// How it ended: `ok`, or why nothing moved, or all of it did not. `under way` until that is known; `cut off` if the
+    /// process ended before.
     pub result: String,
     /// The gates, with their numbers.
     pub gates: Vec<Gate>,
@@ -164,8 +186,27 @@ pub async fn record(records: &Records, migration: &str, decision: &RampDecision)
     let mut fields =
         bson::serialize_to_document(decision).map_err(|error| RecordError::Malformed(error.to_string()))?;
     fields.insert("migration", migration);
-    let id = format!("{migration}/{}", decision.number % MOST_DECISIONS);
+    let id = id_of(migration, decision.number);
     records.change(DATABASE, DECISIONS, doc! { "_id": id }, doc! { "$set": fields }, true).await.map(|_| ())
+}
+
+/// Stores how a decision ended that another process was following when it ended.
+///
+/// # Errors
+/// [`RecordError`].
+pub async fn conclude(
+    records: &Records,
+    migration: &str,
+    number: i64,
+    result: &str,
+) -> Result<(), RecordError> {
+    let under_way = doc! { "_id": id_of(migration, number), "number": number, "result": UNDER_WAY };
+    let ended = doc! { "$set": { "result": result } };
+    records.change(DATABASE, DECISIONS, under_way, ended, false).await.map(|_| ())
+}
+
+fn id_of(migration: &str, number: i64) -> String {
+    format!("{migration}/{}", number % MOST_DECISIONS)
 }
 
 /// A part of the decisions, newest first.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::control::{ControlError, Page, Refusal};
 use super::engine::{Engine, unavailable};
+use super::persist::must_be_read;
 use super::pins::{Keys, read_held};
 use super::plan::{DecisionList, Plan, RampView, State, Steer, StoredPlan, decisions};
 use super::planning::Said;
@@ -12,6 +13,7 @@ use super::running::Running;
 use crate::clock::timeout;
 use crate::converge::shards::is_sharded;
 use crate::model::side::Side;
+use crate::policy::calendar_change::dropped;
 
 /// How long a cluster may take to say what it is.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -30,6 +32,7 @@ impl Engine {
         by: &str,
         plan: Plan,
     ) -> Result<RampView, ControlError> {
+        must_be_read(running)?;
         let plan = plan.settled();
         let problems = plan.problems();
         if !problems.is_empty() {
@@ -45,12 +48,32 @@ impl Engine {
         if let Some(range) = &plan.range {
             self.must_be_movable(running, range).await?;
         }
-        let decisions = running.stored.lock().plan.as_ref().map_or(0, |plan| plan.decisions);
         let since = self.environment.clock.wall_millis();
-        let (by, state) = (by.to_owned(), State::default());
-        let started = StoredPlan { plan, state, done: false, decisions, by, since };
-        self.store_plan(running, Some(&started)).await?;
+        must_keep_windows(running, &plan, since)?;
+        let newest = self.newest_decision(running).await?;
+        self.change_plan(running, |stored| {
+            let decisions = stored.as_ref().map_or(newest, |plan| plan.decisions);
+            let (plan, by, state, stays) = (plan.clone(), by.to_owned(), State::default(), Vec::new());
+            *stored = Some(StoredPlan { plan, state, done: false, decisions, by, since, resumed: 0, stays });
+        })
+        .await?;
         self.plan_of(running).await
+    }
+
+    /// The number of the last decision of any plan: those of one that was stopped are kept, too.
+    async fn newest_decision(&self, running: &Running) -> Result<i64, ControlError> {
+        let known = {
+            let stored = running.stored.lock();
+            stored.plan.as_ref().map(|plan| plan.decisions).ok_or_else(|| stored.name.clone())
+        };
+        let name = match known {
+            Ok(known) => return Ok(known),
+            Err(name) => name,
+        };
+        let last = Page { limit: Some(1), ..Page::default() };
+        let found = decisions(self.environment.state()?, &name, last).await;
+        let found = found.map_err(|error| unavailable(error.to_string()))?;
+        Ok(found.decisions.first().map_or(0, |newest| newest.number))
     }
 
     /// A range moves alone, which divides writes: what stands in the way of that for good is told at once.
@@ -102,28 +125,36 @@ impl Engine {
     /// Halts a plan, or lets it go on.
     pub(super) async fn steer_plan(&self, running: &Running, how: Steer) -> Result<RampView, ControlError> {
         let known = running.stored.lock().plan.clone();
-        let mut plan = known.ok_or_else(|| none(&running.stored.lock().name))?;
+        let plan = known.ok_or_else(|| none(&running.stored.lock().name))?;
         if plan.done {
             return Err(conflict("ramp-done", "all steps of the plan are reached; start another"));
         }
-        plan.state = match how {
-            Steer::Pause => State { paused: true, ..plan.state },
-            Steer::Resume => State { dry: plan.state.dry, looks: plan.state.looks, ..State::default() },
-        };
-        self.store_plan(running, Some(&plan)).await?;
+        let now = self.environment.clock.wall_millis();
+        self.change_plan(running, |stored| {
+            let Some(plan) = stored else { return };
+            match how {
+                Steer::Pause => plan.state.paused = true,
+                Steer::Resume => (plan.state, plan.resumed) = (plan.state.resumed(), now),
+            }
+        })
+        .await?;
         self.plan_of(running).await
     }
 
     /// Forgets a plan; reads and writes stay where they are. What it was.
     pub(super) async fn stop_plan(&self, running: &Running) -> Result<RampView, ControlError> {
         let was = self.plan_of(running).await?;
-        self.store_plan(running, None).await?;
+        self.change_plan(running, |stored| *stored = None).await?;
         Ok(was)
     }
 
-    async fn store_plan(&self, running: &Running, plan: Option<&StoredPlan>) -> Result<(), ControlError> {
+    async fn change_plan(
+        &self,
+        running: &Running,
+        change: impl Fn(&mut Option<StoredPlan>) + Send + Sync,
+    ) -> Result<(), ControlError> {
         let state = self.environment.state()?;
-        let stored = running.change_stored(state, |stored| stored.plan = plan.cloned()).await;
+        let stored = running.change_stored(state, |stored| change(&mut stored.plan)).await;
         *running.ramp_said.lock() = Said::default();
         stored.map_err(|error| unavailable(error.to_string()))
     }
@@ -134,6 +165,7 @@ impl Engine {
         let plan = known.ok_or_else(|| none(&running.stored.lock().name))?;
         let place = if plan.plan.dry_run { plan.state.dry } else { running.place(Some(&plan.plan)) };
         let Said { gates, why } = running.ramp_said.lock().clone();
+        let why = if plan.state.paused { plan.state.why_paused() } else { why };
         Ok(RampView {
             status: plan.status(),
             by: plan.by,
@@ -145,6 +177,7 @@ impl Engine {
             plan: plan.plan,
             gates,
             why,
+            steps: plan.stays,
         })
     }
 
@@ -183,8 +216,39 @@ fn must_be_the_only_one(running: &Running, plan: &Plan) -> Result<(), ControlErr
     Err(conflict("plan-running", detail))
 }
 
-/// How a call reads in the audit.
-pub(super) fn described(plan: &Plan) -> String {
+/// What the plan in force does not allow, another in its place does not in passing: who wrote it may not be who asks.
+fn must_keep_windows(running: &Running, plan: &Plan, now: i64) -> Result<(), ControlError> {
+    let dropped = drops(running, plan, now);
+    if dropped.is_empty() || plan.override_reason.is_some() {
+        return Ok(());
+    }
+    let detail = format!(
+        "the plan in force may not go up when this one may; keep its windows and freezes, or say why they do not \
+         matter (override_reason, --override-reason), which is audited: {}",
+        dropped.join("; ")
+    );
+    Err(conflict("drops-windows", detail).because(dropped))
+}
+
+/// What a plan drops of the windows and freezes of the one in force.
+fn drops(running: &Running, plan: &Plan, now: i64) -> Vec<String> {
+    let known = running.stored.lock().plan.clone();
+    known.filter(|known| !known.done).map_or_else(Vec::new, |known| dropped(&known.plan, plan, now))
+}
+
+impl Engine {
+    /// How the start of a plan reads in the audit.
+    pub(super) fn described(&self, running: &Running, plan: &Plan) -> String {
+        let mut what = described(plan);
+        let dropped = drops(running, plan, self.environment.clock.wall_millis());
+        if !dropped.is_empty() {
+            what.push_str(&format!(" (dropping of the plan in force: {})", dropped.join("; ")));
+        }
+        what
+    }
+}
+
+fn described(plan: &Plan) -> String {
     let steps = match &plan.range {
         Some(range) => format!("range {range}"),
         None => format!("reads {:?}, writes {:?}", plan.reads, plan.writes),

@@ -6,34 +6,30 @@ use std::time::Duration;
 use futures::FutureExt;
 use metrics::{counter, gauge};
 
-use super::control::{By, Cluster, ControlError, Patience, SetPins};
 use super::engine::Engine;
-use super::evidence::{Looked, answers};
-use super::plan::{Gate, Place, RampDecision, StoredPlan, Verdict, record, words};
-use super::ramping::conflict;
+use super::evidence::{Looked, answers, baselines_of};
+use super::plan::{Gate, Place, RampDecision, StoredPlan, UNDER_WAY, Verdict, conclude, record, words};
+use super::plan_moves::{Attempt, Done};
 use super::running::Running;
-use crate::model::percent::Percent;
-use crate::model::side::Side;
-use crate::model::slots::SlotSet;
-use crate::policy::evidence::{of_migration, of_new};
-use crate::policy::ramp::{Act, Decision, EVERY_MS, Plan, State, decide};
+use super::stored::Stored;
+use crate::clock::timeout;
+use crate::policy::evidence::{of_baseline, of_migration, of_new};
+use crate::policy::ramp::{Act, Decision, EVERY_MS, State, decide};
+use crate::policy::ramp_moves::{Trying, cut_off, note_stay};
+use crate::state::records::RecordError;
 use crate::telemetry::metrics as names;
 
-/// Who moves what a plan moves, in the audit.
-const WHO: &str = "plan";
+/// How long a step down waits until it is stored that it is about to be taken.
+const ANNOUNCING: Duration = Duration::from_secs(2);
+/// Why it is not stored then.
+const LATE: &str = "no answer in time";
+
+/// What is said while nothing is known of where it is.
+const UNPLACED: &str = "where reads and writes are is not known: old's record has not been read yet";
 
 /// What is said of a dry run while nothing has measured new.
 const NOT_JUDGED: &str = "; errors and latency of new are not judged: a dry run sends nothing to it, and neither \
                           shadow reads nor a rehearsal have measured it lately";
-
-/// What became of a decision.
-struct Done {
-    /// Where it went, or was to go.
-    to: Option<Place>,
-    result: Result<(), String>,
-    /// What is to be said besides why it was decided.
-    besides: String,
-}
 
 /// What the last look said, for whoever asks.
 #[derive(Debug, Clone, Default)]
@@ -78,9 +74,8 @@ impl Engine {
         }
         let now = self.environment.clock.now();
         let progress = self.view(running);
-        let real = running.place(stored.as_ref().map(|stored| &stored.plan));
-        // A plan of a range does not see what else is on new.
-        if real == Place::default() && running.place(None) == Place::default() {
+        let on_new = running.on_new();
+        if on_new == Some(false) {
             active.shapes.note_baselines(now);
         }
         let Some(mut plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
@@ -89,11 +84,27 @@ impl Engine {
         if looked.begin(&plan, || running.mark(&active, now)) {
             plan.state = plan.state.taken_up(plan.since, wall);
         }
+        let real = self.where_it_is(running, &mut plan).await;
+        let Some((real, on_new)) = real.zip(on_new) else {
+            *running.ramp_said.lock() = Said { gates: Vec::new(), why: UNPLACED.to_owned() };
+            return;
+        };
+        self.tell_of_cut_off(running, &mut plan, real).await;
         let place = if plan.plan.dry_run { plan.state.dry } else { real };
+        if note_stay(&mut plan.stays, place, wall) {
+            // Whoever moved it, and also where it begins: what was measured elsewhere says nothing of this step.
+            looked.has_moved(running.mark(&active, now));
+        }
         let known = self.known(running, &active, &plan.plan, looked, &context).await;
         let mut gates = of_migration(&plan.plan, &known);
+        let has_begun = plan.plan.has_begun(place);
+        if !has_begun {
+            let (enough, all) = baselines_of(&active.shapes, plan.plan.min_samples);
+            gates.push(of_baseline(&plan.plan, enough, all));
+        }
         let mut unjudged = "";
-        if plan.plan.has_begun(place) {
+        // Whoever has moved something by hand, or another part of it, has new judged before the first step, too.
+        if has_begun || on_new {
             match answers(&active, &plan.plan, now, looked) {
                 Some(answers) => gates.extend(of_new(&plan.plan, &answers)),
                 None => unjudged = NOT_JUDGED,
@@ -107,7 +118,7 @@ impl Engine {
         self.follow_decision(running, looked, &plan, place, decision, gates).await;
     }
 
-    /// Does what was decided, and records it.
+    /// Does what was decided, and records it: before anything moves, and once it is known how that ended.
     async fn follow_decision(
         &self,
         running: &Arc<Running>,
@@ -119,206 +130,202 @@ impl Engine {
     ) {
         let Ok(state) = self.environment.state() else { return };
         let (act, wanted) = words(decision.act);
-        let seen: Vec<_> = gates.iter().map(|gate| (gate.name.clone(), gate.verdict)).collect();
+        let mut seen: Vec<_> = gates.iter().map(|gate| (gate.name.clone(), gate.verdict)).collect();
+        if plan.state.paused {
+            // Whatever the gates say: that it is halted is recorded, and that it goes on.
+            seen.push(("paused".to_owned(), Verdict::Unknown));
+        }
         let is_news = decision.act != Act::Hold || !looked.recorded_same(&seen);
-        let mut done = Done { to: wanted, result: Ok(()), besides: String::new() };
-        if let Some(to) = wanted.filter(|_| !plan.plan.dry_run) {
-            if plan.decisions == 0 || from == Place::default() {
-                // Before the first percent: afterwards old no longer serves everything.
-                let active = running.active.lock().clone();
-                let baselines = active.map(|active| active.shapes.baselines()).unwrap_or_default();
-                let kept =
-                    running.change_stored(state, |stored| stored.baselines.clone_from(&baselines)).await;
-                done.result = kept.map_err(|error| error.to_string());
-            }
-            let name = running.stored.lock().name.clone();
-            if let Act::Down(_) = decision.act {
-                done = self.come_down(&name, plan, from, to).await;
-            } else if done.result.is_ok() {
-                done.result = self.move_to(&name, plan, from, to).await;
-            }
-        }
-        let Done { to, result, besides } = done;
-        let moved = result.is_ok();
-        let active = running.active.lock().clone();
-        if let Some(active) = active.filter(|_| to.is_some()) {
-            looked.has_moved(running.mark(&active, self.environment.clock.now()));
-        }
-        let number = plan.decisions + i64::from(is_news);
-        let at = decision.state.looked_at.unwrap_or_default();
-        let kept = running.change_stored_in_memory(plan, |stored| {
-            // What could not be done is decided anew at the next look.
-            let state = if moved { decision.state.clone() } else { undone(plan, &decision) };
-            stored.state = state;
-            stored.decisions = number;
-            if let (true, Some(to)) = (plan.plan.dry_run, to) {
-                stored.state.dry = to;
-            }
-            stored.done = decision.act == Act::Done;
-        });
-        if !kept || !is_news {
-            return;
-        }
-        looked.record(seen);
-        let recorded = RampDecision {
-            number,
-            at,
+        let mut told = RampDecision {
+            number: plan.decisions + i64::from(is_news),
+            at: decision.state.looked_at.unwrap_or_default(),
             act: act.to_owned(),
             dry_run: plan.plan.dry_run,
             from,
-            to,
+            to: wanted,
             look: decision.look,
             first_broken_look: decision.first_broken,
-            why: decision.why + &besides,
-            result: result.map_or_else(|why| why, |()| "ok".to_owned()),
+            reached_at: plan.stays.last().map(|stay| stay.reached_at),
+            left_at: None,
+            why: decision.why.clone(),
+            result: UNDER_WAY.to_owned(),
             gates,
         };
+        let mut done = Done { to: wanted, result: Ok(()), besides: String::new(), announced: false };
+        if let Some(to) = wanted.filter(|_| !plan.plan.dry_run) {
+            done = self.try_move(running, Attempt { plan, from, to }, &told).await;
+        }
+        let active = running.active.lock().clone();
+        if let Some(active) = active.filter(|_| wanted.is_some()) {
+            looked.has_moved(running.mark(&active, self.environment.clock.now()));
+        }
+        let now = self.environment.clock.wall_millis();
+        let moved = done.result.is_ok();
+        told.left_at = wanted.filter(|_| moved).map(|_| now);
+        let kept = running.keep(plan, &decision, &done, told.number, now);
+        // What was announced is told to its end, even if another plan has taken the place of this one.
+        let is_told = kept || done.announced;
+        if !is_news || !is_told {
+            return;
+        }
+        looked.record(seen);
+        told.to = done.to;
+        told.why.push_str(&done.besides);
+        told.result = done.result.map_or_else(|why| why, |()| "ok".to_owned());
         let name = running.stored.lock().name.clone();
-        tracing::info!(migration = name, act, ?to, why = recorded.why, result = recorded.result, "ramp");
-        let stored = running.persist(state).await;
-        let stored = match record(state, &name, &recorded).await {
-            Ok(()) => stored,
-            failed => failed,
+        tracing::info!(migration = name, act, to = ?told.to, why = told.why, result = told.result, "ramp");
+        let stored = if done.announced {
+            // That nothing is under way any more is stored last: until then whoever follows tells how it ended.
+            record(state, &name, &told).await.and(running.persist(state).await)
+        } else {
+            // The number first: nobody uses it again.
+            running.persist(state).await.and(record(state, &name, &told).await)
         };
         if let Err(error) = stored {
             tracing::warn!(%error, "a decision of the ramp could not be stored");
         }
     }
 
-    /// Comes down. A step that is not zero needs new too; reads alone return to old without it.
-    async fn come_down(&self, name: &str, plan: &StoredPlan, from: Place, to: Place) -> Done {
-        let done = |to, result, besides| Done { to: Some(to), result, besides };
-        let Err(why) = self.move_to(name, plan, from, to).await else {
-            return done(to, Ok(()), String::new());
+    /// Records a step, and then takes it.
+    async fn try_move(&self, running: &Arc<Running>, attempt: Attempt<'_>, told: &RampDecision) -> Done {
+        let name = running.stored.lock().name.clone();
+        let is_down = told.act == "down";
+        let announced = if is_down {
+            // What is broken comes down, whether that can be stored or not.
+            let announced = self.announce(running, attempt, told);
+            timeout(&*self.environment.clock, ANNOUNCING, announced)
+                .await
+                .unwrap_or_else(|_| Err(LATE.to_owned()))
+        } else {
+            self.announce(running, attempt, told).await
         };
-        let parts = self.running(name).await.ok().and_then(|running| running.parts());
-        let route = parts.and_then(|context| context.route());
-        if route.is_none_or(|route| !route.owned_by_new.is_empty()) {
-            let part = plan.plan.range.as_ref().map_or(String::new(), |range| format!(" --range {range}"));
-            let way = format!(
-                "new holds writes, so that nothing comes down by itself until it and the streams are well again: if \
-                 it does not come back, reshard migrate rollback {name} --without-new{part} (it was: {why})"
-            );
-            return done(to, Err(way), String::new());
+        if let Err(why) = &announced {
+            tracing::warn!(why, "a step of the ramp could not be recorded before it is taken");
         }
-        let lowest = Place { reads: Percent::ZERO, writes: from.writes };
-        if to.reads >= from.reads || to.reads == Percent::ZERO {
-            return done(to, Err(why), String::new());
-        }
-        match self.move_to(name, plan, from, lowest).await {
-            Ok(()) => {
-                let besides =
-                    format!("; reads go to 0, which needs old alone: the step below failed ({why})");
-                done(lowest, Ok(()), besides)
+        let has_announced = announced.is_ok();
+        let done = match announced {
+            _ if is_down => self.come_down(&name, attempt).await,
+            Ok(()) => Done::at(attempt.to, self.move_to(&name, attempt).await),
+            Err(why) => {
+                Done::at(attempt.to, Err(format!("it could not be recorded before it is taken: {why}")))
             }
-            Err(last) => done(to, Err(format!("{why}; reads to 0: {last}")), String::new()),
-        }
-    }
-
-    /// Moves both shares; up reads go first, down writes.
-    async fn move_to(&self, name: &str, plan: &StoredPlan, from: Place, to: Place) -> Result<(), String> {
-        let by = By::any(WHO);
-        let said = |error: ControlError| format!("{}: {}", error.code, error.detail);
-        if let Some(range) = &plan.plan.range {
-            return self.move_range(name, plan, range, to).await.map_err(said);
-        }
-        let reads = async || {
-            let call = async |running: &Arc<Running>| {
-                running.must_be_wanted(plan, to.reads > from.reads)?;
-                self.move_reads(running, to.reads).await
-            };
-            self.change_routing(&by, name, |_| format!("reads {}", to.reads), call).await.map_err(said)
         };
-        if to.reads > from.reads {
-            reads().await?;
-        }
-        if to.writes != from.writes {
-            let call = async |running: &Arc<Running>| {
-                running.must_be_wanted(plan, to.writes > from.writes)?;
-                self.move_writes(running, to.writes, Patience::default()).await
-            };
-            let moved = self.change_routing(&by, name, |_| format!("writes {}", to.writes), call).await;
-            moved.map_err(said)?;
-        }
-        if to.reads < from.reads {
-            reads().await?;
-        }
-        Ok(())
+        Done { announced: has_announced, ..done }
     }
-}
 
-impl Engine {
-    /// A range moves by a pin, which holds it there: back to old as a rollback of it alone does.
-    async fn move_range(
+    /// Stores what is about to be tried, with the numbers that it was decided by, and the number of its decision, so that
+    /// whoever follows tells how it ended.
+    async fn announce(
         &self,
-        name: &str,
-        plan: &StoredPlan,
-        range: &str,
-        to: Place,
-    ) -> Result<(), ControlError> {
-        let up = to != Place::default();
-        let asked = SetPins {
-            keys: Vec::new(),
-            ranges: vec![range.to_owned()],
-            to: if up { Cluster::New } else { Cluster::Old },
+        running: &Running,
+        attempt: Attempt<'_>,
+        told: &RampDecision,
+    ) -> Result<(), String> {
+        let said = |error: RecordError| error.to_string();
+        let state = self.environment.state().map_err(|error| error.detail)?;
+        let Attempt { plan, from, to } = attempt;
+        let active = running.active.lock().clone();
+        // Before the first percent: afterwards old no longer serves everything.
+        let is_first = plan.decisions == 0 || from == Place::default();
+        let baselines = active.filter(|_| is_first).map(|active| active.shapes.baselines());
+        let change = |stored: &mut Stored| {
+            if let Some(baselines) = &baselines {
+                stored.baselines.clone_from(baselines);
+            }
+            if let Some(known) = stored.plan.as_mut().filter(|known| plan.is_same(known)) {
+                known.decisions = told.number;
+                known.state.trying = Some(Trying { number: told.number, to });
+                known.state.expected = Some(from);
+                known.stays.clone_from(&plan.stays);
+            }
         };
-        let call = async |running: &Arc<Running>| {
-            running.must_be_wanted(plan, up)?;
-            self.pin(running, &asked).await.map(drop)
+        running.change_stored(state, change).await.map_err(said)?;
+        let name = {
+            let stored = running.stored.lock();
+            if !stored.plan.as_ref().is_some_and(|known| plan.is_same(known)) {
+                return Err("the plan was halted or replaced meanwhile".to_owned());
+            }
+            stored.name.clone()
         };
-        let what = format!("pin range {range} to {}", Side::from(asked.to));
-        self.change_routing(&By::any(WHO), name, |_| what, call).await
+        record(state, &name, told).await.map_err(said)
     }
 
-    /// Halts the plan of a range that somebody else now moves or holds: it would move it again by itself.
-    pub(super) async fn halt_plan_of(&self, running: &Running, ranges: &[String]) -> bool {
-        let plan = running.stored.lock().plan.as_ref().and_then(|plan| plan.plan.range.clone());
-        !plan.is_some_and(|range| ranges.contains(&range)) || self.halt_plan(running).await
+    /// Tells how a move ended that another process began and did not live to tell of.
+    async fn tell_of_cut_off(&self, running: &Running, plan: &mut StoredPlan, place: Place) {
+        let Some(trying) = plan.state.trying else { return };
+        let Ok(state) = self.environment.state() else { return };
+        let name = running.stored.lock().name.clone();
+        let result = cut_off(&trying, place);
+        match conclude(state, &name, trying.number, &result).await {
+            Ok(()) => {
+                running.forget_trying(trying.number);
+                plan.state.trying = None;
+            }
+            // At the next look.
+            Err(error) => tracing::warn!(%error, "it could not be stored how a step of the ramp ended"),
+        }
     }
 }
 
 impl Running {
-    /// Where reads and writes are that are not pinned, in the steps of a plan; or where its range is.
-    pub(super) fn place(&self, plan: Option<&Plan>) -> Place {
-        let Some(context) = self.parts() else { return Place::default() };
-        let Some(route) = context.route() else { return Place::default() };
-        if let Some(range) = plan.and_then(|plan| plan.range.as_ref()) {
-            let slot = route.key_ranges.named(range);
-            let share = |on_new: &SlotSet| match slot {
-                Some(slot) if on_new.contains(slot) => Percent::ALL,
-                _ => Percent::ZERO,
-            };
-            return Place { reads: share(&route.reads_on_new), writes: share(&route.owned_by_new) };
-        }
-        let of = context.shares();
-        let steps = |of: fn(&Plan) -> &Vec<_>| plan.map_or(&[][..], |plan| of(plan).as_slice());
-        Place {
-            reads: of.share(&route.reads_on_new, steps(|plan| &plan.reads)),
-            writes: of.share(&route.owned_by_new, steps(|plan| &plan.writes)),
-        }
+    /// Whether anything is on new that is not pinned there; `None`: not known.
+    fn on_new(&self) -> Option<bool> {
+        // A plan of a range does not see what else is on new, and percentages do not see ranges.
+        let of_plan = self.stored.lock().plan.as_ref().map(|plan| plan.plan.clone());
+        let places = [self.place_in_force(None)?, self.place_in_force(of_plan.as_ref())?];
+        Some(places.iter().any(|place| *place != Place::default()))
     }
 
-    /// Changes what is known of the plan, unless another has taken its place meanwhile. Whether it did.
-    fn change_stored_in_memory(&self, plan: &StoredPlan, change: impl FnOnce(&mut StoredPlan)) -> bool {
+    /// Remembers what came of a decision, unless another plan has taken the place of this one meanwhile. Whether it did.
+    pub(super) fn keep(
+        &self,
+        plan: &StoredPlan,
+        decision: &Decision,
+        done: &Done,
+        number: i64,
+        now: i64,
+    ) -> bool {
+        let place = self.place_in_force(Some(&plan.plan));
+        self.forget_trying(number);
         let mut stored = self.stored.lock();
-        stored.plan.as_mut().filter(|known| is_same(known, plan)).map(change).is_some()
+        let Some(known) = stored.plan.as_mut().filter(|known| plan.is_same(known)) else { return false };
+        // What could not be done is decided anew at the next look.
+        let state = if done.result.is_ok() { decision.state.clone() } else { undone(plan, decision) };
+        known.state = state;
+        known.decisions = number;
+        known.done = decision.act == Act::Done;
+        known.stays.clone_from(&plan.stays);
+        let Some(to) = done.to else { return true };
+        // The step that it led to begins now, and not when it was decided on.
+        known.state.looked_at = Some(now);
+        if plan.plan.dry_run {
+            known.state.dry = to;
+            note_stay(&mut known.stays, to, now);
+        } else if let Some(place) = place {
+            known.state.expected = Some(place);
+            note_stay(&mut known.stays, place, now);
+        } else {
+            // It is somewhere on its way.
+            known.state.trying = Some(Trying { number, to });
+        }
+        true
     }
 
-    /// A step that was decided on before an operator halted the plan, put another in its place, or switched plans off
-    /// must not follow that call. To be asked while no other call is under way.
-    pub(super) fn must_be_wanted(&self, plan: &StoredPlan, up: bool) -> Result<(), ControlError> {
-        if !self.stored.lock().plan.as_ref().is_some_and(|known| is_same(known, plan)) {
-            return Err(conflict("plan-changed", "the plan was halted or replaced meanwhile"));
-        }
-        match self.plan_is_off().filter(|_| up) {
-            Some(why) => Err(conflict("plan-switched-off", why)),
-            None => Ok(()),
+    fn forget_trying(&self, number: i64) {
+        if let Some(plan) = &mut self.stored.lock().plan {
+            plan.state.trying = plan.state.trying.filter(|trying| trying.number != number);
         }
     }
 }
 
-fn is_same(known: &StoredPlan, plan: &StoredPlan) -> bool {
-    known.since == plan.since && known.plan == plan.plan && known.state.paused == plan.state.paused
+impl StoredPlan {
+    /// Whether it is still the plan that was looked at, and nobody has halted it or let it go on.
+    pub(super) fn is_same(&self, known: &Self) -> bool {
+        known.since == self.since
+            && known.plan == self.plan
+            && known.state.paused == self.state.paused
+            && known.resumed == self.resumed
+    }
 }
 
 /// What is remembered of a decision that could not be done: nothing was reached, and what is broken stays so.

@@ -15,9 +15,9 @@ use super::gates::unblocked;
 use super::in_force::{pins_as_stored, slots};
 use super::moving::{Moved, Transfer};
 use super::noted::{TRANSACTIONS_SEEN, UNKEYED_SEEN};
+use super::plan_moves::ROLLED_BACK;
 use super::preflight::single_step_reasons_of;
 use super::running::Running;
-use crate::clock::timeout;
 use crate::model::percent::Percent;
 use crate::model::side::Side;
 use crate::model::slots::SlotSet;
@@ -28,8 +28,6 @@ use crate::state::record::AuthorityRecord;
 use crate::state::table::MigrationRoute;
 
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a rollback waits until it is stored that a plan is halted.
-const HALTING: Duration = Duration::from_secs(2);
 
 pub(super) fn conflict(code: &'static str, detail: impl Into<String>) -> ControlError {
     ControlError::new(Refusal::Conflict, code, detail)
@@ -262,7 +260,7 @@ impl Engine {
     /// Everything returns to old, what is pinned to new too: those pins are removed.
     pub(super) async fn roll_back(&self, running: &Running) -> Result<Ramp, ControlError> {
         let began = self.environment.clock.now();
-        let is_halted = self.halt_plan(running).await;
+        let is_halted = self.halt_plan(running, ROLLED_BACK).await;
         let (context, _) = routed(running).await?;
         let pins = context.pins();
         let kept = pins.only_to(Side::Old);
@@ -272,29 +270,10 @@ impl Engine {
         let changed = (removed > 0).then_some(&kept);
         self.reads_to(running, &context, SlotSet::EMPTY, changed).await?;
         if !is_halted {
-            self.halt_plan(running).await;
+            self.halt_plan(running, ROLLED_BACK).await;
         }
         let removed_pins = u32::try_from(removed).unwrap_or(u32::MAX);
         Ok(Ramp { removed_pins, ..self.moved(&context, Percent::ZERO, moved, began) })
-    }
-
-    /// A plan would go up again by itself, and so would a successor's. Where that cannot be stored, this does not hold
-    /// up the way back: `false`.
-    pub(super) async fn halt_plan(&self, running: &Running) -> bool {
-        match &mut running.stored.lock().plan {
-            Some(plan) => plan.state.paused = true,
-            None => return true,
-        }
-        let storing = async {
-            running.persist(self.environment.state()?).await.map_err(|error| unavailable(error.to_string()))
-        };
-        let why = match timeout(&*self.environment.clock, HALTING, storing).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => error.detail,
-            Err(_) => "no answer in time".to_owned(),
-        };
-        tracing::warn!(why, "it could not be stored that the ramp is halted");
-        false
     }
 }
 

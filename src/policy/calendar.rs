@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-const MINUTE_MS: i64 = 60_000;
+pub(super) const MINUTE_MS: i64 = 60_000;
 const DAY_MINUTES: i64 = 24 * 60;
-const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+pub(super) const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 /// Hours in which it may go up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -56,15 +56,22 @@ impl Freeze {
         let fit = day(&self.from).zip(day(&self.to)).is_some_and(|(from, to)| from <= to);
         (!fit).then(|| "freezes: each needs from and to as YYYY-MM-DD, from not after to".to_owned())
     }
+
+    /// From its first minute to the one after its last, counted in UTC since 1970: its days are those of local time.
+    pub(super) fn minutes(&self, offset_minutes: i16) -> Option<(i64, i64)> {
+        let begin_of = |day: i64| day * DAY_MINUTES - i64::from(offset_minutes);
+        Some((begin_of(day(&self.from)?), begin_of(day(&self.to)? + 1)))
+    }
 }
 
 /// Why it may not go up at `now` (Unix milliseconds); `None`: it may. What makes no sense is closed.
 #[must_use]
 pub fn closed(windows: &[Window], freezes: &[Freeze], offset_minutes: i16, now: i64) -> Option<String> {
-    let minute = now.div_euclid(MINUTE_MS) + i64::from(offset_minutes);
+    let in_utc = now.div_euclid(MINUTE_MS);
+    let minute = in_utc + i64::from(offset_minutes);
     let (today, of_day) = (minute.div_euclid(DAY_MINUTES), minute.rem_euclid(DAY_MINUTES));
     let holds = |freeze: &&Freeze| {
-        day(&freeze.from).zip(day(&freeze.to)).is_none_or(|(from, to)| (from..=to).contains(&today))
+        freeze.minutes(offset_minutes).is_none_or(|(from, to)| (from..to).contains(&in_utc))
     };
     if let Some(freeze) = freezes.iter().find(holds) {
         return Some(format!("frozen from {} to {}", freeze.from, freeze.to));
@@ -78,8 +85,10 @@ pub fn closed(windows: &[Window], freezes: &[Freeze], offset_minutes: i16, now: 
 fn minutes(text: &str) -> Option<i64> {
     let (hours, minutes) = text.split_once(':')?;
     let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?);
-    let all = hours * 60 + minutes;
-    ((0..60).contains(&minutes) && (0..=DAY_MINUTES).contains(&all)).then_some(all)
+    if !(0..=24).contains(&hours) || !(0..60).contains(&minutes) {
+        return None;
+    }
+    Some(hours * 60 + minutes).filter(|all| *all <= DAY_MINUTES)
 }
 
 /// Days since 1970-01-01, of a date that exists.
@@ -144,5 +153,25 @@ mod tests {
         assert_eq!(freeze("2024-02-29", "2024-03-01").problem(), None);
         assert!(window(&["fry"], "00:00", "24:00").problem().is_some());
         assert!(window(&[], "00:00", "24:00").problem().is_some());
+        for bad in ["24:01", "-1:00", "9:60", "9", "153722867280912931:00"] {
+            assert!(window(&["mon"], "00:00", bad).problem().is_some(), "{bad}");
+        }
+    }
+
+    /// Whichever day it is in UTC.
+    #[test]
+    fn days_begin_and_end_at_local_midnight() {
+        const MINUTE: i64 = 60_000;
+        let frozen = |date: &str, offset, now| closed(&[], &[freeze(date, date)], offset, now).is_some();
+        for (offset, midnight) in
+            [(0, FRIDAY + 510 * MINUTE), (540, FRIDAY - 30 * MINUTE), (-300, FRIDAY + 810 * MINUTE)]
+        {
+            assert!(frozen("2026-11-27", offset, midnight - 1), "the last moment of Friday at {offset}");
+            assert!(!frozen("2026-11-27", offset, midnight), "Saturday has begun at {offset}");
+            assert!(frozen("2026-11-28", offset, midnight) && !frozen("2026-11-28", offset, midnight - 1));
+            let saturdays = [window(&["sat"], "00:00", "24:00")];
+            assert!(closed(&saturdays, &[], offset, midnight).is_none());
+            assert!(closed(&saturdays, &[], offset, midnight - 1).is_some());
+        }
     }
 }

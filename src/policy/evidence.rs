@@ -120,6 +120,19 @@ pub fn of_migration(plan: &Plan, known: &Known) -> Vec<Gate> {
     gates
 }
 
+/// The gate of the baseline, before the first step: what old does alone can be measured only until then, and without it
+/// nothing could be said of new. `shapes` of old have been asked often enough; all that are known are `of`.
+#[must_use]
+pub fn of_baseline(plan: &Plan, shapes: usize, of: usize) -> Gate {
+    let verdict = if shapes > 0 { Verdict::Passed } else { Verdict::TooFew };
+    let enough = plan.min_samples;
+    gate(
+        "baseline",
+        verdict,
+        &format!("old is known by {enough} operations or more of {shapes} shapes of {of}"),
+    )
+}
+
 /// The gates of new's answers, all shapes together and each by itself.
 ///
 /// A gate is broken as soon as it could not hold any more with as many samples as are needed: it does not wait for

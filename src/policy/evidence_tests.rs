@@ -132,3 +132,11 @@ fn what_has_no_shape_counts_for_errors_alone() {
     assert_eq!(with(took(190, 60_000)), [Verdict::Passed, Verdict::TooFew]);
     assert_eq!(with(Measured { errors: 2, ..took(0, 1) }), [Verdict::Broken, Verdict::TooFew]);
 }
+
+#[test]
+fn the_first_step_waits_for_a_baseline() {
+    let few = of_baseline(&Plan::default(), 0, 3);
+    assert_eq!((few.name.as_str(), few.verdict), ("baseline", Verdict::TooFew));
+    assert!(few.detail.contains("200 operations or more of 0 shapes of 3"), "{}", few.detail);
+    assert_eq!(of_baseline(&Plan::default(), 1, 3).verdict, Verdict::Passed);
+}

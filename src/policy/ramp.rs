@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::calendar::closed;
+use super::ramp_moves::Trying;
 pub use super::ramp_plan::{Back, Place, Plan, STEPS, Shadow};
 
 /// How often the gates are looked at, in milliseconds.
@@ -48,6 +48,9 @@ pub struct State {
     pub setbacks: u32,
     /// An operator has halted it.
     pub paused: bool,
+    /// Why it is halted, if that was not asked for by name.
+    #[serde(default)]
+    pub halted: Option<String>,
     /// When it was looked at last; Unix milliseconds.
     pub looked_at: Option<i64>,
     /// Looks at this plan so far.
@@ -58,16 +61,42 @@ pub struct State {
     pub first_broken: Option<i64>,
     /// Where a dry run would be.
     pub dry: Place,
+    /// Where the plan left it, or found it.
+    #[serde(default)]
+    pub expected: Option<Place>,
+    /// The move that was begun last, until it is stored how it ended.
+    #[serde(default)]
+    pub trying: Option<Trying>,
 }
 
 impl State {
     /// As a process takes it up at `now` that follows another, of a plan that began at `since` (Unix milliseconds). Not
-    /// every look is stored: its number goes on above whatever the other can have counted since.
+    /// every look is stored: its number goes on above whatever the other can have counted since. What the other
+    /// measured at this step is gone with it, so that it dwells anew.
     #[must_use]
     pub fn taken_up(self, since: i64, now: i64) -> Self {
         let elapsed = now.saturating_sub(since).max(0) / EVERY_MS;
         let counted = if elapsed > 0 { elapsed + 1 } else { 0 };
-        Self { looks: self.looks.max(counted), ..self }
+        Self { looks: self.looks.max(counted), dwelt_ms: 0, ..self }
+    }
+
+    /// As an operator lets it go on: from whatever is in force. What is not known of a move is still to be told.
+    #[must_use]
+    pub fn resumed(&self) -> Self {
+        Self { dry: self.dry, looks: self.looks, trying: self.trying, ..Self::default() }
+    }
+
+    /// As it is halted because of something else than being asked to.
+    #[must_use]
+    pub fn halted(self, why: &str) -> Self {
+        Self { paused: true, halted: Some(why.to_owned()), dwelt_ms: 0, ..self }
+    }
+
+    /// Why it moves nothing while it is halted.
+    #[must_use]
+    pub fn why_paused(&self) -> String {
+        let Some(why) = &self.halted else { return "paused".to_owned() };
+        format!("paused: {why}; resume goes on from what is in force then")
     }
 }
 
@@ -115,7 +144,7 @@ pub fn decide(plan: &Plan, state: &State, place: Place, gates: &[Gate], now: i64
     let because = |act, why: String, state| Decision { act, why, look, first_broken, state };
     let whole = |state| State { broken: 0, first_broken: None, ..state };
     if state.paused {
-        return because(Act::Hold, "paused".into(), State { dwelt_ms: 0, ..whole(next) });
+        return because(Act::Hold, state.why_paused(), State { dwelt_ms: 0, ..whole(next) });
     }
     if is_broken {
         next.dwelt_ms = 0;
@@ -159,9 +188,7 @@ fn upward(plan: &Plan, state: &State, place: Place, now: i64) -> (Act, String) {
         let why = format!("it came down {} times: it goes up when it is started again", state.setbacks);
         return (Act::Hold, why);
     }
-    if plan.override_reason.is_none()
-        && let Some(why) = closed(&plan.windows, &plan.freezes, plan.utc_offset_minutes, now)
-    {
+    if let Some(why) = plan.shut(now) {
         return (Act::Hold, why);
     }
     (Act::Up(above), "all gates hold".into())

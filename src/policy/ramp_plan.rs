@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::calendar::{Freeze, Window};
+use super::calendar::{Freeze, Window, closed};
 use crate::model::percent::Percent;
 
 /// How far down a broken gate brings it.
@@ -218,6 +218,13 @@ impl Plan {
     pub fn has_begun(&self, place: Place) -> bool {
         self.moves_reads() && place.reads > Percent::ZERO
             || self.moves_writes() && place.writes > Percent::ZERO
+    }
+
+    /// Why it may not go up at `now` (Unix milliseconds); `None`: it may.
+    #[must_use]
+    pub fn shut(&self, now: i64) -> Option<String> {
+        let shut = || closed(&self.windows, &self.freezes, self.utc_offset_minutes, now);
+        self.override_reason.is_none().then(shut).flatten()
     }
 
     /// The next step up from `place`.

@@ -113,6 +113,30 @@ fn it_waits_for_samples_and_windows_and_after_too_many_setbacks() {
     assert_eq!(hold(&plan(), &paused, Verdict::Passed).act, Act::Hold);
 }
 
+/// What the process before measured at this step is gone with it.
+#[test]
+fn a_successor_dwells_anew_and_one_that_is_resumed_too() {
+    let dwelt = State { dwelt_ms: 9_999, setbacks: 2, expected: Some(place(5, 0)), ..State::default() };
+    let taken_up = dwelt.clone().taken_up(0, 0);
+    assert_eq!((taken_up.dwelt_ms, taken_up.setbacks, taken_up.expected), (0, 2, Some(place(5, 0))));
+    let halted = dwelt.halted("ann moved reads to 10 %");
+    let held = decide(&plan(), &halted, place(10, 0), &[gate(Verdict::Passed)], 0);
+    assert_eq!(held.act, Act::Hold);
+    assert!(held.why.contains("ann moved reads to 10 %"), "{}", held.why);
+    let resumed = halted.resumed();
+    assert_eq!((resumed.dwelt_ms, resumed.expected, resumed.paused), (0, None, false));
+    let (mut state, mut now) = (resumed, 0);
+    let to = loop {
+        let decision = decide(&plan(), &state, place(10, 0), &[gate(Verdict::Passed)], now);
+        state = decision.state;
+        if let Act::Up(to) = decision.act {
+            break to;
+        }
+        now += EVERY_MS;
+    };
+    assert_eq!((to, now), (place(25, 0), 10_000), "from where it is, after the dwell");
+}
+
 /// Nothing, then the gates for a while, then all of it; and back when a gate breaks.
 #[test]
 fn a_plan_of_a_range_waits_for_its_gates_and_moves_it_as_a_whole() {

@@ -10,8 +10,8 @@ use reshard::migration::control::{
     Mismatch, NewMigration, Page, Part, Patience, Phase, PinCounts, PinList, PinView, Pinned, Place,
     Placement, Plan, PreflightReport, Progress, Ramp, RampDecision, RampStatus, RampView, RangeOperations,
     RangeSpec, RangeView, Refusal, RehearsalCounts, RehearsalView, SetPins, SetRehearsal, SetShadow,
-    SetSwitches, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Steer, Switches,
-    Throttle, Unreturned, UnreturnedList, UnreturnedPage, UnreturnedState, UnreturnedView, Verdict,
+    SetSwitches, Severity, ShadowCounts, ShadowView, ShapeList, ShapeView, SideLatency, Stay, Steer,
+    Switches, Throttle, Unreturned, UnreturnedList, UnreturnedPage, UnreturnedState, UnreturnedView, Verdict,
     Verification, VerificationReport, Verify, WithoutNew,
 };
 use reshard::migration::shadow::{AccessView, Example, ExampleField, LatencyView, ShapeDiff};
@@ -487,6 +487,20 @@ impl Control for FakeControl {
             setbacks: 0,
             gates: vec![gate],
             why: "too little measured: errors: 0 of 5 failed".into(),
+            steps: vec![
+                Stay {
+                    reads: Percent::whole(10),
+                    writes: Percent::ZERO,
+                    reached_at: 1_700_000_000_000,
+                    left_at: Some(1_700_000_300_000),
+                },
+                Stay {
+                    reads: Percent::whole(25),
+                    writes: Percent::ZERO,
+                    reached_at: 1_700_000_300_000,
+                    left_at: None,
+                },
+            ],
         })
     }
 
@@ -501,6 +515,8 @@ impl Control for FakeControl {
             dry_run: false,
             from: place(10),
             to: Some(place(25)),
+            reached_at: Some(1_699_999_700_000),
+            left_at: Some(1_700_000_000_400),
             why: "all gates hold".into(),
             result: "ok".into(),
             gates: Vec::new(),

@@ -15,6 +15,7 @@ use crate::migration::following::half_ended;
 use crate::migration::in_force::pins_as_stored;
 use crate::migration::moving::Moved;
 use crate::migration::pins::{Keys, read_held, refused};
+use crate::migration::plan_moves::ROLLED_BACK;
 use crate::migration::ramping::conflict;
 use crate::migration::running::Running;
 use crate::migration::stream::ChangeStream;
@@ -95,8 +96,8 @@ impl Engine {
         self.must_be_alone_on_old(running).await?;
         // Of a part, it is the plan's business what to do with the rest; but not if that part is what it moves.
         let is_halted = match only {
-            Some(only) => self.halt_plan_of(running, &only.ranges).await,
-            None => self.halt_plan(running).await,
+            Some(only) => self.halt_plan_of(running, &only.ranges, ROLLED_BACK).await,
+            None => self.halt_plan(running, ROLLED_BACK).await,
         };
         let removed = context.pins().all().len().saturating_sub(pins.all().len());
         let held_at = self.environment.clock.now();
@@ -110,7 +111,7 @@ impl Engine {
         tracing::warn!(migration = %context.name, epoch, slots, reason, "old has taken back what new has");
         self.name(running, &context, &taken, reason).await;
         if !is_halted {
-            self.halt_plan(running).await;
+            self.halt_plan(running, ROLLED_BACK).await;
         }
         let moved = Moved { pause, attempts: 1, ended_transactions: 0 };
         let removed_pins = u32::try_from(removed).unwrap_or(u32::MAX);
