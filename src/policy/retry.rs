@@ -5,6 +5,10 @@
 //! move may be such a retry: then the former authority is asked. What was learnt is kept by session, slot and
 //! move, and names the number: the same number asks again, a higher one need not, a lower one is refused.
 //!
+//! What old has taken back without new is no move of which records tell, but to a retry it is one. New cannot be asked as
+//! long as it is away, and refusing more than must be would cost applications what the rollback gave them: there the
+//! first number of a session decides for all its slots, as drivers use a session for one write at a time.
+//!
 //! Nobody need be asked where every write that the former authority may have executed came through this
 //! process, and this one did not: so a cluster that goes away after it gave up its slots is not missed by the
 //! process that made the move.
@@ -14,10 +18,10 @@ use std::time::Duration;
 
 use crate::model::moves::Move;
 use crate::model::side::{PerSide, Side};
-use crate::model::slots::Slot;
+use crate::model::slots::{Slot, SlotSet};
 
-/// What to do with a retryable write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What to do with a retryable write; what is more careful is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// It cannot have run elsewhere.
     Run,
@@ -160,6 +164,18 @@ impl Memory {
         verdict
     }
 
+    /// Judges number `number` of `session`, which old is the authority of since it has `taken_back` its slot.
+    pub fn judge_taken_back(
+        &mut self,
+        session: [u8; 16],
+        number: i64,
+        taken_back: Move,
+        now: Duration,
+    ) -> Verdict {
+        let of_all = Move { slots: SlotSet::ALL, ..taken_back };
+        self.judge(session, Slot::of_hash(0), number, Side::Old, &[of_all], now)
+    }
+
     fn may_have_run(&self, past: &Move, session: [u8; 16], number: i64, now: Duration) -> bool {
         let is_over = |begin: Duration| now >= begin + OLDEST_RETRY;
         let alone = match self.alone_until.get(&past.epoch) {
@@ -175,7 +191,6 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::slots::SlotSet;
 
     fn judge(memory: &mut Memory, number: i64, slot: u16, moves: &[Move]) -> Verdict {
         memory.judge([1; 16], Slot::from_number(slot).unwrap(), number, Side::New, moves, NOW)
@@ -210,6 +225,28 @@ mod tests {
         memory.note_sent(Side::Old, [1; 16], 8, NOW);
         assert_eq!(judge(&mut memory, 8, 2, &moves), Verdict::Ask(Side::Old));
         assert_eq!(judge(&mut memory, 9, 3, &moves), Verdict::Run);
+    }
+
+    #[test]
+    fn what_was_taken_back_asks_once_for_each_session_whatever_its_slots() {
+        let taken_back =
+            || Move { slots: SlotSet::percent(5), former: Side::New, epoch: 8, at: 0, markers: None };
+        let mut memory = Memory::new(100);
+        let judge = |memory: &mut Memory, session: u8, number| {
+            memory.judge_taken_back([session; 16], number, taken_back(), NOW)
+        };
+        assert_eq!(judge(&mut memory, 1, 7), Verdict::Ask(Side::New), "another process may have sent it");
+        assert_eq!(judge(&mut memory, 1, 7), Verdict::Ask(Side::New));
+        assert_eq!(judge(&mut memory, 1, 8), Verdict::Run);
+        assert_eq!(judge(&mut memory, 1, 6), Verdict::Refuse);
+        // Of a process that has sent all that new has executed, only what it has sent itself.
+        let mut memory = Memory::new(100);
+        memory.note_alone(Side::New, true, true, NOW);
+        memory.note_sent(Side::New, [2; 16], 3, NOW);
+        memory.note_move(Side::New, 8);
+        assert_eq!(judge(&mut memory, 1, 7), Verdict::Run);
+        assert_eq!(judge(&mut memory, 2, 3), Verdict::Ask(Side::New));
+        assert_eq!(judge(&mut memory, 2, 4), Verdict::Run);
     }
 
     #[test]

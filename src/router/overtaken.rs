@@ -57,8 +57,11 @@ pub(super) async fn executed_before(
             // One that names no key stands for all slots; every upward move includes the first.
             let slot = command.slot_of(statement, by).unwrap_or_else(|| Slot::of_hash(0));
             let Some(authority) = entered.route.authority(slot) else { continue };
-            let moves = entered.route.moves_of(statement.key.is_some());
-            match memory.judge(session, slot, txn_number, authority, &moves, now) {
+            let verdict = memory.judge(session, slot, txn_number, authority, &entered.route.moves, now);
+            let taken_back =
+                entered.route.taken_back().filter(|it| statement.key.is_none() || it.slots.contains(slot));
+            let on_new = taken_back.map(|it| memory.judge_taken_back(session, txn_number, it, now));
+            match verdict.max(on_new.unwrap_or(Verdict::Run)) {
                 Verdict::Run => {}
                 Verdict::Ask(side) => ask.get_mut(side).push(index),
                 Verdict::Refuse => {

@@ -163,22 +163,23 @@ impl MigrationRoute {
         if is_off { self.owned_by_new } else { self.reads_on_new }
     }
 
-    /// The moves that a retry may have been caught by. While what only new has is yet to be brought back, one that names
-    /// its document may run on old: if new has executed it too, the document has changed on both, and what old has
-    /// stands. One that does not may have met another document there: to it, that is a move.
+    /// The moves after which a late attempt of a write does not count. While what only new has is yet to be brought
+    /// back, one that names its document may come late: the document has changed on both then, and what old has stands.
+    /// One that does not may meet another document there: to it, that is a move.
     #[must_use]
     pub fn moves_of(&self, names_its_document: bool) -> Cow<'_, [Move]> {
-        if self.returning.is_empty() || names_its_document {
-            return Cow::Borrowed(&self.moves);
+        match self.taken_back().filter(|_| !names_its_document) {
+            None => Cow::Borrowed(&self.moves),
+            Some(taken_back) => Cow::Owned(self.moves.iter().cloned().chain([taken_back]).collect()),
         }
-        let taken_back = Move {
-            slots: self.returning,
-            former: Side::New,
-            epoch: self.taken_back_at,
-            at: 0,
-            markers: None,
-        };
-        Cow::Owned(self.moves.iter().cloned().chain([taken_back]).collect())
+    }
+
+    /// What old has taken back without new, as the move that it is to a retry: new may have executed it, and the mirror
+    /// may have had it since.
+    #[must_use]
+    pub fn taken_back(&self) -> Option<Move> {
+        let (slots, epoch) = (self.returning, self.taken_back_at);
+        (!slots.is_empty()).then_some(Move { slots, former: Side::New, epoch, at: 0, markers: None })
     }
 
     /// Slots of `side`.
@@ -409,14 +410,15 @@ mod tests {
         assert_eq!(sole.authority_of_key(&tenants, &key), Some(Side::Old));
     }
 
-    /// What a retry may run into again on old is judged by its document when new is there again.
+    /// What comes late on new is judged by its document when new is there again.
     #[test]
-    fn while_new_is_away_only_a_write_that_names_no_document_is_held_against_it() {
+    fn while_new_is_away_only_a_late_write_that_names_no_document_is_held_against_it() {
         let back = SlotSet::percent(50);
         let route = MigrationRoute { returning: back, taken_back_at: 7, ..MigrationRoute::named("m") };
         assert!(route.moves_of(true).is_empty());
         let moves = route.moves_of(false);
         assert_eq!((moves.len(), moves[0].slots, moves[0].former, moves[0].epoch), (1, back, Side::New, 7));
+        assert_eq!(route.taken_back().as_ref(), moves.first());
         assert!(MigrationRoute::named("m").moves_of(false).is_empty());
     }
 

@@ -279,6 +279,7 @@ impl Engine {
         };
         let pins = pins_as_stored(&stored_pins(&pins))?;
         self.decide(context, &returning, &reads_on_new, pins).await?;
+        context.retries.lock().note_move(Side::New, returning.epoch);
         Ok(Taken { slots, passed, returning, is_more })
     }
 
