@@ -156,7 +156,8 @@ impl Bed {
         // At the end, if not before.
         ensure!(moves > 0, "no write ever moved");
         let proved = async {
-            familiar(&outcome, self.was_full.load(Ordering::Relaxed))?;
+            let has_returned = !self.unreturned.lock().is_empty();
+            familiar(&outcome, self.was_full.load(Ordering::Relaxed), has_returned)?;
             self.proxies.no_invariant_was_broken()?;
             self.proxies.now().until_level(NAME).await?;
             let report = outcome.verify(&self.proxies.uri()).await?;
@@ -190,6 +191,8 @@ fn named(document: &Value) -> Result<String> {
     Ok(document["key"].as_str().with_context(|| format!("{document} has no name"))?.to_owned())
 }
 
+const DUPLICATE_KEY: i32 = 11000;
+
 /// Errors that drivers know from failovers and shutdowns of MongoDB itself, by the codes of the retryable
 /// reads and writes specifications; and those that say that a write was given up.
 /// 225 refuses a retry of which nobody can tell whether it was executed.
@@ -197,9 +200,13 @@ const FAMILIAR: [i32; 21] = [
     6, 7, 24, 50, 64, 89, 91, 112, 133, 134, 189, 225, 234, 251, 262, 9001, 10107, 11600, 11602, 13435, 13436,
 ];
 
-fn familiar(outcome: &Outcome, was_full: bool) -> Result<()> {
+/// `was_full`: new's disk. `has_returned`: what only new had; meanwhile old goes on with documents that only new knew to
+/// be deleted, so that they cannot be inserted.
+fn familiar(outcome: &Outcome, was_full: bool, has_returned: bool) -> Result<()> {
     let full = was_full.then_some(&OUT_OF_DISK_SPACE);
-    let known: BTreeSet<String> = FAMILIAR.iter().chain(full).map(|code| format!("code {code}")).collect();
+    let there = has_returned.then_some(&DUPLICATE_KEY);
+    let codes = FAMILIAR.iter().chain(full).chain(there);
+    let known: BTreeSet<String> = codes.map(|code| format!("code {code}")).collect();
     // Connections that broke off, and servers that could not be found for long.
     let network = ["Io", "ServerSelection", "ConnectionPoolCleared"];
     let errors = &outcome.stats.errors;

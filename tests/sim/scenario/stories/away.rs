@@ -5,8 +5,12 @@ use std::sync::Arc;
 use reshard::model::side::Side;
 use reshard::policy::safeguards::Safeguards;
 
+use crate::network::Weather;
+use crate::scenario::client::COUNTERS;
 use crate::scenario::operator::Step;
+use crate::scenario::options::UNVERIFIED;
 use crate::scenario::stage::{Ending, Stage, tell};
+use crate::schedules;
 use crate::world::World;
 
 /// A register that is there from the beginning, in no range; and one of the range `registers`.
@@ -48,6 +52,39 @@ async fn what_only_new_has(stage: Arc<Stage>, range: Option<&'static str>) -> En
     client.succeed(&proxy, &write).await?;
     stage.a_while(4000).await;
     Ok(proxy)
+}
+
+/// New executes a write and the mirror gets it; its process dies before it tells the client. New goes away, and old takes
+/// everything back. Then the client tries again.
+async fn a_retry_after_all_was_taken_back(stage: Arc<Stage>) -> Ending {
+    let first = stage.proxy(1).await;
+    stage.synced().await?;
+    stage.steps(&[Step::Writes(100)]).await?;
+    stage.a_while(2000).await;
+    let network = stage.world.network().clone();
+    let mut client = stage.client(1);
+    let write = client.prepare_step(COUNTERS);
+    let _never_heard = Arc::clone(&first).write(&stage.world, Arc::clone(&write.command)).await;
+    stage.a_while(2000).await;
+    stage.world.crash(&first.process);
+    let second = stage.proxy(2).await;
+    stage.a_while(8000).await;
+    network.take_down(stage.index(Side::New));
+    stage.steps(&[Step::WithoutNew(None)]).await?;
+    // Whatever it is answered: it counts once.
+    client.attempt(&second, &write).await;
+    let next = client.prepare_step(COUNTERS);
+    client.succeed(&second, &next).await?;
+    network.bring_up(stage.index(Side::New));
+    stage.a_while(4000).await;
+    Ok(second)
+}
+
+#[test]
+fn a_retry_after_all_was_taken_back_counts_once() {
+    schedules::all("a_retry_after_all_was_taken_back_counts_once", 3, &Weather::calm(), |world| {
+        tell(world, UNVERIFIED, a_retry_after_all_was_taken_back)
+    });
 }
 
 pub(in crate::scenario) fn whole(world: &World, safeguards: Safeguards) -> Result<(), String> {
