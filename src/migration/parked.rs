@@ -58,10 +58,11 @@ impl Running {
 
 async fn retry(context: &Context, namespace: &Namespace, keys: &[Key]) {
     let order = Order::durable(PerSide::default());
+    let looked = context.parking.before_look(namespace, keys);
     let Ok(report) = context.converger.converge(namespace, keys.to_vec(), &order).await else { return };
     let stuck: BTreeSet<&Key> = report.stuck.iter().map(|stuck| &stuck.key).collect();
     let equal = keys.iter().filter(|key| !stuck.contains(key));
-    if let Err(error) = context.parking.unpark(&context.records, namespace, equal).await {
+    if let Err(error) = context.parking.unpark(&context.records, namespace, &looked, equal).await {
         tracing::warn!(%error, "keys stay parked although they are equal");
     }
     // Those that had to make room for one of these, and cannot come back, are not parked yet.

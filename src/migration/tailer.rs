@@ -308,9 +308,10 @@ impl Tailer {
 
     /// Converges until both clusters have answered.
     async fn equalise(&self, namespace: Namespace, keys: Vec<Key>, order: &Order) -> Result<(), StreamError> {
-        let report = loop {
+        let (looked, report) = loop {
+            let looked = self.parking.before_look(&namespace, &keys);
             match self.converger.converge(&namespace, keys.clone(), order).await {
-                Ok(report) => break report,
+                Ok(report) => break (looked, report),
                 Err(unavailable) => {
                     self.say(Health::Waiting(unavailable.to_string()));
                     self.clock.sleep(RETRY).await;
@@ -322,7 +323,7 @@ impl Tailer {
         };
         let stuck: BTreeSet<&Key> = report.stuck.iter().map(|stuck| &stuck.key).collect();
         let equal = keys.iter().filter(|key| !stuck.contains(key));
-        let unparked = self.parking.unpark(&self.records, &namespace, equal).await;
+        let unparked = self.parking.unpark(&self.records, &namespace, &looked, equal).await;
         unparked.map_err(|error| StreamError::Broken(error.to_string()))?;
         let parked = park(&self.parking, &self.records, &namespace, report.stuck, &*self.clock).await;
         if self.parking.is_full() {

@@ -144,11 +144,14 @@ impl<'a> Expiry<'a> {
         let Some(route) = self.ctx.route() else { return Ok(Vec::new()) };
         let by = route.by(self.namespace);
         let projection = by.field().map_or_else(|| rawdoc! { "_id": 1 }, RouteKey::projection);
-        let body = rawdoc! {
+        let mut body = rawdoc! {
             "find": self.namespace.collection(), "filter": self.due.clone(), "projection": projection,
-            "hint": self.index.name(), "limit": LOOK, "batchSize": LOOK, "singleBatch": true,
+            "limit": LOOK, "batchSize": LOOK, "singleBatch": true,
             "readConcern": { "level": "majority" },
         };
+        if !self.index.is_hidden() {
+            body.append(cstr!("hint"), self.index.name());
+        }
         let request = Request::new(self.namespace.database(), body).within(LIMIT);
         let reply = ask(&**self.ctx.clusters.get(self.side), request).await?;
         let found = first_batch(&reply.body)?;

@@ -64,6 +64,12 @@ impl Index {
         self.spec.contains_key("expireAfterSeconds")
     }
 
+    /// Whether no query may use it. It removes documents all the same.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        matches!(self.spec.get("hidden"), Some(Bson::Boolean(true)))
+    }
+
     /// Seconds after which it removes a document; `None` for other indexes and for values that are no number.
     #[must_use]
     pub fn ttl(&self) -> Option<i64> {

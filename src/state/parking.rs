@@ -37,14 +37,26 @@ pub struct Parked {
 /// The parked keys of one migration; stored before a checkpoint passes them.
 pub struct Parking {
     migration: String,
-    keys: Mutex<BTreeMap<(Namespace, Key), Parked>>,
+    keys: Mutex<BTreeMap<(Namespace, Key), Entry>>,
+    /// How often a key was parked. Held while the stored list changes: what is stored is what is known.
+    times: tokio::sync::Mutex<u64>,
 }
+
+/// A key in the list, and which time of all it was parked last.
+struct Entry {
+    parked: Parked,
+    time: u64,
+}
+
+/// Keys that were parked before a look at them: who has parked one since knows better than that look.
+#[derive(Debug, Default)]
+pub struct Looked(BTreeMap<Key, u64>);
 
 impl Parking {
     /// Nothing parked yet.
     #[must_use]
     pub fn new(migration: &str) -> Self {
-        Self { migration: migration.to_owned(), keys: Mutex::default() }
+        Self { migration: migration.to_owned(), keys: Mutex::default(), times: tokio::sync::Mutex::default() }
     }
 
     /// Reads what was parked before a restart: all of it, page by page, since what is left out would neither stand
@@ -62,7 +74,8 @@ impl Parking {
             let Some(last) = page.last() else { return Ok(()) };
             let id = last.get_str("_id").map_err(|error| RecordError::Malformed(error.to_string()))?;
             id.clone_into(&mut after);
-            self.keys.lock().extend(page.iter().filter_map(|stored| read(stored)));
+            let known = page.iter().filter_map(|stored| read(stored));
+            self.keys.lock().extend(known.map(|(it, parked)| (it, Entry { parked, time: 0 })));
         }
         Ok(())
     }
@@ -86,24 +99,39 @@ impl Parking {
             },
             "$setOnInsert": { "since": parked.since },
         };
+        let mut times = self.times.lock().await;
         records.change(DATABASE, PARKED, doc! { "_id": id }, update, true).await?;
+        *times += 1;
         let mut keys = self.keys.lock();
-        let entry =
-            keys.entry((parked.namespace.clone(), parked.key.clone())).or_insert_with(|| parked.clone());
-        entry.tries += 1;
-        entry.why = parked.why;
+        let it = (parked.namespace.clone(), parked.key.clone());
+        let entry = keys.entry(it).or_insert_with(|| Entry { parked: parked.clone(), time: 0 });
+        entry.time = *times;
+        entry.parked.tries += 1;
+        entry.parked.why = parked.why;
         Ok(())
+    }
+
+    /// To be called before a look at `keys` that may show them to be equal.
+    #[must_use]
+    pub fn before_look(&self, namespace: &Namespace, keys: &[Key]) -> Looked {
+        let known = self.keys.lock();
+        if known.is_empty() {
+            return Looked::default();
+        }
+        let time = |key: &Key| known.get(&(namespace.clone(), key.clone())).map(|entry| entry.time);
+        Looked(keys.iter().filter_map(|key| Some((key.clone(), time(key)?))).collect())
     }
 
     /// A parked key was tried once more; this is what stands in its way now.
     pub fn note_try(&self, namespace: &Namespace, key: &Key, why: String) {
-        if let Some(parked) = self.keys.lock().get_mut(&(namespace.clone(), key.clone())) {
+        if let Some(Entry { parked, .. }) = self.keys.lock().get_mut(&(namespace.clone(), key.clone())) {
             parked.tries += 1;
             parked.why = why;
         }
     }
 
-    /// These keys of a collection are equal now; those that are not parked cost nothing.
+    /// These keys of a collection were `equal` when they were looked at; those that are not parked cost nothing, and those
+    /// that were parked since stay so.
     ///
     /// # Errors
     /// [`RecordError`]; the keys stay parked then.
@@ -111,11 +139,20 @@ impl Parking {
         &self,
         records: &Records,
         namespace: &Namespace,
+        looked: &Looked,
         equal: impl Iterator<Item = &Key>,
     ) -> Result<(), RecordError> {
+        if looked.0.is_empty() {
+            return Ok(());
+        }
+        let _unchanged = self.times.lock().await;
         let known: Vec<(Namespace, Key)> = {
             let keys = self.keys.lock();
-            equal.map(|key| (namespace.clone(), key.clone())).filter(|it| keys.contains_key(it)).collect()
+            let is_as_seen = |it: &(Namespace, Key)| {
+                let seen = looked.0.get(&it.1);
+                seen.is_some() && keys.get(it).map(|entry| &entry.time) == seen
+            };
+            equal.map(|key| (namespace.clone(), key.clone())).filter(is_as_seen).collect()
         };
         if known.is_empty() {
             return Ok(());
@@ -133,7 +170,7 @@ impl Parking {
     /// All of them.
     #[must_use]
     pub fn list(&self) -> Vec<Parked> {
-        self.keys.lock().values().cloned().collect()
+        self.keys.lock().values().map(|entry| entry.parked.clone()).collect()
     }
 
     /// How many there are.

@@ -17,7 +17,8 @@ async fn due_documents_are_removed_on_their_authority() -> Result<()> {
     let pair = Pair::start().await?;
     let partial = doc! { "kind": "brief" };
     let indexes = vec![
-        doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 3600 },
+        // Hidden from queries, and removes documents all the same.
+        doc! { "key": { "t": 1 }, "name": "t_1", "expireAfterSeconds": 3600, "hidden": true },
         doc! { "key": { "u": 1 }, "name": "u_1", "expireAfterSeconds": 0, "partialFilterExpression": partial },
     ];
     pair.on_old(doc! { "createIndexes": "c", "indexes": indexes }).await?;

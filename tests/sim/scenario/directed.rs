@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::raw::RawBsonRef;
 use bson::{doc, rawdoc};
 use reshard::migration::control::{NamespaceSpec, Phase};
 use reshard::migration::stored::Stored;
+use reshard::model::namespace::Namespace;
 use reshard::model::side::{PerSide, Side};
 use reshard::model::slots::SlotSet;
+use reshard::policy::canonical::key_of;
 use reshard::state::authority::Authority;
 use reshard::state::lease::Lease;
+use reshard::state::parking::{Parked, Parking};
 use reshard::state::record::{AuthorityRecord, DATABASE, Fence, FenceState};
 use reshard::state::records::Records;
 use uuid::Uuid;
@@ -142,5 +146,35 @@ fn a_deposed_primary_does_not_tell_what_is_stored() {
             let found = one.find(DATABASE, "authority", rawdoc! { "_id": "m" }, 1).await.unwrap();
             assert_eq!(found[0].get_i32("value").unwrap(), 2);
         }
+    });
+}
+
+#[test]
+fn a_key_that_was_parked_after_the_look_stays_parked() {
+    Rig::new().run(|rig| async move {
+        let (parking, [records, _]) = (Parking::new("m"), &rig.records);
+        let namespace = Namespace::new("app", "c");
+        let key = key_of(RawBsonRef::Int32(1)).unwrap();
+        let keys = [key.clone()];
+        let park = async || {
+            let (namespace, key) = (namespace.clone(), key.clone());
+            let parked = Parked { namespace, key, why: "too large".into(), since: 0, tries: 0 };
+            parking.park(records, parked).await.unwrap();
+        };
+        let unpark = async |looked| {
+            parking.unpark(records, &namespace, &looked, keys.iter()).await.unwrap();
+            let again = Parking::new("m");
+            again.load(records).await.unwrap();
+            assert_eq!(again.len(), parking.len(), "stored as known");
+            parking.len()
+        };
+        let nothing_yet = parking.before_look(&namespace, &keys);
+        park().await;
+        assert_eq!(unpark(nothing_yet).await, 1);
+        let looked = parking.before_look(&namespace, &keys);
+        // The stream brings it once more, and it is stuck.
+        park().await;
+        assert_eq!(unpark(looked).await, 1);
+        assert_eq!(unpark(parking.before_look(&namespace, &keys)).await, 0);
     });
 }
