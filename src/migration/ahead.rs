@@ -10,9 +10,10 @@ use std::time::Duration;
 use bson::raw::cstr;
 use bson::rawdoc;
 
-use super::backfill::{Backfill, find, max_key, unload};
+use super::backfill::{Backfill, unload};
 use super::context::mark;
 use super::ranges::Range;
+use super::scan::{find, max_key};
 use crate::cluster::command::{Reply, Request, Target};
 use crate::converge::read::{ask, cursor_id};
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bson::raw::{RawBson, RawBsonRef, RawDocumentBuf, cstr};
+use bson::raw::{RawBson, RawBsonRef};
 use bson::{RawDocument, Timestamp, rawdoc};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::engine::Settings;
 use super::parked::park;
 use super::ranges::{self, Range};
+use super::scan::{find, max_key};
 use super::throttle::Limiter;
 use crate::clock::SharedClock;
 use crate::cluster::command::{Commands, OnlyIf, Reply, Request, SharedCluster, Target, number};
@@ -36,7 +37,10 @@ use crate::state::records::{Records, write_concern_problem};
 const RETRY_FULL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(300);
 const STORE_EVERY: Duration = Duration::from_secs(2);
-const BATCH_DOCUMENTS: i32 = 10_000;
+/// Documents of one batch, at most.
+pub(super) const BATCH_DOCUMENTS: i32 = 10_000;
+/// A batch that is not answered for so long has met a connection that nothing comes through.
+const LONGEST_INSERT: Duration = Duration::from_secs(300);
 
 /// Unless set. Between replica sets the servers' processors are the limit; a router has each of many small parts of
 /// a batch written on its own, and applications' writes wait among them.
@@ -275,9 +279,11 @@ impl Backfill {
             "insert": range.namespace.collection(), "ordered": false, "bypassDocumentValidation": true,
             "writeConcern": { "w": "majority" },
         };
+        let (OnlyIf(held), clock) = (under, self.clock.clone());
+        let until = clock.now() + LONGEST_INSERT;
         let request = Request::new(range.namespace.database(), body)
             .sequence("documents", cargo.documents.clone())
-            .only_if(under);
+            .only_if(OnlyIf(Arc::new(move || held() && clock.now() < until)));
         // A replica set's events of these inserts are known as such; a router may send them again, later.
         let own = &self.converger.own;
         let writing = own
@@ -333,45 +339,6 @@ impl Backfill {
         self.recent.note_copied(load, at);
         converge
     }
-}
-
-/// The scan of a range, from where it stands.
-pub(super) fn find(range: &Range, after: Timestamp) -> Request {
-    let mut body = rawdoc! {
-        "find": range.namespace.collection(), "hint": { "_id": 1 }, "sort": { "_id": 1 },
-        "batchSize": BATCH_DOCUMENTS,
-        "readConcern": { "level": "majority", "afterClusterTime": after },
-    };
-    if range.next.as_ref().is_some_and(is_max_key) {
-        // Nothing but that one document is left, and `min` does not take it.
-        return max_key(range, after);
-    }
-    // From the last key copied, again: it is there already then.
-    for (name, bound) in
-        [(cstr!("min"), range.next.as_ref().or(range.low.as_ref())), (cstr!("max"), range.high.as_ref())]
-    {
-        if let Some(id) = bound {
-            let mut document = RawDocumentBuf::new();
-            document.append(cstr!("_id"), id.as_raw_bson_ref());
-            body.append(name, document);
-        }
-    }
-    Request::new(range.namespace.database(), body)
-}
-
-fn is_max_key(id: &RawBson) -> bool {
-    matches!(id, RawBson::MaxKey)
-}
-
-/// Reads the document whose `_id` is `MaxKey`.
-pub(super) fn max_key(range: &Range, after: Timestamp) -> Request {
-    let mut equal = RawDocumentBuf::new();
-    equal.append(cstr!("$eq"), RawBsonRef::MaxKey);
-    let body = rawdoc! {
-        "find": range.namespace.collection(), "filter": { "_id": equal },
-        "readConcern": { "level": "majority", "afterClusterTime": after },
-    };
-    Request::new(range.namespace.database(), body)
 }
 
 /// Lays the documents of a reply back to back, without parsing more than their `_id`s.

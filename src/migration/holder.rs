@@ -109,7 +109,10 @@ impl Context {
                 Ok(false) if self.authorities.get(side).known().is_none() => {
                     tracing::debug!(%side, "no record yet")
                 }
-                Ok(false) => tracing::error!(%side, "this process may not write to the cluster any more"),
+                Ok(false) => tracing::error!(
+                    %side,
+                    "this process was taken for dead, and may not write to the cluster any more: restart it"
+                ),
                 Err(error) => tracing::debug!(%side, %error, "no lease yet"),
             }
             self.clock.sleep(every).await;

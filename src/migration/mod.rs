@@ -47,6 +47,7 @@ pub mod returning;
 mod route_keys;
 pub mod running;
 mod sampling;
+mod scan;
 pub mod scope;
 mod secondaries;
 pub mod shadow;

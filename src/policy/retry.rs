@@ -20,8 +20,8 @@ use crate::model::moves::Move;
 use crate::model::side::{PerSide, Side};
 use crate::model::slots::{Slot, SlotSet};
 
-/// What to do with a retryable write; what is more careful is greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What to do with a retryable write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It cannot have run elsewhere.
     Run,
@@ -143,25 +143,24 @@ impl Memory {
         moves: &[Move],
         now: Duration,
     ) -> Verdict {
-        let mut verdict = Verdict::Run;
-        for past in moves.iter().filter(|past| past.slots.contains(slot) && past.former != authority) {
-            let heard = *self.heard.entry(past.epoch).or_insert(now);
-            if now >= heard + OLDEST_RETRY {
-                continue;
-            }
-            if self.learnt.len() >= self.limit {
-                self.learnt.clear();
-            }
-            let learnt = *self.learnt.entry((session, slot, past.epoch)).or_insert(number);
-            match number.cmp(&learnt) {
-                std::cmp::Ordering::Less => return Verdict::Refuse,
-                std::cmp::Ordering::Equal if self.may_have_run(past, session, number, now) => {
-                    verdict = Verdict::Ask(past.former);
-                }
-                std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => {}
-            }
+        // The last of them: the number that comes first after it may be a retry of before any of them.
+        let past = moves.iter().filter(|past| past.slots.contains(slot) && past.former != authority);
+        let Some(past) = past.max_by_key(|past| past.epoch) else { return Verdict::Run };
+        let heard = *self.heard.entry(past.epoch).or_insert(now);
+        if now >= heard + OLDEST_RETRY {
+            return Verdict::Run;
         }
-        verdict
+        if self.learnt.len() >= self.limit {
+            self.learnt.clear();
+        }
+        let learnt = *self.learnt.entry((session, slot, past.epoch)).or_insert(number);
+        match number.cmp(&learnt) {
+            std::cmp::Ordering::Less => Verdict::Refuse,
+            std::cmp::Ordering::Equal if self.may_have_run(past, session, number, now) => {
+                Verdict::Ask(past.former)
+            }
+            std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => Verdict::Run,
+        }
     }
 
     /// Judges number `number` of `session`, which old is the authority of since it has `taken_back` its slot.
@@ -247,6 +246,21 @@ mod tests {
         assert_eq!(judge(&mut memory, 1, 7), Verdict::Run);
         assert_eq!(judge(&mut memory, 2, 3), Verdict::Ask(Side::New));
         assert_eq!(judge(&mut memory, 2, 4), Verdict::Run);
+    }
+
+    #[test]
+    fn of_several_moves_back_and_forth_the_last_one_counts() {
+        let to_old = |epoch| Move { slots: SlotSet::ALL, former: Side::New, epoch, at: 0, markers: None };
+        let moves = [to_old(3), Move { former: Side::Old, ..to_old(4) }, to_old(5)];
+        let mut memory = Memory::new(100);
+        // The first of them was made by another process, the last by this one, which has sent all that new executed.
+        memory.note_alone(Side::New, true, true, NOW);
+        memory.note_move(Side::New, 5);
+        let slot = |number| Slot::from_number(number).unwrap();
+        for number in 1..5 {
+            let judged = memory.judge([1; 16], slot(number), i64::from(number), Side::Old, &moves, NOW);
+            assert_eq!(judged, Verdict::Run);
+        }
     }
 
     #[test]

@@ -50,18 +50,27 @@ pub(super) async fn executed_before(
         return Ok(homes);
     }
     let mut ask: PerSide<Vec<usize>> = PerSide::default();
+    let mut sent: PerSide<bool> = PerSide::default();
     let (now, by) = (gate.clock.now(), entered.route.by(&command.namespace));
     {
         let mut memory = active.retries.lock();
         for (index, statement) in command.statements.iter().enumerate() {
+            let named = command.slot_of(statement, by);
             // One that names no key stands for all slots; every upward move includes the first.
-            let slot = command.slot_of(statement, by).unwrap_or_else(|| Slot::of_hash(0));
+            let slot = named.unwrap_or_else(|| Slot::of_hash(0));
             let Some(authority) = entered.route.authority(slot) else { continue };
-            let verdict = memory.judge(session, slot, txn_number, authority, &entered.route.moves, now);
+            // It tells of all that new has executed, also before earlier moves.
             let taken_back =
-                entered.route.taken_back().filter(|it| statement.key.is_none() || it.slots.contains(slot));
-            let on_new = taken_back.map(|it| memory.judge_taken_back(session, txn_number, it, now));
-            match verdict.max(on_new.unwrap_or(Verdict::Run)) {
+                entered.route.taken_back().filter(|it| named.is_none_or(|slot| it.slots.contains(slot)));
+            let verdict = match taken_back {
+                Some(past) => memory.judge_taken_back(session, txn_number, past, now),
+                None => memory.judge(session, slot, txn_number, authority, &entered.route.moves, now),
+            };
+            for side in Side::BOTH {
+                let may_get_it = named.is_none() && !entered.route.owned_by(side).is_empty();
+                *sent.get_mut(side) |= may_get_it || side == authority;
+            }
+            match verdict {
                 Verdict::Run => {}
                 Verdict::Ask(side) => ask.get_mut(side).push(index),
                 Verdict::Refuse => {
@@ -72,7 +81,7 @@ pub(super) async fn executed_before(
                 }
             }
         }
-        for authority in Side::BOTH.into_iter().filter(|side| !entered.route.owned_by(*side).is_empty()) {
+        for authority in Side::BOTH.into_iter().filter(|side| *sent.get(*side)) {
             memory.note_sent(authority, session, txn_number, now);
         }
     }

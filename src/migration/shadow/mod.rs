@@ -34,6 +34,7 @@ use super::context::Context;
 use crate::cluster::command::SharedCluster;
 use crate::model::namespace::Namespace;
 use crate::model::side::PerSide;
+use crate::policy::latency::is_about_the_cluster;
 use crate::policy::shadow::answer::{Answer, Comparison, compare};
 use crate::policy::shadow::eligible::{Eligible, Reason, decide, is_passing, whole_answer};
 use crate::policy::shape::Asked;
@@ -143,11 +144,12 @@ impl Shadower {
         };
         // Its room is for others from here on.
         drop(job);
-        let ended = match compare(&served, &shadow, &terms) {
+        let compared = compare(&served, &shadow, &terms);
+        let ended = match &compared {
             Comparison::Equal => Ended::Equal,
             Comparison::Permuted => Ended::Permuted,
-            Comparison::Untold => Ended::Nondeterministic,
-            Comparison::Different(_) => match settling.try_acquire() {
+            // What the replies do not tell of a list's ends, the documents that it is made of may.
+            Comparison::Untold | Comparison::Different(_) => match settling.try_acquire() {
                 Ok(_one_of_few) => match self.settle(&read, &terms).await {
                     Settled::Gone => Ended::Transient,
                     Settled::Stays(differences, keys) => Ended::Different(differences, keys),
@@ -158,6 +160,7 @@ impl Shadower {
                         return;
                     }
                 },
+                Err(_) if compared == Comparison::Untold => Ended::Nondeterministic,
                 Err(_) => Ended::Unsettled,
             },
         };
@@ -185,8 +188,8 @@ impl Shadower {
         let (served, took_served) = match served {
             Some(served) => {
                 // More than one batch takes longer than the first reply, which is what is known of applications.
-                measure(read.served, job.took, false);
-                measure(read.served.other(), took, false);
+                measure(read.served, job.took, is_failure(&served));
+                measure(read.served.other(), took, is_failure(&shadow));
                 (served, job.took)
             }
             None => {
@@ -200,6 +203,11 @@ impl Shadower {
         *look.took.get_mut(read.served.other()) = Some(took);
         Ok((look, served, shadow))
     }
+}
+
+/// Whether an answer speaks against the cluster that gave it.
+pub(super) fn is_failure(answer: &Answer) -> bool {
+    matches!(answer, Answer::Error(code) if is_about_the_cluster(*code))
 }
 
 /// The collection that a read is of.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::raw::RawDocumentBuf;
 use bson::{RawDocument, Timestamp, rawdoc};
 
-use super::{Shadower, namespace};
+use super::{Shadower, is_failure, namespace};
 use crate::clock::SharedClock;
 use crate::cluster::command::{Commands, Request, SendError, Target};
 use crate::converge::read::cursor_id;
@@ -78,7 +78,9 @@ impl Read {
         let left = || (begun + LIMIT).saturating_sub(clock.now());
         let reply = cluster.run(self.request(Level::Local, "reshard rehearsal")).await.map_err(failed)?;
         let took = clock.now().saturating_sub(begun);
-        if matches!(whole_answer(&reply.body), Some(Answer::Error(code)) if is_passing(code)) {
+        let failed =
+            |answer: Answer| is_failure(&answer) || matches!(answer, Answer::Error(code) if is_passing(code));
+        if whole_answer(&reply.body).is_some_and(failed) {
             return Err(Trouble::Failed);
         }
         let (mut bytes, id) = (reply.body.as_bytes().len(), cursor_id(&reply.body));

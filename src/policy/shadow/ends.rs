@@ -65,6 +65,11 @@ impl Replies<'_> {
         let Some((sort, cut)) = sort.zip(self.terms.cut).filter(|_| missing.len() == extra.len()) else {
             return Ends::Differ;
         };
+        let ends_early = cut.ends_early(self.served.len());
+        if !cut.skips && !ends_early {
+            // All of the list is there: nothing can be left out for another.
+            return Ends::Differ;
+        }
         if self.terms.hidden || !sort.holds(&keys(sort, self.served)) {
             return Ends::Untold;
         }
@@ -74,7 +79,6 @@ impl Replies<'_> {
             sort.may_tie(&left, &right).then_some(left)
         };
         let begin = end(self.served.first(), self.shadow.first()).filter(|_| cut.skips);
-        let ends_early = cut.ends_early(self.served.len());
         let last = end(self.served.last(), self.shadow.last()).filter(|_| ends_early);
         let ends: Vec<Vec<Bson>> = begin.into_iter().chain(last).collect();
         let is_at_one = |key: &Vec<Bson>| ends.iter().any(|end| sort.may_tie(key, end));

@@ -54,7 +54,8 @@ impl Steady {
         let mut known = Known { persistent: Vec::new(), open: 0 };
         for one in found {
             let (look, identity) = (oriented(one, now), identity(one));
-            let busy = (now.busy)(one.key.as_ref());
+            // An error is no document that could be written just then: found again and again, it stays.
+            let busy = one.kind != Kind::Error && (now.busy)(one.key.as_ref());
             let seen = before.get(&identity).map_or(0, |(first, seen)| {
                 let real = matches!(judge(*first, look, now.between), Verdict::Real(_));
                 if real && !busy { seen + 1 } else { 0 }
@@ -134,6 +135,17 @@ mod tests {
         }
         let found = [rests, difference(2, 50, Some(99))];
         assert_eq!(look(&mut steady, &found, true, false), (1, 1));
+    }
+
+    #[test]
+    fn an_error_of_one_side_alone_stays_whatever_is_written_meanwhile() {
+        let mut steady = Steady::default();
+        let error = Difference { kind: Kind::Error, key: None, ..difference(1, 7, Some(8)) };
+        let found = [error];
+        for _ in 0..CONFIRMATIONS {
+            assert_eq!(look(&mut steady, &found, true, true), (0, 1));
+        }
+        assert_eq!(look(&mut steady, &found, true, true), (1, 0));
     }
 
     #[test]
