@@ -85,7 +85,10 @@ impl TimesFor {
     pub fn observe(&self, cluster_time: &RawDocument) {
         let Ok(time) = cluster_time.get_timestamp("clusterTime") else { return };
         let time = (u64::from(time.time) << 32) | u64::from(time.increment);
-        self.gossip.newest.fetch_max(time, Ordering::Relaxed);
+        // Of most replies all workers read this alone.
+        if time > self.gossip.newest.load(Ordering::Relaxed) {
+            self.gossip.newest.fetch_max(time, Ordering::Relaxed);
+        }
         let own = self.own.as_ref().filter(|_| !is_signed(cluster_time));
         own.unwrap_or(&self.gossip.common).raise(time, cluster_time);
     }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -19,7 +20,7 @@ use super::acceptor::Listener;
 use super::accounts::Credentials;
 use super::belongings::{Belongings, OpenCursors, OpenTransactions};
 use super::face::{Face, ReplicaSet};
-use super::hello::{Greeting, PATIENCE};
+use super::hello::Greeting;
 use super::scram::Stored;
 use super::session::Context;
 use super::settings::Entrance;
@@ -139,16 +140,21 @@ impl Known {
     }
 }
 
+/// How long a client that knows the clusters already waits for this process to know them: as long as its operations wait
+/// for a server, at an election for example.
+const UNTIL_KNOWN: Duration = Duration::from_secs(30);
+
 /// Whether a client that another process served may be served: not, if it was told of more than there is now, as it
 /// would not ask again. Waits until that is known, or the next process is to look.
 pub(super) async fn fits(greeting: &Greeting, context: &Context, ending: &Ending) -> bool {
     let Some(told) = greeting.told else { return true };
     tokio::select! {
         biased;
-        shown = timeout(PATIENCE, context.capabilities.wait()) => {
+        shown = timeout(UNTIL_KNOWN, context.capabilities.wait()) => {
             shown.is_ok_and(|shown| told.and(*shown) == told)
         }
         () = ending.time_to_keep(false) => true,
+        () = ending.drain.cancelled() => false,
     }
 }
 
