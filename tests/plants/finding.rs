@@ -116,7 +116,8 @@ impl Field {
         let stops = |one: &&RampDecision| {
             let from_nothing =
                 gate == "shadow_differences" && one.act == "hold" && one.from == Place::default();
-            one.at >= since && has_broken(one, gate) && (one.act == "down" || from_nothing)
+            let is_over = one.result != "under way";
+            is_over && one.at >= since && has_broken(one, gate) && (one.act == "down" || from_nothing)
         };
         let recorded = wait_for("its gate to stop it, and that to be recorded", RAMPING, || async {
             Ok(decisions(operator).await?.iter().any(|one| stops(&one)))
