@@ -9,6 +9,7 @@ use super::engine::{Engine, unavailable};
 use super::plan::{Place, Plan, StoredPlan};
 use super::ramping::conflict;
 use super::running::Running;
+use super::stored::Stored;
 use crate::clock::timeout;
 use crate::model::percent::Percent;
 use crate::model::side::Side;
@@ -19,7 +20,7 @@ use crate::policy::ramp_moves::{is_between, moved_by_others, spelled};
 const WHO: &str = "plan";
 /// Why a plan is halted after a rollback.
 pub(super) const ROLLED_BACK: &str = "a rollback was asked for";
-/// How long an operator's call waits until it is stored that a plan is halted.
+/// How long an operator's call waits until something is stored: that a plan is halted, or baselines.
 const HALTING: Duration = Duration::from_secs(2);
 
 /// A step that a plan has decided on.
@@ -137,6 +138,9 @@ impl Engine {
         percent: Percent,
     ) -> Result<Ramp, ControlError> {
         let why = format!("{} moved reads to {percent} %", by.who.0);
+        if percent > running.place(None).reads {
+            self.keep_baselines(running).await;
+        }
         self.by_hand(running, why, self.move_reads(running, percent)).await
     }
 
@@ -149,7 +153,30 @@ impl Engine {
         patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let why = format!("{} moved writes to {percent} %", by.who.0);
+        if percent > running.place(None).writes {
+            self.keep_baselines(running).await;
+        }
         self.by_hand(running, why, Box::pin(self.move_writes(running, percent, patience))).await
+    }
+
+    /// Stores what is known of old before it serves less: a plan of later, and whoever follows this process, goes by it.
+    /// Where that cannot be stored, this does not hold up what an operator does.
+    async fn keep_baselines(&self, running: &Running) {
+        let Some(active) = running.active.lock().clone() else { return };
+        let known = running.stored.lock().baselines.clone();
+        if active.shapes.baselines_after(&known) == known {
+            return;
+        }
+        let storing = async {
+            let state = self.environment.state().map_err(|error| error.detail)?;
+            let change =
+                |stored: &mut Stored| stored.baselines = active.shapes.baselines_after(&stored.baselines);
+            running.change_stored(state, change).await.map_err(|error| error.to_string())
+        };
+        let stored = timeout(&*self.environment.clock, HALTING, storing).await;
+        if let Err(why) = stored.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+            tracing::warn!(why, "how long old takes could not be stored before a move by hand");
+        }
     }
 
     /// What changed nothing of what the plan moves, or failed, leaves it as it is; what failed half way does not.

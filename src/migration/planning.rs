@@ -8,7 +8,7 @@ use metrics::{counter, gauge};
 
 use super::engine::Engine;
 use super::evidence::{Looked, answers, baselines_of};
-use super::plan::{Gate, Place, RampDecision, StoredPlan, UNDER_WAY, Verdict, conclude, record, words};
+use super::plan::{Gate, Place, Plan, RampDecision, StoredPlan, UNDER_WAY, Verdict, conclude, record, words};
 use super::plan_moves::{Attempt, Done};
 use super::running::Running;
 use super::stored::Stored;
@@ -78,8 +78,10 @@ impl Engine {
         if on_new == Some(false) {
             active.shapes.note_baselines(now);
         }
+        // Also without a plan: who goes up by hand may leave the rest to one.
+        let enough = stored.as_ref().map_or(Plan::default().min_samples, |plan| plan.plan.min_samples);
+        active.shapes.note_missing_baselines(&active.shadow.shapes, now, enough);
         let Some(mut plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
-        active.shapes.note_missing_baselines(now, plan.plan.min_samples);
         let wall = self.environment.clock.wall_millis();
         if looked.begin(&plan, || running.mark(&active, now)) {
             plan.state = plan.state.taken_up(plan.since, wall);
@@ -225,12 +227,10 @@ impl Engine {
         let state = self.environment.state().map_err(|error| error.detail)?;
         let Attempt { plan, from, to } = attempt;
         let active = running.active.lock().clone();
-        // Before the first percent: afterwards old no longer serves everything.
-        let is_first = plan.decisions == 0 || from == Place::default();
-        let baselines = active.filter(|_| is_first).map(|active| active.shapes.baselines());
         let change = |stored: &mut Stored| {
-            if let Some(baselines) = &baselines {
-                stored.baselines.clone_from(baselines);
+            // At every step: afterwards old serves less, and of what came up since the last one maybe nothing.
+            if let Some(active) = &active {
+                stored.baselines = active.shapes.baselines_after(&stored.baselines);
             }
             if let Some(known) = stored.plan.as_mut().filter(|known| plan.is_same(known)) {
                 known.decisions = told.number;
