@@ -75,7 +75,8 @@ impl Engine {
                     format!("; reads go to 0, which needs old alone: the step below failed ({why})");
                 Done { besides, ..Done::at(lowest, Ok(())) }
             }
-            Err(last) => Done::at(to, Err(format!("{why}; reads to 0: {last}"))),
+            // That may have been made all the same.
+            Err(last) => Done::at(lowest, Err(format!("{why}; reads to 0: {last}"))),
         }
     }
 
@@ -188,7 +189,7 @@ impl Engine {
     ) -> Result<Ramp, ControlError> {
         let place = || {
             let plan = running.stored.lock().plan.as_ref().map(|plan| plan.plan.clone());
-            running.place(plan.as_ref())
+            plan.map(|plan| plan.part(running.place(Some(&plan))))
         };
         let before = place();
         let moved = call.await;
@@ -235,13 +236,16 @@ impl Engine {
     /// A plan that finds itself somewhere else than it went is halted: whoever moved it, also through another process,
     /// or before this one, meant that.
     pub(super) async fn where_it_is(&self, running: &Running, plan: &mut StoredPlan) -> Option<Place> {
-        let Ok(_turn) = running.calls.try_lock() else { return plan.state.expected };
+        let Ok(_turn) = running.calls.try_lock() else {
+            // Where a step led that is still to be told is not known from before.
+            return plan.state.expected.filter(|_| plan.state.trying.is_none());
+        };
         let place = running.place_in_force(Some(&plan.plan))?;
         if plan.plan.dry_run || plan.state.paused {
             plan.state.expected = Some(place);
             return Some(place);
         }
-        if let Some(why) = moved_by_others(&plan.state, place) {
+        if let Some(why) = moved_by_others(&plan.plan, &plan.state, place) {
             tracing::warn!(why, "the ramp is halted");
             self.halt_plan(running, &why).await;
             plan.state = plan.state.clone().halted(&why);
@@ -294,9 +298,9 @@ impl Running {
         if !self.stored.lock().plan.as_ref().is_some_and(|known| plan.is_same(known)) {
             return Err(conflict("plan-changed", "the plan was halted or replaced meanwhile"));
         }
-        if let Some(place) =
-            self.place_in_force(Some(&plan.plan)).filter(|place| !is_between(from, to, *place))
-        {
+        let of = |place| plan.plan.part(place);
+        let is_elsewhere = |place: &Place| !is_between(of(from), of(to), of(*place));
+        if let Some(place) = self.place_in_force(Some(&plan.plan)).filter(is_elsewhere) {
             return Err(conflict(
                 "moved-meanwhile",
                 format!("somebody else has moved it to {}", spelled(place)),
