@@ -96,6 +96,14 @@ impl Running {
         }
     }
 
+    /// Whether this step counts as under way.
+    pub(super) fn is_trying(&self, number: i64) -> bool {
+        let stored = self.stored.lock();
+        let trying = stored.plan.as_ref().and_then(|plan| plan.state.trying);
+        trying.is_some_and(|trying| trying.number == number)
+    }
+
+    /// What is under way no longer.
     pub(super) fn forget_trying(&self, number: i64) {
         if let Some(plan) = &mut self.stored.lock().plan {
             plan.state.trying = plan.state.trying.filter(|trying| trying.number != number);

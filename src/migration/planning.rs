@@ -226,7 +226,8 @@ impl Engine {
         if let Err(why) = &announced {
             tracing::warn!(why, "a step of the ramp could not be recorded before it is taken");
         }
-        let has_announced = announced.is_ok();
+        // Of what was not answered in time a part may be stored: that is told to its end, too.
+        let has_announced = announced.is_ok() || running.is_trying(told.number);
         let done = match announced {
             _ if is_down => self.come_down(&name, attempt).await,
             Ok(()) => Done::at(attempt.to, self.move_to(&name, attempt).await),
