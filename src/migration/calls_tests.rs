@@ -6,7 +6,10 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::migration::control::NamespaceSpec;
 use crate::migration::engine::{Environment, Settings};
-use crate::migration::plan::{Act, Freeze, Gate, Place, RampStatus, State, StoredPlan, Verdict};
+use crate::migration::evidence::Looked;
+use crate::migration::plan::{
+    Act, Freeze, Gate, Place, RampDecision, RampStatus, State, StoredPlan, Verdict,
+};
 use crate::migration::plan_moves::{Attempt, Done};
 use crate::migration::stored::Stored;
 use crate::model::namespace::Namespace;
@@ -267,4 +270,42 @@ async fn a_move_of_which_nothing_is_known_stays_under_way() {
     let Act::Up(to) = decision.act else { panic!("{decision:?}") };
     assert!(running.keep(&plan, &decision, &Done::at(to, Err("no answer".into())), 1, 9_000));
     assert_eq!(running.stored.lock().plan.as_ref().unwrap().state.trying, Some(Trying { number: 1, to }));
+}
+
+/// What could not be stored is told by the next look of this process, and by whoever follows until then.
+#[tokio::test]
+async fn a_step_of_which_the_end_could_not_be_stored_stays_under_way() {
+    let engine = engine().await;
+    let running = engine.running("m").await.unwrap();
+    running.stored.lock().plan = Some(followed(Plan::default()));
+    let to = Place { reads: 5.into(), writes: 0.into() };
+    let told = RampDecision {
+        number: 3,
+        at: 1,
+        look: 1,
+        first_broken_look: None,
+        act: "up".into(),
+        dry_run: false,
+        from: Place::default(),
+        to: Some(to),
+        reached_at: None,
+        left_at: Some(2),
+        why: "all gates hold".into(),
+        result: "ok".into(),
+        gates: Vec::new(),
+    };
+    let mut looked = Looked::default();
+    assert!(engine.tell_end(&running, &mut looked, told.clone()).await.is_err(), "there is no cluster");
+    let trying = || running.stored.lock().plan.as_ref().unwrap().state.trying;
+    assert_eq!((trying(), &looked.untold), (Some(Trying { number: 3, to }), &vec![told.clone()]));
+    // Nobody tells that the process ended as long as this one knows better.
+    let mut plan = running.stored.lock().plan.clone().unwrap();
+    engine.tell_untold(&running, &mut looked).await;
+    engine.tell_of_cut_off(&running, &looked, &mut plan, to).await;
+    assert_eq!((trying(), looked.untold), (Some(Trying { number: 3, to }), vec![told]));
+    assert_eq!(plan.state.trying, trying());
+    // With its plan nobody would tell it any more.
+    assert!(engine.conclude_plan(&running).await.is_err());
+    assert!(engine.stop_plan(&running).await.is_err());
+    assert!(running.stored.lock().plan.is_some());
 }

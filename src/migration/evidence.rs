@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::engine::Engine;
-use super::plan::{StoredPlan, Verdict};
+use super::plan::{RampDecision, StoredPlan, Verdict};
 use super::preflight::oplog_window_seconds;
 use super::running::Running;
 use super::secondaries::furthest_behind;
@@ -39,6 +39,12 @@ pub struct Looked {
     shadow: Tally,
     /// The last move, which counts likewise for what new answers.
     moved: Option<Mark>,
+    /// When a step failed, until it is known where it led.
+    pub(super) failed: Option<Duration>,
+    /// Steps of which it could not be stored yet how they ended, the oldest first.
+    pub(super) untold: Vec<RampDecision>,
+    /// Gates in the metrics.
+    pub(super) published: Vec<String>,
     /// What was recorded last.
     recorded: Vec<(String, Verdict)>,
 }

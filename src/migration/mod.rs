@@ -34,6 +34,7 @@ pub mod pins;
 pub mod plan;
 mod plan_calls;
 mod plan_moves;
+mod plan_telling;
 mod planning;
 pub mod preflight;
 pub mod prepare;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::control::{ControlError, Patience};
 use super::engine::Engine;
+use super::key_ranges::RangeView;
 use super::moving::Moved;
 use super::pins::{
     Cluster, Keys, NOTE, PinCounts, PinList, PinView, Pinned, SetPins, read_held, refused, spelled,
@@ -28,11 +29,13 @@ impl Engine {
         // A way back, and what keeps it there, is meant whether it succeeds or not; a way up only once it is taken.
         let stays = asked.to == Cluster::Old;
         let is_halted = stays && self.halt_plan_of(running, &asked.ranges, &why).await;
-        let pinned = self.pin(running, asked).await?;
+        let before = running.range_views();
+        let pinned = self.pin(running, asked).await;
+        let ranges = if stays { asked.ranges.clone() } else { moved(asked, &before, &running.range_views()) };
         if !is_halted {
-            self.halt_plan_of(running, &asked.ranges, &why).await;
+            self.halt_plan_of(running, &ranges, &why).await;
         }
-        Ok(pinned)
+        pinned
     }
 
     /// Holds the slots of keys on a cluster, and moves them there.
@@ -104,12 +107,13 @@ impl Engine {
         let began = self.environment.clock.now();
         let (context, route) = routed(running).await?;
         let keys = read_held(asked, &route.key_ranges)?;
-        self.halt_plan_of(running, &asked.ranges, "its range was unpinned by hand").await;
         let before = context.pins();
         let next = before.without(&keys);
         if next == before {
             return Ok(self.pinned(&context, Moved::default(), began));
         }
+        let ranges = were_pinned(&asked.ranges, &running.range_views());
+        self.halt_plan_of(running, &ranges, "its range was unpinned by hand").await;
         let (shares, freed) = (context.shares(), before.slots().minus(&next.slots()));
         let writes = shares.released(&route.owned_by_new, &freed);
         // Whatever the percentages show, reads are where the writes are.
@@ -185,6 +189,23 @@ fn views(pins: &Pins, route: Option<&MigrationRoute>) -> Vec<PinView> {
     pins.all().iter().map(of).collect()
 }
 
+/// Of the ranges that were to be pinned, those that are pinned or served otherwise than before, also by a call that
+/// failed half way.
+fn moved(asked: &SetPins, before: &[RangeView], after: &[RangeView]) -> Vec<String> {
+    let of = |views: &[RangeView], name: &String| {
+        let view = views.iter().find(|view| view.range.name == *name)?;
+        Some((view.pinned, view.reads, view.writes))
+    };
+    asked.ranges.iter().filter(|name| of(before, name) != of(after, name)).cloned().collect()
+}
+
+/// Of these ranges those that have a pin.
+fn were_pinned(ranges: &[String], views: &[RangeView]) -> Vec<String> {
+    let has_pin =
+        |name: &&String| views.iter().any(|view| view.range.name == **name && view.pinned.is_some());
+    ranges.iter().filter(has_pin).cloned().collect()
+}
+
 /// Pins are stored before the writes move.
 fn half_done(context: &Context, before: &Pins, mut error: ControlError) -> ControlError {
     if context.pins() != *before {
@@ -193,4 +214,32 @@ fn half_done(context: &Context, before: &Pins, mut error: ControlError) -> Contr
             .push_str("; the pins are stored, and in force once the call is repeated, or gone with unpin");
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migration::key_ranges::{RangeOperations, RangeSpec};
+
+    fn view(name: &str, at: Cluster, pinned: Option<Cluster>) -> RangeView {
+        let range = RangeSpec { name: name.to_owned(), from: None, to: None };
+        let (reads, writes, operations) = (at, Some(at), RangeOperations::default());
+        let (reads_percent, writes_percent) = (0.0, None);
+        RangeView { range, slot: 1, reads, writes, reads_percent, writes_percent, pinned, operations }
+    }
+
+    /// What moves nothing of what a plan moves leaves it as it is.
+    #[test]
+    fn ranges_that_a_call_does_not_move_are_told_apart() {
+        use Cluster::{New, Old};
+        let ranges = vec!["eu".to_owned(), "us".to_owned()];
+        let asked = SetPins { keys: Vec::new(), ranges: ranges.clone(), to: New };
+        let before = [view("eu", New, Some(New)), view("us", Old, None), view("zz", Old, None)];
+        assert_eq!(moved(&asked, &before, &before), [""; 0], "they are there already");
+        let after = [view("eu", New, Some(New)), view("us", New, Some(New)), view("zz", New, Some(New))];
+        assert_eq!(moved(&asked, &before, &after), ["us"]);
+        let half = [view("eu", New, Some(New)), view("us", Old, Some(New)), view("zz", Old, None)];
+        assert_eq!(moved(&asked, &before, &half), ["us"], "it is pinned, and not there yet");
+        assert_eq!(were_pinned(&ranges, &before), ["eu"]);
+    }
 }

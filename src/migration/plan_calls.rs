@@ -51,6 +51,7 @@ impl Engine {
         let since = self.environment.clock.wall_millis();
         must_keep_windows(running, &plan, since)?;
         let newest = self.newest_decision(running).await?;
+        self.conclude_plan(running).await?;
         self.change_plan(running, |stored| {
             let decisions = stored.as_ref().map_or(newest, |plan| plan.decisions);
             let (plan, by, state, stays) = (plan.clone(), by.to_owned(), State::default(), Vec::new());
@@ -144,6 +145,7 @@ impl Engine {
     /// Forgets a plan; reads and writes stay where they are. What it was.
     pub(super) async fn stop_plan(&self, running: &Running) -> Result<RampView, ControlError> {
         let was = self.plan_of(running).await?;
+        self.conclude_plan(running).await?;
         self.change_plan(running, |stored| *stored = None).await?;
         Ok(was)
     }

@@ -9,6 +9,7 @@ use super::engine::{Engine, unavailable};
 use super::plan::{Place, Plan, StoredPlan};
 use super::ramping::conflict;
 use super::running::Running;
+use super::stored::Stored;
 use crate::clock::timeout;
 use crate::model::percent::Percent;
 use crate::model::side::Side;
@@ -19,7 +20,7 @@ use crate::policy::ramp_moves::{is_between, moved_by_others, spelled};
 const WHO: &str = "plan";
 /// Why a plan is halted after a rollback.
 pub(super) const ROLLED_BACK: &str = "a rollback was asked for";
-/// How long an operator's call waits until it is stored that a plan is halted.
+/// How long an operator's call waits until something is stored: that a plan is halted, or baselines.
 const HALTING: Duration = Duration::from_secs(2);
 
 /// A step that a plan has decided on.
@@ -74,7 +75,8 @@ impl Engine {
                     format!("; reads go to 0, which needs old alone: the step below failed ({why})");
                 Done { besides, ..Done::at(lowest, Ok(())) }
             }
-            Err(last) => Done::at(to, Err(format!("{why}; reads to 0: {last}"))),
+            // That may have been made all the same.
+            Err(last) => Done::at(lowest, Err(format!("{why}; reads to 0: {last}"))),
         }
     }
 
@@ -137,6 +139,9 @@ impl Engine {
         percent: Percent,
     ) -> Result<Ramp, ControlError> {
         let why = format!("{} moved reads to {percent} %", by.who.0);
+        if percent > running.place(None).reads {
+            self.keep_baselines(running).await;
+        }
         self.by_hand(running, why, self.move_reads(running, percent)).await
     }
 
@@ -149,7 +154,30 @@ impl Engine {
         patience: Patience,
     ) -> Result<Ramp, ControlError> {
         let why = format!("{} moved writes to {percent} %", by.who.0);
+        if percent > running.place(None).writes {
+            self.keep_baselines(running).await;
+        }
         self.by_hand(running, why, Box::pin(self.move_writes(running, percent, patience))).await
+    }
+
+    /// Stores what is known of old before it serves less: a plan of later, and whoever follows this process, goes by it.
+    /// Where that cannot be stored, this does not hold up what an operator does.
+    async fn keep_baselines(&self, running: &Running) {
+        let Some(active) = running.active.lock().clone() else { return };
+        let known = running.stored.lock().baselines.clone();
+        if active.shapes.baselines_after(&known) == known {
+            return;
+        }
+        let storing = async {
+            let state = self.environment.state().map_err(|error| error.detail)?;
+            let change =
+                |stored: &mut Stored| stored.baselines = active.shapes.baselines_after(&stored.baselines);
+            running.change_stored(state, change).await.map_err(|error| error.to_string())
+        };
+        let stored = timeout(&*self.environment.clock, HALTING, storing).await;
+        if let Err(why) = stored.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+            tracing::warn!(why, "how long old takes could not be stored before a move by hand");
+        }
     }
 
     /// What changed nothing of what the plan moves, or failed, leaves it as it is; what failed half way does not.
@@ -161,7 +189,7 @@ impl Engine {
     ) -> Result<Ramp, ControlError> {
         let place = || {
             let plan = running.stored.lock().plan.as_ref().map(|plan| plan.plan.clone());
-            running.place(plan.as_ref())
+            plan.map(|plan| plan.part(running.place(Some(&plan))))
         };
         let before = place();
         let moved = call.await;
@@ -208,13 +236,16 @@ impl Engine {
     /// A plan that finds itself somewhere else than it went is halted: whoever moved it, also through another process,
     /// or before this one, meant that.
     pub(super) async fn where_it_is(&self, running: &Running, plan: &mut StoredPlan) -> Option<Place> {
-        let Ok(_turn) = running.calls.try_lock() else { return plan.state.expected };
+        let Ok(_turn) = running.calls.try_lock() else {
+            // Where a step led that is still to be told is not known from before.
+            return plan.state.expected.filter(|_| plan.state.trying.is_none());
+        };
         let place = running.place_in_force(Some(&plan.plan))?;
         if plan.plan.dry_run || plan.state.paused {
             plan.state.expected = Some(place);
             return Some(place);
         }
-        if let Some(why) = moved_by_others(&plan.state, place) {
+        if let Some(why) = moved_by_others(&plan.plan, &plan.state, place) {
             tracing::warn!(why, "the ramp is halted");
             self.halt_plan(running, &why).await;
             plan.state = plan.state.clone().halted(&why);
@@ -267,9 +298,9 @@ impl Running {
         if !self.stored.lock().plan.as_ref().is_some_and(|known| plan.is_same(known)) {
             return Err(conflict("plan-changed", "the plan was halted or replaced meanwhile"));
         }
-        if let Some(place) =
-            self.place_in_force(Some(&plan.plan)).filter(|place| !is_between(from, to, *place))
-        {
+        let of = |place| plan.plan.part(place);
+        let is_elsewhere = |place: &Place| !is_between(of(from), of(to), of(*place));
+        if let Some(place) = self.place_in_force(Some(&plan.plan)).filter(is_elsewhere) {
             return Err(conflict(
                 "moved-meanwhile",
                 format!("somebody else has moved it to {}", spelled(place)),

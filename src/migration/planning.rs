@@ -4,20 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use metrics::{counter, gauge};
 
 use super::engine::Engine;
 use super::evidence::{Looked, answers, baselines_of};
-use super::plan::{Gate, Place, RampDecision, StoredPlan, UNDER_WAY, Verdict, conclude, record, words};
+use super::plan::{Gate, Place, Plan, RampDecision, StoredPlan, UNDER_WAY, Verdict, record, words};
 use super::plan_moves::{Attempt, Done};
+use super::plan_telling::{tell, tell_gates};
 use super::running::Running;
 use super::stored::Stored;
 use crate::clock::timeout;
 use crate::policy::evidence::{of_baseline, of_migration, of_new};
 use crate::policy::ramp::{Act, Decision, EVERY_MS, State, decide};
-use crate::policy::ramp_moves::{Trying, cut_off, note_stay};
+use crate::policy::ramp_moves::{Trying, after_step, is_known_again, note_stay};
 use crate::state::records::RecordError;
-use crate::telemetry::metrics as names;
 
 /// How long a step down waits until it is stored that it is about to be taken.
 const ANNOUNCING: Duration = Duration::from_secs(2);
@@ -25,7 +24,8 @@ const ANNOUNCING: Duration = Duration::from_secs(2);
 const LATE: &str = "no answer in time";
 
 /// What is said while nothing is known of where it is.
-const UNPLACED: &str = "where reads and writes are is not known: old's record has not been read yet";
+const UNPLACED: &str = "where reads and writes are is not known: old's record has not been read yet, or not since \
+                        the last step, of which it is not known how it ended";
 
 /// What is said of a dry run while nothing has measured new.
 const NOT_JUDGED: &str = "; errors and latency of new are not judged: a dry run sends nothing to it, and neither \
@@ -52,7 +52,11 @@ impl Engine {
                     engine.look_at_rehearsal(&running).await;
                     // The look before may still move something.
                     let Ok(mut looked) = running.ramping.try_lock() else { return };
-                    engine.look_at_gates(&running, &mut looked).await;
+                    engine.tell_untold(&running, &mut looked).await;
+                    if engine.look_at_gates(&running, &mut looked).await.is_none() {
+                        let name = running.stored.lock().name.clone();
+                        tell_gates(&name, &mut looked.published, &[]);
+                    }
                 };
                 self.environment.spawn.spawn("ramp", look.boxed());
             }
@@ -60,15 +64,16 @@ impl Engine {
         }
     }
 
-    async fn look_at_gates(&self, running: &Arc<Running>, looked: &mut Looked) {
+    /// `None`: there is nothing to be judged.
+    async fn look_at_gates(&self, running: &Arc<Running>, looked: &mut Looked) -> Option<()> {
         let (stored, baselines) = {
             let stored = running.stored.lock();
             if !stored.is_read() {
-                return;
+                return None;
             }
             (stored.plan.clone(), stored.baselines.clone())
         };
-        let (Some(active), Some(context)) = (running.active.lock().clone(), running.parts()) else { return };
+        let (active, context) = (running.active.lock().clone()?, running.parts()?);
         if !std::mem::replace(&mut looked.learned, true) {
             active.shapes.learn(&baselines);
         }
@@ -78,18 +83,26 @@ impl Engine {
         if on_new == Some(false) {
             active.shapes.note_baselines(now);
         }
-        let Some(mut plan) = stored.filter(|plan| !plan.done && !progress.phase.is_over()) else { return };
-        active.shapes.note_missing_baselines(now, plan.plan.min_samples);
+        // Also without a plan: who goes up by hand may leave the rest to one.
+        let enough = stored.as_ref().map_or(Plan::default().min_samples, |plan| plan.plan.min_samples);
+        active.shapes.note_missing_baselines(&active.shadow.shapes, now, enough);
+        let mut plan = stored.filter(|plan| !plan.done && !progress.phase.is_over())?;
         let wall = self.environment.clock.wall_millis();
         if looked.begin(&plan, || running.mark(&active, now)) {
             plan.state = plan.state.taken_up(plan.since, wall);
         }
-        let real = self.where_it_is(running, &mut plan).await;
+        if is_known_again(looked.failed, context.authorities.old.heard()) {
+            looked.failed = None;
+        }
+        let real = match looked.failed {
+            None => self.where_it_is(running, &mut plan).await,
+            Some(_) => None,
+        };
         let Some((real, on_new)) = real.zip(on_new) else {
             *running.ramp_said.lock() = Said { gates: Vec::new(), why: UNPLACED.to_owned() };
-            return;
+            return None;
         };
-        self.tell_of_cut_off(running, &mut plan, real).await;
+        self.tell_of_cut_off(running, looked, &mut plan, real).await;
         let place = if plan.plan.dry_run { plan.state.dry } else { real };
         if note_stay(&mut plan.stays, place, wall) {
             // Whoever moved it, and also where it begins: what was measured elsewhere says nothing of this step.
@@ -114,8 +127,10 @@ impl Engine {
         let mut decision = decide(&plan.plan, &plan.state, place, &gates, wall);
         decision.why.push_str(unjudged);
         *running.ramp_said.lock() = Said { gates: gates.clone(), why: decision.why.clone() };
-        tell(&context.name, &plan, &decision, &gates);
+        tell(&context.name, &plan, &decision);
+        tell_gates(&context.name, &mut looked.published, &gates);
         self.follow_decision(running, looked, &plan, place, decision, gates).await;
+        Some(())
     }
 
     /// Does what was decided, and records it: before anything moves, and once it is known how that ended.
@@ -161,6 +176,10 @@ impl Engine {
         }
         let now = self.environment.clock.wall_millis();
         let moved = done.result.is_ok();
+        if !moved {
+            // It may have been made all the same: old's record has to be heard before anything else is tried.
+            looked.failed = Some(self.environment.clock.now());
+        }
         told.left_at = wanted.filter(|_| moved).map(|_| now);
         let kept = running.keep(plan, &decision, &done, told.number, now);
         // What was announced is told to its end, even if another plan has taken the place of this one.
@@ -176,13 +195,18 @@ impl Engine {
         tracing::info!(migration = name, act, to = ?told.to, why = told.why, result = told.result, "ramp");
         let stored = if done.announced {
             // That nothing is under way any more is stored last: until then whoever follows tells how it ended.
-            record(state, &name, &told).await.and(running.persist(state).await)
+            match self.tell_end(running, looked, told).await {
+                Ok(()) => running.persist(state).await.map_err(|error| error.to_string()),
+                Err(why) => Err(why),
+            }
         } else {
             // The number first: nobody uses it again.
-            running.persist(state).await.and(record(state, &name, &told).await)
+            let numbered = running.persist(state).await.map_err(|error| error.to_string());
+            let told = self.tell_end(running, looked, told).await;
+            numbered.and(told)
         };
-        if let Err(error) = stored {
-            tracing::warn!(%error, "a decision of the ramp could not be stored");
+        if let Err(why) = stored {
+            tracing::warn!(why, "a decision of the ramp could not be stored");
         }
     }
 
@@ -202,7 +226,8 @@ impl Engine {
         if let Err(why) = &announced {
             tracing::warn!(why, "a step of the ramp could not be recorded before it is taken");
         }
-        let has_announced = announced.is_ok();
+        // Of what was not answered in time a part may be stored: that is told to its end, too.
+        let has_announced = announced.is_ok() || running.is_trying(told.number);
         let done = match announced {
             _ if is_down => self.come_down(&name, attempt).await,
             Ok(()) => Done::at(attempt.to, self.move_to(&name, attempt).await),
@@ -224,13 +249,14 @@ impl Engine {
         let said = |error: RecordError| error.to_string();
         let state = self.environment.state().map_err(|error| error.detail)?;
         let Attempt { plan, from, to } = attempt;
+        if plan.state.trying.is_some() {
+            return Err("how the step before it ended could not be stored yet".to_owned());
+        }
         let active = running.active.lock().clone();
-        // Before the first percent: afterwards old no longer serves everything.
-        let is_first = plan.decisions == 0 || from == Place::default();
-        let baselines = active.filter(|_| is_first).map(|active| active.shapes.baselines());
         let change = |stored: &mut Stored| {
-            if let Some(baselines) = &baselines {
-                stored.baselines.clone_from(baselines);
+            // At every step: afterwards old serves less, and of what came up since the last one maybe nothing.
+            if let Some(active) = &active {
+                stored.baselines = active.shapes.baselines_after(&stored.baselines);
             }
             if let Some(known) = stored.plan.as_mut().filter(|known| plan.is_same(known)) {
                 known.decisions = told.number;
@@ -248,22 +274,6 @@ impl Engine {
             stored.name.clone()
         };
         record(state, &name, told).await.map_err(said)
-    }
-
-    /// Tells how a move ended that another process began and did not live to tell of.
-    async fn tell_of_cut_off(&self, running: &Running, plan: &mut StoredPlan, place: Place) {
-        let Some(trying) = plan.state.trying else { return };
-        let Ok(state) = self.environment.state() else { return };
-        let name = running.stored.lock().name.clone();
-        let result = cut_off(&trying, place);
-        match conclude(state, &name, trying.number, &result).await {
-            Ok(()) => {
-                running.forget_trying(trying.number);
-                plan.state.trying = None;
-            }
-            // At the next look.
-            Err(error) => tracing::warn!(%error, "it could not be stored how a step of the ramp ended"),
-        }
     }
 }
 
@@ -301,20 +311,14 @@ impl Running {
         if plan.plan.dry_run {
             known.state.dry = to;
             note_stay(&mut known.stays, to, now);
-        } else if let Some(place) = place {
-            known.state.expected = Some(place);
-            note_stay(&mut known.stays, place, now);
         } else {
-            // It is somewhere on its way.
-            known.state.trying = Some(Trying { number, to });
+            let place = place.filter(|_| done.result.is_ok());
+            known.state = after_step(known.state.clone(), Trying { number, to }, place);
+            if let Some(place) = place {
+                note_stay(&mut known.stays, place, now);
+            }
         }
         true
-    }
-
-    fn forget_trying(&self, number: i64) {
-        if let Some(plan) = &mut self.stored.lock().plan {
-            plan.state.trying = plan.state.trying.filter(|trying| trying.number != number);
-        }
     }
 }
 
@@ -332,20 +336,4 @@ impl StoredPlan {
 fn undone(plan: &StoredPlan, decision: &Decision) -> State {
     let State { looked_at, looks, .. } = decision.state;
     State { looked_at, looks, dwelt_ms: 0, ..plan.state.clone() }
-}
-
-/// Publishes what a look says.
-#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-fn tell(migration: &str, plan: &StoredPlan, decision: &Decision, gates: &[Gate]) {
-    let of = |name: &'static str| gauge!(name, "migration" => migration.to_owned());
-    of(names::MIGRATION_RAMP_DWELT).set(decision.state.dwelt_ms as f64 / 1000.0);
-    of(names::MIGRATION_RAMP_SETBACKS).set(f64::from(decision.state.setbacks));
-    of(names::MIGRATION_RAMP_PAUSED).set(f64::from(u8::from(plan.state.paused)));
-    let (act, _) = words(decision.act);
-    counter!(names::MIGRATION_RAMP_DECISIONS, "migration" => migration.to_owned(), "act" => act).increment(1);
-    for gate in gates {
-        let passed = f64::from(u8::from(gate.verdict == Verdict::Passed));
-        gauge!(names::MIGRATION_RAMP_GATE, "migration" => migration.to_owned(), "gate" => gate.name.clone())
-            .set(passed);
-    }
 }

@@ -217,7 +217,15 @@ fn latency(plan: &Plan, one: &Latency) -> Gate {
     let enough = samples >= plan.min_samples;
     let Some(measure) = measure else {
         let verdict = if enough { Verdict::Unknown } else { Verdict::TooFew };
-        return gate("latency", verdict, &format!("{}: how long old takes is not known", one.shape));
+        let many = plan.min_samples;
+        let detail = format!(
+            "{}: how long old takes is not known, as it has not answered it {many} times within five minutes, \
+             neither alone nor beside new nor for shadow reads. Of reads, more shadow reads tell it (reshard migrate \
+             shadow NAME PERCENT); of writes, and reads that are not shadowed, a lower share on new does (reads or \
+             writes by hand, and ramp resume once it is known)",
+            one.shape
+        );
+        return gate("latency", verdict, &detail);
     };
     let limit = (measure * plan.max_p99_ratio).max(plan.p99_floor_ms);
     let slow = one.new.above_ms(limit);

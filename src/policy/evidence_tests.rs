@@ -140,3 +140,20 @@ fn the_first_step_waits_for_a_baseline() {
     assert!(few.detail.contains("200 operations or more of 0 shapes of 3"), "{}", few.detail);
     assert_eq!(of_baseline(&Plan::default(), 1, 3).verdict, Verdict::Passed);
 }
+
+/// Time alone does not tell how long old takes for what new alone answers: the gate says who can.
+#[test]
+fn what_is_not_known_of_old_names_its_shape_and_the_way_out() {
+    let one = Latency {
+        shape: "shop.c find {a}".into(),
+        new: took(200, 10),
+        old: took(10, 10),
+        baseline_p99_ms: None,
+    };
+    let gates = of_new(&Plan::default(), &Answers { latencies: vec![one], ..Answers::default() });
+    let latency = gates.into_iter().find(|gate| gate.name == "latency").unwrap();
+    assert_eq!(latency.verdict, Verdict::Unknown);
+    for said in ["shop.c find {a}", "200 times", "shadow NAME PERCENT", "ramp resume"] {
+        assert!(latency.detail.contains(said), "{said}: {}", latency.detail);
+    }
+}

@@ -1,10 +1,12 @@
 //! Where a ramp has been, and whether anybody but its plan has moved it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ramp::State;
-use super::ramp_plan::Place;
+use super::ramp_plan::{Place, Plan};
 use crate::model::percent::Percent;
 
 /// Steps that are remembered; a later one takes the place of the oldest.
@@ -51,13 +53,32 @@ pub fn note_stay(stays: &mut Vec<Stay>, place: Place, now: i64) -> bool {
     true
 }
 
-/// Why it must have been moved by somebody else; `None`: it is where the plan left it, or on the way that the plan
+/// What is remembered after a step that left it at `place`. `None`: that is not known, as the step failed, or old's
+/// record has not been read; then it is somewhere on its way.
+#[must_use]
+pub fn after_step(state: State, step: Trying, place: Option<Place>) -> State {
+    if place.is_some() {
+        return State { expected: place, ..state };
+    }
+    // The first of which it is not told how it ended is still to be told.
+    let number = state.trying.map_or(step.number, |before| before.number);
+    State { trying: Some(Trying { number, ..step }), ..state }
+}
+
+/// Whether it is known where a step led that `failed` at that time: old's record, which is the first to hear of moves,
+/// has been `heard` since.
+#[must_use]
+pub fn is_known_again(failed: Option<Duration>, heard: Option<Duration>) -> bool {
+    failed.is_none_or(|failed| heard.is_some_and(|heard| heard > failed))
+}
+
+/// Why somebody else must have moved what `plan` moves; `None`: it is where the plan left it, or on the way that the plan
 /// itself was about to take.
 #[must_use]
-pub fn moved_by_others(state: &State, place: Place) -> Option<String> {
+pub fn moved_by_others(plan: &Plan, state: &State, place: Place) -> Option<String> {
     let left = state.expected?;
     let to = state.trying.map_or(left, |trying| trying.to);
-    if is_between(left, to, place) {
+    if is_between(plan.part(left), plan.part(to), plan.part(place)) {
         return None;
     }
     Some(format!(
@@ -74,11 +95,12 @@ pub fn is_between(from: Place, to: Place, place: Place) -> bool {
     lies(from.reads, to.reads, place.reads) && lies(from.writes, to.writes, place.writes)
 }
 
-/// How a move ended that a process did not live to tell of, by what is in force now.
+/// How a move ended of which nobody has told that, and `why` not, by what is in force now.
 #[must_use]
-pub fn cut_off(trying: &Trying, place: Place) -> String {
+pub fn cut_off(trying: &Trying, place: Option<Place>, why: &str) -> String {
+    let Some(place) = place else { return format!("cut off: {why}; what is in force was not known then") };
     let reached = if trying.to == place { "it was made all the same" } else { "it was not made, or in part" };
-    format!("cut off: the process ended in the middle of it; {reached}: in force are {}", spelled(place))
+    format!("cut off: {why}; {reached}: in force are {}", spelled(place))
 }
 
 /// A place, in words.
@@ -100,12 +122,17 @@ mod tests {
         State { expected: Some(at), trying, ..State::default() }
     }
 
+    fn moved(state: &State, place: Place) -> Option<String> {
+        let plan = Plan { writes: vec![Percent::ALL], ..Plan::default() };
+        moved_by_others(&plan, state, place)
+    }
+
     #[test]
     fn what_its_plan_did_not_do_was_done_by_others() {
-        assert_eq!(moved_by_others(&State::default(), place(10, 0)), None, "it has not been seen yet");
-        assert_eq!(moved_by_others(&left(place(50, 0), None), place(50, 0)), None);
+        assert_eq!(moved(&State::default(), place(10, 0)), None, "it has not been seen yet");
+        assert_eq!(moved(&left(place(50, 0), None), place(50, 0)), None);
         for others in [place(10, 0), place(75, 0), place(50, 10)] {
-            let why = moved_by_others(&left(place(50, 0), None), others).unwrap();
+            let why = moved(&left(place(50, 0), None), others).unwrap();
             assert!(why.contains("left it at reads 50 % and writes 0 %"), "{why}");
         }
     }
@@ -115,12 +142,12 @@ mod tests {
     fn the_way_of_its_own_move_is_no_move_of_others() {
         let up = left(place(25, 0), Some(place(50, 0)));
         for own in [place(25, 0), place(30, 0), place(50, 0)] {
-            assert_eq!(moved_by_others(&up, own), None, "{own:?}");
+            assert_eq!(moved(&up, own), None, "{own:?}");
         }
-        assert!(moved_by_others(&up, place(75, 0)).is_some() && moved_by_others(&up, place(5, 0)).is_some());
+        assert!(moved(&up, place(75, 0)).is_some() && moved(&up, place(5, 0)).is_some());
         let down = left(place(100, 50), Some(place(0, 0)));
-        assert_eq!(moved_by_others(&down, place(100, 0)), None);
-        assert!(moved_by_others(&down, place(100, 75)).is_some());
+        assert_eq!(moved(&down, place(100, 0)), None);
+        assert!(moved(&down, place(100, 75)).is_some());
     }
 
     #[test]
@@ -143,7 +170,46 @@ mod tests {
     #[test]
     fn a_move_that_was_cut_off_tells_what_came_of_it() {
         let trying = Trying { number: 3, to: place(50, 0) };
-        assert!(cut_off(&trying, place(50, 0)).contains("made all the same: in force are reads 50 %"));
-        assert!(cut_off(&trying, place(25, 0)).contains("not made, or in part: in force are reads 25 %"));
+        assert!(
+            cut_off(&trying, Some(place(50, 0)), "x").contains("made all the same: in force are reads 50 %")
+        );
+        assert!(
+            cut_off(&trying, Some(place(25, 0)), "x")
+                .contains("not made, or in part: in force are reads 25 %")
+        );
+        assert_eq!(cut_off(&trying, None, "x"), "cut off: x; what is in force was not known then");
+    }
+
+    /// What a plan does not move is nobody's business of its.
+    #[test]
+    fn what_a_plan_does_not_move_others_may() {
+        let (reads, writes) = (Plan::default(), Plan { reads: Vec::new(), ..Plan::default() });
+        let writes = Plan { writes: vec![Percent::ALL], ..writes };
+        let range = Plan { range: Some("eu".into()), ..Plan::default() }.settled();
+        let at = left(place(50, 0), None);
+        let halts = |plan: &Plan, to| moved_by_others(plan, &at, to).is_some();
+        assert_eq!((halts(&reads, place(50, 5)), halts(&reads, place(40, 0))), (false, true));
+        assert_eq!((halts(&writes, place(40, 0)), halts(&writes, place(50, 5))), (false, true));
+        assert!(halts(&range, place(40, 0)) && halts(&range, place(50, 5)));
+    }
+
+    /// Old was changed, but did not answer: what is known of it is from before the step.
+    #[test]
+    fn a_step_that_failed_may_have_been_made_all_the_same() {
+        let (from, to) = (place(25, 0), place(50, 0));
+        let step = Trying { number: 7, to };
+        let failed = after_step(left(from, None), step, None);
+        assert_eq!(failed.trying, Some(step));
+        for own in [from, to] {
+            assert_eq!(moved(&failed, own), None, "{own:?}");
+        }
+        assert!(moved(&failed, place(75, 0)).is_some());
+        let again = after_step(failed, Trying { number: 8, to: from }, None);
+        assert_eq!(again.trying, Some(Trying { number: 7, to: from }), "the first is not told yet");
+        let done = after_step(left(from, None), step, Some(to));
+        assert_eq!((done.expected, done.trying), (Some(to), None));
+        let at = |seconds| Some(Duration::from_secs(seconds));
+        assert!(is_known_again(None, None) && is_known_again(at(9), at(10)));
+        assert!(!is_known_again(at(9), at(9)) && !is_known_again(at(9), None));
     }
 }

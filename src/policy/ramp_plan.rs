@@ -213,6 +213,13 @@ impl Plan {
         self.range.is_some() || !self.writes.is_empty()
     }
 
+    /// Of a place what it moves; nothing of what it leaves to others.
+    #[must_use]
+    pub fn part(&self, place: Place) -> Place {
+        let of = |moves: bool, share: Percent| if moves { share } else { Percent::ZERO };
+        Place { reads: of(self.moves_reads(), place.reads), writes: of(self.moves_writes(), place.writes) }
+    }
+
     /// Whether anything that it moves is on new.
     #[must_use]
     pub fn has_begun(&self, place: Place) -> bool {

@@ -285,19 +285,38 @@ impl Shapes {
     }
 
     /// Once something is on new: where less than `enough` was known of old before that, what old does beside new is
-    /// taken, as long as that is more.
-    pub fn note_missing_baselines(&self, now: Duration, enough: u64) {
+    /// taken, or what it did for `shadowed` reads, as long as that is more.
+    pub fn note_missing_baselines(&self, shadowed: &Self, now: Duration, enough: u64) {
         let samples = |baseline: &Baseline| baseline.samples.unsigned_abs();
+        let shadowed = shadowed.all();
         for watched in self.all() {
             let known = watched.baseline().as_ref().map_or(0, samples);
             if known >= enough {
                 continue;
             }
-            let beside = Baseline::of(&watched.window(Side::Old, now, WINDOW));
-            if let Some(baseline) = beside.filter(|baseline| samples(baseline) > known) {
+            let of = |watched: &Watched| Baseline::of(&watched.window(Side::Old, now, WINDOW));
+            // What applications have waited for goes before what nobody waits for, if there is enough of it.
+            let beside = of(watched.as_ref());
+            let is_enough = beside.as_ref().is_some_and(|baseline| samples(baseline) >= enough);
+            let same = shadowed.iter().find(|other| !is_enough && other.hash == watched.hash);
+            let most = [beside, same.and_then(|other| of(other))].into_iter().flatten().max_by_key(samples);
+            if let Some(baseline) = most.filter(|baseline| samples(baseline) > known) {
                 *watched.baseline.lock() = Some(baseline);
             }
         }
+    }
+
+    /// Baselines as they are to be stored after what is `stored` already: nothing of that is lost but for what was
+    /// measured anew.
+    #[must_use]
+    pub fn baselines_after(&self, stored: &[StoredBaseline]) -> Vec<StoredBaseline> {
+        self.learn(stored);
+        let mut all = self.baselines();
+        let is_left = |known: &&StoredBaseline| !all.iter().any(|one| one.shape == known.shape);
+        let left: Vec<_> = stored.iter().filter(is_left).cloned().collect();
+        all.extend(left);
+        all.truncate(MOST_SHAPES + 1);
+        all
     }
 
     /// Baselines as they are stored: namespace, text, and hash of each shape.

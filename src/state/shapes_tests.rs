@@ -70,3 +70,50 @@ fn baselines_survive_a_restart() {
     assert_eq!(found.baseline(), Some(kept));
     assert_eq!(after.all().len(), 1);
 }
+
+/// With all reads on new old answers none of an application's any more, but those that are shadowed.
+#[test]
+fn what_old_does_for_shadow_reads_is_a_baseline_where_there_is_none() {
+    let (shapes, shadowed) = (Shapes::default(), Shapes::default());
+    let watched = note(&shapes, "a", Side::New, 10 * MS, false, MS);
+    shapes.note_missing_baselines(&shadowed, MS, 2);
+    assert_eq!(watched.baseline(), None, "nothing is known of old");
+    note(&shadowed, "b", Side::Old, 90 * MS, false, MS);
+    for took in [20, 30] {
+        note(&shadowed, "a", Side::Old, took * MS, false, MS);
+    }
+    shapes.note_missing_baselines(&shadowed, MS, 2);
+    let kept = watched.baseline().unwrap();
+    assert!(kept.samples == 2 && (30.0..36.0).contains(&kept.p99_ms), "{kept:?}");
+    // Enough is known: it stays.
+    (0..9).for_each(|_| drop(note(&shadowed, "a", Side::Old, 500 * MS, false, MS)));
+    shapes.note_missing_baselines(&shadowed, MS, 2);
+    assert_eq!(watched.baseline(), Some(kept));
+    // What applications waited for goes before.
+    let beside = note(&shapes, "b", Side::Old, 10 * MS, false, MS);
+    note(&shadowed, "b", Side::Old, 90 * MS, false, MS);
+    shapes.note_missing_baselines(&shadowed, MS, 1);
+    assert_eq!(beside.baseline().map(|baseline| baseline.samples), Some(1));
+}
+
+/// A step, or a move by hand, stores what is known by then: shapes that came later too, and it takes nothing back.
+#[test]
+fn what_is_stored_of_baselines_grows() {
+    let before = Shapes::default();
+    let known = note(&before, "a", Side::Old, 10 * MS, false, MS);
+    before.note_baselines(MS);
+    let first = before.baselines_after(&[]);
+    assert_eq!(first.iter().map(|one| one.baseline).collect::<Vec<_>>(), [known.baseline().unwrap()]);
+    // Another process, that has not looked at what is stored yet.
+    let after = Shapes::default();
+    note(&after, "b", Side::Old, 20 * MS, false, MS);
+    after.note_missing_baselines(&Shapes::default(), MS, 1);
+    let then = after.baselines_after(&first);
+    assert!(then.len() == 2 && then.contains(&first[0]), "{then:?}");
+    // Where no place is left in its table either.
+    let full = Shapes::default();
+    for index in 0..MOST_SHAPES {
+        note(&full, &format!("f{index}"), Side::New, MS, false, MS);
+    }
+    assert_eq!(full.baselines_after(&then), then);
+}
