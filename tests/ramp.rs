@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 use mongodb::Client;
 use reshard::app::Proxy;
 use reshard::migration::control::{
@@ -358,12 +358,34 @@ async fn metric(server: &Server, name: &str, value: &str) -> Result<f64> {
 }
 
 /// The majority is well, so that nothing else sees it; whoever reads at secondaries does.
+/// A member that stands still is to hold up no other that copies from it.
+async fn all_copy_from_the_primary(set: &ReplicaSet) -> Result<()> {
+    let primary = set.node(set.primary().await?);
+    let now = primary.admin(doc! { "replSetGetConfig": 1 }).await?;
+    let mut config = now.get_document("config")?.clone();
+    let version = config.get_i32("version")?;
+    config.insert("version", version + 1);
+    config.get_document_mut("settings")?.insert("chainingAllowed", false);
+    primary.admin(doc! { "replSetReconfig": config }).await?;
+    for node in set.nodes().iter().filter(|node| node.address() != primary.address()) {
+        node.admin(doc! { "replSetSyncFrom": primary.address() }).await?;
+    }
+    wait_for("all to copy from the primary", LONG, || async {
+        let status = primary.admin(doc! { "replSetGetStatus": 1 }).await?;
+        let members = status.get_array("members")?.iter().filter_map(Bson::as_document);
+        let mut others = members.filter(|member| !member.get_bool("self").unwrap_or(false));
+        Ok(others.all(|member| member.get_str("syncSourceHost").is_ok_and(|at| at == primary.address())))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_secondary_that_lags_brings_it_down() -> Result<()> {
     let (old, new) = tokio::try_join!(
         ReplicaSet::builder("ramp_lags-old").start(),
         ReplicaSet::builder("ramp_lags-new").nodes(3).start()
     )?;
+    all_copy_from_the_primary(&new).await?;
     let proxy = proxy(&old.uri(), Some(&new.uri())).await?;
     filled(&uri(&proxy)).await?;
     let operator = &Operator::of(&proxy, "m");
