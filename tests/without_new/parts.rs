@@ -10,7 +10,7 @@ use reshard::policy::canonical::key_of;
 use serde_json::json;
 
 use super::support::{LONG, Operator, me, proxy, two_sets, until_equal, uri};
-use super::{Orders, conflicts, fill, hold_off_the_stream, keys, orders, until_held_off};
+use super::{Orders, all_go_but_one, conflicts, fill, hold_off_the_stream, keys, orders, until_held_off};
 use reshard_testbed::{ReplicaSet, wait_for};
 
 /// Documents of the range.
@@ -163,13 +163,11 @@ async fn the_rest_comes_back_after_a_part_and_a_restart() -> Result<()> {
     let through = orders(&uri(&second)).await?;
     let operator = Operator::of(&second, "m");
     wait_for("the range to be served", LONG, || async { Ok(n(&through, 7).await.is_ok()) }).await?;
-    for id in 0..5 {
-        through.update_one(doc! { "_id": id }, doc! { "$set": { "n": 5 } }).await?;
-    }
+    all_go_but_one(&through, 0..5, 5).await?;
     must_fail(&uri(&second), KEY).await?;
     let back = operator.roll_back_without_new().await?;
     ensure!(back.percent == 0 && !back.all_named, "{back:?}");
-    through.update_one(doc! { "_id": KEY }, doc! { "$set": { "n": 5 } }).await?;
+    all_go_but_one(&through, [KEY], 5).await?;
     new.start_all().await?;
     operator.until_back().await?;
     must_be_as_written(&orders(&old.uri()).await?).await?;
